@@ -1,0 +1,32 @@
+//! Mantissa measures which floating-point precision a model should be trained and served in, on this machine.
+//!
+//! The modules are floors: each imports only from those below it (`ARCHITECTURE.md`, `tests/floors.rs`).
+
+pub mod cli;
+pub mod experiment;
+pub mod report;
+
+pub mod claims;
+pub mod stats;
+
+pub mod train;
+
+pub mod model;
+
+pub mod layers;
+
+pub mod ops;
+
+pub mod numerics;
+
+pub mod precision;
+
+pub mod data;
+
+pub mod record;
+pub mod spec;
+
+pub mod device;
+pub mod memory;
+pub mod store;
+pub mod units;

@@ -1,0 +1,9 @@
+//! Floating-point formats, rounding to them, and the policy that says which format does what. Knows no tensor.
+
+mod format;
+mod loss_scale;
+mod policy;
+
+pub use format::{Format, FormatError, Overflow};
+pub use loss_scale::{DynamicScale, LossScale};
+pub use policy::{Policy, PolicyError};

@@ -1,0 +1,438 @@
+//! The records: what a run leaves behind, and the results file of an experiment. Plain data and serde, nothing else.
+//!
+//! `results.json` is a contract that tools outside the project read: bytes are integers, times are seconds, ratios are
+//! variant ÷ baseline, and what could not be measured is `null`, never 0.
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Plan;
+use crate::units::{Bytes, Ratio, Seconds};
+
+/// The version of the results file that this program writes and reads.
+pub const SCHEMA: u32 = 1;
+
+/// `results.json`: one experiment, complete or interrupted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// [`SCHEMA`] of the program that wrote the file.
+    pub schema: u32,
+    /// The experiment's name.
+    pub experiment: String,
+    /// Whether every run and the timing phase finished; false after an interruption.
+    pub complete: bool,
+    /// The resolved spec.
+    pub plan: Plan,
+    /// Where it ran.
+    pub environment: Environment,
+    /// One entry a variant, in the plan's order.
+    pub variants: Vec<VariantResult>,
+    /// The verdict on each claim and variant.
+    pub claims: Vec<ClaimResult>,
+}
+
+/// The machine, the software and the settings that the numbers depend on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// The processor's own name.
+    pub device_name: String,
+    /// Worker threads.
+    pub threads: usize,
+    /// Logical processors of the machine.
+    pub logical_cpus: usize,
+    /// Memory of the machine.
+    pub memory_total: Option<Bytes>,
+    /// Instruction sets that matter here and that the processor has, such as `avx2`, `f16c`, `avx512bf16`.
+    pub cpu_features: Vec<String>,
+    /// How each native format's products run on this processor, such as `bf16: widened to f32 (FMA)`.
+    pub product_paths: Vec<String>,
+    /// Operating system and architecture.
+    pub os: String,
+    /// This program's version.
+    pub version: String,
+    /// Commit of this program's source, with `-dirty` where it had changes; none outside a checkout.
+    pub git: Option<String>,
+    /// The compiler and the build profile.
+    pub build: String,
+    /// When the experiment started, UTC, as `YYYY-MM-DDTHH:MM:SSZ`.
+    pub started: String,
+    /// What a reader must know before trusting a number, such as a fallback to the CPU.
+    pub notes: Vec<String>,
+}
+
+/// Everything measured of one variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VariantResult {
+    /// The variant's name.
+    pub name: String,
+    /// The policy's text form.
+    pub policy: String,
+    /// Whether the arithmetic is emulated: then its times say nothing of hardware and are `null`.
+    pub emulated: bool,
+    /// One entry a seed, in the plan's order; fewer after an interruption.
+    pub runs: Vec<RunSummary>,
+    /// Training speed, from the timing phase.
+    pub train: Option<TrainTime>,
+    /// Inference time and memory with weights in the compute format only.
+    pub inference: Option<Inference>,
+    /// Memory of training: the largest over the seeds.
+    pub memory: Option<Memory>,
+    /// Counts summed over the seeds' census steps.
+    pub numerics: Numerics,
+    /// The comparison with the baseline; none for the baseline itself.
+    pub against_baseline: Option<AgainstBaseline>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// All its steps were done.
+    Completed,
+    /// The loss became non-finite, or the loss scale fell under its floor: a result, not an error.
+    Diverged,
+    /// The machine or the program could not go on.
+    Failed,
+}
+
+/// One run in one line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// The seed.
+    pub seed: u64,
+    /// How it ended.
+    pub status: Status,
+    /// Correct ÷ all over the test split, 0 to 1, of the weights at the end, diverged or not.
+    pub test_accuracy: Option<f64>,
+    /// Training loss of the last step; none if it was not finite.
+    pub final_loss: Option<f64>,
+    /// Steps attempted, skipped ones included.
+    pub steps: u64,
+    /// Steps whose update was skipped because a weight gradient was not finite.
+    pub skipped_steps: u64,
+    /// SHA-256 of the final weights as f32, little-endian, in the order of the parameters.
+    pub weights_digest: String,
+    /// Why and where it stopped early.
+    pub failure: Option<Failure>,
+}
+
+/// Why a run stopped early.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The step, from 0.
+    pub step: u64,
+    /// The layer to blame, where one is known.
+    pub layer: Option<String>,
+    /// One sentence.
+    pub reason: String,
+}
+
+/// A point with its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate<T> {
+    /// The point estimate.
+    pub value: T,
+    /// Lower end of the interval.
+    pub low: T,
+    /// Upper end of the interval.
+    pub high: T,
+}
+
+/// Training speed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainTime {
+    /// Median time of one step.
+    pub step_seconds: Estimate<Seconds>,
+    /// Samples of the batch ÷ time of a step.
+    pub samples_per_second: Estimate<f64>,
+    /// Mean time of one step in each timed block, in the order of the blocks: block i of every variant is a pair.
+    pub blocks: Vec<Seconds>,
+}
+
+/// Inference in the compute format.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inference {
+    /// Median time of one batch; none where the arithmetic is emulated.
+    pub batch_seconds: Option<Estimate<Seconds>>,
+    /// Samples in that batch.
+    pub batch: usize,
+    /// Peak live bytes: weights and the largest moment of the forward pass.
+    pub peak_bytes: Bytes,
+    /// Bytes of the weights in that.
+    pub weights: Bytes,
+    /// Mean time of one batch in each timed block.
+    pub blocks: Vec<Seconds>,
+}
+
+/// Memory of training by category, at the peak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Peak of the live bytes that the run holds.
+    pub peak_bytes: Bytes,
+    /// Weights in the format that computes.
+    pub weights: Bytes,
+    /// Master weights beside them; 0 where the policy has none.
+    pub master_weights: Bytes,
+    /// Weight gradients.
+    pub gradients: Bytes,
+    /// Momentum and Adam moments.
+    pub optimizer: Bytes,
+    /// The rest of the peak: what forward keeps for backward, and work space.
+    pub activations: Bytes,
+}
+
+/// Counts of one role over the census steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Values looked at.
+    pub elements: u64,
+    /// Finite before rounding, infinite after.
+    pub overflow: u64,
+    /// Not 0 before rounding, 0 after.
+    pub underflow: u64,
+    /// Non-zero subnormal after rounding.
+    pub subnormal: u64,
+    /// NaN after rounding.
+    pub nan: u64,
+}
+
+impl Counts {
+    /// Both counts together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            elements: self.elements + other.elements,
+            overflow: self.overflow + other.overflow,
+            underflow: self.underflow + other.underflow,
+            subnormal: self.subnormal + other.subnormal,
+            nan: self.nan + other.nan,
+        }
+    }
+}
+
+/// Updates that were made and those that changed nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateCounts {
+    /// Weights updated, over all steps that were not skipped.
+    pub elements: u64,
+    /// Of these, the ones with Δw ≠ 0 where w + Δw rounded to w.
+    pub lost: u64,
+}
+
+/// What became of the weight gradients after conversion to f32 and unscaling, over every step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GradientCounts {
+    /// Values looked at.
+    pub elements: u64,
+    /// Exact zeros.
+    pub zero: u64,
+    /// Subnormals of the format that the gradient came out in.
+    pub subnormal: u64,
+    /// Infinities.
+    pub infinite: u64,
+    /// NaNs.
+    pub nan: u64,
+}
+
+/// Counts by role. A census looks at every N-th step; `updates`, `gradients` and `skipped_steps` see every step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numerics {
+    /// Weights cast to the compute format.
+    pub weights: Counts,
+    /// Outputs of layers, forwards.
+    pub activations: Counts,
+    /// Gradients with respect to activations, scaled.
+    pub activation_gradients: Counts,
+    /// Gradients with respect to weights, scaled.
+    pub weight_gradients: Counts,
+    /// Weight updates.
+    pub updates: UpdateCounts,
+    /// Cheap exact counts of every step.
+    pub gradients: GradientCounts,
+    /// Skipped steps, all seeds.
+    pub skipped_steps: u64,
+}
+
+/// A variant against the baseline, paired by block (times) or by seed (accuracy).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgainstBaseline {
+    /// The baseline's name.
+    pub baseline: String,
+    /// Step time, variant ÷ baseline.
+    pub train_time_ratio: Option<Estimate<Ratio>>,
+    /// Peak training memory, variant ÷ baseline: deterministic, so without an interval.
+    pub train_memory_ratio: Option<Ratio>,
+    /// Inference time, variant ÷ baseline.
+    pub inference_time_ratio: Option<Estimate<Ratio>>,
+    /// Peak inference memory, variant ÷ baseline.
+    pub inference_memory_ratio: Option<Ratio>,
+    /// Test accuracy, variant − baseline.
+    pub accuracy_difference: Option<AccuracyDifference>,
+}
+
+/// The mean paired difference of test accuracy, variant − baseline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccuracyDifference {
+    /// Mean of the differences by seed.
+    pub value: f64,
+    /// Lower end of the 95 % interval; none with fewer than two pairs.
+    pub low: Option<f64>,
+    /// Upper end of the 95 % interval.
+    pub high: Option<f64>,
+    /// Two-sided sign-flip permutation p, not adjusted.
+    pub p: Option<f64>,
+    /// `p` adjusted by Holm over the experiment's variants.
+    pub p_holm: Option<f64>,
+    /// Share of pairs in which the variant is better, ties counted half.
+    pub probability_better: Option<f64>,
+    /// Pairs of seeds compared.
+    pub pairs: usize,
+    /// What follows.
+    pub verdict: AccuracyVerdict,
+}
+
+/// What the paired differences allow to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccuracyVerdict {
+    /// The interval lies below 0 and p < 0.05.
+    Worse,
+    /// The interval lies above 0 and p < 0.05.
+    Better,
+    /// The 90 % interval lies within ±δ of the plan.
+    Equivalent,
+    /// None of these: not a statement that they are the same.
+    Inconclusive,
+}
+
+/// How a claim fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClaimVerdict {
+    /// The interval lies wholly on the claim's side of the threshold.
+    Confirmed,
+    /// The interval lies wholly on the other side.
+    Refuted,
+    /// The interval straddles the threshold, or there are too few seeds.
+    Inconclusive,
+    /// Nothing here measures it.
+    NotMeasured,
+}
+
+/// One claim judged on one variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClaimResult {
+    /// Such as `train-time`.
+    pub id: String,
+    /// The variant it was judged on.
+    pub variant: String,
+    /// The verdict.
+    pub verdict: ClaimVerdict,
+    /// The number it was judged by.
+    pub measured: Option<ClaimMeasure>,
+    /// The threshold in words and numbers.
+    pub threshold: String,
+    /// What would settle it, where it is not settled.
+    pub missing: Option<String>,
+}
+
+/// The number a claim was judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClaimMeasure {
+    /// The point.
+    pub value: f64,
+    /// Lower end of the 95 % interval, where there is one.
+    pub low: Option<f64>,
+    /// Upper end.
+    pub high: Option<f64>,
+}
+
+/// `runs/<variant>/seed-<n>/record.json`: everything one run left behind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The variant's name.
+    pub variant: String,
+    /// The run in one line.
+    pub summary: RunSummary,
+    /// Training loss of each step; `null` where it was not finite.
+    pub loss: Vec<Option<f64>>,
+    /// Accuracy and loss on the test split along the way.
+    pub evaluations: Vec<Evaluation>,
+    /// The loss scale: each change as (first step it holds for, scale); empty without loss scaling.
+    pub scale: Vec<(u64, f64)>,
+    /// The skipped steps.
+    pub skips: Vec<Skip>,
+    /// Counts by layer and role, summed over the census steps.
+    pub census: Vec<LayerCensus>,
+    /// Steps on which a census was taken.
+    pub census_steps: Vec<u64>,
+    /// Updates over every step.
+    pub updates: UpdateCounts,
+    /// Weight gradients over every step.
+    pub gradients: GradientCounts,
+    /// Memory of this run.
+    pub memory: Memory,
+}
+
+/// The model on the test split at one step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Steps done before it.
+    pub step: u64,
+    /// Correct ÷ all, 0 to 1.
+    pub accuracy: f64,
+    /// Mean loss; none if not finite.
+    pub loss: Option<f64>,
+}
+
+/// A step whose update was skipped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skip {
+    /// The step, from 0.
+    pub step: u64,
+    /// The layer whose weight gradient was the first of the backward pass to be non-finite.
+    pub layer: String,
+}
+
+/// The role of a tensor in training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Weights cast to the compute format.
+    Weights,
+    /// Outputs of layers.
+    Activations,
+    /// Gradients with respect to activations.
+    ActivationGradients,
+    /// Gradients with respect to weights.
+    WeightGradients,
+    /// Weight updates: a histogram of Δw; what is lost is in [`UpdateCounts`].
+    Updates,
+}
+
+/// Counts and exponents of one layer's tensors in one role.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerCensus {
+    /// The layer's name.
+    pub layer: String,
+    /// The role.
+    pub role: Role,
+    /// The counts.
+    pub counts: Counts,
+    /// Exponents of the values before rounding.
+    pub exponents: ExponentHistogram,
+}
+
+/// How many values lie in each binade, before rounding: a value v ≠ 0 is in bin floor(log2 |v|).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExponentHistogram {
+    /// Exact zeros.
+    pub zeros: u64,
+    /// Infinities and NaNs.
+    pub non_finite: u64,
+    /// Exponent of the first bin; bins before and after the listed ones are empty.
+    pub first: i32,
+    /// Values in each binade, from `first` on.
+    pub bins: Vec<u64>,
+}

@@ -1,0 +1,268 @@
+//! Experiments as typed (`Spec`, the TOML) and as meant ([`Plan`], validated). `Plan::try_from(spec)` is the only validator.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::precision::Policy;
+
+/// A whole experiment, resolved: no later code meets a default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The experiment's name: letters, digits, `-` and `_`; the default folder under `reports/`.
+    pub name: String,
+    /// What is learnt.
+    pub data: DataPlan,
+    /// What learns.
+    pub model: ModelPlan,
+    /// How.
+    pub train: TrainPlan,
+    /// What is measured, and when a difference counts.
+    pub measure: MeasurePlan,
+    /// The variant that all are compared with.
+    pub baseline: String,
+    /// The variants, in the order of the tables.
+    pub variants: Vec<VariantPlan>,
+    /// One run a variant and seed.
+    pub seeds: Vec<u64>,
+}
+
+/// One policy under its name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VariantPlan {
+    /// Unique in the plan; also a folder's name.
+    pub name: String,
+    /// The policy.
+    pub policy: Policy,
+}
+
+/// The data: images in C × H × W and one label each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum DataPlan {
+    /// Drawn digits, 1 × 28 × 28, 10 classes: no files.
+    Digits {
+        /// Training images.
+        train: usize,
+        /// Test images.
+        test: usize,
+        /// Seed of the drawing.
+        seed: u64,
+    },
+    /// IDX files (MNIST, Fashion-MNIST), plain or gzip.
+    Idx {
+        /// Image file, magic 2051.
+        train_images: PathBuf,
+        /// Label file, magic 2049.
+        train_labels: PathBuf,
+        /// Where the test split comes from.
+        test: IdxTest,
+    },
+    /// CIFAR-10 in the official binary layout: 3 × 32 × 32, 10 classes.
+    Cifar10 {
+        /// Folder with `data_batch_1.bin` … `data_batch_5.bin` and `test_batch.bin`.
+        path: PathBuf,
+        /// Augmentation of the training images.
+        augment: Augment,
+    },
+    /// CIFAR-100 in the official binary layout: 3 × 32 × 32, 100 fine classes.
+    Cifar100 {
+        /// Folder with `train.bin` and `test.bin`.
+        path: PathBuf,
+        /// Augmentation of the training images.
+        augment: Augment,
+    },
+}
+
+/// The test split of IDX data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdxTest {
+    /// Files of its own.
+    Files {
+        /// Image file.
+        images: PathBuf,
+        /// Label file.
+        labels: PathBuf,
+    },
+    /// The last images of the training files, which the training split then lacks.
+    HeldOut(usize),
+}
+
+/// What is done to a training image, drawn anew for every epoch from the run's seed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Augment {
+    /// Zero padding on every side before a random crop to the original size; 0 crops nothing.
+    pub crop: usize,
+    /// Mirror left and right with probability ½.
+    pub flip: bool,
+}
+
+/// The model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum ModelPlan {
+    /// Linear layers with an activation between.
+    Mlp {
+        /// Widths of the hidden layers; input and output follow from the data.
+        hidden: Vec<usize>,
+        /// Between the layers.
+        activation: Activation,
+        /// Probability of dropping a hidden activation, 0 ≤ p < 1.
+        dropout: f32,
+    },
+    /// Blocks of convolution, optional batch norm, activation and pooling; then linear layers.
+    Cnn {
+        /// The blocks.
+        blocks: Vec<ConvBlock>,
+        /// Widths of the linear layers after them.
+        hidden: Vec<usize>,
+        /// After each convolution and hidden linear layer.
+        activation: Activation,
+        /// Batch norm after each convolution.
+        batch_norm: bool,
+        /// Probability of dropping before each linear layer.
+        dropout: f32,
+    },
+    /// The CIFAR residual network of He et al. 2015, section 4.2.
+    Resnet {
+        /// 6n + 2.
+        depth: usize,
+        /// Channels of the first stage: 16 in the paper.
+        width: usize,
+    },
+}
+
+/// One block of a [`ModelPlan::Cnn`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConvBlock {
+    /// Output channels.
+    pub channels: usize,
+    /// Side of the square kernel.
+    pub kernel: usize,
+    /// Step of the kernel.
+    pub stride: usize,
+    /// Zero padding on every side.
+    pub padding: usize,
+    /// Distance between kernel elements.
+    pub dilation: usize,
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+    /// Pooling after the activation.
+    pub pool: Pool,
+}
+
+/// Pooling, 2 × 2 with stride 2, or over the whole image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pool {
+    /// None.
+    None,
+    /// Largest of 2 × 2.
+    Max,
+    /// Mean of 2 × 2.
+    Avg,
+    /// Mean over the whole image.
+    Global,
+}
+
+/// A non-linearity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// max(x, 0).
+    Relu,
+    /// x Φ(x), exact (erf).
+    Gelu,
+}
+
+/// Training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainPlan {
+    /// Optimizer steps, skipped ones included.
+    pub steps: u64,
+    /// Samples in a micro-batch.
+    pub batch: usize,
+    /// Micro-batches whose gradients are summed, in f32, before a step.
+    pub accumulate: usize,
+    /// The optimizer.
+    pub optimizer: OptimizerPlan,
+    /// The learning rate over the steps.
+    pub schedule: SchedulePlan,
+    /// Largest global norm of the unscaled gradient.
+    pub clip_norm: Option<f64>,
+    /// ε of label smoothing, 0 ≤ ε < 1.
+    pub label_smoothing: f32,
+    /// Test the model every so many steps, beside the end; none: only at the end.
+    pub evaluate_every: Option<u64>,
+}
+
+/// The optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum OptimizerPlan {
+    /// Stochastic gradient descent, PyTorch's definition of momentum.
+    Sgd {
+        /// Peak learning rate.
+        lr: f64,
+        /// μ; 0 keeps no momentum.
+        momentum: f64,
+        /// Nesterov's form.
+        nesterov: bool,
+        /// L2 penalty added to the gradient.
+        weight_decay: f64,
+    },
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    AdamW {
+        /// Peak learning rate.
+        lr: f64,
+        /// Decay of the first moment.
+        beta1: f64,
+        /// Decay of the second moment.
+        beta2: f64,
+        /// Added to the root of the second moment.
+        eps: f64,
+        /// Decoupled decay.
+        weight_decay: f64,
+    },
+}
+
+/// The learning rate over the steps: a factor on the peak. A skipped step does not advance it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SchedulePlan {
+    /// The shape after the warm-up.
+    pub kind: ScheduleKind,
+    /// Steps of linear warm-up from 1/warmup to 1.
+    pub warmup: u64,
+    /// The factor that cosine and linear end at.
+    pub floor: f64,
+}
+
+/// The shape of the schedule after its warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    /// 1 throughout.
+    Constant,
+    /// Half a cosine from 1 to the floor.
+    Cosine,
+    /// A straight line from 1 to the floor.
+    Linear,
+}
+
+/// What is measured beside training.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasurePlan {
+    /// A census every so many steps; 0: none.
+    pub census_every: u64,
+    /// Blocks a variant in the timing phase; 0: no timing.
+    pub timing_blocks: usize,
+    /// Steps in a block.
+    pub timing_steps: usize,
+    /// Untimed steps a variant before the first block.
+    pub timing_warmup: usize,
+    /// Samples in a batch of inference.
+    pub inference_batch: usize,
+    /// δ: accuracies closer than this, 0 to 1, are equivalent.
+    pub equivalence_margin: f64,
+}
