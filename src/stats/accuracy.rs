@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::bootstrap::{bca, mean_difference};
+use super::bootstrap::mean_difference;
 use super::describe::mean_of;
-use super::{LEVEL, equivalent, holm, probability_better, sign_flip_p};
+use super::{equivalent, holm, probability_better, sign_flip_p};
 use crate::record::{AccuracyDifference, AccuracyVerdict};
 
 /// Under this p a difference counts.

@@ -12,7 +12,7 @@ use crate::units::Ratio;
 /// Resamples of a bootstrap.
 pub const RESAMPLES: usize = 10_000;
 
-/// A statistic of the sample with its BCa interval at `level`.
+/// A statistic of the sample with its `BCa` interval at `level`.
 ///
 /// `None` for fewer than two values, a level outside 0 to 1, or a statistic that is not finite. Resamples that all give
 /// one value give that value as both ends. Ties with the point count half towards the bias correction; a bias that no
@@ -148,8 +148,8 @@ mod tests {
     // The tolerances are three standard deviations of each end over 100 of SciPy's seeds with 10,000 resamples.
     #[test]
     fn ends_are_scipys_but_for_the_drawing() {
-        type Statistic = fn(&[f64]) -> f64;
-        let rows: [(&[f64], Statistic, f64, [f64; 2], [f64; 2]); 4] = [
+        type Row = (&'static [f64], fn(&[f64]) -> f64, f64, [f64; 2], [f64; 2]);
+        let rows: [Row; 4] = [
             (
                 &DIFFERENCES,
                 mean_of,

@@ -29,7 +29,7 @@ pub fn student_interval(samples: &[f64], level: f64) -> Option<Estimate<f64>> {
 /// the mean inside the margin. `None` for fewer than two differences.
 ///
 /// The interval is Student's, not the bootstrap's: with a true difference of exactly `margin` this errs in 5 % of normal
-/// samples of any size, the 90 % BCa interval in 15 % at n = 3, 10 % at 6 and 8 % at 10.
+/// samples of any size, the 90 % `BCa` interval in 15 % at n = 3, 10 % at 6 and 8 % at 10.
 pub fn equivalent(differences: &[f64], margin: f64) -> Option<bool> {
     let interval = student_interval(differences, TOST_LEVEL)?;
     Some(-margin < interval.low && interval.high < margin)

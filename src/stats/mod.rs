@@ -2,7 +2,7 @@
 //! only numbers, no variant and no policy.
 //!
 //! Every function returns `None` for an empty sample, for NaN or an infinity in it, and where it says so. What is drawn
-//! is drawn from ChaCha with a fixed seed: the same numbers give the same answer on every machine.
+//! is drawn from `ChaCha` with a fixed seed: the same numbers give the same answer on every machine.
 
 mod accuracy;
 mod bootstrap;
