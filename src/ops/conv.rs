@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Error, Result, Tensor};
+use candle_core::{Error, Result, Tensor, WithDType as _};
 use gemmkit::{Bias, MatMut, MatRef, Parallelism};
 
 use super::element::{Element, by_dtype};

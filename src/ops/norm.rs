@@ -1,6 +1,6 @@
 //! Batch norm over N, H and W (Ioffe and Szegedy 2015), with statistics in f32 whatever the tensors' type.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, WithDType as _};
 
 use super::element::{Element, by_dtype};
 use super::host::{build, view};

@@ -1,7 +1,7 @@
 //! Pooling over windows that do not overlap (stride = side), and over whole images. Rows and columns left over at the lower
 //! and right edge are ignored, as by PyTorch's default.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, WithDType as _};
 
 use super::element::{Element, by_dtype};
 use super::host::{buffer, build, view};
