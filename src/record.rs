@@ -371,8 +371,8 @@ pub struct RunRecord {
     pub updates: UpdateCounts,
     /// Weight gradients over every step.
     pub gradients: GradientCounts,
-    /// Memory of this run.
-    pub memory: Memory,
+    /// Memory of this run; none where the arithmetic is emulated, or with fewer than four steps.
+    pub memory: Option<Memory>,
 }
 
 /// The model on the test split at one step.
