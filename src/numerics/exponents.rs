@@ -15,8 +15,8 @@ const LANES: usize = 4;
 /// How many values lie in each binade of f32: a value v ≠ 0 is in bin floor(log2 |v|).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exponents {
-    zeros: u64,
-    non_finite: u64,
+    pub(super) zeros: u64,
+    pub(super) non_finite: u64,
     bins: [u64; BINS],
 }
 
@@ -68,16 +68,21 @@ impl Exponents {
 
     /// The histogram as it is written, from its first bin that is not empty to its last.
     pub(super) fn to_record(&self) -> ExponentHistogram {
-        let first = self.bins.iter().position(|&count| count > 0);
-        let last = self.bins.iter().rposition(|&count| count > 0);
-        let (first, bins) = match (first, last) {
-            (Some(first), Some(last)) => (FIRST + first as i32, self.bins[first..=last].to_vec()),
-            _ => (0, Vec::new()),
+        let counts = || {
+            (FIRST..)
+                .zip(self.bins)
+                .skip_while(|&(_, count)| count == 0)
         };
+        let mut bins: Vec<u64> = counts().map(|(_, count)| count).collect();
+        let filled = bins
+            .iter()
+            .rposition(|&count| count > 0)
+            .map_or(0, |last| last + 1);
+        bins.truncate(filled);
         ExponentHistogram {
             zeros: self.zeros,
             non_finite: self.non_finite,
-            first,
+            first: counts().next().map_or(0, |(exponent, _)| exponent),
             bins,
         }
     }

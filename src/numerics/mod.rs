@@ -31,7 +31,7 @@ impl Census {
         } else {
             let chunks = values.par_chunks_mut(CHUNK);
             let tallies = chunks.map(|chunk| Tally::of_rounding(format, chunk));
-            tallies.reduce(Tally::default, Tally::plus)
+            tallies.reduce(Tally::default, |a, b| a.plus(&b))
         };
         self.add(layer, role, &tally);
     }
@@ -42,7 +42,7 @@ impl Census {
             Tally::of_values(values)
         } else {
             let tallies = values.par_chunks(CHUNK).map(Tally::of_values);
-            tallies.reduce(Tally::default, Tally::plus)
+            tallies.reduce(Tally::default, |a, b| a.plus(&b))
         };
         self.add(layer, role, &tally);
     }

@@ -21,23 +21,23 @@ impl Tally {
         let rounder = Rounder::new(format);
         let min_normal = format.min_normal() as f32;
         // Counters as wide as the values, so that a vector of values has a vector of counters.
-        let [mut overflow, mut underflow, mut subnormal, mut nan] = [0u32; 4];
+        let [mut zero, mut below_normal, mut finite, mut nan] = [0u32; 4];
         for value in &mut *values {
-            let before = value.abs();
             *value = rounder.round(*value);
-            let after = value.abs();
-            // False where `before` is infinite or NaN, and `after` is not below infinity where it is NaN.
-            overflow += u32::from(before < f32::INFINITY) & u32::from(!(after < f32::INFINITY));
-            underflow += u32::from(before != 0.0) & u32::from(after == 0.0);
-            subnormal += u32::from(after != 0.0) & u32::from(after < min_normal);
-            nan += u32::from(after.is_nan());
+            let magnitude = value.abs();
+            zero += u32::from(magnitude == 0.0);
+            below_normal += u32::from(magnitude < min_normal);
+            finite += u32::from(magnitude < f32::INFINITY);
+            nan += u32::from(magnitude.is_nan());
         }
+        // Rounding leaves zero a zero and what is not finite not finite: what there is more of afterwards was made.
+        let elements = values.len() as u64;
         Self {
             counts: Counts {
-                elements: values.len() as u64,
-                overflow: overflow.into(),
-                underflow: underflow.into(),
-                subnormal: subnormal.into(),
+                elements,
+                overflow: elements - u64::from(finite) - exponents.non_finite,
+                underflow: u64::from(zero) - exponents.zeros,
+                subnormal: (below_normal - zero).into(),
                 nan: nan.into(),
             },
             exponents,
@@ -57,15 +57,15 @@ impl Tally {
         }
     }
 
+    /// Both together.
+    pub(super) fn plus(mut self, other: &Self) -> Self {
+        self.add(other);
+        self
+    }
+
     /// Adds `other` to this one.
     pub(super) fn add(&mut self, other: &Self) {
         self.counts = self.counts.plus(other.counts);
         self.exponents.add(&other.exponents);
-    }
-
-    /// Both together.
-    pub(super) fn plus(mut self, other: Self) -> Self {
-        self.add(&other);
-        self
     }
 }

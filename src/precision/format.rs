@@ -211,6 +211,7 @@ impl FromStr for Format {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "results are exact or wrong")]
 mod tests {
     use super::*;
 
@@ -242,8 +243,11 @@ mod tests {
         }
     }
 
-    /// torch.finfo(t).max, .smallest_normal and .eps, with smallest_normal * eps for the smallest subnormal, for
-    /// float32, float16, bfloat16, float8_e4m3fn and float8_e5m2 (torch 2.15). tf32 and e2m1: from the definition.
+    /// From `PyTorch` 2.15, but for tf32 and e2m1, which are from the definition:
+    /// ```python
+    /// for t in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+    ///     f = torch.finfo(t); print(f.bits, f.max, f.smallest_normal, f.smallest_normal * f.eps, f.eps)
+    /// ```
     #[test]
     fn the_numbers_of_a_format() {
         #[rustfmt::skip]

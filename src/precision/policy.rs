@@ -104,7 +104,7 @@ fn known_names() -> String {
 }
 
 impl Policy {
-    /// The policies that have a name: it says of Lightning's `16-mixed`, `16-true` and their kin what they say.
+    /// The policies that have a name. `-mixed` and `-true` mean what they mean in Lightning.
     pub const NAMED: [(&'static str, Self); 6] = [
         ("fp32", Self::uniform(Format::F32)),
         ("tf32", Self::mixed(Format::TF32, LossScale::None)),

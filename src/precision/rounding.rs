@@ -74,6 +74,7 @@ impl Rounder {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "results are exact or wrong")]
 mod tests {
     use half::{bf16, f16};
 
@@ -93,7 +94,7 @@ mod tests {
         name.parse().unwrap()
     }
 
-    /// SplitMix64: random words for the tests.
+    /// Random words, by `SplitMix64`, for the tests.
     fn words(mut state: u64) -> impl Iterator<Item = u32> {
         std::iter::repeat_with(move || {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -237,13 +238,13 @@ mod tests {
     }
 
     /// All values of an 8-bit format by the definition of OCP 8-bit Floating Point Specification 1.0, section 5.
-    fn decode_fp8(bits: u8, exponent_bits: u32, mantissa_bits: u32) -> f64 {
+    fn decode_fp8(code: u8, exponent_bits: u32, mantissa_bits: u32) -> f64 {
         let bias = (1 << (exponent_bits - 1)) - 1;
-        let exponent = i32::from((bits & 0x7f) >> mantissa_bits);
-        let mantissa = f64::from(bits & ((1 << mantissa_bits) - 1));
+        let exponent = i32::from((code & 0x7f) >> mantissa_bits);
+        let mantissa = f64::from(code & ((1 << mantissa_bits) - 1));
         let scaled = mantissa / f64::from(1 << mantissa_bits);
-        let sign = if bits & 0x80 == 0 { 1.0 } else { -1.0 };
-        match (exponent_bits, bits & 0x7f) {
+        let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
+        match (exponent_bits, code & 0x7f) {
             (4, 0x7f) | (5, 0x7d..=0x7f) => f64::NAN,
             (5, 0x7c) => sign * f64::INFINITY,
             _ if exponent == 0 => sign * scaled * 2f64.powi(1 - bias),
