@@ -111,8 +111,8 @@ pub struct RunSummary {
     pub steps: u64,
     /// Steps whose update was skipped because a weight gradient was not finite.
     pub skipped_steps: u64,
-    /// SHA-256 of the final weights as f32, little-endian, in the order of the parameters.
-    pub weights_digest: String,
+    /// SHA-256 of the final weights as f32, little-endian, in the order of the parameters; none of a failed run.
+    pub weights_digest: Option<String>,
     /// Why and where it stopped early.
     pub failure: Option<Failure>,
 }
@@ -233,6 +233,20 @@ pub struct GradientCounts {
     pub infinite: u64,
     /// NaNs.
     pub nan: u64,
+}
+
+impl GradientCounts {
+    /// Both counts together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            elements: self.elements + other.elements,
+            zero: self.zero + other.zero,
+            subnormal: self.subnormal + other.subnormal,
+            infinite: self.infinite + other.infinite,
+            nan: self.nan + other.nan,
+        }
+    }
 }
 
 /// Counts by role. A census looks at every N-th step; `updates`, `gradients` and `skipped_steps` see every step.

@@ -27,15 +27,8 @@ impl GradientSummary {
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        let (a, b) = (self.counts, other.counts);
         Self {
-            counts: GradientCounts {
-                elements: a.elements + b.elements,
-                zero: a.zero + b.zero,
-                subnormal: a.subnormal + b.subnormal,
-                infinite: a.infinite + b.infinite,
-                nan: a.nan + b.nan,
-            },
+            counts: self.counts.plus(other.counts),
             squares: self.squares + other.squares,
         }
     }

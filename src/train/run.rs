@@ -64,12 +64,7 @@ impl Log {
         }
         self.updates.elements += outcome.updated;
         self.updates.lost += outcome.lost;
-        let (all, new) = (&mut self.gradients, outcome.gradients);
-        all.elements += new.elements;
-        all.zero += new.zero;
-        all.subnormal += new.subnormal;
-        all.infinite += new.infinite;
-        all.nan += new.nan;
+        self.gradients = self.gradients.plus(outcome.gradients);
     }
 }
 
@@ -206,7 +201,7 @@ fn record(
         final_loss: log.loss.last().copied().flatten(),
         steps: log.loss.len() as u64,
         skipped_steps: log.skips.len() as u64,
-        weights_digest,
+        weights_digest: Some(weights_digest),
         failure,
     };
     RunRecord {
