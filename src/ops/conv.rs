@@ -241,7 +241,8 @@ pub fn conv2d(
 fn split<T>(mut space: &mut [T], size: usize, count: usize) -> Vec<&mut [T]> {
     (0..count)
         .map(|_| {
-            let (piece, rest) = std::mem::take(&mut space).split_at_mut(size.min(space.len()));
+            let end = size.min(space.len());
+            let (piece, rest) = std::mem::take(&mut space).split_at_mut(end);
             space = rest;
             piece
         })
