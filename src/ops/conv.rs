@@ -9,7 +9,7 @@ use candle_core::{Error, Result, Tensor, WithDType as _};
 use gemmkit::{Bias, MatMut, MatRef, Parallelism};
 
 use super::element::{Element, by_dtype};
-use super::host::{buffer, build, view};
+use super::host::{buffer, build, expect_shape, view};
 use super::parallel::{for_each, sum, vectorized};
 use super::product::{product, widen_all};
 use crate::memory::uncounted;
@@ -133,7 +133,8 @@ impl Sizes {
         }
     }
 
-    /// The output columns that see a column of the image through kernel column `j`, and the first image column.
+    /// The output columns that see a column of the image through kernel column `j`, and the first image column; where none
+    /// does, that is the image's end at most.
     fn columns(self, j: usize) -> (usize, usize, usize) {
         let ConvSettings { stride, padding, dilation, .. } = self.settings;
         let shift = j * dilation;
@@ -143,7 +144,8 @@ impl Sizes {
         } else {
             0
         };
-        (first.min(end), end, (first * stride + shift).saturating_sub(padding))
+        let column = (first * stride + shift).saturating_sub(padding).min(self.width);
+        (first.min(end), end, column)
     }
 }
 
@@ -188,7 +190,7 @@ fn fold(patches: &[f32], sizes: Sizes, image: &mut [f32]) {
                 let (first, end, column) = sizes.columns(j);
                 sizes.rows(i, |out_row, row| {
                     let source = &patch[out_row * sizes.out.1..][first..end];
-                    let target = &mut plane[row * sizes.width..][column.min(sizes.width)..];
+                    let target = &mut plane[row * sizes.width..][column..];
                     if stride == 1 {
                         for (target, source) in target.iter_mut().zip(source) {
                             *target += source;
@@ -216,6 +218,9 @@ pub fn conv2d(
     settings: ConvSettings,
 ) -> Result<Tensor> {
     let sizes = Sizes::of(x, w, settings)?;
+    if let Some(b) = b {
+        expect_shape("the bias of a convolution", b, &[sizes.outputs])?;
+    }
     by_dtype!(x.dtype(), T => {
         let (x, w) = (view::<T>(x)?, view::<T>(w)?);
         let b = b.map(view::<T>).transpose()?;
@@ -241,8 +246,8 @@ pub fn conv2d(
 fn split<T>(mut space: &mut [T], size: usize, count: usize) -> Vec<&mut [T]> {
     (0..count)
         .map(|_| {
-            let end = size.min(space.len());
-            let (piece, rest) = std::mem::take(&mut space).split_at_mut(end);
+            let size = size.min(space.len());
+            let (piece, rest) = std::mem::take(&mut space).split_at_mut(size);
             space = rest;
             piece
         })
@@ -299,6 +304,8 @@ pub fn conv2d_backward(
     with_input: bool,
 ) -> Result<ConvGradients> {
     let sizes = Sizes::of(x, w, settings)?;
+    let shape = [sizes.images, sizes.outputs, sizes.out.0, sizes.out.1];
+    expect_shape("the gradient of a convolution", dy, &shape)?;
     by_dtype!(x.dtype(), T => {
         let (dy, source, weight) = (view::<T>(dy)?, view::<T>(x)?, view::<T>(w)?);
         let wide_weight = widen_all(&weight);

@@ -49,6 +49,18 @@ impl<T: Element> Deref for View<'_, T> {
     }
 }
 
+/// A kernel walks its tensors together and would leave values unwritten where one is shorter.
+///
+/// # Errors
+/// When `tensor`, named by `what`, is not of the shape `dims`.
+pub(crate) fn expect_shape(what: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
+    if tensor.dims() == dims {
+        return Ok(());
+    }
+    let text = format!("{what} must have the shape {dims:?}, not {:?}", tensor.dims());
+    Err(Error::Msg(text).bt())
+}
+
 /// A buffer of `len` values that its caller fills before anyone reads it.
 pub(crate) fn buffer<T: Element>(len: usize) -> Vec<T> {
     let mut values = Vec::with_capacity(len);

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, WithDType as _};
 
 use super::element::{Element, by_dtype};
-use super::host::{build, view};
+use super::host::{build, expect_shape, view};
 use super::parallel::{BLOCK, for_each, map_indices, sum, tree, vectorized};
 
 /// Added to the variance.
@@ -67,9 +67,20 @@ fn statistics<T: Element>(x: &[T], c: usize, plane: usize, channel: usize) -> (f
     })
 }
 
-/// A scalar for each channel, from a tensor of any type.
-fn per_channel(tensor: &Tensor) -> Result<Vec<f32>> {
+/// A scalar for each of `c` channels, from a tensor of any type.
+fn per_channel(tensor: &Tensor, c: usize) -> Result<Vec<f32>> {
+    expect_shape("a batch norm parameter", tensor, &[c])?;
     super::to_f32(tensor)
+}
+
+/// # Errors
+/// When there are not `c` statistics of each kind.
+fn expect_statistics(a: &[f32], b: &[f32], c: usize) -> Result<()> {
+    if a.len() == c && b.len() == c {
+        return Ok(());
+    }
+    let text = format!("batch norm needs {c} statistics, not {} and {}", a.len(), b.len());
+    Err(candle_core::Error::Msg(text).bt())
 }
 
 /// `y = (x − mean) / √(variance + ε) · gamma + beta` with the batch's own statistics, biased variance, which are returned
@@ -115,7 +126,8 @@ fn normalize(
     beta: &Tensor,
 ) -> Result<Tensor> {
     let (_, c, h, w) = x.dims4()?;
-    let (gamma, beta) = (per_channel(gamma)?, per_channel(beta)?);
+    let (gamma, beta) = (per_channel(gamma, c)?, per_channel(beta, c)?);
+    expect_statistics(mean, variance, c)?;
     by_dtype!(x.dtype(), T => {
         let source = view::<T>(x)?;
         build::<T>(x.shape(), |y| {
@@ -175,7 +187,9 @@ pub fn batch_norm_backward(
 ) -> Result<BatchNormGradients> {
     let (n, c, h, w) = x.dims4()?;
     let (plane, count) = (h * w, (n * h * w) as f32);
-    let scale = per_channel(gamma)?;
+    let scale = per_channel(gamma, c)?;
+    expect_shape("the gradient of batch norm", dy, x.dims())?;
+    expect_statistics(&saved.mean, &saved.inverse_deviation, c)?;
     by_dtype!(x.dtype(), T => {
         let (gradient, source) = (view::<T>(dy)?, view::<T>(x)?);
         let sums: Vec<(f32, f32)> = map_indices(c, |channel| gradient_sums::<T>(

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::element::{Element, by_dtype};
-use super::host::{build, edit, view};
+use super::host::{build, edit, expect_shape, view};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
 use super::philox::Philox;
 
@@ -30,6 +30,7 @@ fn zip(
     b: &Tensor,
     f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync + Send,
 ) -> Result<Tensor> {
+    expect_shape("the second operand", b, a.dims())?;
     by_dtype!(a.dtype(), T => {
         let (left, right) = (view::<T>(a)?, view::<T>(b)?);
         build::<T>(a.shape(), |y| {
@@ -51,7 +52,8 @@ fn zip(
 /// `max(x, 0)`; a NaN stays one.
 ///
 /// # Errors
-/// When the tensor is not a contiguous CPU tensor of f32, f16 or bf16; so for every operation here.
+/// When the tensor is not a contiguous CPU tensor of f32, f16 or bf16, or two tensors differ in shape or type; so
+/// for every operation here.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     map(x, |_, x, y| {
         for (y, x) in y.iter_mut().zip(x) {
@@ -125,12 +127,8 @@ pub fn dropout(x: &Tensor, p: f32, random: Philox) -> Result<Tensor> {
 /// `a + b`, of one shape.
 ///
 /// # Errors
-/// As [`relu`], and when the shapes differ.
+/// As [`relu`].
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if a.shape() != b.shape() {
-        let (lhs, rhs) = (a.shape().clone(), b.shape().clone());
-        return Err(candle_core::Error::ShapeMismatchBinaryOp { lhs, rhs, op: "add" }.bt());
-    }
     zip(a, b, |a, b, y| {
         for (y, (a, b)) in y.iter_mut().zip(a.iter().zip(b)) {
             *y = a + b;
@@ -143,6 +141,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn accumulate(sum: &Tensor, gradient: &Tensor) -> Result<()> {
+    expect_shape("the gradient to add", gradient, sum.dims())?;
     by_dtype!(gradient.dtype(), T => {
         let gradient = view::<T>(gradient)?;
         edit::<f32>(sum, |sum| {

@@ -4,7 +4,7 @@
 use candle_core::{Device, Result, Tensor, WithDType as _};
 
 use super::element::{Element, by_dtype};
-use super::host::{buffer, build, view};
+use super::host::{buffer, build, expect_shape, view};
 use super::parallel::{for_each, sum, vectorized};
 
 /// Image planes in one task.
@@ -19,13 +19,13 @@ struct Window {
 }
 
 impl Window {
-    fn of(x: &Tensor, side: usize) -> Result<(usize, usize, Self)> {
-        let (n, c, height, width) = x.dims4()?;
+    /// The window, and the shape of the result for images of the given shape.
+    fn of([n, c, height, width]: [usize; 4], side: usize) -> Result<([usize; 4], Self)> {
         if side == 0 || side > height || side > width || side > 15 {
             let text = format!("a pooling window of side {side} does not fit {height} × {width}");
             return Err(candle_core::Error::Msg(text).bt());
         }
-        Ok((n, c, Self { side, height, width }))
+        Ok(([n, c, height / side, width / side], Self { side, height, width }))
     }
 
     fn out_width(self) -> usize {
@@ -57,12 +57,12 @@ impl Window {
 /// # Errors
 /// When the tensor is not a contiguous CPU tensor of four dimensions, or the window does not fit.
 pub fn max_pool2d(x: &Tensor, side: usize) -> Result<(Tensor, Tensor)> {
-    let (n, c, window) = Window::of(x, side)?;
-    let shape = (n, c, window.height / side, window.width / side);
+    let (n, c, height, width) = x.dims4()?;
+    let (shape, window) = Window::of([n, c, height, width], side)?;
     by_dtype!(x.dtype(), T => {
         let x = view::<T>(x)?;
         let mut places = vec![0_u8; n * c * window.out_plane()];
-        let y = build::<T>(shape, |y| {
+        let y = build::<T>(shape.to_vec(), |y| {
             let outputs = y.chunks_mut(PLANES * window.out_plane())
                 .zip(places.chunks_mut(PLANES * window.out_plane()));
             let tasks = x.chunks(PLANES * window.plane()).zip(outputs).collect();
@@ -74,7 +74,7 @@ pub fn max_pool2d(x: &Tensor, side: usize) -> Result<(Tensor, Tensor)> {
                 }
             });
         })?;
-        Ok((y, Tensor::from_vec(places, shape, &Device::Cpu)?))
+        Ok((y, Tensor::from_vec(places, shape.to_vec(), &Device::Cpu)?))
     })
 }
 
@@ -105,7 +105,9 @@ pub fn max_pool2d_backward(
     side: usize,
     shape: [usize; 4],
 ) -> Result<Tensor> {
-    let window = Window { side, height: shape[2], width: shape[3] };
+    let (pooled, window) = Window::of(shape, side)?;
+    expect_shape("the gradient of max-pool", dy, &pooled)?;
+    expect_shape("the places of max-pool", places, &pooled)?;
     let (storage, _) = places.storage_and_layout();
     let candle_core::Storage::Cpu(storage) = &*storage else {
         return Err(candle_core::Error::Msg("max-pool places must be on the CPU".to_owned()).bt());
@@ -131,7 +133,8 @@ pub fn max_pool2d_backward(
 /// # Errors
 /// As [`max_pool2d`].
 pub fn avg_pool2d(x: &Tensor, side: usize) -> Result<Tensor> {
-    let (n, c, window) = Window::of(x, side)?;
+    let (n, c, height, width) = x.dims4()?;
+    let (shape, window) = Window::of([n, c, height, width], side)?;
     let area = (side * side) as f32;
     by_dtype!(x.dtype(), T => {
         let x = view::<T>(x)?;
@@ -148,7 +151,7 @@ pub fn avg_pool2d(x: &Tensor, side: usize) -> Result<Tensor> {
                 *y /= area;
             }
         });
-        super::from_f32(&wide, (n, c, window.height / side, window.width / side), T::DTYPE)
+        super::from_f32(&wide, shape.to_vec(), T::DTYPE)
     })
 }
 
@@ -157,7 +160,8 @@ pub fn avg_pool2d(x: &Tensor, side: usize) -> Result<Tensor> {
 /// # Errors
 /// As [`max_pool2d`].
 pub fn avg_pool2d_backward(dy: &Tensor, side: usize, shape: [usize; 4]) -> Result<Tensor> {
-    let window = Window { side, height: shape[2], width: shape[3] };
+    let (pooled, window) = Window::of(shape, side)?;
+    expect_shape("the gradient of average pool", dy, &pooled)?;
     let area = (side * side) as f32;
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
@@ -205,6 +209,7 @@ pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
 /// As [`global_avg_pool`].
 pub fn global_avg_pool_backward(dy: &Tensor, shape: [usize; 4]) -> Result<Tensor> {
     let plane = shape[2] * shape[3];
+    expect_shape("the gradient of global average pool", dy, &shape[..2])?;
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
         build::<T>(shape.to_vec(), |dx| {

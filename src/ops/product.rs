@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use gemmkit::{Bias, MatMut, MatRef, Parallelism};
 
 use super::element::{Element, by_dtype};
-use super::host::{buffer, build, view};
+use super::host::{buffer, build, expect_shape, view};
 use super::parallel::{BLOCK, for_each, vectorized};
 use crate::memory;
 
@@ -41,6 +41,10 @@ fn one<T: Element>() -> T {
 /// When a tensor is not a contiguous CPU matrix of the same floating-point type as the others.
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let ((n, inputs), outputs) = (x.dims2()?, w.dim(0)?);
+    expect_shape("the weight", w, &[outputs, inputs])?;
+    if let Some(b) = b {
+        expect_shape("the bias", b, &[outputs])?;
+    }
     by_dtype!(x.dtype(), T => {
         let (x, w) = (view::<T>(x)?, view::<T>(w)?);
         let b = b.map(view::<T>).transpose()?;
@@ -60,6 +64,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
 /// As [`linear`].
 pub fn linear_input_gradient(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     let ((n, outputs), inputs) = (dy.dims2()?, w.dim(1)?);
+    expect_shape("the weight", w, &[outputs, inputs])?;
     by_dtype!(dy.dtype(), T => {
         let (dy, w) = (view::<T>(dy)?, view::<T>(w)?);
         build::<T>((n, inputs), |dx| product(
@@ -78,6 +83,7 @@ pub fn linear_input_gradient(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
 /// As [`linear`].
 pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     let ((n, outputs), inputs) = (dy.dims2()?, x.dim(1)?);
+    expect_shape("the input", x, &[n, inputs])?;
     by_dtype!(dy.dtype(), T => {
         let (dy, x) = (view::<T>(dy)?, view::<T>(x)?);
         build::<T>((outputs, inputs), |dw| product(

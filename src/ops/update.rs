@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 
 use super::element::{Element, by_dtype};
-use super::host::{edit, view};
+use super::host::{edit, expect_shape, view};
 use super::parallel::{BLOCK, CHUNK, for_each, map_indices, sum, vectorized};
 use crate::precision::Format;
 use crate::record::GradientCounts;
@@ -228,6 +228,7 @@ pub struct Conversion {
 /// # Errors
 /// When a tensor is not a contiguous CPU tensor of f32, f16 or bf16, or a tensor that the rule needs is missing.
 pub fn update(rule: Update, tensors: UpdateTensors<'_>, conversion: Conversion) -> Result<u64> {
+    check_tensors(rule, tensors)?;
     by_dtype!(tensors.gradient.dtype(), G => {
         let gradient = view::<G>(tensors.gradient)?;
         with_values(Some(tensors.weights), |weights| with_values(tensors.copy, |copy| {
@@ -245,6 +246,24 @@ pub fn update(rule: Update, tensors: UpdateTensors<'_>, conversion: Conversion) 
             }))
         }))
     })
+}
+
+/// # Errors
+/// When a tensor is not of the weights' shape, or one that the rule needs is missing.
+fn check_tensors(rule: Update, tensors: UpdateTensors<'_>) -> Result<()> {
+    let UpdateTensors { weights, copy, gradient, first, second, delta } = tensors;
+    for tensor in [copy, Some(gradient), first, second, delta].into_iter().flatten() {
+        expect_shape("a tensor of an update", tensor, weights.dims())?;
+    }
+    let missing = match rule {
+        Update::Sgd(sgd) => sgd.momentum != 0.0 && first.is_none(),
+        Update::AdamW(_) => first.is_none() || second.is_none(),
+    };
+    if missing {
+        let text = format!("an update by {rule:?} needs its moments");
+        return Err(candle_core::Error::Msg(text).bt());
+    }
+    Ok(())
 }
 
 /// The tensors of a parameter cut into chunks that belong together. The first must be there.
@@ -288,7 +307,9 @@ fn update_piece<G: Element>(
             }
         }
         match rule {
-            Update::Sgd(sgd) => sgd.delta(g, old, first, new, piece.first.is_some()),
+            Update::Sgd(sgd) => {
+                sgd.delta(g, old, piece.first.is_some().then_some(&mut *first), new);
+            }
             Update::AdamW(adam) => adam.delta(g, old, (&mut *first, &mut *second), new),
         }
         for (state, values) in [(&mut piece.first, &mut *first), (&mut piece.second, &mut *second)]
@@ -326,19 +347,19 @@ impl Sgd {
         self,
         gradient: &[f32],
         weights: &[f32],
-        velocity: &mut [f32],
+        velocity: Option<&mut [f32]>,
         delta: &mut [f32],
-        has_momentum: bool,
     ) {
-        let momentum = if has_momentum { self.momentum } else { 0.0 };
-        let look_ahead = if self.nesterov { self.momentum } else { 1.0 };
-        let plain = if self.nesterov || !has_momentum { 1.0 } else { 0.0 };
-        let kept = if has_momentum { look_ahead } else { 0.0 };
-        let states = velocity.iter_mut().zip(delta);
-        for ((v, delta), (g, w)) in states.zip(gradient.iter().zip(weights)) {
-            let g = g + self.weight_decay * w;
-            *v = momentum * *v + g;
-            *delta = -self.lr * (plain * g + kept * *v);
+        let gradients = gradient.iter().zip(weights).map(|(g, w)| g + self.weight_decay * w);
+        let Some(velocity) = velocity else {
+            for (delta, g) in delta.iter_mut().zip(gradients) {
+                *delta = -self.lr * g;
+            }
+            return;
+        };
+        for ((v, delta), g) in velocity.iter_mut().zip(delta).zip(gradients) {
+            *v = self.momentum * *v + g;
+            *delta = -self.lr * if self.nesterov { g + self.momentum * *v } else { *v };
         }
     }
 }
