@@ -6,7 +6,7 @@ use super::{Layer, Pass, Registry, Saved, Start};
 use crate::ops;
 
 /// Share of the newest batch in the running statistics, as PyTorch's default.
-pub const MOMENTUM: f32 = 0.1;
+const MOMENTUM: f32 = 0.1;
 
 /// Mean and variance over the batches so far, for inference; f32 under every policy.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,7 +7,7 @@ use super::host::{build, expect_shape, view};
 use super::parallel::{BLOCK, for_each, map_indices, sum, tree, vectorized};
 
 /// Added to the variance.
-pub const EPSILON: f32 = 1e-5;
+const EPSILON: f32 = 1e-5;
 
 /// What the backward pass needs beside x and gamma.
 #[derive(Clone, Debug, PartialEq)]
