@@ -1,1 +1,513 @@
-//! Placeholder.
+//! The claims about mixed precision that an experiment tests, and the verdict on each.
+//!
+//! A claim is judged on each variant whose policy it speaks of. Where no variant of the experiment is of that kind, the
+//! claim is listed once as not measured, with an empty variant.
+
+use crate::precision::{Format, LossScale, Policy};
+use crate::record::{
+    AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict, Counts, Estimate,
+    Results, Status, VariantResult,
+};
+use crate::stats::{MIN_PAIRS, accuracy_difference, wilson};
+use crate::units::Ratio;
+
+/// Mixed precision trains in at most this share of FP32's time: the slow end of the claimed 1/2 to 1/3.
+pub const TRAIN_TIME: f64 = 0.5;
+
+/// "About the same" training memory as FP32's: within a tenth.
+pub const TRAIN_MEMORY: [f64; 2] = [0.9, 1.1];
+
+/// "Half" the memory of inference, to within a tenth: what is not a weight or an activation does not halve.
+pub const INFERENCE_MEMORY: f64 = 0.55;
+
+/// "Half" the time of inference, to within a tenth.
+pub const INFERENCE_TIME: f64 = 0.55;
+
+/// "Rarer": BF16's share of overflow and underflow is at most this much of FP16's. Its exponent reaches 2^112 times
+/// further both ways, so that less than a halving is no sign of it.
+pub const RARER: f64 = 0.5;
+
+/// From this share of gradient values on, underflow counts; Micikevicius et al. 2018 saw about 5 %.
+pub const GRADIENT_UNDERFLOW: f64 = 0.01;
+
+/// One claim.
+struct Claim {
+    id: &'static str,
+    threshold: fn() -> String,
+    /// The policies that it speaks of, in words and as a test.
+    about: &'static str,
+    applies: fn(&Policy) -> bool,
+    judge: fn(&Case<'_>) -> Judgement,
+}
+
+/// A variant on trial and what it is compared with.
+struct Case<'a> {
+    results: &'a Results,
+    variant: &'a VariantResult,
+    policy: Policy,
+}
+
+/// A verdict and its grounds.
+struct Judgement {
+    verdict: ClaimVerdict,
+    measured: Option<ClaimMeasure>,
+    missing: Option<String>,
+}
+
+/// The claims, in the order of the report.
+const CLAIMS: [Claim; 8] = [
+    Claim {
+        id: "train-time",
+        threshold: || format!("step time ÷ FP32's at most {TRAIN_TIME}"),
+        about: "16-bit compute and f32 parameters",
+        applies: is_mixed,
+        judge: train_time,
+    },
+    Claim {
+        id: "train-memory",
+        threshold: || {
+            let [low, high] = TRAIN_MEMORY;
+            format!("peak training memory ÷ FP32's from {low} to {high}")
+        },
+        about: "16-bit compute and f32 parameters",
+        applies: is_mixed,
+        judge: train_memory,
+    },
+    Claim {
+        id: "infer-memory",
+        threshold: || format!("peak inference memory ÷ FP32's at most {INFERENCE_MEMORY}"),
+        about: "16-bit compute",
+        applies: is_16_bit,
+        judge: inference_memory,
+    },
+    Claim {
+        id: "infer-time",
+        threshold: || format!("inference time ÷ FP32's at most {INFERENCE_TIME}"),
+        about: "16-bit compute",
+        applies: is_16_bit,
+        judge: inference_time,
+    },
+    Claim {
+        id: "accuracy-kept",
+        threshold: || "test accuracy − FP32's equivalent or better, and no run lost".to_owned(),
+        about: "f16 compute, f32 parameters and loss scaling",
+        applies: |policy| is_mixed(policy) && computes(policy, Format::F16) && is_scaled(policy),
+        judge: accuracy_kept,
+    },
+    Claim {
+        id: "bf16-robust",
+        threshold: || {
+            format!(
+                "overflow and underflow, share of values ÷ FP16's at most {RARER} (refuted from 1 \
+                 on), and no larger share of steps skipped"
+            )
+        },
+        about: "bf16 compute",
+        applies: |policy| computes(policy, Format::BF16),
+        judge: bf16_robust,
+    },
+    Claim {
+        id: "master-weights",
+        threshold: || {
+            "without master weights: a larger share of lost updates and a worse test accuracy than \
+             with them"
+                .to_owned()
+        },
+        about: "16-bit parameters",
+        applies: is_true_16_bit,
+        judge: master_weights,
+    },
+    Claim {
+        id: "loss-scaling",
+        threshold: || format!("underflow, share of gradient values, at least {GRADIENT_UNDERFLOW}"),
+        about: "f16 compute and no loss scaling",
+        applies: |policy| computes(policy, Format::F16) && !is_scaled(policy),
+        judge: loss_scaling,
+    },
+];
+
+/// Judges every claim on every variant that it speaks of, in the order of the claims and of the variants.
+///
+/// Needs the comparisons with the baseline, their p adjusted ([`crate::stats::adjust`]).
+pub fn judge(results: &Results) -> Vec<ClaimResult> {
+    CLAIMS
+        .iter()
+        .flat_map(|claim| judge_one(claim, results))
+        .collect()
+}
+
+/// Test accuracy by seed, of every run that the machine did not fail: a diverged run counts with the accuracy of the
+/// weights that it ended with, and with 0 if even that is unknown.
+pub fn accuracies(variant: &VariantResult) -> Vec<(u64, f64)> {
+    let of_run = |status, accuracy: Option<f64>| match status {
+        Status::Completed => accuracy,
+        Status::Diverged => Some(accuracy.unwrap_or(0.0)),
+        Status::Failed => None,
+    };
+    let runs = variant.runs.iter();
+    runs.filter_map(|run| Some((run.seed, of_run(run.status, run.test_accuracy)?)))
+        .collect()
+}
+
+fn judge_one(claim: &Claim, results: &Results) -> Vec<ClaimResult> {
+    let result = |variant: &str, judgement: Judgement| ClaimResult {
+        id: claim.id.to_owned(),
+        variant: variant.to_owned(),
+        verdict: judgement.verdict,
+        measured: judgement.measured,
+        threshold: (claim.threshold)(),
+        missing: judgement.missing,
+    };
+    let judged: Vec<ClaimResult> = cases(results)
+        .filter(|case| (claim.applies)(&case.policy))
+        .map(|case| result(&case.variant.name, (claim.judge)(&case)))
+        .collect();
+    if judged.is_empty() {
+        let needed = format!("a variant with {}", claim.about);
+        return vec![result("", not_measured(needed))];
+    }
+    judged
+}
+
+/// Every variant that has results, with its policy.
+fn cases(results: &Results) -> impl Iterator<Item = Case<'_>> {
+    results.plan.variants.iter().filter_map(move |planned| {
+        let variant = results
+            .variants
+            .iter()
+            .find(|variant| variant.name == planned.name)?;
+        Some(Case {
+            results,
+            variant,
+            policy: planned.policy,
+        })
+    })
+}
+
+fn computes(policy: &Policy, format: Format) -> bool {
+    policy.compute == format
+}
+
+fn is_16_bit(policy: &Policy) -> bool {
+    computes(policy, Format::F16) || computes(policy, Format::BF16)
+}
+
+fn is_mixed(policy: &Policy) -> bool {
+    is_16_bit(policy) && policy.params == Format::F32
+}
+
+fn is_true_16_bit(policy: &Policy) -> bool {
+    is_16_bit(policy) && policy.params == policy.compute
+}
+
+fn is_scaled(policy: &Policy) -> bool {
+    policy.scale != LossScale::None
+}
+
+impl<'a> Case<'a> {
+    /// The comparison with the baseline, if the baseline is FP32: the claims speak of no other.
+    fn against_fp32(&self) -> Result<&'a AgainstBaseline, Judgement> {
+        let baseline = &self.results.plan.baseline;
+        let is_fp32 = cases(self.results).any(|case| {
+            let Policy {
+                params, compute, ..
+            } = case.policy;
+            case.variant.name == *baseline && params == Format::F32 && compute == Format::F32
+        });
+        if !is_fp32 {
+            return Err(not_measured("an fp32 baseline".to_owned()));
+        }
+        let comparison = self.variant.against_baseline.as_ref();
+        comparison.ok_or_else(|| not_measured("a comparison with the baseline".to_owned()))
+    }
+
+    /// The variant of these formats to compare with, one with loss scaling where there is a choice.
+    fn partner(&self, params: Format, compute: Format) -> Option<Self> {
+        let like = |case: &Case<'_>| case.policy.params == params && case.policy.compute == compute;
+        cases(self.results)
+            .filter(like)
+            .max_by_key(|case| is_scaled(&case.policy))
+    }
+}
+
+fn not_measured(missing: String) -> Judgement {
+    Judgement {
+        verdict: ClaimVerdict::NotMeasured,
+        measured: None,
+        missing: Some(missing),
+    }
+}
+
+fn train_time(case: &Case<'_>) -> Judgement {
+    time_at_most(case, |comparison| comparison.train_time_ratio, TRAIN_TIME)
+}
+
+fn inference_time(case: &Case<'_>) -> Judgement {
+    time_at_most(
+        case,
+        |comparison| comparison.inference_time_ratio,
+        INFERENCE_TIME,
+    )
+}
+
+fn train_memory(case: &Case<'_>) -> Judgement {
+    let [low, high] = TRAIN_MEMORY;
+    memory_within(case, |comparison| comparison.train_memory_ratio, low..=high)
+}
+
+fn inference_memory(case: &Case<'_>) -> Judgement {
+    let range = 0.0..=INFERENCE_MEMORY;
+    memory_within(case, |comparison| comparison.inference_memory_ratio, range)
+}
+
+/// Confirmed with the whole interval at or under the threshold, refuted with all of it above.
+fn time_at_most(
+    case: &Case<'_>,
+    ratio: impl Fn(&AgainstBaseline) -> Option<Estimate<Ratio>>,
+    threshold: f64,
+) -> Judgement {
+    let comparison = match case.against_fp32() {
+        Ok(comparison) => comparison,
+        Err(judgement) => return judgement,
+    };
+    let Some(Estimate { value, low, high }) = ratio(comparison) else {
+        let needed = if case.variant.emulated {
+            "a device that computes in this format: emulated times say nothing"
+        } else {
+            "a timing phase of two blocks or more"
+        };
+        return not_measured(needed.to_owned());
+    };
+    let (verdict, missing) = if high.0 <= threshold {
+        (ClaimVerdict::Confirmed, None)
+    } else if low.0 > threshold {
+        (ClaimVerdict::Refuted, None)
+    } else {
+        (
+            ClaimVerdict::Inconclusive,
+            Some("more timing blocks, or a quieter machine".to_owned()),
+        )
+    };
+    let measured = ClaimMeasure {
+        value: value.0,
+        low: Some(low.0),
+        high: Some(high.0),
+    };
+    Judgement {
+        verdict,
+        measured: Some(measured),
+        missing,
+    }
+}
+
+/// Bytes are exact: confirmed within the range, refuted outside.
+fn memory_within(
+    case: &Case<'_>,
+    ratio: impl Fn(&AgainstBaseline) -> Option<Ratio>,
+    range: std::ops::RangeInclusive<f64>,
+) -> Judgement {
+    match case.against_fp32().map(ratio) {
+        Err(judgement) => judgement,
+        Ok(None) => not_measured("the peak memory of both".to_owned()),
+        Ok(Some(Ratio(value))) => exact(value, confirmed_if(range.contains(&value))),
+    }
+}
+
+fn confirmed_if(holds: bool) -> ClaimVerdict {
+    if holds {
+        ClaimVerdict::Confirmed
+    } else {
+        ClaimVerdict::Refuted
+    }
+}
+
+/// A settled verdict on a number without an interval.
+fn exact(value: f64, verdict: ClaimVerdict) -> Judgement {
+    let measured = Some(ClaimMeasure {
+        value,
+        low: None,
+        high: None,
+    });
+    Judgement {
+        verdict,
+        measured,
+        missing: None,
+    }
+}
+
+fn accuracy_kept(case: &Case<'_>) -> Judgement {
+    let difference = match case.against_fp32() {
+        Ok(comparison) => &comparison.accuracy_difference,
+        Err(judgement) => return judgement,
+    };
+    let Some(difference) = difference else {
+        return not_measured("a seed on which both were tested".to_owned());
+    };
+    let (verdict, missing) = match (difference.verdict, lost_runs(case)) {
+        (AccuracyVerdict::Worse, _) => (ClaimVerdict::Refuted, None),
+        (_, Some(lost)) => (ClaimVerdict::Inconclusive, Some(lost)),
+        (AccuracyVerdict::Inconclusive, None) => (
+            ClaimVerdict::Inconclusive,
+            Some(more_seeds(difference.pairs)),
+        ),
+        (AccuracyVerdict::Better | AccuracyVerdict::Equivalent, None) => {
+            (ClaimVerdict::Confirmed, None)
+        }
+    };
+    let (value, low, high) = (difference.value, difference.low, difference.high);
+    Judgement {
+        verdict,
+        measured: Some(ClaimMeasure { value, low, high }),
+        missing,
+    }
+}
+
+/// The variant's diverged runs in words, if there are any.
+fn lost_runs(case: &Case<'_>) -> Option<String> {
+    let runs = &case.variant.runs;
+    let diverged = runs
+        .iter()
+        .filter(|run| run.status == Status::Diverged)
+        .count();
+    let share = wilson(diverged as u64, runs.len() as u64)?;
+    (diverged > 0).then(|| {
+        format!(
+            "{diverged} of {} runs diverged (95 % interval of the share: {:.2} to {:.2}); more seeds",
+            runs.len(),
+            share.low,
+            share.high
+        )
+    })
+}
+
+fn more_seeds(pairs: usize) -> String {
+    if pairs < MIN_PAIRS {
+        format!("{MIN_PAIRS} seeds at the least; there are {pairs}")
+    } else {
+        format!("more seeds than {pairs}")
+    }
+}
+
+fn bf16_robust(case: &Case<'_>) -> Judgement {
+    let params = if is_mixed(&case.policy) {
+        Format::F32
+    } else {
+        Format::F16
+    };
+    let Some(fp16) = case.partner(params, Format::F16) else {
+        return not_measured("the same policy in f16".to_owned());
+    };
+    let counted = (out_of_range(case.variant), out_of_range(fp16.variant));
+    let (Some(share), Some(fp16_share)) = counted else {
+        return not_measured("census steps".to_owned());
+    };
+    if fp16_share == 0.0 && share == 0.0 {
+        let missing = Some("a model or more steps that leave FP16's range".to_owned());
+        return Judgement {
+            verdict: ClaimVerdict::Inconclusive,
+            measured: None,
+            missing,
+        };
+    }
+    if fp16_share == 0.0 {
+        return Judgement {
+            verdict: ClaimVerdict::Refuted,
+            measured: None,
+            missing: None,
+        };
+    }
+    let ratio = share / fp16_share;
+    let skips_more = skipped_share(case.variant) > skipped_share(fp16.variant);
+    if ratio >= 1.0 {
+        return exact(ratio, ClaimVerdict::Refuted);
+    }
+    let missing = if skips_more {
+        "agreement: values leave the range less often, yet more steps were skipped"
+    } else if ratio > RARER {
+        "more census steps: rarer, but not by half"
+    } else {
+        return exact(ratio, ClaimVerdict::Confirmed);
+    };
+    Judgement {
+        missing: Some(missing.to_owned()),
+        ..exact(ratio, ClaimVerdict::Inconclusive)
+    }
+}
+
+/// Share of the values of a census that overflowed or underflowed.
+fn out_of_range(variant: &VariantResult) -> Option<f64> {
+    let numerics = &variant.numerics;
+    let counts = numerics
+        .weights
+        .plus(numerics.activations)
+        .plus(gradients(variant));
+    share(counts.overflow + counts.underflow, counts.elements)
+}
+
+/// The counts of both roles of gradients.
+fn gradients(variant: &VariantResult) -> Counts {
+    variant
+        .numerics
+        .activation_gradients
+        .plus(variant.numerics.weight_gradients)
+}
+
+fn skipped_share(variant: &VariantResult) -> f64 {
+    let steps = variant.runs.iter().map(|run| run.steps).sum();
+    let skipped = variant.runs.iter().map(|run| run.skipped_steps).sum();
+    share(skipped, steps).unwrap_or(0.0)
+}
+
+fn share(part: u64, of: u64) -> Option<f64> {
+    (of > 0).then(|| part as f64 / of as f64)
+}
+
+fn master_weights(case: &Case<'_>) -> Judgement {
+    let Some(mixed) = case.partner(Format::F32, case.policy.compute) else {
+        return not_measured("the same compute format with f32 parameters".to_owned());
+    };
+    let lost = |variant: &VariantResult| {
+        share(
+            variant.numerics.updates.lost,
+            variant.numerics.updates.elements,
+        )
+    };
+    let (Some(lost_without), Some(lost_with)) = (lost(case.variant), lost(mixed.variant)) else {
+        return not_measured("updates of both".to_owned());
+    };
+    let margin = case.results.plan.measure.equivalence_margin;
+    let (without, with) = (accuracies(case.variant), accuracies(mixed.variant));
+    let Some(difference) = accuracy_difference(&without, &with, margin) else {
+        return not_measured("a seed on which both were tested".to_owned());
+    };
+    let (verdict, missing) = match difference.verdict {
+        _ if lost_without <= lost_with => (ClaimVerdict::Refuted, None),
+        AccuracyVerdict::Worse => (ClaimVerdict::Confirmed, None),
+        AccuracyVerdict::Better | AccuracyVerdict::Equivalent => (ClaimVerdict::Refuted, None),
+        AccuracyVerdict::Inconclusive => {
+            let seeds = more_seeds(difference.pairs);
+            let shares = format!("lost updates: {lost_without:.2e} without, {lost_with:.2e} with");
+            (
+                ClaimVerdict::Inconclusive,
+                Some(format!("{seeds} ({shares})")),
+            )
+        }
+    };
+    let (value, low, high) = (difference.value, difference.low, difference.high);
+    Judgement {
+        verdict,
+        measured: Some(ClaimMeasure { value, low, high }),
+        missing,
+    }
+}
+
+fn loss_scaling(case: &Case<'_>) -> Judgement {
+    let counts = gradients(case.variant);
+    match share(counts.underflow, counts.elements) {
+        None => not_measured("census steps".to_owned()),
+        Some(share) => exact(share, confirmed_if(share >= GRADIENT_UNDERFLOW)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,20 @@
 //! An experiment: plan → runs → results. Decides the order, saves after every run, tells a listener what happens.
 
-use std::path::Path;
+mod compare;
 
-use crate::record::{Results, RunSummary};
-use crate::spec::Plan;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::claims;
+use crate::data::{self, Batches, DataError};
+use crate::model::{Model, ModelError};
+use crate::record::{
+    Environment, Failure, GradientCounts, Results, RunRecord, RunSummary, SCHEMA, Status,
+    UpdateCounts, VariantResult,
+};
+use crate::spec::{Plan, VariantPlan};
+use crate::store::{self, StoreError};
+use crate::train::{self, RunError, Timing};
 
 /// What happens while an experiment runs, for whoever shows progress.
 #[derive(Debug)]
@@ -52,33 +63,222 @@ pub enum Event<'a> {
 pub enum ExperimentError {
     /// The folder holds another experiment's results.
     #[error(
-        "{0}: holds the results of another plan; choose another --out, or --force to replace them"
+        "{}: holds the results of another plan; choose another --out, or --force to replace them",
+        .0.display()
     )]
-    Occupied(String),
+    Occupied(PathBuf),
+    /// The folder's results file is not one that this program can go on with.
+    #[error(
+        "{}: {reason}; choose another --out, or --force to replace it",
+        path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file could not be read or written.
     #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
+    Store(#[from] StoreError),
+    /// The data cannot be had.
+    #[error("data: {0}")]
+    Data(#[from] DataError),
+    /// The model does not fit the data.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The timing phase could not be done.
+    #[error("timing: {0}")]
+    Timing(RunError),
 }
 
 /// How to run, beside the plan.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options<'a> {
     /// The folder of the results.
     pub out: &'a Path,
     /// Replace another experiment's results.
     pub force: bool,
+    /// Where this runs.
+    pub environment: Environment,
 }
 
 /// Runs every variant and seed of the plan, then the timing phase, and leaves `results.json` and a record a run in
-/// `options.out`.
+/// `options.out`. Seeds are the outer loop, so that the first full comparison is there soonest. Runs of the same plan that
+/// an interrupted call finished are kept.
 ///
 /// # Errors
-/// When the data cannot be read, the folder cannot be written or holds something else. A run that diverges or fails
-/// is a result, not an error.
+/// When the data cannot be read, the model does not fit it, the folder cannot be written or holds something else. A run
+/// that diverges or fails is a result, not an error.
 pub fn run(
-    _plan: &Plan,
-    _options: Options<'_>,
-    _listen: &mut dyn FnMut(Event<'_>),
+    plan: &Plan,
+    options: Options<'_>,
+    listen: &mut dyn FnMut(Event<'_>),
 ) -> Result<Results, ExperimentError> {
-    Err(ExperimentError::Occupied(String::new()))
+    let mut records = kept(plan, &options)?;
+    let data = data::load(&plan.data)?;
+    let model = Model::new(&plan.model, data.shape, data.classes)?;
+    Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
+    let runs = plan.variants.len() * plan.seeds.len();
+    listen(Event::Started { runs, kept: records.len() });
+
+    let save = |records: &Records, timings: &[Timing], complete: bool| {
+        let results = results(plan, &options.environment, (records, timings), complete);
+        let path = options.out.join("results.json");
+        store::write(&path, &json(&results))?;
+        Ok::<_, ExperimentError>((results, path))
+    };
+    for seed in &plan.seeds {
+        for variant in &plan.variants {
+            let key = (variant.name.clone(), *seed);
+            if records.contains_key(&key) {
+                continue;
+            }
+            listen(Event::RunStarted { variant: &variant.name, seed: *seed });
+            let of = plan.train.steps;
+            let mut progress = |done| listen(Event::Step { done, of });
+            let record = train::run(plan, (&model, &data), (variant, *seed), &mut progress)
+                .unwrap_or_else(|error| failed(variant, *seed, &error));
+            store::write(&record_path(options.out, &variant.name, *seed), &json(&record))?;
+            listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
+            records.insert(key, record);
+            let (_, path) = save(&records, &[], false)?;
+            listen(Event::Saved(&path));
+        }
+    }
+    let mut progress = |done, of| listen(Event::TimingBlock { done, of });
+    let timings = train::time_variants(plan, (&model, &data), &plan.variants, &mut progress)
+        .map_err(ExperimentError::Timing)?;
+    let (results, path) = save(&records, &timings, true)?;
+    listen(Event::Saved(&path));
+    Ok(results)
+}
+
+/// The records of an experiment by variant and seed.
+type Records = BTreeMap<(String, u64), RunRecord>;
+
+/// Where the record of a run is.
+pub fn record_path(out: &Path, variant: &str, seed: u64) -> PathBuf {
+    out.join("runs").join(variant).join(format!("seed-{seed}")).join("record.json")
+}
+
+/// Indented JSON with a line end. Records are plain data, so this cannot fail.
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+/// The runs that an interrupted call of the same plan, by the same build on the same machine, finished. A folder with
+/// anything else in its results file is refused, unless it is to be replaced.
+fn kept(plan: &Plan, options: &Options<'_>) -> Result<Records, ExperimentError> {
+    let path = options.out.join("results.json");
+    if options.force || !path.exists() {
+        return Ok(Records::new());
+    }
+    let found: Results = serde_json::from_slice(&store::read(&path)?).map_err(|error| {
+        let reason = format!("is not a results file of this version ({error})");
+        ExperimentError::Unreadable { path: path.clone(), reason }
+    })?;
+    if found.plan != *plan {
+        return Err(ExperimentError::Occupied(options.out.to_owned()));
+    }
+    let (here, there) = (&options.environment, &found.environment);
+    let same_build = here.version == there.version
+        && here.git == there.git
+        && here.device_name == there.device_name;
+    if found.complete || !same_build {
+        return Ok(Records::new());
+    }
+    let finished = found.variants.iter().flat_map(|variant| {
+        let completed = variant.runs.iter().filter(|run| run.status != Status::Failed);
+        completed.map(|run| (variant.name.clone(), run.seed))
+    });
+    let read = |(variant, seed): (String, u64)| {
+        let record = store::read(&record_path(options.out, &variant, seed)).ok()?;
+        Some(((variant, seed), serde_json::from_slice(&record).ok()?))
+    };
+    Ok(finished.filter_map(read).collect())
+}
+
+/// The record of a run that could not be done.
+fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
+    let failure = Failure { step: 0, layer: None, reason: error.to_string() };
+    RunRecord {
+        variant: variant.name.clone(),
+        summary: RunSummary {
+            seed,
+            status: Status::Failed,
+            test_accuracy: None,
+            final_loss: None,
+            steps: 0,
+            skipped_steps: 0,
+            weights_digest: None,
+            failure: Some(failure),
+        },
+        loss: Vec::new(),
+        evaluations: Vec::new(),
+        scale: Vec::new(),
+        skips: Vec::new(),
+        census: Vec::new(),
+        census_steps: Vec::new(),
+        updates: UpdateCounts::default(),
+        gradients: GradientCounts::default(),
+        memory: None,
+    }
+}
+
+/// The results file from what there is so far.
+fn results(
+    plan: &Plan,
+    environment: &Environment,
+    (records, timings): (&Records, &[Timing]),
+    complete: bool,
+) -> Results {
+    let mut variants: Vec<VariantResult> = plan
+        .variants
+        .iter()
+        .enumerate()
+        .map(|(index, variant)| {
+            let runs: Vec<&RunRecord> = plan
+                .seeds
+                .iter()
+                .filter_map(|seed| records.get(&(variant.name.clone(), *seed)))
+                .collect();
+            summarize(plan, variant, &runs, timings.get(index))
+        })
+        .collect();
+    compare::against_baseline(plan, &mut variants);
+    let mut results = Results {
+        schema: SCHEMA,
+        experiment: plan.name.clone(),
+        complete,
+        plan: plan.clone(),
+        environment: environment.clone(),
+        variants,
+        claims: Vec::new(),
+    };
+    results.claims = claims::judge(&results);
+    results
+}
+
+/// Everything measured of one variant, without the comparison.
+fn summarize(
+    plan: &Plan,
+    variant: &VariantPlan,
+    runs: &[&RunRecord],
+    timing: Option<&Timing>,
+) -> VariantResult {
+    let memory = runs.iter().filter_map(|run| run.memory).max_by_key(|memory| memory.peak_bytes);
+    VariantResult {
+        name: variant.name.clone(),
+        policy: variant.policy.to_string(),
+        emulated: variant.policy.is_emulated(),
+        runs: runs.iter().map(|run| run.summary.clone()).collect(),
+        train: timing.and_then(|timing| compare::train_time(plan, &timing.train)),
+        inference: timing.and_then(|timing| compare::inference(plan, timing)),
+        memory,
+        numerics: compare::numerics(runs),
+        against_baseline: None,
+    }
 }

@@ -111,8 +111,8 @@ pub struct RunSummary {
     pub steps: u64,
     /// Steps whose update was skipped because a weight gradient was not finite.
     pub skipped_steps: u64,
-    /// SHA-256 of the final weights as f32, little-endian, in the order of the parameters.
-    pub weights_digest: String,
+    /// SHA-256 of the final weights as f32, little-endian, in the order of the parameters; none of a failed run.
+    pub weights_digest: Option<String>,
     /// Why and where it stopped early.
     pub failure: Option<Failure>,
 }
@@ -233,6 +233,20 @@ pub struct GradientCounts {
     pub infinite: u64,
     /// NaNs.
     pub nan: u64,
+}
+
+impl GradientCounts {
+    /// Both counts together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            elements: self.elements + other.elements,
+            zero: self.zero + other.zero,
+            subnormal: self.subnormal + other.subnormal,
+            infinite: self.infinite + other.infinite,
+            nan: self.nan + other.nan,
+        }
+    }
 }
 
 /// Counts by role. A census looks at every N-th step; `updates`, `gradients` and `skipped_steps` see every step.
@@ -371,8 +385,8 @@ pub struct RunRecord {
     pub updates: UpdateCounts,
     /// Weight gradients over every step.
     pub gradients: GradientCounts,
-    /// Memory of this run.
-    pub memory: Memory,
+    /// Memory of this run; none where the arithmetic is emulated, or with fewer than four steps.
+    pub memory: Option<Memory>,
 }
 
 /// The model on the test split at one step.

@@ -1,7 +1,21 @@
 //! Data sets and deterministic batches. What a batch holds depends on the seed and the step alone.
 
+mod batches;
+mod cifar;
+mod digits;
+mod glyphs;
+mod idx;
+mod random;
+
+use std::path::PathBuf;
+
+pub use batches::{Batch, Batches};
+
+use crate::spec::{Augment, DataPlan};
+use crate::store::StoreError;
+
 /// A data set in memory: train and test split of labelled images.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
     /// Channels, height and width of an image.
     pub shape: [usize; 3],
@@ -14,7 +28,7 @@ pub struct Dataset {
 }
 
 /// Labelled images.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {
     /// Pixels, 0 to 255, image after image in C × H × W.
     pub pixels: Vec<u8>,
@@ -22,11 +36,149 @@ pub struct Split {
     pub labels: Vec<u32>,
 }
 
-/// One batch: `images` is N × C × H × W, standardized with the training split's mean and deviation a channel.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    /// Standardized pixels.
-    pub images: Vec<f32>,
-    /// One class an image.
-    pub labels: Vec<u32>,
+/// Data that cannot be had, or not so.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A file is missing or unreadable.
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    /// A file is not what its place in the plan says.
+    #[error("{}: {found}; expected {expected}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        found: String,
+        /// What a good file has there.
+        expected: String,
+    },
+    /// Two files that belong together differ in the number or the size of their images.
+    #[error("{} and {} do not belong together: {difference}", first.display(), second.display())]
+    Mismatch {
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+        /// In what they differ.
+        difference: String,
+    },
+    /// As many images are held out for testing as there are, or more.
+    #[error(
+        "{}: cannot hold out {held_out} of {images} images for testing: hold out fewer than {images}",
+        path.display()
+    )]
+    HeldOut {
+        /// The file of the training images.
+        path: PathBuf,
+        /// Images asked for.
+        held_out: usize,
+        /// Images in the file.
+        images: usize,
+    },
+    /// A split without images.
+    #[error("the {split} split has no images: give it at least 1")]
+    Empty {
+        /// `train` or `test`.
+        split: &'static str,
+    },
+    /// More digits than are drawn.
+    #[error(
+        "cannot draw {asked} digits for the {split} split: the most is {}",
+        digits::MOST
+    )]
+    TooMany {
+        /// `train` or `test`.
+        split: &'static str,
+        /// Digits asked for.
+        asked: usize,
+    },
+    /// A batch that the training split cannot fill, or of no images.
+    #[error(
+        "a batch of {batch} cannot be filled from {images} training images: choose 1 to {images}"
+    )]
+    Batch {
+        /// Images asked for in a batch.
+        batch: usize,
+        /// Images in the training split.
+        images: usize,
+    },
+    /// Padding that could crop to an image of padding alone.
+    #[error(
+        "crop padding {crop} is too large for images of {height} × {width}: choose less than either"
+    )]
+    Crop {
+        /// Padding asked for.
+        crop: usize,
+        /// Height of an image.
+        height: usize,
+        /// Width of an image.
+        width: usize,
+    },
+}
+
+/// Loads or draws the data of a plan.
+///
+/// # Errors
+/// When a file is missing, unreadable or malformed, files do not fit each other, or a split would be empty.
+pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {
+    let data = match plan {
+        DataPlan::Digits { train, test, seed } => digits::load(*train, *test, *seed)?,
+        DataPlan::Idx {
+            train_images,
+            train_labels,
+            test,
+        } => idx::load(train_images, train_labels, test)?,
+        DataPlan::Cifar10 { path, .. } => cifar::load(path, &cifar::CIFAR10)?,
+        DataPlan::Cifar100 { path, .. } => cifar::load(path, &cifar::CIFAR100)?,
+    };
+    for (split, images) in [("train", &data.train), ("test", &data.test)] {
+        if images.labels.is_empty() {
+            return Err(DataError::Empty { split });
+        }
+    }
+    Ok(data)
+}
+
+/// The augmentation that a plan asks for: none for data that have no such key.
+pub fn augmentation(plan: &DataPlan) -> Augment {
+    match plan {
+        DataPlan::Digits { .. } | DataPlan::Idx { .. } => Augment::default(),
+        DataPlan::Cifar10 { augment, .. } | DataPlan::Cifar100 { augment, .. } => *augment,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_without_images_is_an_error() {
+        for (train, test, message) in [
+            (0, 1, "the train split has no images: give it at least 1"),
+            (1, 0, "the test split has no images: give it at least 1"),
+        ] {
+            let plan = DataPlan::Digits {
+                train,
+                test,
+                seed: 0,
+            };
+            assert_eq!(load(&plan).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn only_cifar_is_augmented() {
+        let augment = Augment {
+            crop: 4,
+            flip: true,
+        };
+        let path = PathBuf::from("folder");
+        let digits = DataPlan::Digits {
+            train: 1,
+            test: 1,
+            seed: 0,
+        };
+        assert_eq!(augmentation(&digits), Augment::default());
+        assert_eq!(augmentation(&DataPlan::Cifar100 { path, augment }), augment);
+    }
 }

@@ -1,16 +1,21 @@
 //! What rounding does to the values of a tensor: the census, its counts and its histogram of exponents.
 
+mod exponents;
+mod tally;
+
 use std::collections::BTreeMap;
 
-use crate::precision::Format;
+use rayon::prelude::*;
+
+use crate::precision::{Format, Rounder};
 use crate::record::{Counts, LayerCensus, Role};
 
-/// Counts and exponents of one layer's tensors in one role, while they are being counted.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// The counts so far.
-    pub counts: Counts,
-}
+pub use exponents::Exponents;
+pub use tally::Tally;
+
+/// Values that one task handles: 64 KiB, so that the passes over them after the first stay in a core's own cache.
+/// Fixed, and only integers are summed over the chunks, so that no count depends on the number of threads.
+const CHUNK: usize = 16 * 1024;
 
 /// The tallies of a run, by layer and role.
 #[derive(Clone, Debug, Default)]
@@ -21,19 +26,312 @@ pub struct Census {
 impl Census {
     /// Rounds every value of `values` to `format`, in place and in parallel, and counts what that did.
     pub fn round(&mut self, layer: &str, role: Role, format: Format, values: &mut [f32]) {
-        let _ = self.tallies.entry((layer.to_owned(), role)).or_default();
-        round(format, values);
+        let tally = if values.len() <= CHUNK {
+            Tally::of_rounding(format, values)
+        } else {
+            let chunks = values.par_chunks_mut(CHUNK);
+            let tallies = chunks.map(|chunk| Tally::of_rounding(format, chunk));
+            tallies.reduce(Tally::default, |a, b| a.plus(&b))
+        };
+        self.add(layer, role, &tally);
     }
 
-    /// The census as it is written, by layer in order of `layers`, then by role.
-    pub fn into_records(self, _layers: &[String]) -> Vec<LayerCensus> {
-        Vec::new()
+    /// Counts `values` as they are: their number, NaNs and exponents. For what is not rounded, as [`Role::Updates`].
+    pub fn observe(&mut self, layer: &str, role: Role, values: &[f32]) {
+        let tally = if values.len() <= CHUNK {
+            Tally::of_values(values)
+        } else {
+            let tallies = values.par_chunks(CHUNK).map(Tally::of_values);
+            tallies.reduce(Tally::default, |a, b| a.plus(&b))
+        };
+        self.add(layer, role, &tally);
+    }
+
+    fn add(&mut self, layer: &str, role: Role, tally: &Tally) {
+        self.tallies
+            .entry((layer.to_owned(), role))
+            .or_default()
+            .add(tally);
+    }
+
+    /// Whether nothing was counted yet.
+    pub fn is_empty(&self) -> bool {
+        self.tallies.is_empty()
+    }
+
+    /// The census as it is written, by layer in order of `layers`, then by role. A layer that `layers` lacks comes
+    /// after those, by name.
+    pub fn into_records(self, layers: &[String]) -> Vec<LayerCensus> {
+        let place = |layer: &str| layers.iter().position(|known| known == layer);
+        let mut tallies: Vec<_> = self.tallies.into_iter().collect();
+        // Stable, and the map is sorted by layer and role already.
+        tallies.sort_by_key(|((layer, _), _)| place(layer).unwrap_or(layers.len()));
+        let record = |((layer, role), tally): ((String, Role), Tally)| LayerCensus {
+            layer,
+            role,
+            counts: tally.counts,
+            exponents: tally.exponents.to_record(),
+        };
+        tallies.into_iter().map(record).collect()
     }
 }
 
 /// Rounds every value of `values` to `format`, in place and in parallel, without counting.
 pub fn round(format: Format, values: &mut [f32]) {
-    for value in values {
-        *value = format.round(*value);
+    let rounder = Rounder::new(format);
+    let round_all = |values: &mut [f32]| {
+        for value in values {
+            *value = rounder.round(*value);
+        }
+    };
+    if values.len() <= CHUNK {
+        round_all(values);
+    } else {
+        values.par_chunks_mut(CHUNK).for_each(round_all);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::ExponentHistogram;
+
+    /// Values of every kind, by a 64-bit linear congruential generator: exponents around `centre`, or any bits at all
+    /// every fourth time, and every kind of special value.
+    fn values(count: usize, centre: u32) -> Vec<f32> {
+        const SPECIAL: [f32; 8] = [
+            0.0,
+            -0.0,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+            f32::MAX,
+            f32::MIN_POSITIVE,
+            1e-45,
+        ];
+        let mut state = 1u64;
+        let value = |index: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let word = (state >> 32) as u32;
+            match index % 8 {
+                0 => SPECIAL[word as usize % SPECIAL.len()],
+                1 | 2 => f32::from_bits(word),
+                3 => f32::from_bits(word & 0x807f_ffff),
+                _ => {
+                    f32::from_bits((word & 0x807f_ffff) | ((centre - 16 + (word >> 24) % 32) << 23))
+                }
+            }
+        };
+        (0..count).map(value).collect()
+    }
+
+    /// The definitions, one value after the other, in f64.
+    fn naive(format: Format, values: &[f32]) -> (Counts, ExponentHistogram) {
+        let mut counts = Counts::default();
+        let mut histogram = ExponentHistogram::default();
+        let mut bins = BTreeMap::new();
+        for &before in values {
+            let after = format.round(before);
+            counts.elements += 1;
+            counts.overflow += u64::from(before.is_finite() && !after.is_finite());
+            counts.underflow += u64::from(before != 0.0 && after == 0.0);
+            let magnitude = f64::from(after).abs();
+            counts.subnormal += u64::from(magnitude > 0.0 && magnitude < format.min_normal());
+            counts.nan += u64::from(after.is_nan());
+            match f64::from(before).abs() {
+                0.0 => histogram.zeros += 1,
+                magnitude if magnitude.is_finite() => {
+                    *bins.entry(magnitude.log2().floor() as i32).or_insert(0) += 1;
+                }
+                _ => histogram.non_finite += 1,
+            }
+        }
+        if let (Some((&first, _)), Some((&last, _))) =
+            (bins.first_key_value(), bins.last_key_value())
+        {
+            histogram.first = first;
+            histogram.bins = (first..=last)
+                .map(|exponent| bins.get(&exponent).copied().unwrap_or(0))
+                .collect();
+        }
+        (counts, histogram)
+    }
+
+    fn record(census: Census) -> LayerCensus {
+        let mut records = census.into_records(&[]);
+        assert_eq!(records.len(), 1);
+        records.remove(0)
+    }
+
+    #[test]
+    fn a_census_counts_as_the_definitions_do_and_rounds() {
+        for name in [
+            "f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2", "e2m1", "e8m1",
+        ] {
+            let format: Format = name.parse().unwrap();
+            for count in [0, 1, 7, CHUNK, CHUNK + 1, 3 * CHUNK + 5] {
+                for centre in [127, 127 - 20] {
+                    let before = values(count, centre);
+                    let rounded: Vec<_> = before
+                        .iter()
+                        .map(|&value| format.round(value).to_bits())
+                        .collect();
+
+                    let mut after = before.clone();
+                    let mut census = Census::default();
+                    census.round("layer", Role::Weights, format, &mut after);
+                    let record = record(census);
+                    assert_eq!(
+                        (record.counts, record.exponents),
+                        naive(format, &before),
+                        "{name} {count}"
+                    );
+                    assert!(
+                        after
+                            .iter()
+                            .map(|value| value.to_bits())
+                            .eq(rounded.iter().copied()),
+                        "{name} {count}"
+                    );
+
+                    let mut uncounted = before;
+                    round(format, &mut uncounted);
+                    assert!(
+                        uncounted.iter().map(|value| value.to_bits()).eq(rounded),
+                        "{name} {count}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_definition_at_its_edges_in_f16() {
+        let subnormal = 2f32.powi(-24);
+        #[rustfmt::skip]
+        let table = [
+            // before rounding, (overflow, underflow, subnormal, NaN), (zeros, non-finite, exponent)
+            (65520.0, (1, 0, 0, 0), (0, 0, Some(15))),
+            (65519.0, (0, 0, 0, 0), (0, 0, Some(15))),
+            (f32::NEG_INFINITY, (0, 0, 0, 0), (0, 1, None)),
+            (f32::NAN, (0, 0, 0, 1), (0, 1, None)),
+            (-0.0, (0, 0, 0, 0), (1, 0, None)),
+            (subnormal, (0, 0, 1, 0), (0, 0, Some(-24))),
+            (subnormal / 2.0, (0, 1, 0, 0), (0, 0, Some(-25))),
+            ((subnormal / 2.0).next_up(), (0, 0, 1, 0), (0, 0, Some(-25))),
+            (2f32.powi(-14).next_down(), (0, 0, 0, 0), (0, 0, Some(-15))),
+            (2f32.powi(-14) - subnormal, (0, 0, 1, 0), (0, 0, Some(-15))),
+            (1e-45, (0, 1, 0, 0), (0, 0, Some(-149))),
+        ];
+        for (value, (overflow, underflow, subnormal, nan), (zeros, non_finite, exponent)) in table {
+            let mut census = Census::default();
+            census.round("layer", Role::Activations, Format::F16, &mut [value]);
+            let expected = LayerCensus {
+                layer: "layer".to_owned(),
+                role: Role::Activations,
+                counts: Counts {
+                    elements: 1,
+                    overflow,
+                    underflow,
+                    subnormal,
+                    nan,
+                },
+                exponents: ExponentHistogram {
+                    zeros,
+                    non_finite,
+                    first: exponent.unwrap_or(0),
+                    bins: exponent.into_iter().map(|_| 1).collect(),
+                },
+            };
+            assert_eq!(record(census), expected, "{value:e}");
+        }
+    }
+
+    #[test]
+    fn overflow_to_nan_counts_as_both_but_infinity_only_as_nan() {
+        let mut census = Census::default();
+        census.round(
+            "layer",
+            Role::Weights,
+            Format::FP8_E4M3,
+            &mut [480.0, f32::INFINITY, f32::NAN, 448.0],
+        );
+        let counts = record(census).counts;
+        assert_eq!((counts.overflow, counts.nan), (1, 3));
+    }
+
+    #[test]
+    fn observing_counts_numbers_nans_and_exponents_only() {
+        for count in [0, 5, CHUNK, 2 * CHUNK + 3] {
+            let values = values(count, 127);
+            let mut census = Census::default();
+            census.observe("layer", Role::Updates, &values);
+            let record = record(census);
+            let (counts, exponents) = naive(Format::F32, &values);
+            let expected = Counts {
+                elements: counts.elements,
+                nan: counts.nan,
+                ..Counts::default()
+            };
+            assert_eq!(
+                (record.counts, record.exponents),
+                (expected, exponents),
+                "{count}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_census_adds_up_by_layer_and_role_in_the_order_of_the_layers() {
+        let mut census = Census::default();
+        assert!(census.is_empty());
+        for (layer, role) in [
+            ("tail", Role::Weights),
+            ("a", Role::Updates),
+            ("b", Role::WeightGradients),
+            ("b", Role::Weights),
+            ("a", Role::Updates),
+        ] {
+            census.observe(layer, role, &[1.0, 0.0]);
+        }
+        assert!(!census.is_empty());
+        let records = census.into_records(&["b".to_owned(), "unseen".to_owned(), "a".to_owned()]);
+        let seen: Vec<_> = records
+            .iter()
+            .map(|record| {
+                (
+                    record.layer.as_str(),
+                    record.role,
+                    record.counts.elements,
+                    record.exponents.zeros,
+                )
+            })
+            .collect();
+        let expected = [
+            ("b", Role::Weights, 2, 1),
+            ("b", Role::WeightGradients, 2, 1),
+            ("a", Role::Updates, 4, 2),
+            ("tail", Role::Weights, 2, 1),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let values = values(5 * CHUNK + 11, 120);
+        let count = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| {
+                let mut census = Census::default();
+                census.round("layer", Role::Weights, Format::F16, &mut values.clone());
+                record(census)
+            })
+        };
+        assert_eq!(count(1), count(2));
     }
 }

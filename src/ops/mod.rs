@@ -1,1 +1,37 @@
-//! Placeholder.
+//! Operations on candle tensors: each a forward and, beside it, an explicit backward. No autograd.
+//!
+//! Every operation keeps the arithmetic contract: operands in the tensors' format, products and sums in f32, one rounding
+//! to nearest even of each result. On f32 tensors nothing is rounded further, which is what wide mode builds on: it runs the
+//! same operations on f32 tensors and rounds each result to the policy's format afterwards.
+//!
+//! Results do not depend on the number of threads: work is cut in pieces of fixed size, and sums of pieces are added in order.
+
+mod conv;
+mod element;
+mod host;
+mod loss;
+mod norm;
+mod parallel;
+mod philox;
+mod pointwise;
+mod pool;
+mod product;
+mod update;
+
+pub use conv::{ConvGradients, ConvSettings, conv2d, conv2d_backward};
+pub use element::Element;
+pub use host::{cast, from_f32, round_in_place, to_f32};
+pub use loss::{LossGradient, LossSettings, count_correct, cross_entropy, cross_entropy_loss};
+pub use norm::{BatchNormGradients, BatchNormSaved, batch_norm, batch_norm_backward, batch_norm_inference};
+pub use philox::{Philox, philox4x32};
+pub use pointwise::{
+    accumulate, add, dropout, gelu, gelu_backward, relu, relu_backward,
+};
+pub use pool::{
+    avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
+    max_pool2d_backward,
+};
+pub use product::{column_sums, linear, linear_input_gradient, linear_weight_gradient};
+pub use update::{
+    AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,
+};

@@ -1,9 +1,14 @@
-//! Floating-point formats by their numbers, and rounding of f32 values to them.
+//! Floating-point formats by their numbers and names.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A binary floating-point format of at most 32 bits with subnormals.
+use super::Rounder;
+
+/// A binary floating-point format of at most 32 bits: one sign bit, then exponent, then mantissa, with subnormals.
+///
+/// Two formats are equal when they have the same numbers *and* the same name: `e5m10` has the numbers of [`Format::F16`],
+/// but it is the emulated form, kept in f32, and `f16` is the native one, stored in 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
     name: Option<&'static str>,
@@ -31,10 +36,29 @@ pub struct FormatError(pub String);
 impl Format {
     /// IEEE binary32.
     pub const F32: Self = Self::named("f32", 8, 23);
+    /// NVIDIA's `TensorFloat-32`: the exponent of f32, the mantissa of f16.
+    pub const TF32: Self = Self::named("tf32", 8, 10);
     /// IEEE binary16.
     pub const F16: Self = Self::named("f16", 5, 10);
     /// bfloat16.
     pub const BF16: Self = Self::named("bf16", 8, 7);
+    /// OCP 8-bit floating point, E4M3: no infinity, and NaN only where exponent and mantissa are all ones.
+    pub const FP8_E4M3: Self = Self {
+        overflow: Overflow::Nan,
+        ..Self::named("fp8-e4m3", 4, 3)
+    };
+    /// OCP 8-bit floating point, E5M2.
+    pub const FP8_E5M2: Self = Self::named("fp8-e5m2", 5, 2);
+
+    /// The formats that have a name, from wide to narrow.
+    pub const NAMED: [Self; 6] = [
+        Self::F32,
+        Self::TF32,
+        Self::F16,
+        Self::BF16,
+        Self::FP8_E4M3,
+        Self::FP8_E5M2,
+    ];
 
     const fn named(name: &'static str, exponent_bits: u8, mantissa_bits: u8) -> Self {
         Self {
@@ -45,10 +69,119 @@ impl Format {
         }
     }
 
-    /// Rounds to nearest, ties to even.
-    pub fn round(self, value: f32) -> f32 {
-        value
+    /// The emulated format `eXmY`, built as IEEE 754 builds its own: the largest exponent is for infinity and NaN.
+    /// None outside 2 to 8 exponent bits and 1 to 23 mantissa bits, where f32 could not hold every value.
+    pub fn ieee(exponent_bits: u8, mantissa_bits: u8) -> Option<Self> {
+        ((2..=8).contains(&exponent_bits) && (1..=23).contains(&mantissa_bits)).then_some(Self {
+            name: None,
+            exponent_bits,
+            mantissa_bits,
+            overflow: Overflow::Infinity,
+        })
     }
+
+    /// Bits of the exponent.
+    pub fn exponent_bits(self) -> u32 {
+        self.exponent_bits.into()
+    }
+
+    /// Bits of the mantissa, without the implicit one.
+    pub fn mantissa_bits(self) -> u32 {
+        self.mantissa_bits.into()
+    }
+
+    /// Bits in all: sign, exponent, mantissa.
+    pub fn bits(self) -> u32 {
+        1 + self.exponent_bits() + self.mantissa_bits()
+    }
+
+    /// What the stored exponent of a normal value exceeds its exponent by.
+    pub fn bias(self) -> i32 {
+        (1 << (self.exponent_bits - 1)) - 1
+    }
+
+    /// What a value beyond [`Format::max_finite`] becomes.
+    pub fn overflow(self) -> Overflow {
+        self.overflow
+    }
+
+    /// Whether values can be stored and computed in the format itself. Every other format is emulated: kept in f32,
+    /// with each result rounded.
+    pub fn is_native(self) -> bool {
+        [Self::F32, Self::F16, Self::BF16].contains(&self)
+    }
+
+    /// The largest finite value.
+    pub fn max_finite(self) -> f64 {
+        match self.overflow {
+            Overflow::Infinity => (2.0 - self.epsilon()) * power_of_two(self.bias()),
+            Overflow::Nan => (2.0 - 2.0 * self.epsilon()) * power_of_two(self.bias() + 1),
+        }
+    }
+
+    /// The smallest positive normal value.
+    pub fn min_normal(self) -> f64 {
+        power_of_two(1 - self.bias())
+    }
+
+    /// The smallest positive value.
+    pub fn min_subnormal(self) -> f64 {
+        self.min_normal() * self.epsilon()
+    }
+
+    /// The distance from 1 to the next larger value.
+    pub fn epsilon(self) -> f64 {
+        power_of_two(-i32::from(self.mantissa_bits))
+    }
+
+    /// Rounds to nearest, ties to even. Keeps subnormals, NaN and the sign of zero; beyond the largest finite value,
+    /// the result is what [`Format::overflow`] says. Many values at once: prepare one [`Rounder`] for all of them.
+    #[inline]
+    pub fn round(self, value: f32) -> f32 {
+        Rounder::new(self).round(value)
+    }
+
+    /// Rounds to one of the two neighbouring values of the format: away from zero when `random`, as a fraction of
+    /// 2^32, is below the fraction of the gap that `value` is past the neighbour nearer to zero.
+    ///
+    /// Where the gap spans d bits of the value's f32 mantissa, the upper d of the 32 random bits decide, and the
+    /// probability is exact; that is so for every normal result. Far below the smallest subnormal d exceeds 32, and
+    /// the probability is cut to a multiple of 2^-32. A value of the format comes back unchanged for any `random`.
+    /// One step past the largest finite value counts as overflow. NaN stays NaN, and infinity as in [`Format::round`].
+    pub fn round_stochastic(self, value: f32, random: u32) -> f32 {
+        if !value.is_finite() {
+            return self.round(value);
+        }
+        let magnitude = value.abs().to_bits();
+        let stored_exponent = (magnitude >> 23).max(1).cast_signed();
+        let implicit = u32::from(magnitude >> 23 > 0) << 23;
+        let significand = u64::from((magnitude & 0x007f_ffff) | implicit);
+
+        // In units of 2^exponent, f32's significand is an integer and the format's values are multiples of 2^dropped.
+        let gap_exponent =
+            (stored_exponent - 127).max(1 - self.bias()) - self.mantissa_bits().cast_signed();
+        let dropped = gap_exponent - (stored_exponent - 150);
+        // A significand has 24 bits, so that past 56 dropped bits nothing is left of it at 2^-32.
+        let fixed_point = (significand << 32) >> dropped.min(56);
+        let fraction = fixed_point & 0xffff_ffff;
+        let steps = (fixed_point >> 32) + u64::from(u64::from(random) < fraction);
+
+        let rounded = steps as f64 * power_of_two(gap_exponent);
+        let bounded = if rounded <= self.max_finite() {
+            rounded as f32
+        } else {
+            match self.overflow {
+                Overflow::Infinity => f32::INFINITY,
+                Overflow::Nan => f32::NAN,
+            }
+        };
+        bounded.copysign(value)
+    }
+}
+
+/// 2^`exponent`, exactly. The exponent must be one of a normal f64, as every exponent of these formats is.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(u64::from((exponent + 1023).cast_unsigned()) << 52)
 }
 
 impl fmt::Display for Format {
@@ -63,9 +196,100 @@ impl fmt::Display for Format {
 impl FromStr for Format {
     type Err = FormatError;
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        [Self::F32, Self::F16, Self::BF16]
+        let numbered = || {
+            let (exponent, mantissa) = text.strip_prefix('e')?.split_once('m')?;
+            Self::ieee(exponent.parse().ok()?, mantissa.parse().ok()?)
+        };
+        Self::NAMED
             .into_iter()
             .find(|format| format.name == Some(text))
+            .or_else(numbered)
+            // `e05m+2` has the numbers of a format, but one format has one text.
+            .filter(|format| format.to_string() == text)
             .ok_or_else(|| FormatError(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "results are exact or wrong")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_is_parsed_as_it_is_printed() {
+        let numbered = (2..=8).flat_map(|x| (1..=23).filter_map(move |y| Format::ieee(x, y)));
+        for format in Format::NAMED.into_iter().chain(numbered) {
+            assert_eq!(format.to_string().parse(), Ok(format));
+        }
+        assert_eq!(Format::ieee(5, 10).unwrap().to_string(), "e5m10");
+        assert_ne!(Format::ieee(5, 10).unwrap(), Format::F16);
+        assert_eq!(
+            format!("{:>6}|{:<6}|", Format::F16, Format::BF16),
+            "   f16|bf16  |"
+        );
+    }
+
+    #[test]
+    fn a_text_that_is_no_format_names_the_known_ones() {
+        for text in [
+            "", "F32", "f64", "fp16", "e4", "m3", "e1m2", "e9m2", "e5m0", "e5m24", "e05m2",
+            "e+5m2", "e5m2 ",
+        ] {
+            let message = text.parse::<Format>().unwrap_err().to_string();
+            assert!(message.contains(&format!("\"{text}\"")), "{message}");
+            for format in Format::NAMED {
+                assert!(message.contains(&format.to_string()), "{message}");
+            }
+        }
+    }
+
+    /// From `PyTorch` 2.15, but for tf32 and e2m1, which are from the definition:
+    /// ```python
+    /// for t in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+    ///     f = torch.finfo(t); print(f.bits, f.max, f.smallest_normal, f.smallest_normal * f.eps, f.eps)
+    /// ```
+    #[test]
+    fn the_numbers_of_a_format() {
+        #[rustfmt::skip]
+        let table = [
+            ("f32", 32, 127, 3.402_823_466_385_288_6e38, 1.175_494_350_822_287_5e-38, 1.401_298_464_324_817e-45, 1.192_092_895_507_812_5e-7),
+            ("tf32", 19, 127, 3.401_162_134_214_653_5e38, 1.175_494_350_822_287_5e-38, 1.147_943_701_974_890_1e-41, 0.000_976_562_5),
+            ("f16", 16, 15, 65504.0, 0.000_061_035_156_25, 5.960_464_477_539_063e-8, 0.000_976_562_5),
+            ("bf16", 16, 127, 3.389_531_389_251_535_5e38, 1.175_494_350_822_287_5e-38, 9.183_549_615_799_121e-41, 0.007_812_5),
+            ("fp8-e4m3", 8, 7, 448.0, 0.015_625, 0.001_953_125, 0.125),
+            ("fp8-e5m2", 8, 15, 57344.0, 0.000_061_035_156_25, 0.000_015_258_789_062_5, 0.25),
+            ("e2m1", 4, 1, 3.0, 1.0, 0.5, 0.5),
+        ];
+        for (name, bits, bias, max, min_normal, min_subnormal, epsilon) in table {
+            let format: Format = name.parse().unwrap();
+            assert_eq!(
+                (
+                    format.bits(),
+                    format.bias(),
+                    format.exponent_bits() + format.mantissa_bits()
+                ),
+                (bits, bias, bits - 1),
+                "{name}"
+            );
+            assert_eq!(
+                [
+                    format.max_finite(),
+                    format.min_normal(),
+                    format.min_subnormal(),
+                    format.epsilon()
+                ],
+                [max, min_normal, min_subnormal, epsilon],
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_native_and_what_overflow_does() {
+        let native = Format::NAMED.map(Format::is_native);
+        assert_eq!(native, [true, false, true, true, false, false]);
+        assert!(!Format::ieee(5, 10).unwrap().is_native());
+        let overflow = Format::NAMED.map(|format| format.overflow() == Overflow::Nan);
+        assert_eq!(overflow, [false, false, false, false, true, false]);
     }
 }

@@ -3,7 +3,9 @@
 mod format;
 mod loss_scale;
 mod policy;
+mod rounding;
 
 pub use format::{Format, FormatError, Overflow};
-pub use loss_scale::{DynamicScale, LossScale};
+pub use loss_scale::{DynamicScale, LossScale, ScaleError};
 pub use policy::{Policy, PolicyError};
+pub use rounding::Rounder;

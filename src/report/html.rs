@@ -168,7 +168,7 @@ fn run_cells(run: &crate::record::RunSummary) -> [String; 7] {
         or_dash(run.final_loss.map(text::decimal)),
         text::count(run.steps),
         text::count(run.skipped_steps),
-        text::shorten(&run.weights_digest, 13),
+        or_dash(run.weights_digest.as_ref().map(|d| text::shorten(d, 13))),
     ]
 }
 

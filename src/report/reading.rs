@@ -1,14 +1,12 @@
 //! What the numbers show, in plain sentences: only what they allow to say, and what they do not.
 
 use crate::record::{AccuracyDifference, AccuracyVerdict, Estimate, Status};
+use crate::stats::{MIN_PAIRS, SIGNIFICANCE, wilson};
 use crate::units::Ratio;
 
 use super::load::Loaded;
 use super::table::{Row, Table, variants};
 use super::text;
-
-/// The level that a verdict on accuracy needs.
-const SIGNIFICANCE: f64 = 0.05;
 
 /// The sentences, the warnings first.
 pub(super) fn sentences(loaded: &Loaded, table: &Table) -> Vec<String> {
@@ -16,6 +14,7 @@ pub(super) fn sentences(loaded: &Loaded, table: &Table) -> Vec<String> {
     said.extend(unfinished(loaded, table));
     said.extend(loaded.results.environment.notes.iter().cloned());
     said.extend(stopped(loaded));
+    said.extend(divergence(table));
     said.extend(no_baseline(loaded, table));
     said.extend(no_times(table));
     for row in table.rows.iter().filter(|row| !row.is_baseline) {
@@ -69,6 +68,23 @@ fn stopped(loaded: &Loaded) -> Vec<String> {
         }
     }
     said
+}
+
+/// How often a variant diverged, with the interval that so few runs leave.
+fn divergence(table: &Table) -> Vec<String> {
+    let diverged = table.rows.iter().filter(|row| row.runs.diverged > 0);
+    let sentences = diverged.filter_map(|row| {
+        let (diverged, done) = (row.runs.diverged, row.runs.done());
+        let rate = wilson(diverged as u64, done as u64)?;
+        Some(format!(
+            "{} diverged in {diverged} of {}: a rate with a 95% interval from {} to {}.",
+            row.name,
+            text::plural(done, "run"),
+            text::share(rate.low),
+            text::share(rate.high)
+        ))
+    });
+    sentences.collect()
 }
 
 fn no_baseline(loaded: &Loaded, table: &Table) -> Option<String> {
@@ -168,20 +184,14 @@ fn p_value(difference: &AccuracyDifference) -> String {
 
 /// A two-sided sign-flip test of n pairs cannot give less than 2 of its 2ⁿ sign patterns.
 fn few_seeds(table: &Table) -> Option<String> {
-    let most = table
-        .rows
-        .iter()
-        .filter_map(Row::difference)
-        .map(|d| d.pairs)
-        .max()?;
-    let smallest = |pairs: usize| 2.0_f64.powi(1 - i32::try_from(pairs).unwrap_or(i32::MAX));
-    let enough = (1..).find(|&pairs| smallest(pairs) < SIGNIFICANCE)?;
-    (most < enough).then(|| {
+    let differences = table.rows.iter().filter_map(Row::difference);
+    let most = differences.map(|difference| difference.pairs).max()?;
+    let smallest = 2.0_f64.powi(1 - i32::try_from(most).ok()?);
+    (most < MIN_PAIRS).then(|| {
         format!(
-            "With {} no difference of accuracy can reach p < {SIGNIFICANCE}: the smallest p of a two-sided sign-flip test \
-             is then {}. It takes at least {enough} seeds to call a variant worse or better.",
+            "With {} no difference of accuracy can reach p < {SIGNIFICANCE}: the smallest p of a two-sided \
+             sign-flip test is then {smallest}. It takes at least {MIN_PAIRS} seeds to call a variant worse or better.",
             text::plural(most, "seed"),
-            smallest(most),
         )
     })
 }

@@ -6,6 +6,7 @@ use crate::record::{
     AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Memory, Numerics, Results,
     Status, TrainTime, VariantResult,
 };
+use crate::stats;
 use crate::units::{Bytes, Ratio};
 
 use super::text;
@@ -123,16 +124,10 @@ pub(super) struct Spread {
 
 impl Spread {
     fn of(values: &[f64]) -> Option<Self> {
-        let seeds = values.len();
-        if seeds == 0 {
-            return None;
-        }
-        let mean = values.iter().sum::<f64>() / seeds as f64;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         Some(Self {
-            mean,
-            deviation: (seeds > 1).then(|| (squares / (seeds - 1) as f64).sqrt()),
-            seeds,
+            mean: stats::mean(values)?,
+            deviation: stats::sd(values),
+            seeds: values.len(),
         })
     }
 }

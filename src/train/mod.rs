@@ -1,1 +1,11 @@
-//! Placeholder.
+//! Training: one step by the contract, a whole run, and the phase in which variants are timed in turns.
+
+mod run;
+mod schedule;
+mod timing;
+mod trainer;
+
+pub use run::{RunError, run};
+pub use schedule::factor;
+pub use timing::{Timing, time_variants};
+pub use trainer::{Inferencer, StepOutcome, Test, Trainer};

@@ -1,0 +1,160 @@
+//! Criterion benchmarks of what a step is made of: products, convolution, casts and rounding, the optimizer update, the census,
+//! and one whole step a policy, native and wide.
+#![expect(missing_docs, reason = "the macros of Criterion make undocumented functions")]
+
+use std::hint::black_box;
+
+use candle_core::{DType, Device, Tensor};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use mantissa::data::{self, Batch, Batches};
+use mantissa::model::Model;
+use mantissa::numerics::{self, Census};
+use mantissa::ops::{self, AdamW, ConvSettings, Conversion, Update, UpdateTensors};
+use mantissa::precision::{Format, Policy};
+use mantissa::record::Role;
+use mantissa::spec::{Plan, Spec};
+use mantissa::train::Trainer;
+
+const TYPES: [(&str, DType); 3] =
+    [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
+
+/// A tensor of values that repeat with a long period, of both signs, below 1.
+fn tensor(shape: &[usize], dtype: DType) -> Tensor {
+    let values: Vec<f32> =
+        (0..shape.iter().product()).map(|i: usize| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0).collect();
+    ops::from_f32(&values, shape, dtype).expect("a tensor")
+}
+
+fn products(c: &mut Criterion) {
+    let mut group = c.benchmark_group("product");
+    for size in [256_usize, 1024] {
+        group.throughput(Throughput::Elements(2 * (size as u64).pow(3)));
+        for (name, dtype) in TYPES {
+            let (x, w) = (tensor(&[size, size], dtype), tensor(&[size, size], dtype));
+            group.bench_function(BenchmarkId::new(name, size), |b| {
+                b.iter(|| ops::linear(black_box(&x), &w, None));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn convolution(c: &mut Criterion) {
+    let settings = ConvSettings { stride: 1, padding: 1, dilation: 1, groups: 1 };
+    let mut group = c.benchmark_group("conv2d 64x16x14x14 to 32");
+    for (name, dtype) in TYPES {
+        let (x, w) = (tensor(&[64, 16, 14, 14], dtype), tensor(&[32, 16, 3, 3], dtype));
+        let dy = tensor(&[64, 32, 14, 14], dtype);
+        group.bench_function(BenchmarkId::new("forward", name), |b| {
+            b.iter(|| ops::conv2d(black_box(&x), &w, None, settings));
+        });
+        group.bench_function(BenchmarkId::new("backward", name), |b| {
+            b.iter(|| ops::conv2d_backward(black_box(&dy), (&x, &w), settings, true));
+        });
+    }
+    group.finish();
+}
+
+fn rounding(c: &mut Criterion) {
+    const LEN: usize = 1 << 20;
+    let source = tensor(&[LEN], DType::F32);
+    let values = ops::to_f32(&source).expect("values");
+    let mut group = c.benchmark_group("rounding 2^20 values");
+    group.throughput(Throughput::Elements(LEN as u64));
+    for (name, dtype) in &TYPES[1..] {
+        let narrow = ops::cast(&source, *dtype).expect("a cast");
+        group.bench_function(BenchmarkId::new("cast to", name), |b| {
+            b.iter(|| ops::cast(black_box(&source), *dtype));
+        });
+        group.bench_function(BenchmarkId::new("cast from", name), |b| {
+            b.iter(|| ops::cast(black_box(&narrow), DType::F32));
+        });
+    }
+    for format in [Format::F16, Format::BF16, Format::FP8_E4M3] {
+        let mut buffer = values.clone();
+        group.bench_function(BenchmarkId::new("emulated", format), |b| {
+            b.iter(|| numerics::round(format, black_box(&mut buffer)));
+        });
+        let mut census = Census::default();
+        group.bench_function(BenchmarkId::new("census", format), |b| {
+            b.iter(|| census.round("layer", Role::Activations, format, black_box(&mut buffer)));
+        });
+    }
+    group.finish();
+}
+
+fn update(c: &mut Criterion) {
+    const LEN: usize = 1 << 20;
+    let rule = Update::AdamW(AdamW {
+        lr: 1e-3,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        correction1: 1.1,
+        correction2: 1.1,
+    });
+    let mut group = c.benchmark_group("AdamW 2^20 weights");
+    group.throughput(Throughput::Elements(LEN as u64));
+    let state = || Tensor::zeros(LEN, DType::F32, &Device::Cpu).expect("a tensor");
+    for name in ["fp32", "fp16-mixed", "bf16-mixed", "fp16-true", "bf16-true"] {
+        let policy: Policy = name.parse().expect("a policy");
+        let dtype = |format| match format {
+            Format::F16 => DType::F16,
+            Format::BF16 => DType::BF16,
+            _ => DType::F32,
+        };
+        let (params, compute) = (dtype(policy.params), dtype(policy.compute));
+        let (weights, gradient) = (tensor(&[LEN], params), tensor(&[LEN], compute));
+        let copy = policy.is_mixed().then(|| tensor(&[LEN], compute));
+        let (first, second) = (state(), state());
+        let tensors = UpdateTensors {
+            weights: &weights,
+            copy: copy.as_ref(),
+            gradient: &gradient,
+            first: Some(&first),
+            second: Some(&second),
+            delta: None,
+        };
+        let conversion =
+            Conversion { unscale: 1.0, clip: 1.0, params: policy.params, compute: policy.compute };
+        group.bench_function(BenchmarkId::new("update", name), |b| {
+            b.iter(|| ops::update(rule, black_box(tensors), conversion));
+        });
+        group.bench_function(BenchmarkId::new("inspect", name), |b| {
+            b.iter(|| ops::inspect_gradient(black_box(&gradient), policy.compute, 1.0));
+        });
+    }
+    group.finish();
+}
+
+fn whole_steps(c: &mut Criterion) {
+    let text = include_str!("../experiments/default.toml");
+    let spec = Spec::parse(text, "experiments/default.toml").expect("the default spec");
+    let plan = Plan::try_from(spec).expect("the default plan");
+    let data = data::load(&plan.data).expect("digits");
+    let model = Model::new(&plan.model, data.shape, data.classes).expect("a model");
+    let mut batches =
+        Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0).expect("batches");
+    let batch: [Batch; 1] = [batches.batch(0)];
+    let mut group = c.benchmark_group("one step of the default experiment");
+    for variant in &plan.variants {
+        let mut trainer =
+            Trainer::new(&model, &plan.train, variant.policy, 0, data.shape).expect("a run");
+        group.bench_function(BenchmarkId::new("native", &variant.name), |b| {
+            b.iter(|| trainer.step(black_box(&batch), None));
+        });
+        let mut census = Census::default();
+        group.bench_function(BenchmarkId::new("census", &variant.name), |b| {
+            b.iter(|| trainer.step(black_box(&batch), Some(&mut census)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = products, convolution, rounding, update, whole_steps
+}
+criterion_main!(benches);

@@ -1,0 +1,72 @@
+//! Checks that a folder holds a finished experiment: `check_results DIR VARIANTS SEEDS`. The continuous integration runs it.
+#![expect(clippy::print_stdout, reason = "it reports")]
+
+use std::path::Path;
+
+use mantissa::record::{Results, SCHEMA, Status, VariantResult};
+use mantissa::store;
+
+/// Figures that every experiment has, without ending.
+const FIGURES: usize = 6;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [folder, variants, seeds] = arguments.as_slice() else {
+        return Err("usage: check_results DIR VARIANTS SEEDS".into());
+    };
+    let (folder, variants, seeds) = (Path::new(folder), variants.parse()?, seeds.parse()?);
+    let results: Results = serde_json::from_slice(&store::read(&folder.join("results.json"))?)?;
+    expect("the schema is this program's", results.schema == SCHEMA)?;
+    expect("the experiment is complete", results.complete)?;
+    expect("every variant is there", results.variants.len() == variants)?;
+    expect("claims were judged", !results.claims.is_empty())?;
+    for variant in &results.variants {
+        check(variant, &results.plan.baseline, seeds)
+            .map_err(|error| format!("{}: {error}", variant.name))?;
+    }
+    for file in ["report.html", "summary.md", "results.csv"] {
+        expect(file, !store::read(&folder.join(file))?.is_empty())?;
+    }
+    for ending in ["png", "svg"] {
+        let figures = std::fs::read_dir(folder.join("figures"))?
+            .filter_map(Result::ok)
+            .filter(|entry| entry.path().extension().is_some_and(|found| found == ending));
+        expect("every figure is there", figures.count() >= FIGURES)?;
+    }
+    println!("{}: {variants} variants of {seeds} seeds, complete", folder.display());
+    Ok(())
+}
+
+/// One variant: its runs went through, and its numbers are ones that can be.
+fn check(variant: &VariantResult, baseline: &str, seeds: usize) -> Result<(), String> {
+    expect("a run a seed", variant.runs.len() == seeds)?;
+    for run in &variant.runs {
+        expect("no run failed", run.status != Status::Failed)?;
+        let accuracy = run.test_accuracy.unwrap_or(f64::NAN);
+        expect("accuracy is a share", (0.0..=1.0).contains(&accuracy))?;
+    }
+    let train = variant.train.as_ref().ok_or("no training time")?;
+    let step = train.step_seconds;
+    expect("the interval holds the value", step.low.0 <= step.value.0 && step.value <= step.high)?;
+    expect("time passed", step.low.0 > 0.0)?;
+    let memory = variant.memory.ok_or("no memory")?;
+    let parts = [
+        memory.weights,
+        memory.master_weights,
+        memory.gradients,
+        memory.optimizer,
+        memory.activations,
+    ];
+    let sum: u64 = parts.iter().map(|part| part.0).sum();
+    expect("the categories add up to the peak", sum == memory.peak_bytes.0)?;
+    expect("the census counted", variant.numerics.activations.elements > 0)?;
+    expect("updates were made", variant.numerics.updates.elements > 0)?;
+    expect(
+        "a comparison, but of the baseline",
+        variant.against_baseline.is_some() == (variant.name != baseline),
+    )
+}
+
+fn expect(what: &str, holds: bool) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("not so: {what}")) }
+}

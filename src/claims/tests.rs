@@ -1,0 +1,469 @@
+//! Tables of measurements and the verdicts that follow.
+
+use super::*;
+use crate::precision::DynamicScale;
+use crate::record::{AccuracyDifference, Environment, Numerics, RunSummary, SCHEMA};
+use crate::record::{GradientCounts, UpdateCounts};
+use crate::spec::{
+    Activation, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, ScheduleKind, SchedulePlan,
+    TrainPlan, VariantPlan,
+};
+use AccuracyVerdict::{Better, Equivalent, Worse};
+use ClaimVerdict::{Confirmed, Inconclusive, NotMeasured, Refuted};
+
+const SCALED: LossScale = LossScale::Dynamic(DynamicScale {
+    scale: 65536.0,
+    growth: 2.0,
+    backoff: 0.5,
+    interval: 2000,
+    floor: 1.0,
+    ceiling: 16_777_216.0,
+    finite_steps: 0,
+});
+
+fn policy(params: Format, compute: Format, scale: LossScale) -> Policy {
+    Policy {
+        params,
+        compute,
+        reduce: Format::F32,
+        scale,
+    }
+}
+
+fn fp32() -> VariantPlan {
+    variant_plan("fp32", policy(Format::F32, Format::F32, LossScale::None))
+}
+
+fn fp16_mixed() -> VariantPlan {
+    variant_plan("fp16-mixed", policy(Format::F32, Format::F16, SCALED))
+}
+
+fn bf16_mixed() -> VariantPlan {
+    variant_plan(
+        "bf16-mixed",
+        policy(Format::F32, Format::BF16, LossScale::None),
+    )
+}
+
+fn bf16_true() -> VariantPlan {
+    variant_plan(
+        "bf16-true",
+        policy(Format::BF16, Format::BF16, LossScale::None),
+    )
+}
+
+fn fp16_true() -> VariantPlan {
+    variant_plan(
+        "fp16-true",
+        policy(Format::F16, Format::F16, LossScale::None),
+    )
+}
+
+fn variant_plan(name: &str, policy: Policy) -> VariantPlan {
+    VariantPlan {
+        name: name.to_owned(),
+        policy,
+    }
+}
+
+fn plan(variants: Vec<VariantPlan>) -> Plan {
+    let train = TrainPlan {
+        steps: 100,
+        batch: 64,
+        accumulate: 1,
+        optimizer: OptimizerPlan::Sgd {
+            lr: 0.1,
+            momentum: 0.9,
+            nesterov: false,
+            weight_decay: 0.0,
+        },
+        schedule: SchedulePlan {
+            kind: ScheduleKind::Constant,
+            warmup: 0,
+            floor: 1.0,
+        },
+        clip_norm: None,
+        label_smoothing: 0.0,
+        evaluate_every: None,
+    };
+    Plan {
+        name: "claims".to_owned(),
+        data: DataPlan::Digits {
+            train: 1000,
+            test: 1000,
+            seed: 0,
+        },
+        model: ModelPlan::Mlp {
+            hidden: vec![32],
+            activation: Activation::Relu,
+            dropout: 0.0,
+        },
+        train,
+        measure: MeasurePlan {
+            census_every: 10,
+            timing_blocks: 8,
+            timing_steps: 10,
+            timing_warmup: 1,
+            inference_batch: 64,
+            equivalence_margin: 0.005,
+        },
+        baseline: "fp32".to_owned(),
+        variants,
+        seeds: (0..6).collect(),
+    }
+}
+
+/// Six completed runs of accuracy 0.9, nothing else measured.
+fn unmeasured(plan: &VariantPlan) -> VariantResult {
+    let run = |seed| RunSummary {
+        seed,
+        status: Status::Completed,
+        test_accuracy: Some(0.9),
+        final_loss: Some(0.1),
+        steps: 100,
+        skipped_steps: 0,
+        weights_digest: String::new(),
+        failure: None,
+    };
+    VariantResult {
+        name: plan.name.clone(),
+        policy: plan.policy.to_string(),
+        emulated: false,
+        runs: (0..6).map(run).collect(),
+        train: None,
+        inference: None,
+        memory: None,
+        numerics: Numerics::default(),
+        against_baseline: (plan.name != "fp32").then(|| AgainstBaseline {
+            baseline: "fp32".to_owned(),
+            train_time_ratio: None,
+            train_memory_ratio: None,
+            inference_time_ratio: None,
+            inference_memory_ratio: None,
+            accuracy_difference: None,
+        }),
+    }
+}
+
+fn results(variants: Vec<VariantPlan>) -> Results {
+    Results {
+        schema: SCHEMA,
+        experiment: "claims".to_owned(),
+        complete: true,
+        variants: variants.iter().map(unmeasured).collect(),
+        plan: plan(variants),
+        environment: Environment::default(),
+        claims: vec![],
+    }
+}
+
+/// The verdict on `id` for the last variant, after `measure` filled in what was measured of each variant in turn.
+#[track_caller]
+fn verdict(
+    id: &str,
+    variants: Vec<VariantPlan>,
+    measure: impl FnOnce(&mut [VariantResult]),
+) -> ClaimVerdict {
+    let mut results = results(variants);
+    measure(&mut results.variants);
+    let name = &results.variants.last().unwrap().name;
+    let judged = judge(&results);
+    let mut of_it = judged
+        .iter()
+        .filter(|claim| claim.id == id && claim.variant == *name);
+    let found = of_it.next().unwrap();
+    let settled = matches!(found.verdict, Confirmed | Refuted);
+    assert_eq!(found.missing.is_none(), settled, "{found:?}");
+    found.verdict
+}
+
+fn comparison(variants: &mut [VariantResult]) -> &mut AgainstBaseline {
+    variants
+        .last_mut()
+        .unwrap()
+        .against_baseline
+        .as_mut()
+        .unwrap()
+}
+
+fn ratio(low: f64, value: f64, high: f64) -> Estimate<Ratio> {
+    Estimate {
+        value: Ratio(value),
+        low: Ratio(low),
+        high: Ratio(high),
+    }
+}
+
+#[test]
+fn times_are_judged_by_their_interval() {
+    for (measured, train, inference) in [
+        (Some(ratio(0.30, 0.33, 0.36)), Confirmed, Confirmed),
+        (Some(ratio(0.48, 0.49, 0.50)), Confirmed, Confirmed),
+        (Some(ratio(0.48, 0.50, 0.51)), Inconclusive, Confirmed),
+        (Some(ratio(0.51, 0.53, 0.55)), Refuted, Confirmed),
+        (Some(ratio(0.54, 0.55, 0.56)), Refuted, Inconclusive),
+        (Some(ratio(0.56, 0.60, 0.65)), Refuted, Refuted),
+        (Some(ratio(1.90, 2.00, 2.10)), Refuted, Refuted),
+        (None, NotMeasured, NotMeasured),
+    ] {
+        let fill = |variants: &mut [VariantResult]| {
+            comparison(variants).train_time_ratio = measured;
+            comparison(variants).inference_time_ratio = measured;
+        };
+        let variants = || vec![fp32(), bf16_mixed()];
+        assert_eq!(
+            verdict("train-time", variants(), fill),
+            train,
+            "{measured:?}"
+        );
+        assert_eq!(
+            verdict("infer-time", variants(), fill),
+            inference,
+            "{measured:?}"
+        );
+    }
+}
+
+#[test]
+fn memory_is_judged_by_its_range() {
+    for (measured, train, inference) in [
+        (Some(0.50), Refuted, Confirmed),
+        (Some(0.55), Refuted, Confirmed),
+        (Some(0.56), Refuted, Refuted),
+        (Some(0.89), Refuted, Refuted),
+        (Some(0.90), Confirmed, Refuted),
+        (Some(1.10), Confirmed, Refuted),
+        (Some(1.11), Refuted, Refuted),
+        (None, NotMeasured, NotMeasured),
+    ] {
+        let fill = |variants: &mut [VariantResult]| {
+            comparison(variants).train_memory_ratio = measured.map(Ratio);
+            comparison(variants).inference_memory_ratio = measured.map(Ratio);
+        };
+        let variants = || vec![fp32(), fp16_mixed()];
+        assert_eq!(
+            verdict("train-memory", variants(), fill),
+            train,
+            "{measured:?}"
+        );
+        assert_eq!(
+            verdict("infer-memory", variants(), fill),
+            inference,
+            "{measured:?}"
+        );
+    }
+}
+
+#[test]
+fn accuracy_is_kept_where_it_is_equivalent_or_better_and_no_run_is_lost() {
+    let difference = |verdict| AccuracyDifference {
+        value: 0.001,
+        low: Some(-0.001),
+        high: Some(0.002),
+        p: Some(0.5),
+        p_holm: Some(0.5),
+        probability_better: Some(0.5),
+        pairs: 6,
+        verdict,
+    };
+    for (measured, diverged, expected) in [
+        (Some(Equivalent), 0, Confirmed),
+        (Some(Better), 0, Confirmed),
+        (Some(Better), 1, Inconclusive),
+        (Some(Worse), 0, Refuted),
+        (Some(Worse), 6, Refuted),
+        (Some(AccuracyVerdict::Inconclusive), 0, Inconclusive),
+        (Some(AccuracyVerdict::Inconclusive), 2, Inconclusive),
+        (None, 0, NotMeasured),
+    ] {
+        let fill = |variants: &mut [VariantResult]| {
+            comparison(variants).accuracy_difference = measured.map(difference);
+            for run in &mut variants[1].runs[..diverged] {
+                run.status = Status::Diverged;
+            }
+        };
+        let judged = verdict("accuracy-kept", vec![fp32(), fp16_mixed()], fill);
+        assert_eq!(judged, expected, "{measured:?}, {diverged} diverged");
+    }
+}
+
+/// Counts of 1,000 values in each role, all of what left the range in the activations.
+fn census(overflow: u64, underflow: u64) -> Numerics {
+    let quiet = Counts {
+        elements: 1000,
+        ..Counts::default()
+    };
+    Numerics {
+        weights: quiet,
+        activations: Counts {
+            overflow,
+            underflow,
+            ..quiet
+        },
+        activation_gradients: quiet,
+        weight_gradients: quiet,
+        updates: UpdateCounts::default(),
+        gradients: GradientCounts::default(),
+        skipped_steps: 0,
+    }
+}
+
+#[test]
+fn bf16_is_robust_where_it_leaves_its_range_half_as_often() {
+    let nothing = Numerics::default();
+    for (fp16, bf16, bf16_skips, expected) in [
+        (census(10, 10), census(0, 0), 0, Confirmed),
+        (census(10, 10), census(5, 5), 0, Confirmed),
+        (census(10, 10), census(5, 5), 1, Inconclusive),
+        (census(10, 10), census(5, 6), 0, Inconclusive),
+        (census(10, 10), census(20, 0), 0, Refuted),
+        (census(0, 0), census(0, 1), 0, Refuted),
+        (census(0, 0), census(0, 0), 0, Inconclusive),
+        (nothing, census(0, 0), 0, NotMeasured),
+        (census(10, 10), nothing, 0, NotMeasured),
+    ] {
+        let fill = |variants: &mut [VariantResult]| {
+            variants[0].numerics = fp16;
+            variants[1].numerics = bf16;
+            variants[1].runs[0].skipped_steps = bf16_skips;
+        };
+        for pair in [[fp16_mixed(), bf16_mixed()], [fp16_true(), bf16_true()]] {
+            assert_eq!(
+                verdict("bf16-robust", pair.to_vec(), fill),
+                expected,
+                "{bf16:?}"
+            );
+        }
+    }
+    let alone = verdict("bf16-robust", vec![fp16_true(), bf16_mixed()], |_| ());
+    assert_eq!(alone, NotMeasured);
+}
+
+#[test]
+fn master_weights_matter_where_updates_and_accuracy_are_lost_without() {
+    let updates = |lost| Numerics {
+        updates: UpdateCounts {
+            elements: 1000,
+            lost,
+        },
+        ..Numerics::default()
+    };
+    let worse = [0.80, 0.81, 0.79, 0.82, 0.78, 0.80];
+    for (lost_with, lost_without, accuracies, expected) in [
+        (1, 300, worse, Confirmed),
+        (300, 300, worse, Refuted),
+        (1, 300, [0.9; 6], Refuted),
+        (1, 300, [0.8, 0.95, 0.85, 0.93, 0.92, 0.83], Inconclusive),
+    ] {
+        let fill = |variants: &mut [VariantResult]| {
+            variants[0].numerics = updates(lost_with);
+            variants[1].numerics = updates(lost_without);
+            for (run, accuracy) in variants[1].runs.iter_mut().zip(accuracies) {
+                run.test_accuracy = Some(accuracy);
+            }
+        };
+        let judged = verdict("master-weights", vec![bf16_mixed(), bf16_true()], fill);
+        assert_eq!(
+            judged, expected,
+            "{lost_with} {lost_without} {accuracies:?}"
+        );
+    }
+    for pair in [[bf16_mixed(), bf16_true()], [fp16_mixed(), bf16_true()]] {
+        assert_eq!(
+            verdict("master-weights", pair.to_vec(), |_| ()),
+            NotMeasured
+        );
+    }
+}
+
+#[test]
+fn gradients_underflow_from_one_in_a_hundred_on() {
+    for (underflow, expected) in [(20, Confirmed), (19, Refuted), (0, Refuted)] {
+        let fill = |variants: &mut [VariantResult]| {
+            variants[0].numerics = census(0, 500);
+            variants[0].numerics.weight_gradients.underflow = underflow;
+        };
+        assert_eq!(
+            verdict("loss-scaling", vec![fp16_true()], fill),
+            expected,
+            "{underflow}"
+        );
+    }
+    assert_eq!(
+        verdict("loss-scaling", vec![fp16_true()], |_| ()),
+        NotMeasured
+    );
+}
+
+#[test]
+fn every_claim_is_listed_whatever_the_variants() {
+    let listed = |variants: Vec<VariantPlan>| -> Vec<String> {
+        let judged = judge(&results(variants));
+        judged
+            .iter()
+            .map(|claim| format!("{} {}", claim.id, claim.variant))
+            .collect()
+    };
+    let none = [
+        "train-time ",
+        "train-memory ",
+        "infer-memory ",
+        "infer-time ",
+        "accuracy-kept ",
+        "bf16-robust ",
+        "master-weights ",
+        "loss-scaling ",
+    ];
+    assert_eq!(listed(vec![fp32()]), none);
+    let all = [
+        "train-time fp16-mixed",
+        "train-time bf16-mixed",
+        "train-memory fp16-mixed",
+        "train-memory bf16-mixed",
+        "infer-memory fp16-mixed",
+        "infer-memory bf16-mixed",
+        "infer-memory fp16-true",
+        "infer-memory bf16-true",
+        "infer-time fp16-mixed",
+        "infer-time bf16-mixed",
+        "infer-time fp16-true",
+        "infer-time bf16-true",
+        "accuracy-kept fp16-mixed",
+        "bf16-robust bf16-mixed",
+        "bf16-robust bf16-true",
+        "master-weights fp16-true",
+        "master-weights bf16-true",
+        "loss-scaling fp16-true",
+    ];
+    let named = vec![fp32(), fp16_mixed(), bf16_mixed(), fp16_true(), bf16_true()];
+    assert_eq!(listed(named), all);
+}
+
+#[test]
+fn a_baseline_other_than_fp32_settles_nothing() {
+    let mut results = results(vec![bf16_true(), bf16_mixed()]);
+    results.plan.baseline = "bf16-true".to_owned();
+    comparison(&mut results.variants).train_time_ratio = Some(ratio(0.3, 0.3, 0.3));
+    let judged = judge(&results);
+    let claim = judged
+        .iter()
+        .find(|claim| claim.id == "train-time")
+        .unwrap();
+    assert_eq!(claim.verdict, NotMeasured);
+    assert_eq!(claim.missing.as_deref(), Some("an fp32 baseline"));
+}
+
+#[test]
+fn diverged_runs_keep_their_place() {
+    let mut variant = unmeasured(&fp32());
+    variant.runs.truncate(4);
+    for (run, (status, accuracy)) in variant.runs.iter_mut().zip([
+        (Status::Completed, Some(0.9)),
+        (Status::Diverged, Some(0.1)),
+        (Status::Diverged, None),
+        (Status::Failed, Some(0.5)),
+    ]) {
+        (run.status, run.test_accuracy) = (status, accuracy);
+    }
+    assert_eq!(accuracies(&variant), [(0, 0.9), (1, 0.1), (2, 0.0)]);
+}

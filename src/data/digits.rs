@@ -1,0 +1,241 @@
+//! Drawn digits: 28 × 28 grey images of handwritten-like digits, from a seed and no files.
+//!
+//! Digit `i` of a split shows class `i` mod 10, and is drawn from a generator of its own, keyed by seed, split and `i`: it
+//! does not depend on how many are drawn nor on the threads that draw them.
+
+use std::f32::consts::TAU;
+
+use rayon::prelude::*;
+
+use super::glyphs::{GLYPHS, Point, Stroke};
+use super::random::{Purpose, Random};
+use super::{DataError, Dataset, Split};
+
+/// The most digits drawn for a split: 748 MiB of pixels.
+pub(super) const MOST: usize = 1_000_000;
+
+const SIDE: usize = 28;
+/// Pixels a unit of a glyph's box of 60 × 100, before a writer's scale.
+const UNIT: f32 = 0.19;
+/// Straight pieces that a curve between two points of a stroke is cut into.
+const PIECES: usize = 5;
+/// Deviation of a point of a stroke from its place, in glyph units.
+const SHAKE: f32 = 3.0;
+/// Share of images with a stray line.
+const STRAY: f32 = 0.25;
+/// Deviation of the noise of the noisiest images; a full pixel is 1.
+const NOISE: f32 = 0.2;
+
+/// Draws both splits.
+pub(super) fn load(train: usize, test: usize, seed: u64) -> Result<Dataset, DataError> {
+    for (split, asked) in [("train", train), ("test", test)] {
+        if asked > MOST {
+            return Err(DataError::TooMany { split, asked });
+        }
+    }
+    Ok(Dataset {
+        shape: [1, SIDE, SIDE],
+        classes: GLYPHS.len(),
+        train: draw_split(Purpose::TrainDigit, train, seed),
+        test: draw_split(Purpose::TestDigit, test, seed),
+    })
+}
+
+fn draw_split(purpose: Purpose, count: usize, seed: u64) -> Split {
+    let mut pixels = vec![0; count * SIDE * SIDE];
+    pixels
+        .par_chunks_exact_mut(SIDE * SIDE)
+        .enumerate()
+        .for_each(|(index, image)| {
+            let mut random = Random::new(purpose, seed, 0, index as u64);
+            draw(class(index), &mut random, image);
+        });
+    let labels = (0..count).map(|index| class(index) as u32).collect();
+    Split { pixels, labels }
+}
+
+fn class(index: usize) -> usize {
+    index % GLYPHS.len()
+}
+
+/// Draws one digit of a class.
+fn draw(class: usize, random: &mut Random, image: &mut [u8]) {
+    let styles = GLYPHS[class];
+    let glyph = styles[random.below(styles.len())];
+    let hand = Hand::draw(random);
+    let mut ink = Ink::blank();
+    for stroke in glyph {
+        let path = hand.path(stroke, random);
+        ink.stroke(&path, hand.radius, hand.pressure);
+    }
+    if random.between(0.0, 1.0) < STRAY {
+        let radius = random.between(0.5, 1.0);
+        ink.stroke(&stray(random), radius, 0.0);
+    }
+    ink.develop(random, image);
+}
+
+/// How one image is written: what a writer's hand does to a glyph.
+struct Hand {
+    /// Scale, slant and rotation: pixels right and down from glyph units right and down.
+    linear: [[f32; 2]; 2],
+    /// Where the middle of the glyph's box lies, in pixels.
+    middle: [f32; 2],
+    /// Smooth warp.
+    waves: [Wave; 2],
+    /// Half the thickness of a line, in pixels.
+    radius: f32,
+    /// Share by which a stroke begins thicker and ends thinner; negative: the other way round.
+    pressure: f32,
+}
+
+/// One wave of the warp: pixels at `x` move by `shift` · sin(`frequency` · `x` + `phase`).
+struct Wave {
+    shift: [f32; 2],
+    frequency: [f32; 2],
+    phase: f32,
+}
+
+impl Hand {
+    fn draw(random: &mut Random) -> Self {
+        let size = UNIT * random.between(0.8, 1.12);
+        let (wide, high) = (size * random.between(0.75, 1.3), size);
+        let slant = 0.12 + 0.22 * random.normal();
+        let (sin, cos) = (0.16 * random.normal()).sin_cos();
+        Self {
+            linear: [
+                [cos * wide, -(sin + slant * cos) * high],
+                [sin * wide, (cos - slant * sin) * high],
+            ],
+            middle: [(); 2].map(|()| SIDE as f32 / 2.0 + random.between(-2.5, 2.5)),
+            waves: [(); 2].map(|()| Wave::draw(random)),
+            radius: random.between(0.6, 1.7),
+            pressure: 0.2 * random.normal(),
+        }
+    }
+
+    /// The pen's path over the image, in pixels from its corner.
+    fn path(&self, stroke: Stroke, random: &mut Random) -> Vec<[f32; 2]> {
+        self.shaky(stroke, random)
+            .windows(4)
+            .filter(|w| w[1] != w[2])
+            .flat_map(|w| (0..=PIECES).map(|k| spline(w, k as f32 / PIECES as f32)))
+            .map(|point| self.place(point))
+            .collect()
+    }
+
+    /// The points of a stroke about the middle of its box, each a little off, the first and the last doubled.
+    fn shaky(&self, stroke: Stroke, random: &mut Random) -> Vec<[f32; 2]> {
+        let mut points = Vec::with_capacity(stroke.len() + 2);
+        let mut previous: Option<(Point, [f32; 2])> = None;
+        for &(right, down) in stroke {
+            let point = match previous {
+                Some((written, point)) if written == (right, down) => point,
+                _ => [
+                    f32::from(right) - 30.0 + SHAKE * random.normal(),
+                    f32::from(down) - 50.0 + SHAKE * random.normal(),
+                ],
+            };
+            previous = Some(((right, down), point));
+            points.push(point);
+        }
+        points.insert(0, points[0]);
+        points.push(points[points.len() - 1]);
+        points
+    }
+
+    /// Where a point of the glyph falls on the image.
+    fn place(&self, [x, y]: [f32; 2]) -> [f32; 2] {
+        let flat = self.linear.map(|[a, b]| a * x + b * y);
+        let mut placed = [self.middle[0] + flat[0], self.middle[1] + flat[1]];
+        for wave in &self.waves {
+            let at = wave.frequency[0] * flat[0] + wave.frequency[1] * flat[1] + wave.phase;
+            let sin = at.sin();
+            placed[0] += wave.shift[0] * sin;
+            placed[1] += wave.shift[1] * sin;
+        }
+        placed
+    }
+}
+
+impl Wave {
+    fn draw(random: &mut Random) -> Self {
+        Self {
+            shift: [(); 2].map(|()| 0.7 * random.normal()),
+            frequency: [(); 2].map(|()| random.between(-0.4, 0.4)),
+            phase: random.between(0.0, TAU),
+        }
+    }
+}
+
+/// The point at `t`, 0 to 1, between the middle two of four points of a Catmull-Rom spline.
+fn spline(points: &[[f32; 2]], t: f32) -> [f32; 2] {
+    std::array::from_fn(|axis| {
+        let [before, from, to, after] = [0, 1, 2, 3].map(|k| points[k][axis]);
+        let bend = 2.0 * before - 5.0 * from + 4.0 * to - after;
+        let twist = 3.0 * (from - to) + after - before;
+        from + 0.5 * t * (to - before + t * (bend + t * twist))
+    })
+}
+
+/// A short line that belongs to no digit.
+fn stray(random: &mut Random) -> [[f32; 2]; 2] {
+    let start = [(); 2].map(|()| random.between(2.0, SIDE as f32 - 2.0));
+    let end = start.map(|at| at + random.between(-6.0, 6.0));
+    [start, end]
+}
+
+/// A drawing before it is turned into grey values: for each pixel, how deep its centre lies within a line, in pixels;
+/// negative outside.
+struct Ink([f32; SIDE * SIDE]);
+
+impl Ink {
+    fn blank() -> Self {
+        Self([-2.0; SIDE * SIDE])
+    }
+
+    /// Draws the straight pieces between the points of a path.
+    fn stroke(&mut self, path: &[[f32; 2]], radius: f32, pressure: f32) {
+        let pieces = path.len().saturating_sub(1) as f32;
+        for (k, ends) in path.windows(2).enumerate() {
+            let done = k as f32 / pieces;
+            self.piece(
+                ends[0],
+                ends[1],
+                radius * (1.0 + pressure * (1.0 - 2.0 * done)),
+            );
+        }
+    }
+
+    /// Draws one straight piece with round ends.
+    fn piece(&mut self, from: [f32; 2], to: [f32; 2], radius: f32) {
+        let reach = |axis: usize| {
+            let (low, high) = (from[axis].min(to[axis]), from[axis].max(to[axis]));
+            let bound = |at: f32| at.clamp(0.0, SIDE as f32) as usize;
+            bound(low - radius - 1.0)..bound(high + radius + 2.0)
+        };
+        let along = [to[0] - from[0], to[1] - from[1]];
+        let length2 = (along[0] * along[0] + along[1] * along[1]).max(f32::MIN_POSITIVE);
+        for y in reach(1) {
+            for x in reach(0) {
+                let off = [x as f32 + 0.5 - from[0], y as f32 + 0.5 - from[1]];
+                let t = ((off[0] * along[0] + off[1] * along[1]) / length2).clamp(0.0, 1.0);
+                let (dx, dy) = (off[0] - t * along[0], off[1] - t * along[1]);
+                let depth = radius - (dx * dx + dy * dy).sqrt();
+                let pixel = &mut self.0[y * SIDE + x];
+                *pixel = pixel.max(depth);
+            }
+        }
+    }
+
+    /// Grey values: the share of a pixel that is inked, about, at this pen's darkness, and noise.
+    fn develop(&self, random: &mut Random, image: &mut [u8]) {
+        let darkness = random.between(0.7, 1.0);
+        let noise = random.between(0.0, NOISE);
+        for (pixel, depth) in image.iter_mut().zip(self.0) {
+            let inked = darkness * (depth + 0.5).clamp(0.0, 1.0);
+            let grey = inked + noise * random.normal();
+            *pixel = (255.0 * grey.clamp(0.0, 1.0)).round() as u8;
+        }
+    }
+}

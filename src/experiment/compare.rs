@@ -1,0 +1,108 @@
+//! From the records and timed blocks of the variants to their summaries, and each against the baseline.
+
+use crate::claims::accuracies;
+use crate::record::{
+    AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Numerics, Role, RunRecord,
+    TrainTime, VariantResult,
+};
+use crate::spec::Plan;
+use crate::stats;
+use crate::train::Timing;
+use crate::units::{Ratio, Seconds};
+
+/// Median step time of a variant with its interval; none without blocks.
+pub(super) fn train_time(plan: &Plan, blocks: &[Seconds]) -> Option<TrainTime> {
+    let step = median(blocks)?;
+    let samples = (plan.train.batch * plan.train.accumulate) as f64;
+    let samples_per_second = Estimate {
+        value: samples / step.value.0,
+        low: samples / step.high.0,
+        high: samples / step.low.0,
+    };
+    Some(TrainTime { step_seconds: step, samples_per_second, blocks: blocks.to_vec() })
+}
+
+/// Time and memory of inference; none where the arithmetic is emulated.
+pub(super) fn inference(plan: &Plan, timing: &Timing) -> Option<Inference> {
+    let (peak_bytes, weights) = timing.inference_memory?;
+    Some(Inference {
+        batch_seconds: median(&timing.inference),
+        batch: plan.measure.inference_batch,
+        peak_bytes,
+        weights,
+        blocks: timing.inference.clone(),
+    })
+}
+
+/// The median of the blocks with its bootstrap interval.
+fn median(blocks: &[Seconds]) -> Option<Estimate<Seconds>> {
+    let estimate = stats::median_estimate(&numbers(blocks))?;
+    let Estimate { value, low, high } = estimate;
+    Some(Estimate { value: Seconds(value), low: Seconds(low), high: Seconds(high) })
+}
+
+fn numbers(blocks: &[Seconds]) -> Vec<f64> {
+    blocks.iter().map(|block| block.0).collect()
+}
+
+/// Counts of all runs of a variant, by role.
+pub(super) fn numerics(runs: &[&RunRecord]) -> Numerics {
+    let mut total = Numerics::default();
+    for run in runs {
+        for layer in &run.census {
+            let role: &mut Counts = match layer.role {
+                Role::Weights => &mut total.weights,
+                Role::Activations => &mut total.activations,
+                Role::ActivationGradients => &mut total.activation_gradients,
+                Role::WeightGradients => &mut total.weight_gradients,
+                Role::Updates => continue,
+            };
+            *role = role.plus(layer.counts);
+        }
+        total.updates.elements += run.updates.elements;
+        total.updates.lost += run.updates.lost;
+        total.gradients = total.gradients.plus(run.gradients);
+        total.skipped_steps += run.summary.skipped_steps;
+    }
+    total
+}
+
+/// Fills in the comparison of every variant but the baseline.
+pub(super) fn against_baseline(plan: &Plan, variants: &mut [VariantResult]) {
+    let Some(baseline) = variants.iter().find(|v| v.name == plan.baseline).cloned() else {
+        return;
+    };
+    for variant in variants.iter_mut().filter(|variant| variant.name != baseline.name) {
+        variant.against_baseline = Some(compare(plan, variant, &baseline));
+    }
+    let mut differences: Vec<&mut AccuracyDifference> = variants
+        .iter_mut()
+        .filter_map(|variant| variant.against_baseline.as_mut()?.accuracy_difference.as_mut())
+        .collect();
+    stats::adjust(&mut differences);
+}
+
+fn compare(plan: &Plan, variant: &VariantResult, baseline: &VariantResult) -> AgainstBaseline {
+    let blocks = |times: Option<&Vec<Seconds>>| times.map(|blocks| numbers(blocks));
+    let ratio = |of: Option<Vec<f64>>, to: Option<Vec<f64>>| stats::paired_ratio(&of?, &to?);
+    let train = |v: &VariantResult| blocks(v.train.as_ref().map(|train| &train.blocks));
+    let inference = |v: &VariantResult| blocks(v.inference.as_ref().map(|i| &i.blocks));
+    let train_memory = |v: &VariantResult| v.memory.map(|memory| memory.peak_bytes.0 as f64);
+    let inference_memory =
+        |v: &VariantResult| v.inference.as_ref().map(|inference| inference.peak_bytes.0 as f64);
+    let memory_ratio = |measure: &dyn Fn(&VariantResult) -> Option<f64>| {
+        measure(variant).zip(measure(baseline)).map(|(of, to)| Ratio(of / to))
+    };
+    AgainstBaseline {
+        baseline: baseline.name.clone(),
+        train_time_ratio: ratio(train(variant), train(baseline)),
+        train_memory_ratio: memory_ratio(&train_memory),
+        inference_time_ratio: ratio(inference(variant), inference(baseline)),
+        inference_memory_ratio: memory_ratio(&inference_memory),
+        accuracy_difference: stats::accuracy_difference(
+            &accuracies(variant),
+            &accuracies(baseline),
+            plan.measure.equivalence_margin,
+        ),
+    }
+}

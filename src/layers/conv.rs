@@ -1,0 +1,71 @@
+//! The convolutional layer.
+
+use candle_core::{Result, Tensor};
+
+use super::{Layer, Pass, Registry, Saved, Start};
+use crate::ops::{self, ConvSettings};
+
+/// A convolution with square kernels. x: N × C × H × W.
+#[derive(Debug)]
+pub struct Conv2d {
+    name: String,
+    weight: usize,
+    bias: Option<usize>,
+    settings: ConvSettings,
+    takes_data: bool,
+}
+
+/// The sizes of a [`Conv2d`].
+#[derive(Clone, Copy, Debug)]
+pub struct ConvSizes {
+    /// Input channels.
+    pub inputs: usize,
+    /// Output channels.
+    pub outputs: usize,
+    /// Side of the kernel.
+    pub kernel: usize,
+    /// Whether there is a bias; not before a batch norm.
+    pub bias: bool,
+}
+
+impl Conv2d {
+    /// A layer of these sizes; `takes_data` as for [`super::Linear`].
+    pub fn new(
+        registry: &mut Registry,
+        name: &str,
+        sizes: ConvSizes,
+        settings: ConvSettings,
+        takes_data: bool,
+    ) -> Self {
+        let name = registry.layer(name);
+        let ConvSizes { inputs, outputs, kernel, bias } = sizes;
+        let inputs = inputs / settings.groups;
+        let shape = [outputs, inputs, kernel, kernel];
+        let start = Start::He { fan_in: inputs * kernel * kernel };
+        let weight = registry.parameter(&name, "weight", &shape, start);
+        let bias =
+            bias.then(|| registry.parameter(&name, "bias", &[outputs], Start::Constant(0.0)));
+        Self { name, weight, bias, settings, takes_data }
+    }
+}
+
+impl Layer for Conv2d {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let bias = self.bias.map(|bias| pass.weight(bias));
+        let y = ops::conv2d(&x, &pass.weight(self.weight), bias.as_ref(), self.settings)?;
+        pass.save(Saved::Tensor(x));
+        pass.activation(&self.name, y)
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let x = pass.take_tensor()?;
+        let w = pass.weight(self.weight);
+        let gradients = ops::conv2d_backward(&dy, (&x, &w), self.settings, !self.takes_data)?;
+        drop((x, dy));
+        pass.weight_gradient(&self.name, self.weight, gradients.weight)?;
+        if let Some(bias) = self.bias {
+            pass.weight_gradient(&self.name, bias, gradients.bias)?;
+        }
+        gradients.input.map(|dx| pass.activation_gradient(&self.name, dx)).transpose()
+    }
+}

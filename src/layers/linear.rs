@@ -1,0 +1,52 @@
+//! The fully connected layer.
+
+use candle_core::{Result, Tensor};
+
+use super::{Layer, Pass, Registry, Saved, Start};
+use crate::ops;
+
+/// y = x wᵀ + b. x: N × I, y: N × O.
+#[derive(Debug)]
+pub struct Linear {
+    name: String,
+    weight: usize,
+    bias: usize,
+    takes_data: bool,
+}
+
+impl Linear {
+    /// A layer from `inputs` to `outputs`; `takes_data` where the data enters here, so that no gradient is asked for.
+    pub fn new(
+        registry: &mut Registry,
+        name: &str,
+        (inputs, outputs): (usize, usize),
+        takes_data: bool,
+    ) -> Self {
+        let name = registry.layer(name);
+        let start = Start::He { fan_in: inputs };
+        let weight = registry.parameter(&name, "weight", &[outputs, inputs], start);
+        let bias = registry.parameter(&name, "bias", &[outputs], Start::Constant(0.0));
+        Self { name, weight, bias, takes_data }
+    }
+}
+
+impl Layer for Linear {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let y = ops::linear(&x, &pass.weight(self.weight), Some(&pass.weight(self.bias)))?;
+        pass.save(Saved::Tensor(x));
+        pass.activation(&self.name, y)
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let x = pass.take_tensor()?;
+        let dw = ops::linear_weight_gradient(&dy, &x)?;
+        drop(x);
+        pass.weight_gradient(&self.name, self.weight, dw)?;
+        pass.weight_gradient(&self.name, self.bias, ops::column_sums(&dy)?)?;
+        if self.takes_data {
+            return Ok(None);
+        }
+        let dx = ops::linear_input_gradient(&dy, &pass.weight(self.weight))?;
+        pass.activation_gradient(&self.name, dx).map(Some)
+    }
+}

@@ -1,0 +1,228 @@
+//! One pass over a model: its arithmetic, the weights it reads, the tape, the gradients it collects, and the census.
+
+use candle_core::{DType, Error, Result, Tensor};
+
+use super::RunningStatistics;
+use crate::numerics::{self, Census};
+use crate::ops::{self, BatchNormSaved, Philox};
+use crate::precision::Format;
+use crate::record::Role;
+
+/// The format of operands and results, and how they are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arithmetic {
+    /// The compute format.
+    pub format: Format,
+    /// Wide: tensors in f32, each result rounded to the format. Native otherwise: tensors stored in the format.
+    pub wide: bool,
+}
+
+impl Arithmetic {
+    /// Native where the format has storage of its own, wide where it is emulated.
+    pub fn of(format: Format) -> Self {
+        Self { format, wide: !format.is_native() }
+    }
+
+    /// The storage type of tensors.
+    pub fn dtype(self) -> DType {
+        match self.format {
+            _ if self.wide => DType::F32,
+            Format::F16 => DType::F16,
+            Format::BF16 => DType::BF16,
+            _ => DType::F32,
+        }
+    }
+}
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Forward and backward: keeps a tape, drops, uses and updates the batch's statistics.
+    Training {
+        /// The run's seed, for dropout.
+        seed: u64,
+        /// Number of the forward pass in the run, for dropout.
+        pass: u32,
+    },
+    /// Forward only: no tape, no dropout, running statistics.
+    Inference,
+}
+
+/// What a layer keeps from forward for backward.
+#[derive(Debug)]
+pub enum Saved {
+    /// A tensor: an argument or a result.
+    Tensor(Tensor),
+    /// The argument and statistics of a batch norm.
+    BatchNorm(Tensor, BatchNormSaved),
+    /// A shape of four dimensions.
+    Shape([usize; 4]),
+}
+
+/// One pass over a model.
+pub struct Pass<'a> {
+    arithmetic: Arithmetic,
+    mode: Mode,
+    weights: &'a [Tensor],
+    statistics: &'a mut [RunningStatistics],
+    census: Option<&'a mut Census>,
+    tape: Vec<Saved>,
+    gradients: Vec<Option<Tensor>>,
+    watch: Option<Option<String>>,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass that reads `weights`, one a parameter, in the arithmetic's storage type.
+    pub fn new(
+        arithmetic: Arithmetic,
+        mode: Mode,
+        weights: &'a [Tensor],
+        statistics: &'a mut [RunningStatistics],
+    ) -> Self {
+        let gradients = vec![None; weights.len()];
+        let (census, tape, watch) = (None, Vec::new(), None);
+        Self { arithmetic, mode, weights, statistics, census, tape, gradients, watch }
+    }
+
+    /// Counts what rounding does, in a wide pass.
+    #[must_use]
+    pub fn with_census(mut self, census: Option<&'a mut Census>) -> Self {
+        self.census = census;
+        self
+    }
+
+    /// Looks for the first layer whose result is not finite.
+    #[must_use]
+    pub fn watching(mut self) -> Self {
+        self.watch = Some(None);
+        self
+    }
+
+    /// The first layer whose result was not finite, if the pass was watching.
+    pub fn first_non_finite(&self) -> Option<&str> {
+        self.watch.as_ref()?.as_deref()
+    }
+
+    /// How this pass computes.
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
+    }
+
+    /// Whether a backward pass will follow.
+    pub fn is_training(&self) -> bool {
+        matches!(self.mode, Mode::Training { .. })
+    }
+
+    /// A parameter's value in the compute format.
+    pub fn weight(&self, parameter: usize) -> Tensor {
+        self.weights[parameter].clone()
+    }
+
+    /// Running statistics of one batch norm.
+    pub fn statistics(&mut self, index: usize) -> &mut RunningStatistics {
+        &mut self.statistics[index]
+    }
+
+    /// Random numbers for one use in this pass; none in inference.
+    pub fn random(&self, stream: u32) -> Option<Philox> {
+        match self.mode {
+            Mode::Training { seed, pass } => Some(Philox { seed, stream, step: pass }),
+            Mode::Inference => None,
+        }
+    }
+
+    /// Keeps something for backward; forgets it in inference.
+    pub fn save(&mut self, saved: Saved) {
+        if self.is_training() {
+            self.tape.push(saved);
+        }
+    }
+
+    fn pop(&mut self) -> Result<Saved> {
+        self.tape.pop().ok_or_else(|| Error::Msg("backward without forward".to_owned()).bt())
+    }
+
+    /// Takes back a tensor that forward saved.
+    ///
+    /// # Errors
+    /// When forward did not save one last.
+    pub fn take_tensor(&mut self) -> Result<Tensor> {
+        match self.pop()? {
+            Saved::Tensor(tensor) => Ok(tensor),
+            other => Err(Error::Msg(format!("the tape holds {other:?}, not a tensor")).bt()),
+        }
+    }
+
+    /// Takes back what a batch norm saved.
+    ///
+    /// # Errors
+    /// When forward did not save it last.
+    pub fn take_batch_norm(&mut self) -> Result<(Tensor, BatchNormSaved)> {
+        match self.pop()? {
+            Saved::BatchNorm(x, saved) => Ok((x, saved)),
+            other => Err(Error::Msg(format!("the tape holds {other:?}, not a norm's")).bt()),
+        }
+    }
+
+    /// Takes back a shape that forward saved.
+    ///
+    /// # Errors
+    /// When forward did not save one last.
+    pub fn take_shape(&mut self) -> Result<[usize; 4]> {
+        match self.pop()? {
+            Saved::Shape(shape) => Ok(shape),
+            other => Err(Error::Msg(format!("the tape holds {other:?}, not a shape")).bt()),
+        }
+    }
+
+    /// Passes on a result of the forward pass. In wide mode this is where it is rounded, and counted.
+    ///
+    /// # Errors
+    /// When the tensor is not the engine's own.
+    pub fn activation(&mut self, layer: &str, result: Tensor) -> Result<Tensor> {
+        self.round(layer, Role::Activations, &result)?;
+        if let Some(found @ None) = &mut self.watch
+            && ops::to_f32(&result)?.iter().any(|value| !value.is_finite())
+        {
+            *found = Some(layer.to_owned());
+        }
+        Ok(result)
+    }
+
+    /// Passes on a gradient with respect to an activation, rounded and counted as [`Pass::activation`].
+    ///
+    /// # Errors
+    /// As [`Pass::activation`].
+    pub fn activation_gradient(&mut self, layer: &str, gradient: Tensor) -> Result<Tensor> {
+        self.round(layer, Role::ActivationGradients, &gradient)?;
+        Ok(gradient)
+    }
+
+    /// Keeps the gradient of a parameter, rounded and counted as [`Pass::activation`].
+    ///
+    /// # Errors
+    /// As [`Pass::activation`].
+    pub fn weight_gradient(&mut self, layer: &str, parameter: usize, gradient: Tensor) -> Result<()> {
+        self.round(layer, Role::WeightGradients, &gradient)?;
+        self.gradients[parameter] = Some(gradient);
+        Ok(())
+    }
+
+    fn round(&mut self, layer: &str, role: Role, tensor: &Tensor) -> Result<()> {
+        let format = self.arithmetic.format;
+        match &mut self.census {
+            _ if !self.arithmetic.wide => Ok(()),
+            Some(census) => ops::round_in_place(tensor, |v| census.round(layer, role, format, v)),
+            None => ops::round_in_place(tensor, |values| numerics::round(format, values)),
+        }
+    }
+
+    /// The gradients, one a parameter.
+    ///
+    /// # Errors
+    /// When a parameter has none: backward did not run to the end.
+    pub fn into_gradients(self) -> Result<Vec<Tensor>> {
+        let missing = || Error::Msg("a parameter has no gradient".to_owned()).bt();
+        self.gradients.into_iter().map(|gradient| gradient.ok_or_else(missing)).collect()
+    }
+}

@@ -1,0 +1,212 @@
+//! Layers without parameters, and layers made of layers. Those that only move values (`ReLU`, max-pool, flatten) round nothing
+//! and are not in the census.
+
+use candle_core::{Result, Tensor};
+
+use super::{Layer, Pass, Registry, Saved};
+use crate::ops;
+use crate::spec::{Activation, Pool};
+
+/// A non-linearity.
+#[derive(Debug)]
+pub struct Activate {
+    name: String,
+    kind: Activation,
+}
+
+impl Activate {
+    /// A non-linearity of this kind.
+    pub fn new(registry: &mut Registry, name: &str, kind: Activation) -> Self {
+        Self { name: registry.layer(name), kind }
+    }
+}
+
+impl Layer for Activate {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        match self.kind {
+            Activation::Relu => {
+                let y = ops::relu(&x)?;
+                pass.save(Saved::Tensor(y.clone()));
+                Ok(y)
+            }
+            Activation::Gelu => {
+                let y = ops::gelu(&x)?;
+                pass.save(Saved::Tensor(x));
+                pass.activation(&self.name, y)
+            }
+        }
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let saved = pass.take_tensor()?;
+        match self.kind {
+            Activation::Relu => ops::relu_backward(&dy, &saved).map(Some),
+            Activation::Gelu => {
+                let dx = ops::gelu_backward(&dy, &saved)?;
+                pass.activation_gradient(&self.name, dx).map(Some)
+            }
+        }
+    }
+}
+
+/// Side of the window of max and average pooling.
+const WINDOW: usize = 2;
+
+/// Pooling of N × C × H × W.
+#[derive(Debug)]
+pub struct Pooling {
+    name: String,
+    kind: Pool,
+}
+
+impl Pooling {
+    /// Pooling of this kind.
+    pub fn new(registry: &mut Registry, name: &str, kind: Pool) -> Self {
+        Self { name: registry.layer(name), kind }
+    }
+}
+
+impl Layer for Pooling {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let (n, c, h, w) = x.dims4()?;
+        let shape = Saved::Shape([n, c, h, w]);
+        match self.kind {
+            Pool::None => Ok(x),
+            Pool::Max => {
+                let (y, places) = ops::max_pool2d(&x, WINDOW)?;
+                pass.save(Saved::Tensor(places));
+                pass.save(shape);
+                Ok(y)
+            }
+            Pool::Avg => {
+                pass.save(shape);
+                pass.activation(&self.name, ops::avg_pool2d(&x, WINDOW)?)
+            }
+            Pool::Global => {
+                pass.save(shape);
+                pass.activation(&self.name, ops::global_avg_pool(&x)?)
+            }
+        }
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        if self.kind == Pool::None {
+            return Ok(Some(dy));
+        }
+        let shape = pass.take_shape()?;
+        let dx = match self.kind {
+            Pool::Max => {
+                let places = pass.take_tensor()?;
+                return ops::max_pool2d_backward(&dy, &places, WINDOW, shape).map(Some);
+            }
+            Pool::Avg => ops::avg_pool2d_backward(&dy, WINDOW, shape)?,
+            Pool::Global | Pool::None => ops::global_avg_pool_backward(&dy, shape)?,
+        };
+        pass.activation_gradient(&self.name, dx).map(Some)
+    }
+}
+
+/// Dropout in training; nothing in inference.
+#[derive(Debug)]
+pub struct Dropout {
+    name: String,
+    p: f32,
+    stream: u32,
+}
+
+impl Dropout {
+    /// Drops with probability `p`.
+    pub fn new(registry: &mut Registry, name: &str, p: f32) -> Self {
+        let stream = registry.layers.len() as u32;
+        Self { name: registry.layer(name), p, stream }
+    }
+}
+
+impl Layer for Dropout {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        match pass.random(self.stream) {
+            Some(random) => pass.activation(&self.name, ops::dropout(&x, self.p, random)?),
+            None => Ok(x),
+        }
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        match pass.random(self.stream) {
+            Some(random) => {
+                let dx = ops::dropout(&dy, self.p, random)?;
+                pass.activation_gradient(&self.name, dx).map(Some)
+            }
+            None => Ok(Some(dy)),
+        }
+    }
+}
+
+/// N × C × H × W to N × (C H W).
+#[derive(Debug)]
+pub struct Flatten;
+
+impl Layer for Flatten {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let (n, c, h, w) = x.dims4()?;
+        pass.save(Saved::Shape([n, c, h, w]));
+        x.reshape((n, c * h * w))
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let shape = pass.take_shape()?;
+        dy.reshape(shape.to_vec()).map(Some)
+    }
+}
+
+/// Layers one after the other.
+#[derive(Default)]
+pub struct Sequential(pub Vec<Box<dyn Layer>>);
+
+impl Layer for Sequential {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        self.0.iter().try_fold(x, |x, layer| layer.forward(x, pass))
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let mut gradient = Some(dy);
+        for layer in self.0.iter().rev() {
+            let Some(dy) = gradient else { break };
+            gradient = layer.backward(dy, pass)?;
+        }
+        Ok(gradient)
+    }
+}
+
+/// y = body(x) + shortcut(x); an empty shortcut passes x on.
+pub struct Residual {
+    name: String,
+    body: Sequential,
+    shortcut: Sequential,
+}
+
+impl Residual {
+    /// The sum of two ways from one input.
+    pub fn new(registry: &mut Registry, name: &str, body: Sequential, shortcut: Sequential) -> Self {
+        Self { name: registry.layer(name), body, shortcut }
+    }
+}
+
+impl Layer for Residual {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let left = self.body.forward(x.clone(), pass)?;
+        let right = self.shortcut.forward(x, pass)?;
+        pass.activation(&self.name, ops::add(&left, &right)?)
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let right = self.shortcut.backward(dy.clone(), pass)?;
+        let left = self.body.backward(dy, pass)?;
+        match (left, right) {
+            (Some(left), Some(right)) => {
+                let dx = ops::add(&left, &right)?;
+                pass.activation_gradient(&self.name, dx).map(Some)
+            }
+            (left, right) => Ok(left.or(right)),
+        }
+    }
+}

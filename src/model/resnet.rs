@@ -1,0 +1,98 @@
+//! The residual network for small images of He et al. 2015 (arXiv 1512.03385), section 4.2: three stages of n blocks of two
+//! 3 × 3 convolutions, depth 6n + 2. Where a stage changes the shape, the shortcut is a 1 × 1 convolution with batch norm
+//! (their option B; the paper's CIFAR models use the parameter-free option A).
+
+use super::ModelError;
+use crate::layers::{
+    Activate, BatchNorm, Conv2d, ConvSizes, Layer, Linear, Pooling, Registry, Residual, Sequential,
+};
+use crate::ops::ConvSettings;
+use crate::spec::{Activation, Pool};
+
+/// Stages; each but the first halves the image and doubles the channels.
+const STAGES: usize = 3;
+
+/// The layers of a residual network of (depth, width).
+pub(super) fn layers(
+    registry: &mut Registry,
+    (depth, width): (usize, usize),
+    [channels, height, image_width]: [usize; 3],
+    classes: usize,
+) -> Result<Sequential, ModelError> {
+    if height.min(image_width) < 1 << (STAGES - 1) {
+        let text = format!("{height} × {image_width} is too small for a residual network's stages");
+        return Err(ModelError(text));
+    }
+    let mut layers = convolution(registry, "stem", Convolution::new(channels, width), true);
+    layers.push(activation(registry, "stem"));
+    let mut inputs = width;
+    for stage in 0..STAGES {
+        let outputs = width << stage;
+        for block in 0..(depth - 2) / (2 * STAGES) {
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            let name = format!("stage{}.block{}", stage + 1, block + 1);
+            layers.push(residual(registry, &name, (inputs, outputs), stride));
+            layers.push(activation(registry, &name));
+            inputs = outputs;
+        }
+    }
+    layers.push(Box::new(Pooling::new(registry, "pool", Pool::Global)));
+    layers.push(Box::new(Linear::new(registry, "output", (inputs, classes), false)));
+    Ok(Sequential(layers))
+}
+
+/// The sizes of a convolution without bias that keeps, or with stride 2 halves, the image.
+#[derive(Clone, Copy)]
+struct Convolution {
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+}
+
+impl Convolution {
+    fn new(inputs: usize, outputs: usize) -> Self {
+        Self { inputs, outputs, kernel: 3, stride: 1 }
+    }
+}
+
+/// A convolution and its batch norm.
+fn convolution(
+    registry: &mut Registry,
+    name: &str,
+    convolution: Convolution,
+    takes_data: bool,
+) -> Vec<Box<dyn Layer>> {
+    let Convolution { inputs, outputs, kernel, stride } = convolution;
+    let settings = ConvSettings { stride, padding: kernel / 2, dilation: 1, groups: 1 };
+    let sizes = ConvSizes { inputs, outputs, kernel, bias: false };
+    let conv = Conv2d::new(registry, &format!("{name}.conv"), sizes, settings, takes_data);
+    let norm = BatchNorm::new(registry, &format!("{name}.norm"), outputs);
+    vec![Box::new(conv), Box::new(norm)]
+}
+
+fn activation(registry: &mut Registry, name: &str) -> Box<dyn Layer> {
+    Box::new(Activate::new(registry, &format!("{name}.relu"), Activation::Relu))
+}
+
+/// Two convolutions beside a shortcut.
+fn residual(
+    registry: &mut Registry,
+    name: &str,
+    (inputs, outputs): (usize, usize),
+    stride: usize,
+) -> Box<dyn Layer> {
+    let first = Convolution { stride, ..Convolution::new(inputs, outputs) };
+    let mut body = convolution(registry, &format!("{name}.1"), first, false);
+    body.push(activation(registry, &format!("{name}.1")));
+    let second = Convolution::new(outputs, outputs);
+    body.extend(convolution(registry, &format!("{name}.2"), second, false));
+    let shortcut = if stride == 1 && inputs == outputs {
+        Vec::new()
+    } else {
+        let projection = Convolution { inputs, outputs, kernel: 1, stride };
+        convolution(registry, &format!("{name}.shortcut"), projection, false)
+    };
+    let name = format!("{name}.sum");
+    Box::new(Residual::new(registry, &name, Sequential(body), Sequential(shortcut)))
+}

@@ -1,0 +1,71 @@
+//! One tensor's counts, in one walk over its values.
+
+use super::{Counts, Exponents, Format, Rounder};
+
+/// Counts and exponents of one layer's tensors in one role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// What rounding did.
+    pub counts: Counts,
+    /// Exponents before rounding.
+    pub exponents: Exponents,
+}
+
+impl Tally {
+    /// Rounds `values` to `format` in place and counts what that did. At most 2^32 - 1 values.
+    ///
+    /// A value that was infinite before rounding is no overflow. Where the format answers overflow with NaN (fp8
+    /// e4m3), a finite value that becomes NaN counts both as overflow and as NaN.
+    pub(super) fn of_rounding(format: Format, values: &mut [f32]) -> Self {
+        let exponents = Exponents::of(values);
+        let rounder = Rounder::new(format);
+        let min_normal = format.min_normal() as f32;
+        // Counters as wide as the values, so that a vector of values has a vector of counters.
+        let [mut zero, mut below_normal, mut finite, mut nan] = [0u32; 4];
+        for value in &mut *values {
+            *value = rounder.round(*value);
+            let magnitude = value.abs();
+            zero += u32::from(magnitude == 0.0);
+            below_normal += u32::from(magnitude < min_normal);
+            finite += u32::from(magnitude < f32::INFINITY);
+            nan += u32::from(magnitude.is_nan());
+        }
+        // Rounding leaves zero a zero and what is not finite not finite: what there is more of afterwards was made.
+        let elements = values.len() as u64;
+        Self {
+            counts: Counts {
+                elements,
+                overflow: elements - u64::from(finite) - exponents.non_finite,
+                underflow: u64::from(zero) - exponents.zeros,
+                subnormal: (below_normal - zero).into(),
+                nan: nan.into(),
+            },
+            exponents,
+        }
+    }
+
+    /// Counts `values` without rounding: their number, NaNs and exponents.
+    pub(super) fn of_values(values: &[f32]) -> Self {
+        let nan: u32 = values.iter().map(|value| u32::from(value.is_nan())).sum();
+        Self {
+            counts: Counts {
+                elements: values.len() as u64,
+                nan: nan.into(),
+                ..Counts::default()
+            },
+            exponents: Exponents::of(values),
+        }
+    }
+
+    /// Both together.
+    pub(super) fn plus(mut self, other: &Self) -> Self {
+        self.add(other);
+        self
+    }
+
+    /// Adds `other` to this one.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.counts = self.counts.plus(other.counts);
+        self.exponents.add(&other.exponents);
+    }
+}

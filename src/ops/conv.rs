@@ -1,0 +1,445 @@
+//! Convolution (cross-correlation, as everyone's `conv2d`), lowered to matrix products forwards and both ways backwards.
+//!
+//! Each image is unfolded into a matrix of patches and multiplied; the images are worked on in parallel, in a fixed number of
+//! groups with a fixed share of the work space, so that neither sums nor memory depend on the number of threads.
+
+use std::ops::Range;
+
+use candle_core::{Error, Result, Tensor, WithDType as _};
+use gemmkit::{Bias, MatMut, MatRef, Parallelism};
+
+use super::element::{Element, by_dtype};
+use super::host::{buffer, build, expect_shape, view};
+use super::parallel::{for_each, sum, vectorized};
+use super::product::{product, widen_all};
+use crate::memory::uncounted;
+
+/// Most groups that the images of a batch are worked on in.
+const GROUPS: usize = 16;
+
+/// The same in both directions of the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvSettings {
+    /// Step of the kernel over the image.
+    pub stride: usize,
+    /// Zeros added on every side.
+    pub padding: usize,
+    /// Distance between the kernel's elements.
+    pub dilation: usize,
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+}
+
+/// Gradients of [`conv2d`].
+#[derive(Clone, Debug)]
+pub struct ConvGradients {
+    /// With respect to x; none if it was not asked for.
+    pub input: Option<Tensor>,
+    /// With respect to w.
+    pub weight: Tensor,
+    /// With respect to b, O.
+    pub bias: Tensor,
+}
+
+/// All sizes of one convolution.
+#[derive(Clone, Copy)]
+struct Sizes {
+    images: usize,
+    channels: usize,
+    height: usize,
+    width: usize,
+    outputs: usize,
+    kernel: (usize, usize),
+    out: (usize, usize),
+    settings: ConvSettings,
+}
+
+impl Sizes {
+    fn of(x: &Tensor, w: &Tensor, settings: ConvSettings) -> Result<Self> {
+        let (images, channels, height, width) = x.dims4()?;
+        let (outputs, group_channels, kernel_height, kernel_width) = w.dims4()?;
+        let ConvSettings { stride, padding, dilation, groups } = settings;
+        let fits = stride > 0
+            && dilation > 0
+            && groups > 0
+            && outputs % groups == 0
+            && channels == group_channels * groups
+            && kernel_height > 0
+            && kernel_width > 0
+            && dilation * (kernel_height - 1) < height + 2 * padding
+            && dilation * (kernel_width - 1) < width + 2 * padding;
+        if !fits {
+            let text = format!(
+                "a convolution of {:?} with {:?} and {settings:?} has no result",
+                x.dims(),
+                w.dims()
+            );
+            return Err(Error::Msg(text).bt());
+        }
+        let side = |size, kernel| (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
+        let out = (side(height, kernel_height), side(width, kernel_width));
+        let kernel = (kernel_height, kernel_width);
+        Ok(Self { images, channels, height, width, outputs, kernel, out, settings })
+    }
+
+    fn image(self) -> usize {
+        self.channels * self.height * self.width
+    }
+
+    fn out_plane(self) -> usize {
+        self.out.0 * self.out.1
+    }
+
+    fn out_image(self) -> usize {
+        self.outputs * self.out_plane()
+    }
+
+    fn group_channels(self) -> usize {
+        self.channels / self.settings.groups
+    }
+
+    fn group_outputs(self) -> usize {
+        self.outputs / self.settings.groups
+    }
+
+    /// Rows of a group's patch matrix.
+    fn patch(self) -> usize {
+        self.group_channels() * self.kernel.0 * self.kernel.1
+    }
+
+    /// Whether the patches are the image itself.
+    fn is_pointwise(self) -> bool {
+        let ConvSettings { stride, padding, .. } = self.settings;
+        self.kernel == (1, 1) && stride == 1 && padding == 0
+    }
+
+    fn images_per_group(self) -> usize {
+        self.images.div_ceil(GROUPS)
+    }
+
+    fn groups_of_images(self) -> usize {
+        self.images.div_ceil(self.images_per_group())
+    }
+
+    /// For one row of patches, the kernel element of it at (`channel`, `i`, `j`): calls `each(output row, input row)` for
+    /// the output rows that see a row of the image.
+    fn rows(self, i: usize, mut each: impl FnMut(usize, usize)) {
+        let ConvSettings { stride, padding, dilation, .. } = self.settings;
+        for out_row in 0..self.out.0 {
+            let row = out_row * stride + i * dilation;
+            if row >= padding && row < self.height + padding {
+                each(out_row, row - padding);
+            }
+        }
+    }
+
+    /// The output columns that see a column of the image through kernel column `j`, and the first image column; where none
+    /// does, that is the image's end at most.
+    fn columns(self, j: usize) -> (usize, usize, usize) {
+        let ConvSettings { stride, padding, dilation, .. } = self.settings;
+        let shift = j * dilation;
+        let first = padding.saturating_sub(shift).div_ceil(stride);
+        let end = if self.width + padding > shift {
+            ((self.width + padding - shift - 1) / stride + 1).min(self.out.1)
+        } else {
+            0
+        };
+        let column = (first * stride + shift).saturating_sub(padding).min(self.width);
+        (first.min(end), end, column)
+    }
+}
+
+/// Unfolds the channels of one group of an image: row (c, i, j) of `patches` holds what kernel element (i, j) of channel c sees.
+fn unfold<T: Element>(image: &[T], sizes: Sizes, patches: &mut [T]) {
+    let stride = sizes.settings.stride;
+    let mut rows = patches.chunks_exact_mut(sizes.out_plane());
+    for plane in image.chunks_exact(sizes.height * sizes.width) {
+        for i in 0..sizes.kernel.0 {
+            for j in 0..sizes.kernel.1 {
+                let Some(patch) = rows.next() else { return };
+                let (first, end, column) = sizes.columns(j);
+                if sizes.settings.padding > 0 {
+                    patch.fill(T::default());
+                }
+                sizes.rows(i, |out_row, row| {
+                    let target = &mut patch[out_row * sizes.out.1..][first..end];
+                    let source = &plane[row * sizes.width..][..sizes.width];
+                    if stride == 1 {
+                        target.copy_from_slice(&source[column..column + target.len()]);
+                    } else {
+                        for (target, source) in
+                            target.iter_mut().zip(source[column..].iter().step_by(stride))
+                        {
+                            *target = *source;
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// The reverse of [`unfold`]: adds every patch value to the image value that it came from.
+fn fold(patches: &[f32], sizes: Sizes, image: &mut [f32]) {
+    let stride = sizes.settings.stride;
+    let mut rows = patches.chunks_exact(sizes.out_plane());
+    for plane in image.chunks_exact_mut(sizes.height * sizes.width) {
+        for i in 0..sizes.kernel.0 {
+            for j in 0..sizes.kernel.1 {
+                let Some(patch) = rows.next() else { return };
+                let (first, end, column) = sizes.columns(j);
+                sizes.rows(i, |out_row, row| {
+                    let source = &patch[out_row * sizes.out.1..][first..end];
+                    let target = &mut plane[row * sizes.width..][column..];
+                    if stride == 1 {
+                        for (target, source) in target.iter_mut().zip(source) {
+                            *target += source;
+                        }
+                    } else {
+                        for (target, source) in target.iter_mut().step_by(stride).zip(source) {
+                            *target += source;
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// x: N × C × H × W, w: O × C/groups × K × K′, b: O; result: N × O × H′ × W′ with
+/// H′ = ⌊(H + 2 padding − dilation (K − 1) − 1) / stride⌋ + 1.
+///
+/// # Errors
+/// When a tensor is not a contiguous CPU tensor of these shapes and one type.
+pub fn conv2d(
+    x: &Tensor,
+    w: &Tensor,
+    b: Option<&Tensor>,
+    settings: ConvSettings,
+) -> Result<Tensor> {
+    let sizes = Sizes::of(x, w, settings)?;
+    if let Some(b) = b {
+        expect_shape("the bias of a convolution", b, &[sizes.outputs])?;
+    }
+    by_dtype!(x.dtype(), T => {
+        let (x, w) = (view::<T>(x)?, view::<T>(w)?);
+        let b = b.map(view::<T>).transpose()?;
+        let patches = if sizes.is_pointwise() { 0 } else { sizes.patch() * sizes.out_plane() };
+        let mut space = buffer::<T>(patches * sizes.groups_of_images());
+        let shares = split(&mut space, patches, sizes.groups_of_images());
+        build::<T>((sizes.images, sizes.outputs, sizes.out.0, sizes.out.1), |y| {
+            let images = sizes.images_per_group();
+            let tasks = y.chunks_mut(images * sizes.out_image())
+                .zip(x.chunks(images * sizes.image()))
+                .zip(shares)
+                .collect();
+            for_each(tasks, |_, ((y, x), space): ((&mut [T], &[T]), &mut [T])| {
+                for (y, x) in y.chunks_mut(sizes.out_image()).zip(x.chunks(sizes.image())) {
+                    forward_image(sizes, (x, &w, b.as_deref()), space, y);
+                }
+            });
+        })
+    })
+}
+
+/// `count` pieces of `size` values, which may be 0; the last may be shorter.
+fn split<T>(mut space: &mut [T], size: usize, count: usize) -> Vec<&mut [T]> {
+    (0..count)
+        .map(|_| {
+            let size = size.min(space.len());
+            let (piece, rest) = std::mem::take(&mut space).split_at_mut(size);
+            space = rest;
+            piece
+        })
+        .collect()
+}
+
+/// One image of [`conv2d`].
+fn forward_image<T: Element>(
+    sizes: Sizes,
+    (x, w, b): (&[T], &[T], Option<&[T]>),
+    space: &mut [T],
+    y: &mut [T],
+) {
+    let (rows, inner, columns) = (sizes.group_outputs(), sizes.patch(), sizes.out_plane());
+    let groups = y
+        .chunks_mut(rows * columns)
+        .zip(x.chunks(sizes.group_channels() * sizes.height * sizes.width))
+        .zip(w.chunks(rows * inner));
+    for (group, ((y, x), w)) in groups.enumerate() {
+        let patches = if sizes.is_pointwise() {
+            x
+        } else {
+            unfold(x, sizes, space);
+            &*space
+        };
+        product(
+            MatRef::from_row_major(w, rows, inner),
+            MatRef::from_row_major(patches, inner, columns),
+            b.map(|b| Bias::PerRow(&b[group * rows..(group + 1) * rows])),
+            y,
+            Parallelism::Serial,
+        );
+    }
+}
+
+/// The work space of one group of images in the backward pass, in f32.
+struct Space<'a> {
+    x: &'a mut [f32],
+    dy: &'a mut [f32],
+    patches: &'a mut [f32],
+    dx: &'a mut [f32],
+    dw: &'a mut [f32],
+    db: &'a mut [f32],
+}
+
+/// The gradients of [`conv2d`]. dy: N × O × H′ × W′. The one with respect to x only if `with_input`.
+///
+/// # Errors
+/// As [`conv2d`].
+pub fn conv2d_backward(
+    dy: &Tensor,
+    (x, w): (&Tensor, &Tensor),
+    settings: ConvSettings,
+    with_input: bool,
+) -> Result<ConvGradients> {
+    let sizes = Sizes::of(x, w, settings)?;
+    let shape = [sizes.images, sizes.outputs, sizes.out.0, sizes.out.1];
+    expect_shape("the gradient of a convolution", dy, &shape)?;
+    by_dtype!(x.dtype(), T => {
+        let (dy, source, weight) = (view::<T>(dy)?, view::<T>(x)?, view::<T>(w)?);
+        let wide_weight = widen_all(&weight);
+        let image = if with_input { sizes.image() } else { 0 };
+        let lengths = [
+            sizes.image(),
+            sizes.out_image(),
+            sizes.patch() * sizes.out_plane(),
+            image,
+            weight.len(),
+            sizes.outputs,
+        ];
+        let share: usize = lengths.iter().sum();
+        let groups = sizes.groups_of_images();
+        let mut space = buffer::<f32>(share * groups);
+        let mut run = |dx: &mut [T]| {
+            let images = sizes.images_per_group();
+            let outputs = split(dx, images * image, groups);
+            let tasks = dy
+                .chunks(images * sizes.out_image())
+                .zip(source.chunks(images * sizes.image()))
+                .zip(space.chunks_mut(share).zip(outputs))
+                .collect();
+            for_each(tasks, |_, ((dy, x), (space, dx)): ((&[T], &[T]), (&mut [f32], &mut [T]))| {
+                backward_images(sizes, (dy, x, &wide_weight), Space::carve(space, lengths), dx);
+            });
+        };
+        let input = if with_input {
+            Some(build::<T>(x.shape(), run)?)
+        } else {
+            run(&mut []);
+            None
+        };
+        let offset = share - weight.len() - sizes.outputs;
+        let weights = add_shares(&space, share, offset..offset + weight.len());
+        let biases = add_shares(&space, share, offset + weight.len()..share);
+        Ok(ConvGradients {
+            input,
+            weight: super::from_f32(&weights, w.shape(), T::DTYPE)?,
+            bias: super::from_f32(&biases, sizes.outputs, T::DTYPE)?,
+        })
+    })
+}
+
+/// The sum of one range of every share, added in order.
+fn add_shares(space: &[f32], share: usize, range: Range<usize>) -> Vec<f32> {
+    let mut total = vec![0.0; range.len()];
+    for share in space.chunks(share) {
+        for (total, value) in total.iter_mut().zip(&share[range.clone()]) {
+            *total += value;
+        }
+    }
+    total
+}
+
+impl<'a> Space<'a> {
+    /// Cuts one share into its six parts.
+    fn carve(mut share: &'a mut [f32], lengths: [usize; 6]) -> Self {
+        let [x, dy, patches, dx, dw, db] = lengths.map(|length| {
+            let (part, rest) = std::mem::take(&mut share).split_at_mut(length);
+            share = rest;
+            part
+        });
+        Self { x, dy, patches, dx, dw, db }
+    }
+}
+
+/// The images of one share: their dx, and in `space` the sums of their dw and db.
+fn backward_images<T: Element>(
+    sizes: Sizes,
+    (dy, x, w): (&[T], &[T], &[f32]),
+    space: Space<'_>,
+    dx: &mut [T],
+) {
+    let Space { x: wide_x, dy: wide_dy, patches, dx: wide_dx, dw, db } = space;
+    dw.fill(0.0);
+    db.fill(0.0);
+    let mut dx = dx.chunks_mut(sizes.image());
+    for (dy, x) in dy.chunks(sizes.out_image()).zip(x.chunks(sizes.image())) {
+        let (dy, x) = vectorized(|| (T::widened(dy, wide_dy), T::widened(x, wide_x)));
+        for (db, plane) in db.iter_mut().zip(dy.chunks(sizes.out_plane())) {
+            *db += vectorized(|| sum(plane));
+        }
+        weight_gradient(sizes, (dy, x), patches, dw);
+        if let Some(dx) = dx.next() {
+            input_gradient(sizes, (dy, w), patches, wide_dx);
+            vectorized(|| T::narrow(wide_dx, dx));
+        }
+    }
+}
+
+/// Adds one image's share of the weight gradient, dy × patchesᵀ, to `dw`.
+fn weight_gradient(sizes: Sizes, (dy, x): (&[f32], &[f32]), patches: &mut [f32], dw: &mut [f32]) {
+    let (rows, inner, columns) = (sizes.group_outputs(), sizes.out_plane(), sizes.patch());
+    let groups = dw
+        .chunks_mut(rows * columns)
+        .zip(dy.chunks(rows * inner))
+        .zip(x.chunks(sizes.group_channels() * sizes.height * sizes.width));
+    for ((dw, dy), x) in groups {
+        let patches = if sizes.is_pointwise() {
+            x
+        } else {
+            unfold(x, sizes, patches);
+            &*patches
+        };
+        uncounted(|| {
+            gemmkit::gemm(
+                1.0,
+                MatRef::from_row_major(dy, rows, inner),
+                MatRef::from_col_major(patches, inner, columns),
+                1.0,
+                MatMut::from_row_major(dw, rows, columns),
+                Parallelism::Serial,
+            );
+        });
+    }
+}
+
+/// One image's input gradient: wᵀ × dy, folded back onto the image.
+fn input_gradient(sizes: Sizes, (dy, w): (&[f32], &[f32]), patches: &mut [f32], dx: &mut [f32]) {
+    let (rows, inner, columns) = (sizes.patch(), sizes.group_outputs(), sizes.out_plane());
+    dx.fill(0.0);
+    let groups = dx
+        .chunks_mut(sizes.group_channels() * sizes.height * sizes.width)
+        .zip(dy.chunks(inner * columns))
+        .zip(w.chunks(inner * rows));
+    for ((dx, dy), w) in groups {
+        product(
+            MatRef::from_col_major(w, rows, inner),
+            MatRef::from_row_major(dy, inner, columns),
+            None,
+            patches,
+            Parallelism::Serial,
+        );
+        vectorized(|| fold(patches, sizes, dx));
+    }
+}

@@ -1,0 +1,231 @@
+//! Batch norm over N, H and W (Ioffe and Szegedy 2015), with statistics in f32 whatever the tensors' type.
+
+use candle_core::{Result, Tensor, WithDType as _};
+
+use super::element::{Element, by_dtype};
+use super::host::{build, expect_shape, view};
+use super::parallel::{BLOCK, for_each, map_indices, sum, tree, vectorized};
+
+/// Added to the variance.
+const EPSILON: f32 = 1e-5;
+
+/// What the backward pass needs beside x and gamma.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchNormSaved {
+    /// Mean of each channel.
+    pub mean: Vec<f32>,
+    /// 1 / √(variance + [`EPSILON`]) of each channel, with the variance over N H W, not one less.
+    pub inverse_deviation: Vec<f32>,
+}
+
+/// Gradients of [`batch_norm`].
+#[derive(Clone, Debug)]
+pub struct BatchNormGradients {
+    /// With respect to x.
+    pub input: Tensor,
+    /// With respect to gamma, C.
+    pub gamma: Tensor,
+    /// With respect to beta, C.
+    pub beta: Tensor,
+}
+
+/// The planes of one channel of an N × C × plane tensor, in order of the images.
+fn planes<T>(x: &[T], c: usize, plane: usize, channel: usize) -> impl Iterator<Item = &[T]> {
+    x.chunks(plane).skip(channel).step_by(c)
+}
+
+/// Σ f(a) in f32: sixteen partial sums, added in a fixed order.
+#[inline]
+fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let blocks = values.chunks_exact(16);
+    let rest: f32 = blocks.remainder().iter().map(|value| f(*value)).sum();
+    for block in blocks {
+        for (lane, value) in lanes.iter_mut().zip(block) {
+            *lane += f(*value);
+        }
+    }
+    rest + tree(lanes)
+}
+
+/// Mean and variance of one channel, in two passes.
+fn statistics<T: Element>(x: &[T], c: usize, plane: usize, channel: usize) -> (f32, f32) {
+    let count = (x.len() / c) as f32;
+    let blocks = || planes(x, c, plane, channel).flat_map(|plane| plane.chunks(BLOCK));
+    vectorized(|| {
+        let mut wide = [0.0; BLOCK];
+        let mut total = 0.0;
+        for block in blocks() {
+            total += sum(T::widened(block, &mut wide));
+        }
+        let mean = total / count;
+        let mut squares = 0.0;
+        for block in blocks() {
+            squares += sum_of(T::widened(block, &mut wide), |v| (v - mean) * (v - mean));
+        }
+        (mean, squares / count)
+    })
+}
+
+/// A scalar for each of `c` channels, from a tensor of any type.
+fn per_channel(tensor: &Tensor, c: usize) -> Result<Vec<f32>> {
+    expect_shape("a batch norm parameter", tensor, &[c])?;
+    super::to_f32(tensor)
+}
+
+/// # Errors
+/// When there are not `c` statistics of each kind.
+fn expect_statistics(a: &[f32], b: &[f32], c: usize) -> Result<()> {
+    if a.len() == c && b.len() == c {
+        return Ok(());
+    }
+    let text = format!("batch norm needs {c} statistics, not {} and {}", a.len(), b.len());
+    Err(candle_core::Error::Msg(text).bt())
+}
+
+/// `y = (x − mean) / √(variance + ε) · gamma + beta` with the batch's own statistics, biased variance, which are returned
+/// together with what backward needs. x: N × C × H × W; gamma, beta: C.
+///
+/// # Errors
+/// When a tensor is not a contiguous CPU tensor of these shapes and one type.
+pub fn batch_norm(
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+) -> Result<(Tensor, BatchNormSaved, Vec<f32>)> {
+    let (_, c, h, w) = x.dims4()?;
+    by_dtype!(x.dtype(), T => {
+        let values = view::<T>(x)?;
+        let statistics: Vec<(f32, f32)> =
+            map_indices(c, |channel| statistics::<T>(&values, c, h * w, channel));
+        let (mean, variance): (Vec<f32>, Vec<f32>) = statistics.into_iter().unzip();
+        let y = normalize(x, (&mean, &variance), gamma, beta)?;
+        let inverse_deviation = variance.iter().map(|v| 1.0 / (v + EPSILON).sqrt()).collect();
+        Ok((y, BatchNormSaved { mean, inverse_deviation }, variance))
+    })
+}
+
+/// [`batch_norm`] with given statistics: for inference. mean, variance: C.
+///
+/// # Errors
+/// As [`batch_norm`].
+pub fn batch_norm_inference(
+    x: &Tensor,
+    (mean, variance): (&[f32], &[f32]),
+    gamma: &Tensor,
+    beta: &Tensor,
+) -> Result<Tensor> {
+    normalize(x, (mean, variance), gamma, beta)
+}
+
+/// `y = (x − mean) · factor + beta` a channel, rounded once.
+fn normalize(
+    x: &Tensor,
+    (mean, variance): (&[f32], &[f32]),
+    gamma: &Tensor,
+    beta: &Tensor,
+) -> Result<Tensor> {
+    let (_, c, h, w) = x.dims4()?;
+    let (gamma, beta) = (per_channel(gamma, c)?, per_channel(beta, c)?);
+    expect_statistics(mean, variance, c)?;
+    by_dtype!(x.dtype(), T => {
+        let source = view::<T>(x)?;
+        build::<T>(x.shape(), |y| {
+            let tasks = y.chunks_mut(h * w).zip(source.chunks(h * w)).collect();
+            for_each(tasks, |plane, (y, x): (&mut [T], &[T])| {
+                let channel = plane % c;
+                let factor = gamma[channel] / (variance[channel] + EPSILON).sqrt();
+                let (mean, shift) = (mean[channel], beta[channel]);
+                vectorized(|| {
+                    let (mut from, mut to) = ([0.0; BLOCK], [0.0; BLOCK]);
+                    for (y, x) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
+                        let x = T::widened(x, &mut from);
+                        T::store(y, &mut to, |y| {
+                            for (y, x) in y.iter_mut().zip(x) {
+                                *y = (x - mean) * factor + shift;
+                            }
+                        });
+                    }
+                });
+            });
+        })
+    })
+}
+
+/// Σ dy and Σ dy x̂ of one channel.
+fn gradient_sums<T: Element>(
+    (dy, x): (&[T], &[T]),
+    (c, plane, channel): (usize, usize, usize),
+    (mean, inverse): (f32, f32),
+) -> (f32, f32) {
+    let pairs = planes(dy, c, plane, channel).zip(planes(x, c, plane, channel));
+    vectorized(|| {
+        let mut buffers = [[0.0; BLOCK]; 3];
+        let [wide_dy, wide_x, products] = &mut buffers;
+        let (mut plain, mut weighted) = (0.0, 0.0);
+        for (dy, x) in pairs.flat_map(|(dy, x)| dy.chunks(BLOCK).zip(x.chunks(BLOCK))) {
+            let (dy, x) = (T::widened(dy, wide_dy), T::widened(x, wide_x));
+            for (product, (dy, x)) in products.iter_mut().zip(dy.iter().zip(x)) {
+                *product = dy * (x - mean) * inverse;
+            }
+            plain += sum(dy);
+            weighted += sum(&products[..dy.len()]);
+        }
+        (plain, weighted)
+    })
+}
+
+/// The gradients of [`batch_norm`]: dx = gamma / √(variance + ε) · (dy − mean(dy) − x̂ mean(dy x̂)).
+///
+/// # Errors
+/// As [`batch_norm`].
+pub fn batch_norm_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    gamma: &Tensor,
+    saved: &BatchNormSaved,
+) -> Result<BatchNormGradients> {
+    let (n, c, h, w) = x.dims4()?;
+    let (plane, count) = (h * w, (n * h * w) as f32);
+    let scale = per_channel(gamma, c)?;
+    expect_shape("the gradient of batch norm", dy, x.dims())?;
+    expect_statistics(&saved.mean, &saved.inverse_deviation, c)?;
+    by_dtype!(x.dtype(), T => {
+        let (gradient, source) = (view::<T>(dy)?, view::<T>(x)?);
+        let sums: Vec<(f32, f32)> = map_indices(c, |channel| gradient_sums::<T>(
+            (&gradient, &source),
+            (c, plane, channel),
+            (saved.mean[channel], saved.inverse_deviation[channel]),
+        ));
+        let input = build::<T>(x.shape(), |dx| {
+            let inputs = gradient.chunks(plane).zip(source.chunks(plane));
+            let tasks = dx.chunks_mut(plane).zip(inputs).collect();
+            for_each(tasks, |index, (dx, (dy, x)): (&mut [T], (&[T], &[T]))| {
+                let channel = index % c;
+                let (mean, inverse) = (saved.mean[channel], saved.inverse_deviation[channel]);
+                let (plain, weighted) = (sums[channel].0 / count, sums[channel].1 / count);
+                let factor = scale[channel] * inverse;
+                vectorized(|| {
+                    let mut buffers = [[0.0; BLOCK]; 3];
+                    let [wide_dy, wide_x, to] = &mut buffers;
+                    let inputs = dy.chunks(BLOCK).zip(x.chunks(BLOCK));
+                    for (dx, (dy, x)) in dx.chunks_mut(BLOCK).zip(inputs) {
+                        let (dy, x) = (T::widened(dy, wide_dy), T::widened(x, wide_x));
+                        T::store(dx, to, |dx| {
+                            for (dx, (dy, x)) in dx.iter_mut().zip(dy.iter().zip(x)) {
+                                let normal = (x - mean) * inverse;
+                                *dx = factor * (dy - plain - normal * weighted);
+                            }
+                        });
+                    }
+                });
+            });
+        })?;
+        let (beta, gamma): (Vec<f32>, Vec<f32>) = sums.into_iter().unzip();
+        Ok(BatchNormGradients {
+            input,
+            gamma: super::from_f32(&gamma, c, T::DTYPE)?,
+            beta: super::from_f32(&beta, c, T::DTYPE)?,
+        })
+    })
+}

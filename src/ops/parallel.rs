@@ -1,0 +1,82 @@
+//! How element-wise work is cut up: chunks for threads, and code compiled for the vector units that are there.
+#![expect(unsafe_code, reason = "calling code compiled for instructions that were just detected")]
+
+use rayon::prelude::*;
+
+/// Elements in one task: large enough to pay for handing it to a thread. Fixed, so that sums do not depend on threads.
+pub(crate) const CHUNK: usize = 16 * 1024;
+
+/// Elements worked on at a time inside a task: buffers of this size stay in the first-level cache.
+pub(crate) const BLOCK: usize = 1024;
+
+/// Runs `work` compiled for AVX2 where the processor has it, so that its loops use all of the vector unit.
+///
+/// Only integer and IEEE operations are inside: the result is the same either way.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "a loop is only vectorized for AVX2 if it is inlined here")]
+pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+        fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("bmi2")
+        {
+            // SAFETY: the processor has these features.
+            return unsafe { with_avx2(work) };
+        }
+    }
+    work()
+}
+
+/// Calls `work(index, item)` for every item, in parallel if there is more than one.
+pub(crate) fn for_each<I: Send>(items: Vec<I>, work: impl Fn(usize, I) + Sync + Send) {
+    if items.len() <= 1 || rayon::current_num_threads() == 1 {
+        items.into_iter().enumerate().for_each(|(index, item)| work(index, item));
+    } else {
+        items.into_par_iter().enumerate().for_each(|(index, item)| work(index, item));
+    }
+}
+
+/// Calls `work(index)` for every index below `count` and returns the results in order.
+pub(crate) fn map_indices<R: Send>(
+    count: usize,
+    work: impl Fn(usize) -> R + Sync + Send,
+) -> Vec<R> {
+    if count <= 1 || rayon::current_num_threads() == 1 {
+        (0..count).map(work).collect()
+    } else {
+        (0..count).into_par_iter().map(work).collect()
+    }
+}
+
+/// The sum of `values` in f32: sixteen partial sums a block, added in a fixed order.
+#[inline]
+pub(crate) fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let blocks = values.chunks_exact(16);
+    let rest: f32 = blocks.remainder().iter().sum();
+    for block in blocks {
+        for (lane, value) in lanes.iter_mut().zip(block) {
+            *lane += value;
+        }
+    }
+    rest + tree(lanes)
+}
+
+/// Sixteen partial sums added in pairs.
+#[inline]
+pub(crate) fn tree(mut lanes: [f32; 16]) -> f32 {
+    let mut half = 8;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}

@@ -1,0 +1,159 @@
+//! Element-wise operations, in one pass each: activations, dropout, sums of two tensors.
+
+use candle_core::{Result, Tensor};
+
+use super::element::{Element, by_dtype};
+use super::host::{build, edit, expect_shape, view};
+use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
+use super::philox::Philox;
+
+/// `y[i] = f(x[i])`, rounded once; `f` sees the position of the block's first value, its values and where to write.
+fn map(x: &Tensor, f: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Result<Tensor> {
+    by_dtype!(x.dtype(), T => {
+        let source = view::<T>(x)?;
+        build::<T>(x.shape(), |y| {
+            let tasks = y.chunks_mut(CHUNK).zip(source.chunks(CHUNK)).collect();
+            for_each(tasks, |task, (y, x)| vectorized(|| {
+                let (mut from, mut to) = ([0.0; BLOCK], [0.0; BLOCK]);
+                for (block, (y, x)) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)).enumerate() {
+                    let x = T::widened(x, &mut from);
+                    T::store(y, &mut to, |y| f(task * CHUNK + block * BLOCK, x, y));
+                }
+            }));
+        })
+    })
+}
+
+/// `y[i] = f(a[i], b[i])`, rounded once.
+fn zip(
+    a: &Tensor,
+    b: &Tensor,
+    f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync + Send,
+) -> Result<Tensor> {
+    expect_shape("the second operand", b, a.dims())?;
+    by_dtype!(a.dtype(), T => {
+        let (left, right) = (view::<T>(a)?, view::<T>(b)?);
+        build::<T>(a.shape(), |y| {
+            let tasks =
+                y.chunks_mut(CHUNK).zip(left.chunks(CHUNK).zip(right.chunks(CHUNK))).collect();
+            for_each(tasks, |_, (y, (a, b))| vectorized(|| {
+                let mut buffers = [[0.0; BLOCK]; 3];
+                let [from, other, to] = &mut buffers;
+                let inputs = a.chunks(BLOCK).zip(b.chunks(BLOCK));
+                for (y, (a, b)) in y.chunks_mut(BLOCK).zip(inputs) {
+                    let (a, b) = (T::widened(a, from), T::widened(b, other));
+                    T::store(y, to, |y| f(a, b, y));
+                }
+            }));
+        })
+    })
+}
+
+/// `max(x, 0)`; a NaN stays one.
+///
+/// # Errors
+/// When the tensor is not a contiguous CPU tensor of f32, f16 or bf16, or two tensors differ in shape or type; so
+/// for every operation here.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    map(x, |_, x, y| {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = if *x <= 0.0 { 0.0 } else { *x };
+        }
+    })
+}
+
+/// The gradient of [`relu`] from its result `y`: dy where y is not 0, 0 elsewhere.
+///
+/// # Errors
+/// As [`relu`].
+pub fn relu_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
+    zip(dy, y, |dy, y, dx| {
+        for (dx, (dy, y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
+            *dx = if *y <= 0.0 { 0.0 } else { *dy };
+        }
+    })
+}
+
+/// `x Φ(x)`, exact (by erf), as Hendrycks and Gimpel 2016 define it.
+///
+/// # Errors
+/// As [`relu`].
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    map(x, |_, x, y| {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = x * normal_cdf(*x);
+        }
+    })
+}
+
+/// The gradient of [`gelu`] from its argument: dy (Φ(x) + x φ(x)).
+///
+/// # Errors
+/// As [`relu`].
+pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    zip(dy, x, |dy, x, dx| {
+        for (dx, (dy, x)) in dx.iter_mut().zip(dy.iter().zip(x)) {
+            let density = (-0.5 * x * x).exp() * (0.5 * std::f32::consts::FRAC_2_SQRT_PI
+                * std::f32::consts::FRAC_1_SQRT_2);
+            *dx = dy * (normal_cdf(*x) + if x.is_infinite() { 0.0 } else { x * density });
+        }
+    })
+}
+
+/// Φ(x), by the complementary error function so that the lower tail keeps its digits.
+fn normal_cdf(x: f32) -> f32 {
+    0.5 * libm::erfcf(-x * std::f32::consts::FRAC_1_SQRT_2)
+}
+
+/// Drops each value with probability `p` and divides the rest by 1 − p. The mask depends on `random` and the position only,
+/// so the gradient is the same operation on dy.
+///
+/// # Errors
+/// As [`relu`].
+pub fn dropout(x: &Tensor, p: f32, random: Philox) -> Result<Tensor> {
+    let keep_from = (f64::from(p) * 4_294_967_296.0) as u64;
+    let scale = 1.0 / (1.0 - p);
+    map(x, |start, x, y| {
+        let quads = x.chunks(4).zip(y.chunks_mut(4));
+        for (quad, (x, y)) in quads.enumerate() {
+            let words = random.words((start / 4 + quad) as u64);
+            for ((y, x), word) in y.iter_mut().zip(x).zip(words) {
+                *y = if u64::from(word) >= keep_from { x * scale } else { 0.0 };
+            }
+        }
+    })
+}
+
+/// `a + b`, of one shape.
+///
+/// # Errors
+/// As [`relu`].
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    zip(a, b, |a, b, y| {
+        for (y, (a, b)) in y.iter_mut().zip(a.iter().zip(b)) {
+            *y = a + b;
+        }
+    })
+}
+
+/// Adds `gradient` to `sum`, an f32 tensor, in place.
+///
+/// # Errors
+/// As [`relu`].
+pub fn accumulate(sum: &Tensor, gradient: &Tensor) -> Result<()> {
+    expect_shape("the gradient to add", gradient, sum.dims())?;
+    by_dtype!(gradient.dtype(), T => {
+        let gradient = view::<T>(gradient)?;
+        edit::<f32>(sum, |sum| {
+            let tasks = sum.chunks_mut(CHUNK).zip(gradient.chunks(CHUNK)).collect();
+            for_each(tasks, |_, (sum, gradient)| vectorized(|| {
+                let mut wide = [0.0; BLOCK];
+                for (sum, gradient) in sum.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)) {
+                    for (sum, value) in sum.iter_mut().zip(T::widened(gradient, &mut wide)) {
+                        *sum += value;
+                    }
+                }
+            }));
+        })
+    })
+}

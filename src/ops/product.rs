@@ -1,0 +1,133 @@
+//! Matrix products, by gemmkit: operands in one type, sums in f32, one rounding.
+
+use candle_core::{Result, Tensor};
+use gemmkit::{Bias, MatMut, MatRef, Parallelism};
+
+use super::element::{Element, by_dtype};
+use super::host::{buffer, build, expect_shape, view};
+use super::parallel::{BLOCK, for_each, vectorized};
+use crate::memory;
+
+/// How many workers a product may use: those of the pool that the caller is in.
+pub(crate) fn workers() -> Parallelism {
+    match rayon::current_num_threads() {
+        1 => Parallelism::Serial,
+        threads => Parallelism::Rayon(threads),
+    }
+}
+
+/// `out = a × b + bias`, rounded once; `out` is row-major.
+pub(crate) fn product<T: Element>(
+    a: MatRef<'_, T>,
+    b: MatRef<'_, T>,
+    bias: Option<Bias<'_, T>>,
+    out: &mut [T],
+    workers: Parallelism,
+) {
+    let out = MatMut::from_row_major(out, a.rows(), b.cols());
+    memory::uncounted(|| {
+        gemmkit::gemm_fused(one(), a, b, T::default(), out, bias, None, workers);
+    });
+}
+
+/// 1 in the type of the operands.
+fn one<T: Element>() -> T {
+    T::from_f64(1.0)
+}
+
+/// `x wᵀ + b`. x: N × I, w: O × I, b: O; result: N × O.
+///
+/// # Errors
+/// When a tensor is not a contiguous CPU matrix of the same floating-point type as the others.
+pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let ((n, inputs), outputs) = (x.dims2()?, w.dim(0)?);
+    expect_shape("the weight", w, &[outputs, inputs])?;
+    if let Some(b) = b {
+        expect_shape("the bias", b, &[outputs])?;
+    }
+    by_dtype!(x.dtype(), T => {
+        let (x, w) = (view::<T>(x)?, view::<T>(w)?);
+        let b = b.map(view::<T>).transpose()?;
+        build::<T>((n, outputs), |y| product(
+            MatRef::from_row_major(&x, n, inputs),
+            MatRef::from_col_major(&w, inputs, outputs),
+            b.as_deref().map(Bias::PerCol),
+            y,
+            workers(),
+        ))
+    })
+}
+
+/// The gradient of [`linear`] with respect to x: `dy w`. dy: N × O, w: O × I; result: N × I.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_input_gradient(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let ((n, outputs), inputs) = (dy.dims2()?, w.dim(1)?);
+    expect_shape("the weight", w, &[outputs, inputs])?;
+    by_dtype!(dy.dtype(), T => {
+        let (dy, w) = (view::<T>(dy)?, view::<T>(w)?);
+        build::<T>((n, inputs), |dx| product(
+            MatRef::from_row_major(&dy, n, outputs),
+            MatRef::from_row_major(&w, outputs, inputs),
+            None,
+            dx,
+            workers(),
+        ))
+    })
+}
+
+/// The gradient of [`linear`] with respect to w: `dyᵀ x`. dy: N × O, x: N × I; result: O × I.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let ((n, outputs), inputs) = (dy.dims2()?, x.dim(1)?);
+    expect_shape("the input", x, &[n, inputs])?;
+    by_dtype!(dy.dtype(), T => {
+        let (dy, x) = (view::<T>(dy)?, view::<T>(x)?);
+        build::<T>((outputs, inputs), |dw| product(
+            MatRef::from_col_major(&dy, outputs, n),
+            MatRef::from_row_major(&x, n, inputs),
+            None,
+            dw,
+            workers(),
+        ))
+    })
+}
+
+/// The gradient of [`linear`] with respect to b: sums of columns, in f32. dy: N × O; result: O.
+///
+/// # Errors
+/// As [`linear`].
+pub fn column_sums(dy: &Tensor) -> Result<Tensor> {
+    const COLUMNS: usize = 64;
+    let (_, outputs) = dy.dims2()?;
+    by_dtype!(dy.dtype(), T => {
+        let dy = view::<T>(dy)?;
+        build::<T>(outputs, |sums| {
+            let tasks = sums.chunks_mut(COLUMNS).collect();
+            for_each(tasks, |task, sums: &mut [T]| vectorized(|| {
+                let mut wide = [0.0; COLUMNS];
+                let mut total = [0.0_f32; COLUMNS];
+                let start = task * COLUMNS;
+                for row in dy.chunks_exact(outputs) {
+                    let row = T::widened(&row[start..start + sums.len()], &mut wide);
+                    for (total, value) in total.iter_mut().zip(row) {
+                        *total += value;
+                    }
+                }
+                T::narrow(&total[..sums.len()], sums);
+            }));
+        })
+    })
+}
+
+/// All of `source` as f32 in a new buffer.
+pub(crate) fn widen_all<T: Element>(source: &[T]) -> Vec<f32> {
+    let mut target = buffer::<f32>(source.len());
+    for (target, source) in target.chunks_mut(BLOCK).zip(source.chunks(BLOCK)) {
+        vectorized(|| T::widen(source, target));
+    }
+    target
+}

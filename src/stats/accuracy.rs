@@ -1,0 +1,183 @@
+//! What accuracies paired by seed allow to say.
+
+use std::collections::BTreeMap;
+
+use super::bootstrap::mean_difference;
+use super::describe::mean_of;
+use super::{equivalent, holm, probability_better, sign_flip_p};
+use crate::record::{AccuracyDifference, AccuracyVerdict};
+
+/// Under this p a difference counts.
+pub const SIGNIFICANCE: f64 = 0.05;
+
+/// Fewer pairs of seeds than this allow no verdict: the sign-flip test cannot fall under 0.05, and that a few skewed
+/// differences lie close together says little of the next one.
+pub const MIN_PAIRS: usize = 6;
+
+/// The accuracies of a variant against the baseline's, given as (seed, accuracy) and paired by seed; seeds that only one
+/// has are left out. `margin` is the δ within which accuracies are equivalent. `None` without a pair, with a seed
+/// given twice, or with an accuracy that is not finite.
+///
+/// The verdict is `Inconclusive` under [`MIN_PAIRS`]. Else it is `Equivalent` where two one-sided tests put the mean
+/// difference within the margin, even if it also differs from 0: the plan declares such differences to be of no
+/// practical account (Lakens 2017, "Equivalence Tests", calls this outcome statistically different and practically
+/// equivalent), and the interval and p still show it. Else it is `Better` or `Worse` where the 95 % interval excludes
+/// 0 and p < 0.05. `p_holm` is left to [`adjust`].
+pub fn accuracy_difference(
+    variant: &[(u64, f64)],
+    baseline: &[(u64, f64)],
+    margin: f64,
+) -> Option<AccuracyDifference> {
+    let (variant, baseline) = (by_seed(variant)?, by_seed(baseline)?);
+    let (a, b): (Vec<f64>, Vec<f64>) = variant
+        .iter()
+        .filter_map(|(seed, accuracy)| Some((*accuracy, *baseline.get(seed)?)))
+        .unzip();
+    let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+    let p = sign_flip_p(&differences)?;
+    let interval = mean_difference(&a, &b);
+    let mut difference = AccuracyDifference {
+        value: mean_of(&differences),
+        low: interval.map(|interval| interval.low),
+        high: interval.map(|interval| interval.high),
+        p: Some(p),
+        p_holm: None,
+        probability_better: probability_better(&a, &b).map(|share| share.value),
+        pairs: differences.len(),
+        verdict: AccuracyVerdict::Inconclusive,
+    };
+    if differences.len() >= MIN_PAIRS {
+        difference.verdict = match equivalent(&differences, margin) {
+            Some(true) => AccuracyVerdict::Equivalent,
+            _ => direction(&difference, p),
+        };
+    }
+    Some(difference)
+}
+
+/// The accuracies by seed, if each seed is there once.
+fn by_seed(accuracies: &[(u64, f64)]) -> Option<BTreeMap<u64, f64>> {
+    let map: BTreeMap<u64, f64> = accuracies.iter().copied().collect();
+    (map.len() == accuracies.len()).then_some(map)
+}
+
+/// Better or worse, if the interval and `p` both say so.
+fn direction(difference: &AccuracyDifference, p: f64) -> AccuracyVerdict {
+    match (difference.low, difference.high) {
+        (_, Some(high)) if high < 0.0 && p < SIGNIFICANCE => AccuracyVerdict::Worse,
+        (Some(low), _) if low > 0.0 && p < SIGNIFICANCE => AccuracyVerdict::Better,
+        _ => AccuracyVerdict::Inconclusive,
+    }
+}
+
+/// Adjusts the p of an experiment's variants for their number by Holm's method, and takes back each `Better` and `Worse`
+/// that the adjusted p no longer carries. An `Equivalent` stays: it rests on no p.
+pub fn adjust(differences: &mut [&mut AccuracyDifference]) {
+    let p: Vec<f64> = differences.iter().filter_map(|d| d.p).collect();
+    let adjusted = holm(&p).unwrap_or_default();
+    let tested = differences.iter_mut().filter(|d| d.p.is_some());
+    for (difference, p) in tested.zip(adjusted) {
+        difference.p_holm = Some(p);
+        if difference.verdict != AccuracyVerdict::Equivalent && difference.pairs >= MIN_PAIRS {
+            difference.verdict = direction(difference, p);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::assert_close;
+    use super::*;
+    use AccuracyVerdict::{Better, Equivalent, Inconclusive, Worse};
+
+    /// Accuracies of seeds 0, 1, 2, … that differ from 0.9 by `differences`, and as many of 0.9.
+    fn pairs(differences: &[f64]) -> [Vec<(u64, f64)>; 2] {
+        let seeds = 0..differences.len() as u64;
+        let variant = seeds
+            .clone()
+            .zip(differences)
+            .map(|(seed, d)| (seed, 0.9 + d))
+            .collect();
+        [variant, seeds.map(|seed| (seed, 0.9)).collect()]
+    }
+
+    fn judged(differences: &[f64], margin: f64) -> AccuracyDifference {
+        let [variant, baseline] = pairs(differences);
+        accuracy_difference(&variant, &baseline, margin).unwrap()
+    }
+
+    #[test]
+    fn verdicts() {
+        let few = [0.001, 0.0005, 0.0008, 0.0012, 0.0007, 0.0009];
+        let many = few.map(|d| d * 30.0);
+        let noisy = [0.02, -0.03, 0.01, -0.015, 0.025, -0.01];
+        let diverged = [-0.8, -0.79, -0.81, -0.8, -0.78, -0.8];
+        for (differences, margin, verdict) in [
+            (&few[..], 0.005, Equivalent),
+            (&few[..], 0.0001, Better),
+            (&many, 0.005, Better),
+            (&many.map(|d| -d), 0.005, Worse),
+            (&noisy, 0.005, Inconclusive),
+            (&[0.0; 6], 0.005, Equivalent),
+            (&[0.0; 6], 0.0, Inconclusive),
+            (&diverged, 0.005, Worse),
+            (&many[..5], 0.005, Inconclusive),
+            (&[0.0; 5], 0.005, Inconclusive),
+            (&[0.001], 0.005, Inconclusive),
+        ] {
+            let judged = judged(differences, margin);
+            assert_eq!(judged.verdict, verdict, "{differences:?} within {margin}");
+        }
+    }
+
+    #[test]
+    fn seeds_pair_whatever_their_order_and_company() {
+        let variant = [(3, 0.5), (1, 0.7), (9, 0.1)];
+        let baseline = [(1, 0.6), (2, 0.0), (3, 0.25)];
+        let judged = accuracy_difference(&variant, &baseline, 0.01).unwrap();
+        assert_eq!(
+            (judged.pairs, judged.p, judged.p_holm),
+            (2, Some(0.5), None)
+        );
+        assert_eq!(judged.probability_better, Some(1.0));
+        assert_close(judged.value, 0.175, 1e-15);
+
+        let single = accuracy_difference(&variant, &[(1, 0.6)], 0.01).unwrap();
+        assert_eq!(
+            (single.pairs, single.low, single.high, single.p),
+            (1, None, None, Some(1.0))
+        );
+
+        let none: [&[(u64, f64)]; 3] = [&[], &[(7, 0.5)], &[(1, 0.5), (1, 0.5)]];
+        for other in none {
+            assert_eq!(
+                accuracy_difference(&variant, other, 0.01),
+                None,
+                "{other:?}"
+            );
+        }
+        assert_eq!(accuracy_difference(&variant, &[(1, f64::NAN)], 0.01), None);
+    }
+
+    /// Six pairs give p = 0.03125 at best: alone significant, among two variants 0.0625 and not.
+    #[test]
+    fn more_variants_ask_for_more_evidence() {
+        let seven = [-0.03, -0.02, -0.025, -0.021, -0.024, -0.022, -0.028];
+        let mut worse = judged(&seven[..6], 0.001);
+        adjust(&mut [&mut worse]);
+        assert_eq!((worse.verdict, worse.p_holm), (Worse, Some(0.031_25)));
+
+        let (mut second, mut same) = (worse.clone(), judged(&[0.0; 6], 0.001));
+        let mut strong = judged(&seven, 0.001);
+        adjust(&mut [&mut worse, &mut second, &mut same, &mut strong]);
+        assert_eq!(
+            [&worse, &second, &same, &strong].map(|d| (d.verdict, d.p_holm)),
+            [
+                (Inconclusive, Some(0.093_75)),
+                (Inconclusive, Some(0.093_75)),
+                (Equivalent, Some(1.0)),
+                (Inconclusive, Some(0.0625)),
+            ]
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! Location and spread of one sample.
+
+use super::finite;
+
+/// Arithmetic mean.
+pub fn mean(samples: &[f64]) -> Option<f64> {
+    finite(samples).map(mean_of)
+}
+
+/// Standard deviation with n − 1; `None` for fewer than two values.
+pub fn sd(samples: &[f64]) -> Option<f64> {
+    let samples = finite(samples)?;
+    if samples.len() < 2 {
+        return None;
+    }
+    let mean = mean_of(samples);
+    let squares: f64 = samples.iter().map(|value| (value - mean).powi(2)).sum();
+    Some((squares / (samples.len() - 1) as f64).sqrt())
+}
+
+/// Median: the mean of the two middle values where their number is even.
+pub fn median(samples: &[f64]) -> Option<f64> {
+    finite(samples).map(median_of)
+}
+
+/// Median absolute deviation from the median, not scaled to a normal's standard deviation.
+pub fn mad(samples: &[f64]) -> Option<f64> {
+    let samples = finite(samples)?;
+    let middle = median_of(samples);
+    let deviations: Vec<f64> = samples.iter().map(|v| (v - middle).abs()).collect();
+    Some(median_of(&deviations))
+}
+
+/// Quantile at `p`, interpolated linearly between order statistics (type 7 of Hyndman and Fan 1996, `NumPy`'s default);
+/// `None` for a `p` outside 0 to 1.
+pub fn quantile(samples: &[f64], p: f64) -> Option<f64> {
+    let samples = finite(samples)?;
+    (0.0..=1.0)
+        .contains(&p)
+        .then(|| sorted_quantile(&sorted(samples), p))
+}
+
+/// The mean of a sample known to have values.
+pub(super) fn mean_of(samples: &[f64]) -> f64 {
+    samples.iter().sum::<f64>() / samples.len() as f64
+}
+
+/// The median of a sample known to have values.
+pub(super) fn median_of(samples: &[f64]) -> f64 {
+    sorted_quantile(&sorted(samples), 0.5)
+}
+
+/// In ascending order.
+pub(super) fn sorted(samples: &[f64]) -> Vec<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+/// Type-7 quantile of an ascending sample that has values.
+pub(super) fn sorted_quantile(sorted: &[f64], p: f64) -> f64 {
+    let position = p * (sorted.len() - 1) as f64;
+    let below = sorted[position.floor() as usize];
+    let above = sorted[position.ceil() as usize];
+    below + (above - below) * position.fract()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::assert_close;
+    use super::*;
+
+    // x = [3.1, 0.2, 8.5, -1.0, 4.4, 2.7]
+    // numpy.mean(x), numpy.std(x, ddof=1), numpy.median(x), scipy.stats.median_abs_deviation(x)
+    // [numpy.quantile(x, q) for q in (0, .1, .25, .9, 1)]
+    #[test]
+    fn location_and_spread_are_scipys() {
+        let x = [3.1, 0.2, 8.5, -1.0, 4.4, 2.7];
+        assert_close(mean(&x).unwrap(), 2.983_333_333_333_334, 1e-14);
+        assert_close(sd(&x).unwrap(), 3.351_069_481_026_418, 1e-14);
+        assert_close(median(&x).unwrap(), 2.9, 1e-14);
+        assert_close(mad(&x).unwrap(), 2.1, 1e-14);
+        for (p, expected) in [
+            (0.0, -1.0),
+            (0.1, -0.4),
+            (0.25, 0.825),
+            (0.9, 6.45),
+            (1.0, 8.5),
+        ] {
+            assert_close(quantile(&x, p).unwrap(), expected, 1e-14);
+        }
+        assert_eq!(median(&[5.0, 1.0, 3.0]), Some(3.0));
+    }
+
+    #[test]
+    fn what_has_no_answer_is_none() {
+        for samples in [&[][..], &[1.0, f64::NAN], &[1.0, f64::INFINITY]] {
+            let answers = [mean(samples), sd(samples), median(samples), mad(samples)];
+            assert_eq!(answers, [None; 4], "{samples:?}");
+            assert_eq!(quantile(samples, 0.5), None);
+        }
+        assert_eq!(sd(&[1.0]), None);
+        for p in [-0.1, 1.1, f64::NAN] {
+            assert_eq!(quantile(&[1.0, 2.0], p), None);
+        }
+    }
+}

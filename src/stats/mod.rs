@@ -1,0 +1,47 @@
+//! Statistics of small samples: estimates with intervals, exact tests, and what paired accuracies allow to say. Knows
+//! only numbers, no variant and no policy.
+//!
+//! Every function returns `None` for an empty sample, for NaN or an infinity in it, and where it says so. What is drawn
+//! is drawn from `ChaCha` with a fixed seed: the same numbers give the same answer on every machine.
+
+mod accuracy;
+mod bootstrap;
+mod describe;
+mod interval;
+mod permutation;
+
+pub use accuracy::{MIN_PAIRS, SIGNIFICANCE, accuracy_difference, adjust};
+pub use bootstrap::{RESAMPLES, bca, mean_difference, median_estimate, paired_ratio};
+pub use describe::{mad, mean, median, quantile, sd};
+pub use interval::{equivalent, probability_better, student_interval, wilson};
+pub use permutation::{EXACT_PAIRS, FLIPS, holm, sign_flip_p};
+
+/// The level of the intervals that are reported.
+pub const LEVEL: f64 = 0.95;
+
+/// Seed of everything that is drawn here.
+const SEED: u64 = 0;
+
+/// The sample, if it has values and all are finite.
+fn finite(samples: &[f64]) -> Option<&[f64]> {
+    (!samples.is_empty() && samples.iter().all(|value| value.is_finite())).then_some(samples)
+}
+
+/// Differences by pair, if both samples are finite and of one length.
+fn differences(a: &[f64], b: &[f64]) -> Option<Vec<f64>> {
+    if a.len() != b.len() {
+        return None;
+    }
+    let (a, b) = (finite(a)?, finite(b)?);
+    Some(a.iter().zip(b).map(|(a, b)| a - b).collect())
+}
+
+/// Asserts that two numbers agree to within `tolerance`.
+#[cfg(test)]
+#[track_caller]
+fn assert_close(measured: f64, expected: f64, tolerance: f64) {
+    assert!(
+        (measured - expected).abs() <= tolerance,
+        "{measured} is not {expected} ± {tolerance}"
+    );
+}

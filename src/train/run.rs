@@ -1,0 +1,220 @@
+//! One run: a variant under one seed, from the first step to its record.
+
+use super::trainer::{StepOutcome, Trainer};
+use crate::data::{Batch, Batches, DataError, Dataset, augmentation};
+use crate::memory::Meter;
+use crate::model::Model;
+use crate::numerics::Census;
+use crate::record::{
+    Evaluation, Failure, GradientCounts, Memory, RunRecord, RunSummary, Skip, Status, UpdateCounts,
+};
+use crate::spec::{Plan, VariantPlan};
+use crate::units::Bytes;
+
+/// Steps before the one whose memory is measured: work space that libraries keep is there by then.
+const STEPS_BEFORE_MEMORY: u64 = 2;
+
+/// A run that could not be done at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The batches do not fit the data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// An operation failed.
+    #[error("{0}")]
+    Operation(#[from] candle_core::Error),
+}
+
+/// Everything a run gathers on its way.
+struct Log {
+    loss: Vec<Option<f64>>,
+    evaluations: Vec<Evaluation>,
+    scale: Vec<(u64, f64)>,
+    skips: Vec<Skip>,
+    census: Census,
+    census_steps: Vec<u64>,
+    updates: UpdateCounts,
+    gradients: GradientCounts,
+    memory: Option<Memory>,
+}
+
+impl Log {
+    fn new() -> Self {
+        Self {
+            loss: Vec::new(),
+            evaluations: Vec::new(),
+            scale: Vec::new(),
+            skips: Vec::new(),
+            census: Census::default(),
+            census_steps: Vec::new(),
+            updates: UpdateCounts::default(),
+            gradients: GradientCounts::default(),
+            memory: None,
+        }
+    }
+
+    fn take_in(&mut self, step: u64, outcome: StepOutcome, scales: bool) {
+        self.loss.push(outcome.loss.is_finite().then_some(f64::from(outcome.loss)));
+        let scale = f64::from(outcome.scale);
+        if scales && self.scale.last().is_none_or(|last| last.1 != scale) {
+            self.scale.push((step, scale));
+        }
+        if let Some(layer) = outcome.skipped {
+            self.skips.push(Skip { step, layer });
+        }
+        self.updates.elements += outcome.updated;
+        self.updates.lost += outcome.lost;
+        self.gradients = self.gradients.plus(outcome.gradients);
+    }
+}
+
+/// Trains one variant under one seed and returns its record; `progress(step)` is called after each step.
+///
+/// # Errors
+/// When the batches do not fit the data or an operation fails; a run that diverges is a record.
+pub fn run(
+    plan: &Plan,
+    (model, data): (&Model, &Dataset),
+    (variant, seed): (&VariantPlan, u64),
+    progress: &mut dyn FnMut(u64),
+) -> Result<RunRecord, RunError> {
+    let mut batches = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
+    let meter = Meter::start();
+    let mut trainer = Trainer::new(model, &plan.train, variant.policy, seed, data.shape)?;
+    let mut log = Log::new();
+    let mut failure = None;
+    for step in 0..plan.train.steps {
+        let micro = micro_batches(&mut batches, step, plan.train.accumulate);
+        let with_census = plan.measure.census_every > 0 && step % plan.measure.census_every == 0;
+        let live = meter.live();
+        meter.reset_peak();
+        let outcome = if with_census {
+            log.census_steps.push(step);
+            trainer.step(&micro, Some(&mut log.census))?
+        } else {
+            trainer.step(&micro, None)?
+        };
+        if log.memory.is_none() && !with_census && step >= STEPS_BEFORE_MEMORY {
+            log.memory = memory(&trainer, (live, meter.peak()), variant, plan);
+        }
+        let finite = outcome.loss.is_finite();
+        log.take_in(step, outcome, variant.policy.scale.value() != 1.0);
+        progress(step + 1);
+        failure = divergence(&mut trainer, step, finite, &micro)?;
+        if failure.is_some() {
+            break;
+        }
+        let due = plan.train.evaluate_every.is_some_and(|every| (step + 1) % every == 0);
+        if due && step + 1 < plan.train.steps {
+            log.evaluations.push(evaluate(&mut trainer, &batches, plan, step + 1)?);
+        }
+    }
+    let end = evaluate(&mut trainer, &batches, plan, log.loss.len() as u64)?;
+    log.evaluations.push(end);
+    let digest = trainer.weights_digest()?;
+    Ok(record((model, variant), seed, log, (failure, digest)))
+}
+
+/// The micro-batches of one step.
+fn micro_batches(batches: &mut Batches<'_>, step: u64, accumulate: usize) -> Vec<Batch> {
+    let first = step * accumulate as u64;
+    (0..accumulate as u64).map(|index| batches.batch(first + index)).collect()
+}
+
+/// Why the run cannot go on, if it cannot.
+fn divergence(
+    trainer: &mut Trainer<'_>,
+    step: u64,
+    loss_is_finite: bool,
+    batches: &[Batch],
+) -> Result<Option<Failure>, RunError> {
+    if !loss_is_finite {
+        let layer = match batches.first() {
+            Some(batch) => trainer.layer_to_blame(batch)?,
+            None => None,
+        };
+        let reason = "the loss is not finite".to_owned();
+        return Ok(Some(Failure { step, layer, reason }));
+    }
+    if trainer.scale().collapsed() {
+        let reason = "the loss scale fell under its floor".to_owned();
+        return Ok(Some(Failure { step, layer: None, reason }));
+    }
+    Ok(None)
+}
+
+fn evaluate(
+    trainer: &mut Trainer<'_>,
+    batches: &Batches<'_>,
+    plan: &Plan,
+    step: u64,
+) -> Result<Evaluation, RunError> {
+    let test = trainer.test(batches.test_batches(plan.measure.inference_batch))?;
+    let loss = test.loss.is_finite().then_some(test.loss);
+    Ok(Evaluation { step, accuracy: test.accuracy, loss })
+}
+
+/// Memory by category from one measured step: what was live before it and the peak in it. None where the arithmetic is
+/// emulated: its tensors are wider than the format.
+fn memory(
+    trainer: &Trainer<'_>,
+    (before, peak): (Bytes, Bytes),
+    variant: &VariantPlan,
+    plan: &Plan,
+) -> Option<Memory> {
+    if variant.policy.is_emulated() {
+        return None;
+    }
+    let [weights, master, optimizer] = trainer.tensor_bytes();
+    // A gradient is stored as the weights that compute are; sums over micro-batches are in f32.
+    let gradients = if plan.train.accumulate == 1 {
+        weights
+    } else if master > 0 {
+        master
+    } else {
+        weights * 4 / (u64::from(variant.policy.compute.bits()) / 8)
+    };
+    let persistent = weights + master + optimizer;
+    let passing = peak.0 - before.0;
+    Some(Memory {
+        peak_bytes: Bytes(persistent + passing),
+        weights: Bytes(weights),
+        master_weights: Bytes(master),
+        gradients: Bytes(gradients),
+        optimizer: Bytes(optimizer),
+        activations: Bytes(passing.saturating_sub(gradients)),
+    })
+}
+
+/// The record of a run that is over.
+fn record(
+    (model, variant): (&Model, &VariantPlan),
+    seed: u64,
+    log: Log,
+    (failure, weights_digest): (Option<Failure>, String),
+) -> RunRecord {
+    let status = if failure.is_some() { Status::Diverged } else { Status::Completed };
+    let summary = RunSummary {
+        seed,
+        status,
+        test_accuracy: log.evaluations.last().map(|evaluation| evaluation.accuracy),
+        final_loss: log.loss.last().copied().flatten(),
+        steps: log.loss.len() as u64,
+        skipped_steps: log.skips.len() as u64,
+        weights_digest: Some(weights_digest),
+        failure,
+    };
+    RunRecord {
+        variant: variant.name.clone(),
+        summary,
+        loss: log.loss,
+        evaluations: log.evaluations,
+        scale: log.scale,
+        skips: log.skips,
+        census: log.census.into_records(&model.layer_names),
+        census_steps: log.census_steps,
+        updates: log.updates,
+        gradients: log.gradients,
+        memory: log.memory,
+    }
+}

@@ -1,0 +1,142 @@
+//! The timing phase: all variants stay loaded and take turns in short blocks, in ABBA order, so that a drifting machine
+//! moves them all. No census, no batch preparation and no evaluation is inside the clock.
+
+use std::time::Instant;
+
+use super::run::RunError;
+use super::trainer::{Inferencer, Trainer};
+use crate::data::{Batch, Batches, Dataset, augmentation};
+use crate::memory::Meter;
+use crate::model::Model;
+use crate::spec::{Plan, VariantPlan};
+use crate::units::{Bytes, Seconds};
+
+/// Steps beyond the warm-up that a loss scale may take to settle before timing starts.
+const STEPS_TO_SETTLE: usize = 40;
+
+/// The blocks of one variant.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Timing {
+    /// Mean time of a training step in each block; empty where the arithmetic is emulated.
+    pub train: Vec<Seconds>,
+    /// Mean time of a batch of inference in each block; empty where the arithmetic is emulated.
+    pub inference: Vec<Seconds>,
+    /// Peak live bytes of inference, and the weights in it; none where the arithmetic is emulated.
+    pub inference_memory: Option<(Bytes, Bytes)>,
+}
+
+/// One variant, loaded.
+struct Contender<'a> {
+    index: usize,
+    trainer: Trainer<'a>,
+    inferencer: Inferencer<'a>,
+    turn: usize,
+}
+
+impl Contender<'_> {
+    /// One step on the next of the prepared batches; whether it updated the weights.
+    fn step(&mut self, batches: &[Vec<Batch>]) -> Result<bool, RunError> {
+        let outcome = self.trainer.step(&batches[self.turn % batches.len()], None)?;
+        self.turn += 1;
+        Ok(outcome.skipped.is_none())
+    }
+}
+
+/// Times training steps and inference of every variant with native arithmetic. `progress(done, of)` is called after each
+/// block. Returns one entry a variant.
+///
+/// # Errors
+/// When the batches do not fit the data or an operation fails.
+pub fn time_variants(
+    plan: &Plan,
+    (model, data): (&Model, &Dataset),
+    variants: &[VariantPlan],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Timing>, RunError> {
+    let seed = plan.seeds.first().copied().unwrap_or(0);
+    let mut source = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
+    let accumulate = plan.train.accumulate as u64;
+    let batches: Vec<Vec<Batch>> = (0..plan.measure.timing_steps as u64)
+        .map(|step| (0..accumulate).map(|i| source.batch(step * accumulate + i)).collect())
+        .collect();
+    let Some(sample) = source.test_batches(plan.measure.inference_batch).next() else {
+        return Ok(vec![Timing::default(); variants.len()]);
+    };
+    let mut timings = vec![Timing::default(); variants.len()];
+    let mut contenders = Vec::new();
+    for (index, variant) in variants.iter().enumerate() {
+        if variant.policy.is_emulated() {
+            continue;
+        }
+        let mut trainer = Trainer::new(model, &plan.train, variant.policy, seed, data.shape)?;
+        settle(&mut trainer, plan, &batches)?;
+        let mut inferencer = trainer.for_inference()?;
+        timings[index].inference_memory = Some(inference_memory(&mut inferencer, &sample)?);
+        contenders.push(Contender { index, trainer, inferencer, turn: 0 });
+    }
+    let blocks = plan.measure.timing_blocks;
+    for block in 0..blocks {
+        // ABBA: every other round goes through the variants backwards.
+        if block % 2 == 1 {
+            contenders.reverse();
+        }
+        for contender in &mut contenders {
+            let timing = &mut timings[contender.index];
+            time_block(contender, (&batches, &sample), plan.measure.timing_steps, timing)?;
+        }
+        if block % 2 == 1 {
+            contenders.reverse();
+        }
+        progress(block + 1, blocks);
+    }
+    Ok(timings)
+}
+
+/// Untimed steps, until the warm-up is over and the last step made an update.
+fn settle(trainer: &mut Trainer<'_>, plan: &Plan, batches: &[Vec<Batch>]) -> Result<(), RunError> {
+    let warmup = plan.measure.timing_warmup.max(1);
+    for step in 0..warmup + STEPS_TO_SETTLE {
+        let outcome = trainer.step(&batches[step % batches.len()], None)?;
+        if step + 1 >= warmup && outcome.skipped.is_none() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The peak of one batch of inference with the weights, and the weights alone.
+fn inference_memory(
+    inferencer: &mut Inferencer<'_>,
+    sample: &Batch,
+) -> Result<(Bytes, Bytes), RunError> {
+    // Once without measuring, so that work space that libraries keep is there.
+    inferencer.forward(sample)?;
+    let weights = inferencer.weight_bytes();
+    let meter = Meter::start();
+    inferencer.forward(sample)?;
+    Ok((Bytes(weights + meter.peak().0), Bytes(weights)))
+}
+
+/// One block of one variant: training steps, then batches of inference.
+fn time_block(
+    contender: &mut Contender<'_>,
+    (batches, sample): (&[Vec<Batch>], &Batch),
+    steps: usize,
+    timing: &mut Timing,
+) -> Result<(), RunError> {
+    // One step outside the clock: the caches hold another variant's tensors.
+    contender.step(batches)?;
+    let start = Instant::now();
+    for _ in 0..steps {
+        contender.step(batches)?;
+    }
+    timing.train.push(Seconds(start.elapsed().as_secs_f64() / steps as f64));
+
+    contender.inferencer.forward(sample)?;
+    let start = Instant::now();
+    for _ in 0..steps {
+        contender.inferencer.forward(sample)?;
+    }
+    timing.inference.push(Seconds(start.elapsed().as_secs_f64() / steps as f64));
+    Ok(())
+}

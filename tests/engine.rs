@@ -1,0 +1,217 @@
+//! The engine as a whole: runs are deterministic, memory is what the shapes give, wide and native agree, divergence is a
+//! result, and an interrupted experiment goes on.
+
+use std::collections::BTreeMap;
+
+use mantissa::data::{self, Dataset};
+use mantissa::experiment::{self, Event, Options};
+use mantissa::model::Model;
+use mantissa::record::{Environment, Results, RunRecord, Status};
+use mantissa::spec::{
+    Activation, ConvBlock, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
+    ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
+};
+use mantissa::train;
+
+fn cnn() -> ModelPlan {
+    let block = |channels, pool| ConvBlock {
+        channels,
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+        dilation: 1,
+        groups: 1,
+        pool,
+    };
+    ModelPlan::Cnn {
+        blocks: vec![block(4, Pool::Max), block(6, Pool::Avg)],
+        hidden: vec![20],
+        activation: Activation::Relu,
+        batch_norm: true,
+        dropout: 0.1,
+    }
+}
+
+fn mlp() -> ModelPlan {
+    ModelPlan::Mlp { hidden: vec![32], activation: Activation::Gelu, dropout: 0.0 }
+}
+
+fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
+    let variant = |policy: &&str| VariantPlan {
+        name: policy.replace(['=', ',', ':'], "-"),
+        policy: policy.parse().unwrap(),
+    };
+    Plan {
+        name: "engine".to_owned(),
+        data: DataPlan::Digits { train: 300, test: 90, seed: 3 },
+        model,
+        train: TrainPlan {
+            steps,
+            batch: 37,
+            accumulate: 1,
+            optimizer: OptimizerPlan::AdamW {
+                lr: 3e-3,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.01,
+            },
+            schedule: SchedulePlan { kind: ScheduleKind::Cosine, warmup: 2, floor: 0.0 },
+            clip_norm: Some(5.0),
+            label_smoothing: 0.1,
+            evaluate_every: None,
+        },
+        measure: MeasurePlan {
+            census_every: 5,
+            timing_blocks: 2,
+            timing_steps: 2,
+            timing_warmup: 1,
+            inference_batch: 50,
+            equivalence_margin: 0.01,
+        },
+        baseline: policies[0].to_owned(),
+        variants: policies.iter().map(variant).collect(),
+        seeds: vec![0],
+    }
+}
+
+fn record(plan: &Plan, variant: usize, threads: usize) -> RunRecord {
+    let data = data::load(&plan.data).unwrap();
+    let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let work = || {
+        train::run(plan, (&model, &data), (&plan.variants[variant], 0), &mut |_| ()).unwrap()
+    };
+    pool.install(work)
+}
+
+/// Every policy: the same record, memory and digest included, for 1 and 2 threads and on a second run.
+#[test]
+fn records_do_not_depend_on_threads_or_on_the_run() {
+    let policies = ["fp32", "fp16-mixed", "bf16-mixed", "fp16-true", "bf16-true", "tf32"];
+    for model in [cnn(), mlp()] {
+        let plan = plan(model, &policies, 7);
+        for variant in 0..policies.len() {
+            let one = record(&plan, variant, 1);
+            assert_eq!(one, record(&plan, variant, 2), "{} with two threads", policies[variant]);
+            assert_eq!(one, record(&plan, variant, 2), "{} again", policies[variant]);
+            assert_eq!(one.summary.status, Status::Completed);
+        }
+    }
+}
+
+/// Wide e5m10 does what native f16 does but for the order of sums: the same losses to about f16's rounding of logits.
+#[test]
+fn wide_e5m10_and_native_f16_agree_over_a_run() {
+    let text = "params=f32,compute=e5m10,reduce=f32,scale=dynamic";
+    let mut plan = plan(mlp(), &["fp16-mixed", text], 40);
+    plan.measure.census_every = 0;
+    let (native, wide) = (record(&plan, 0, 2), record(&plan, 1, 2));
+    let largest = native.loss.iter().zip(&wide.loss).map(|(a, b)| (a.unwrap() - b.unwrap()).abs());
+    let largest = largest.fold(0.0, f64::max);
+    println!("largest difference of the loss over {} steps: {largest:.2e}", native.loss.len());
+    assert!(largest < 0.02, "{largest}");
+    assert_eq!(native.summary.skipped_steps, wide.summary.skipped_steps);
+}
+
+/// What is persistent is what the shapes give; the MLP 784-32-10 has 784·32 + 32 + 32·10 + 10 = 25,450 parameters.
+#[test]
+fn memory_is_the_sum_that_the_shapes_give() {
+    const PARAMETERS: u64 = 25_450;
+    let plan = plan(mlp(), &["fp32", "fp16-mixed", "bf16-true"], 6);
+    // Bytes a parameter: weights that compute, master weights, gradients, two moments.
+    for (variant, expected) in [[4, 0, 4, 8], [2, 4, 2, 8], [2, 0, 2, 8]].into_iter().enumerate() {
+        let memory = record(&plan, variant, 2).memory.unwrap();
+        let found = [memory.weights, memory.master_weights, memory.gradients, memory.optimizer];
+        assert_eq!(found.map(|bytes| bytes.0), expected.map(|bytes| bytes * PARAMETERS));
+        let parts: u64 = found.iter().map(|bytes| bytes.0).sum();
+        assert_eq!(memory.peak_bytes.0, parts + memory.activations.0);
+        // The peak comes with the first layer's weight gradient, the last of the backward pass: what is live then beside
+        // the gradients is the batch and the gradient of the first layer's result, and a few small vectors.
+        let width = if variant == 0 { 4 } else { 2 };
+        let live = 37 * (784 + 32) * width;
+        assert!((live..live + 4096).contains(&memory.activations.0), "{live} {memory:?}");
+    }
+}
+
+/// A learning rate of 10⁶ makes the loss of any policy infinite or the scale collapse: a result with its step.
+#[test]
+fn divergence_is_a_result() {
+    let mut plan = plan(mlp(), &["fp16-mixed"], 60);
+    plan.train.clip_norm = None;
+    plan.train.optimizer =
+        OptimizerPlan::Sgd { lr: 1e6, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
+    let record = record(&plan, 0, 2);
+    assert_eq!(record.summary.status, Status::Diverged);
+    let failure = record.summary.failure.unwrap();
+    assert_eq!(failure.step + 1, record.summary.steps);
+    assert!(record.summary.test_accuracy.is_some());
+}
+
+/// An experiment stopped after its first runs keeps them, and the finished whole is as if it had never been stopped.
+#[test]
+fn an_interrupted_experiment_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = plan(mlp(), &["fp32", "bf16-mixed"], 6);
+    plan.seeds = vec![0, 1];
+    let options = |out| Options { out, force: false, environment: Environment::default() };
+    let whole = folder.path().join("whole");
+    let expected = experiment::run(&plan, options(&whole), &mut |_| ()).unwrap();
+    assert!(expected.complete);
+
+    let out = folder.path().join("interrupted");
+    let interrupted = std::panic::catch_unwind(|| {
+        let mut finished = 0;
+        let mut listen = |event: Event<'_>| {
+            finished += usize::from(matches!(event, Event::Saved(_)));
+            assert!(finished < 3, "stopped");
+        };
+        experiment::run(&plan, options(&out), &mut listen)
+    });
+    assert!(interrupted.is_err());
+    let read = |path: &std::path::Path| -> Results {
+        serde_json::from_slice(&std::fs::read(path.join("results.json")).unwrap()).unwrap()
+    };
+    assert!(!read(&out).complete);
+
+    let mut kept = None;
+    let mut listen = |event: Event<'_>| {
+        if let Event::Started { kept: count, .. } = event {
+            kept = Some(count);
+        }
+    };
+    let resumed = experiment::run(&plan, options(&out), &mut listen).unwrap();
+    assert_eq!(kept, Some(3));
+    let digests = |results: &Results| -> BTreeMap<(String, u64), Option<String>> {
+        let of = |v: &mantissa::record::VariantResult| {
+            let name = v.name.clone();
+            v.runs.iter().map(move |r| ((name.clone(), r.seed), r.weights_digest.clone())).collect::<Vec<_>>()
+        };
+        results.variants.iter().flat_map(of).collect()
+    };
+    assert_eq!(digests(&resumed), digests(&expected));
+
+    // Another plan in the same folder is refused, and what is there stays.
+    let mut other = plan.clone();
+    other.train.steps = 5;
+    let error = experiment::run(&other, options(&out), &mut |_| ()).unwrap_err();
+    assert!(error.to_string().contains("--force"), "{error}");
+    assert_eq!(read(&out).plan, plan);
+}
+
+/// The gradients of micro-batches summed in f32 are those of the whole batch: four quarters make the same loss.
+#[test]
+fn accumulated_micro_batches_train_like_one_batch() {
+    let mut whole = plan(mlp(), &["fp32"], 1);
+    whole.measure.census_every = 0;
+    whole.train.batch = 40;
+    let mut parts = whole.clone();
+    (parts.train.batch, parts.train.accumulate) = (10, 4);
+    let data: Dataset = data::load(&whole.data).unwrap();
+    assert!(data.train.labels.len() >= 40);
+    let (whole, parts) = (record(&whole, 0, 2), record(&parts, 0, 2));
+    let difference = (whole.loss[0].unwrap() - parts.loss[0].unwrap()).abs();
+    assert!(difference < 1e-5, "{difference}");
+    let tests = [&whole, &parts].map(|record| record.evaluations[0].loss.unwrap());
+    assert!((tests[0] - tests[1]).abs() < 1e-4, "{tests:?}");
+}
