@@ -18,8 +18,8 @@ pub struct Batch {
 /// The batches of a data set.
 ///
 /// Every epoch goes through the training split once, in an order drawn from the seed and the epoch; the images left
-/// over when no whole batch remains are dropped. A pixel p of channel c becomes (p/255 − mean_c) / deviation_c, with
-/// the training split's mean and population deviation, or p/255 − mean_c where all of a channel's pixels are equal.
+/// over when no whole batch remains are dropped. A pixel p of channel c becomes (p/255 − mean) / deviation, with that
+/// channel's mean and population deviation over the training split, or p/255 − mean where the deviation is 0.
 #[derive(Clone, Debug)]
 pub struct Batches<'a> {
     data: &'a Dataset,
@@ -148,12 +148,12 @@ impl<'a> Batches<'a> {
                 continue;
             }
             for (y, row) in out.chunks_exact_mut(width).enumerate() {
-                let source = usize::try_from(y as isize + view.down)
+                let source = usize::try_from(y.cast_signed() + view.down)
                     .ok()
                     .and_then(|y| pixels.chunks_exact(width).nth(y));
                 for (x, out) in row.iter_mut().enumerate() {
                     let x = if view.mirrored { width - 1 - x } else { x };
-                    let x = usize::try_from(x as isize + view.right).ok();
+                    let x = usize::try_from(x.cast_signed() + view.right).ok();
                     let pixel = source.zip(x).and_then(|(row, x)| row.get(x));
                     *out = table[usize::from(pixel.copied().unwrap_or(0))];
                 }
@@ -188,7 +188,8 @@ impl View {
             return Self::WHOLE;
         }
         let mut random = Random::new(Purpose::Augmentation, seed, epoch, position);
-        let mut shift = || random.below(2 * augment.crop + 1) as isize - augment.crop as isize;
+        let crop = augment.crop;
+        let mut shift = || random.below(2 * crop + 1).cast_signed() - crop.cast_signed();
         let (down, right) = (shift(), shift());
         Self {
             down,

@@ -7,7 +7,7 @@ use std::f32::consts::TAU;
 
 use rayon::prelude::*;
 
-use super::glyphs::{GLYPHS, Point, Stroke};
+use super::glyphs::{GLYPHS, Stroke};
 use super::random::{Purpose, Random};
 use super::{DataError, Dataset, Split};
 
@@ -20,11 +20,11 @@ const UNIT: f32 = 0.19;
 /// Straight pieces that a curve between two points of a stroke is cut into.
 const PIECES: usize = 5;
 /// Deviation of a point of a stroke from its place, in glyph units.
-const SHAKE: f32 = 3.0;
+const SHAKE: f32 = 2.5;
 /// Share of images with a stray line.
-const STRAY: f32 = 0.25;
+const STRAY: f32 = 0.15;
 /// Deviation of the noise of the noisiest images; a full pixel is 1.
-const NOISE: f32 = 0.2;
+const NOISE: f32 = 0.1;
 
 /// Draws both splits.
 pub(super) fn load(train: usize, test: usize, seed: u64) -> Result<Dataset, DataError> {
@@ -100,14 +100,14 @@ impl Hand {
     fn draw(random: &mut Random) -> Self {
         let size = UNIT * random.between(0.8, 1.12);
         let (wide, high) = (size * random.between(0.75, 1.3), size);
-        let slant = 0.12 + 0.22 * random.normal();
-        let (sin, cos) = (0.16 * random.normal()).sin_cos();
+        let slant = 0.12 + 0.16 * random.normal();
+        let (sin, cos) = (0.1 * random.normal()).sin_cos();
         Self {
             linear: [
                 [cos * wide, -(sin + slant * cos) * high],
                 [sin * wide, (cos - slant * sin) * high],
             ],
-            middle: [(); 2].map(|()| SIDE as f32 / 2.0 + random.between(-2.5, 2.5)),
+            middle: [(); 2].map(|()| SIDE as f32 / 2.0 + random.between(-1.7, 1.7)),
             waves: [(); 2].map(|()| Wave::draw(random)),
             radius: random.between(0.6, 1.7),
             pressure: 0.2 * random.normal(),
@@ -116,32 +116,13 @@ impl Hand {
 
     /// The pen's path over the image, in pixels from its corner.
     fn path(&self, stroke: Stroke, random: &mut Random) -> Vec<[f32; 2]> {
-        self.shaky(stroke, random)
-            .windows(4)
-            .filter(|w| w[1] != w[2])
-            .flat_map(|w| (0..=PIECES).map(|k| spline(w, k as f32 / PIECES as f32)))
+        let points = shaky(stroke, random);
+        let curves = points.windows(4).zip(stroke.windows(2));
+        curves
+            .filter(|(_, written)| written[0] != written[1])
+            .flat_map(|(points, _)| (0..=PIECES).map(|k| spline(points, k as f32 / PIECES as f32)))
             .map(|point| self.place(point))
             .collect()
-    }
-
-    /// The points of a stroke about the middle of its box, each a little off, the first and the last doubled.
-    fn shaky(&self, stroke: Stroke, random: &mut Random) -> Vec<[f32; 2]> {
-        let mut points = Vec::with_capacity(stroke.len() + 2);
-        let mut previous: Option<(Point, [f32; 2])> = None;
-        for &(right, down) in stroke {
-            let point = match previous {
-                Some((written, point)) if written == (right, down) => point,
-                _ => [
-                    f32::from(right) - 30.0 + SHAKE * random.normal(),
-                    f32::from(down) - 50.0 + SHAKE * random.normal(),
-                ],
-            };
-            previous = Some(((right, down), point));
-            points.push(point);
-        }
-        points.insert(0, points[0]);
-        points.push(points[points.len() - 1]);
-        points
     }
 
     /// Where a point of the glyph falls on the image.
@@ -166,6 +147,26 @@ impl Wave {
             phase: random.between(0.0, TAU),
         }
     }
+}
+
+/// The points of a stroke about the middle of its box, each a little off its place, the first and the last doubled. A
+/// corner stays one point.
+fn shaky(stroke: Stroke, random: &mut Random) -> Vec<[f32; 2]> {
+    let mut points: Vec<[f32; 2]> = Vec::with_capacity(stroke.len() + 2);
+    for (k, &(right, down)) in stroke.iter().enumerate() {
+        let point = if k > 0 && stroke[k - 1] == (right, down) {
+            points[points.len() - 1]
+        } else {
+            let mut off = || SHAKE * random.normal();
+            [
+                f32::from(right) - 30.0 + off(),
+                f32::from(down) - 50.0 + off(),
+            ]
+        };
+        points.extend(std::iter::repeat_n(point, if k == 0 { 2 } else { 1 }));
+    }
+    points.extend(points.last().copied());
+    points
 }
 
 /// The point at `t`, 0 to 1, between the middle two of four points of a Catmull-Rom spline.
