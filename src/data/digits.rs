@@ -20,7 +20,7 @@ const UNIT: f32 = 0.19;
 /// Straight pieces that a curve between two points of a stroke is cut into.
 const PIECES: usize = 5;
 /// Deviation of a point of a stroke from its place, in glyph units.
-const SHAKE: f32 = 2.5;
+const SHAKE: f32 = 3.0;
 /// Share of images with a stray line.
 const STRAY: f32 = 0.15;
 /// Deviation of the noise of the noisiest images; a full pixel is 1.
@@ -107,7 +107,7 @@ impl Hand {
                 [cos * wide, -(sin + slant * cos) * high],
                 [sin * wide, (cos - slant * sin) * high],
             ],
-            middle: [(); 2].map(|()| SIDE as f32 / 2.0 + random.between(-1.7, 1.7)),
+            middle: [(); 2].map(|()| SIDE as f32 / 2.0 + random.between(-1.2, 1.2)),
             waves: [(); 2].map(|()| Wave::draw(random)),
             radius: random.between(0.6, 1.7),
             pressure: 0.2 * random.normal(),
@@ -238,5 +238,136 @@ impl Ink {
             let grey = inked + noise * random.normal();
             *pixel = (255.0 * grey.clamp(0.0, 1.0)).round() as u8;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const AREA: usize = SIDE * SIDE;
+
+    fn images(split: &Split) -> BTreeSet<&[u8]> {
+        split.pixels.chunks_exact(AREA).collect()
+    }
+
+    #[test]
+    fn a_digit_does_not_depend_on_the_number_drawn() {
+        let (few, many) = (load(7, 23, 3).unwrap(), load(40, 5, 3).unwrap());
+        assert_eq!(few.train.pixels, many.train.pixels[..7 * AREA]);
+        assert_eq!(few.train.labels, many.train.labels[..7]);
+        assert_eq!(few.test.pixels[..5 * AREA], many.test.pixels);
+    }
+
+    #[test]
+    fn a_digit_does_not_depend_on_the_number_of_threads() {
+        let draw = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build().unwrap().install(|| load(60, 60, 1)).unwrap()
+        };
+        assert_eq!(draw(1), draw(3));
+    }
+
+    #[test]
+    fn no_image_comes_twice_in_either_split_or_under_another_seed() {
+        let (one, two) = (load(500, 500, 0).unwrap(), load(500, 500, 1).unwrap());
+        let splits = [&one.train, &one.test, &two.train, &two.test].map(images);
+        let all: BTreeSet<_> = splits.iter().flatten().collect();
+        assert_eq!(all.len(), 2000);
+    }
+
+    #[test]
+    fn ten_images_in_a_row_show_the_ten_classes() {
+        let data = load(20, 10, 0).unwrap();
+        let expected: Vec<u32> = (0..10).chain(0..10).collect();
+        assert_eq!(data.train.labels, expected);
+        assert_eq!(data.test.labels, expected[..10]);
+        assert_eq!((data.classes, data.shape), (10, [1, 28, 28]));
+    }
+
+    /// Labels fit what is drawn, and the classes are no trivial templates: the nearest class mean, the weakest of
+    /// classifiers, is far above chance (10%) and far from perfect.
+    #[test]
+    fn labels_fit_the_images() {
+        let data = load(1000, 500, 0).unwrap();
+        let mut means = vec![[0.0_f32; AREA]; 10];
+        for (image, &label) in data.train.pixels.chunks_exact(AREA).zip(&data.train.labels) {
+            for (mean, &pixel) in means[label as usize].iter_mut().zip(image) {
+                *mean += f32::from(pixel) / 100.0;
+            }
+        }
+        let distance = |image: &[u8], class: usize| -> f32 {
+            let differences = image
+                .iter()
+                .zip(&means[class])
+                .map(|(&p, m)| f32::from(p) - m);
+            differences.map(|d| d * d).sum()
+        };
+        let right = data.test.pixels.chunks_exact(AREA).zip(&data.test.labels);
+        let right = right.filter(|(image, label)| {
+            let nearest =
+                (0..10).min_by(|&a, &b| distance(image, a).total_cmp(&distance(image, b)));
+            nearest == Some(**label as usize)
+        });
+        let right = right.count();
+        assert!((300..475).contains(&right), "{right} of 500");
+    }
+
+    #[test]
+    fn a_spline_passes_through_its_points_and_keeps_lines_straight() {
+        let bent = [[0.0, 1.0], [2.0, 5.0], [4.0, -3.0], [9.0, 0.0]];
+        let bits = |point: [f32; 2]| point.map(f32::to_bits);
+        assert_eq!(bits(spline(&bent, 0.0)), bits(bent[1]));
+        assert_eq!(bits(spline(&bent, 1.0)), bits(bent[2]));
+        let straight = [[0.0, 0.0], [1.0, 2.0], [2.0, 4.0], [3.0, 6.0]];
+        assert_eq!(bits(spline(&straight, 0.25)), bits([1.25, 2.5]));
+    }
+
+    #[test]
+    fn a_corner_is_one_point_and_the_ends_are_doubled() {
+        const STROKE: Stroke = &[(0, 0), (50, 0), (50, 0), (50, 90)];
+        let points = shaky(STROKE, &mut Random::new(Purpose::TrainDigit, 0, 0, 0));
+        let bits: Vec<_> = points.iter().map(|p| p.map(f32::to_bits)).collect();
+        let same: Vec<bool> = bits.windows(2).map(|w| w[0] == w[1]).collect();
+        assert_eq!(same, [true, false, true, false, true]);
+        for (point, (right, down)) in points[1..5].iter().zip(STROKE) {
+            let off = [
+                point[0] - (f32::from(*right) - 30.0),
+                point[1] - (f32::from(*down) - 50.0),
+            ];
+            assert!(off.iter().all(|o| o.abs() < 3.47 * SHAKE), "{off:?}");
+        }
+    }
+
+    /// The depth of a pixel is the radius less its centre's distance from the segment, wherever it matters: from half a
+    /// pixel outside inwards.
+    #[test]
+    fn a_piece_covers_what_lies_within_its_radius() {
+        let (from, to, radius) = ([6.5, 10.5], [16.5, 20.5], 1.5);
+        let mut ink = Ink::blank();
+        ink.piece(from, to, radius);
+        for (index, &depth) in ink.0.iter().enumerate() {
+            let (x, y) = ((index % SIDE) as f32 + 0.5, (index / SIDE) as f32 + 0.5);
+            // The nearest of 10,001 points of the segment.
+            let nearest = (0..=10_000).map(|k| {
+                let along = k as f32 / 1000.0;
+                (x - from[0] - along).hypot(y - from[1] - along)
+            });
+            let expected = radius - nearest.fold(f32::INFINITY, f32::min);
+            let (depth, expected) = (depth.max(-0.5), expected.max(-0.5));
+            assert!(
+                (depth - expected).abs() < 1e-3,
+                "{x} {y}: {depth} {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn more_digits_than_can_be_drawn_are_an_error() {
+        let error = load(1, MOST + 1, 0).unwrap_err().to_string();
+        let expected = "cannot draw 1000001 digits for the test split: the most is 1000000";
+        assert_eq!(error, expected);
     }
 }
