@@ -1,4 +1,4 @@
-//! Random numbers of the data: one ChaCha generator for each purpose, seed and place, so that nothing drawn depends on
+//! Random numbers of the data: one `ChaCha` generator for each purpose, seed and place, so that nothing drawn depends on
 //! what was drawn before it elsewhere.
 
 use rand::{Rng as _, SeedableRng as _};
