@@ -1,6 +1,9 @@
 //! Criterion benchmarks of what a step is made of: products, convolution, casts and rounding, the optimizer update, the census,
 //! and one whole step a policy, native and wide.
-#![expect(missing_docs, reason = "the macros of Criterion make undocumented functions")]
+#![expect(
+    missing_docs,
+    reason = "the macros of Criterion make undocumented functions"
+)]
 
 use std::hint::black_box;
 
@@ -15,13 +18,17 @@ use mantissa::record::Role;
 use mantissa::spec::{Plan, Spec};
 use mantissa::train::Trainer;
 
-const TYPES: [(&str, DType); 3] =
-    [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
+const TYPES: [(&str, DType); 3] = [
+    ("f32", DType::F32),
+    ("f16", DType::F16),
+    ("bf16", DType::BF16),
+];
 
 /// A tensor of values that repeat with a long period, of both signs, below 1.
 fn tensor(shape: &[usize], dtype: DType) -> Tensor {
-    let values: Vec<f32> =
-        (0..shape.iter().product()).map(|i: usize| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0).collect();
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|i: usize| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0)
+        .collect();
     ops::from_f32(&values, shape, dtype).expect("a tensor")
 }
 
@@ -40,10 +47,18 @@ fn products(c: &mut Criterion) {
 }
 
 fn convolution(c: &mut Criterion) {
-    let settings = ConvSettings { stride: 1, padding: 1, dilation: 1, groups: 1 };
+    let settings = ConvSettings {
+        stride: 1,
+        padding: 1,
+        dilation: 1,
+        groups: 1,
+    };
     let mut group = c.benchmark_group("conv2d 64x16x14x14 to 32");
     for (name, dtype) in TYPES {
-        let (x, w) = (tensor(&[64, 16, 14, 14], dtype), tensor(&[32, 16, 3, 3], dtype));
+        let (x, w) = (
+            tensor(&[64, 16, 14, 14], dtype),
+            tensor(&[32, 16, 3, 3], dtype),
+        );
         let dy = tensor(&[64, 32, 14, 14], dtype);
         group.bench_function(BenchmarkId::new("forward", name), |b| {
             b.iter(|| ops::conv2d(black_box(&x), &w, None, settings));
@@ -116,8 +131,12 @@ fn update(c: &mut Criterion) {
             second: Some(&second),
             delta: None,
         };
-        let conversion =
-            Conversion { unscale: 1.0, clip: 1.0, params: policy.params, compute: policy.compute };
+        let conversion = Conversion {
+            unscale: 1.0,
+            clip: 1.0,
+            params: policy.params,
+            compute: policy.compute,
+        };
         group.bench_function(BenchmarkId::new("update", name), |b| {
             b.iter(|| ops::update(rule, black_box(tensors), conversion));
         });

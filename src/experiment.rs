@@ -120,7 +120,10 @@ pub fn run(
     let model = Model::new(&plan.model, data.shape, data.classes)?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let runs = plan.variants.len() * plan.seeds.len();
-    listen(Event::Started { runs, kept: records.len() });
+    listen(Event::Started {
+        runs,
+        kept: records.len(),
+    });
 
     let save = |records: &Records, timings: &[Timing], complete: bool| {
         let results = results(plan, &options.environment, (records, timings), complete);
@@ -134,13 +137,22 @@ pub fn run(
             if records.contains_key(&key) {
                 continue;
             }
-            listen(Event::RunStarted { variant: &variant.name, seed: *seed });
+            listen(Event::RunStarted {
+                variant: &variant.name,
+                seed: *seed,
+            });
             let of = plan.train.steps;
             let mut progress = |done| listen(Event::Step { done, of });
             let record = train::run(plan, (&model, &data), (variant, *seed), &mut progress)
                 .unwrap_or_else(|error| failed(variant, *seed, &error));
-            store::write(&record_path(options.out, &variant.name, *seed), &json(&record))?;
-            listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
+            store::write(
+                &record_path(options.out, &variant.name, *seed),
+                &json(&record),
+            )?;
+            listen(Event::RunFinished {
+                variant: &variant.name,
+                summary: &record.summary,
+            });
             records.insert(key, record);
             let (_, path) = save(&records, &[], false)?;
             listen(Event::Saved(&path));
@@ -159,7 +171,10 @@ type Records = BTreeMap<(String, u64), RunRecord>;
 
 /// Where the record of a run is.
 pub fn record_path(out: &Path, variant: &str, seed: u64) -> PathBuf {
-    out.join("runs").join(variant).join(format!("seed-{seed}")).join("record.json")
+    out.join("runs")
+        .join(variant)
+        .join(format!("seed-{seed}"))
+        .join("record.json")
 }
 
 /// Indented JSON with a line end. Records are plain data, so this cannot fail.
@@ -178,7 +193,10 @@ fn kept(plan: &Plan, options: &Options<'_>) -> Result<Records, ExperimentError> 
     }
     let found: Results = serde_json::from_slice(&store::read(&path)?).map_err(|error| {
         let reason = format!("is not a results file of this version ({error})");
-        ExperimentError::Unreadable { path: path.clone(), reason }
+        ExperimentError::Unreadable {
+            path: path.clone(),
+            reason,
+        }
     })?;
     if found.plan != *plan {
         return Err(ExperimentError::Occupied(options.out.to_owned()));
@@ -191,7 +209,10 @@ fn kept(plan: &Plan, options: &Options<'_>) -> Result<Records, ExperimentError> 
         return Ok(Records::new());
     }
     let finished = found.variants.iter().flat_map(|variant| {
-        let completed = variant.runs.iter().filter(|run| run.status != Status::Failed);
+        let completed = variant
+            .runs
+            .iter()
+            .filter(|run| run.status != Status::Failed);
         completed.map(|run| (variant.name.clone(), run.seed))
     });
     let read = |(variant, seed): (String, u64)| {
@@ -203,7 +224,11 @@ fn kept(plan: &Plan, options: &Options<'_>) -> Result<Records, ExperimentError> 
 
 /// The record of a run that could not be done.
 fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
-    let failure = Failure { step: 0, layer: None, reason: error.to_string() };
+    let failure = Failure {
+        step: 0,
+        layer: None,
+        reason: error.to_string(),
+    };
     RunRecord {
         variant: variant.name.clone(),
         summary: RunSummary {
@@ -269,7 +294,10 @@ fn summarize(
     runs: &[&RunRecord],
     timing: Option<&Timing>,
 ) -> VariantResult {
-    let memory = runs.iter().filter_map(|run| run.memory).max_by_key(|memory| memory.peak_bytes);
+    let memory = runs
+        .iter()
+        .filter_map(|run| run.memory)
+        .max_by_key(|memory| memory.peak_bytes);
     VariantResult {
         name: variant.name.clone(),
         policy: variant.policy.to_string(),

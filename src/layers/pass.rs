@@ -20,7 +20,10 @@ pub struct Arithmetic {
 impl Arithmetic {
     /// Native where the format has storage of its own, wide where it is emulated.
     pub fn of(format: Format) -> Self {
-        Self { format, wide: !format.is_native() }
+        Self {
+            format,
+            wide: !format.is_native(),
+        }
     }
 
     /// The storage type of tensors.
@@ -81,7 +84,16 @@ impl<'a> Pass<'a> {
     ) -> Self {
         let gradients = vec![None; weights.len()];
         let (census, tape, watch) = (None, Vec::new(), None);
-        Self { arithmetic, mode, weights, statistics, census, tape, gradients, watch }
+        Self {
+            arithmetic,
+            mode,
+            weights,
+            statistics,
+            census,
+            tape,
+            gradients,
+            watch,
+        }
     }
 
     /// Counts what rounding does, in a wide pass.
@@ -126,7 +138,11 @@ impl<'a> Pass<'a> {
     /// Random numbers for one use in this pass; none in inference.
     pub fn random(&self, stream: u32) -> Option<Philox> {
         match self.mode {
-            Mode::Training { seed, pass } => Some(Philox { seed, stream, step: pass }),
+            Mode::Training { seed, pass } => Some(Philox {
+                seed,
+                stream,
+                step: pass,
+            }),
             Mode::Inference => None,
         }
     }
@@ -139,7 +155,9 @@ impl<'a> Pass<'a> {
     }
 
     fn pop(&mut self) -> Result<Saved> {
-        self.tape.pop().ok_or_else(|| Error::Msg("backward without forward".to_owned()).bt())
+        self.tape
+            .pop()
+            .ok_or_else(|| Error::Msg("backward without forward".to_owned()).bt())
     }
 
     /// Takes back a tensor that forward saved.
@@ -202,7 +220,12 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// As [`Pass::activation`].
-    pub fn weight_gradient(&mut self, layer: &str, parameter: usize, gradient: Tensor) -> Result<()> {
+    pub fn weight_gradient(
+        &mut self,
+        layer: &str,
+        parameter: usize,
+        gradient: Tensor,
+    ) -> Result<()> {
         self.round(layer, Role::WeightGradients, &gradient)?;
         self.gradients[parameter] = Some(gradient);
         Ok(())
@@ -223,6 +246,9 @@ impl<'a> Pass<'a> {
     /// When a parameter has none: backward did not run to the end.
     pub fn into_gradients(self) -> Result<Vec<Tensor>> {
         let missing = || Error::Msg("a parameter has no gradient".to_owned()).bt();
-        self.gradients.into_iter().map(|gradient| gradient.ok_or_else(missing)).collect()
+        self.gradients
+            .into_iter()
+            .map(|gradient| gradient.ok_or_else(missing))
+            .collect()
     }
 }

@@ -17,7 +17,10 @@ pub struct Activate {
 impl Activate {
     /// A non-linearity of this kind.
     pub fn new(registry: &mut Registry, name: &str, kind: Activation) -> Self {
-        Self { name: registry.layer(name), kind }
+        Self {
+            name: registry.layer(name),
+            kind,
+        }
     }
 }
 
@@ -62,7 +65,10 @@ pub struct Pooling {
 impl Pooling {
     /// Pooling of this kind.
     pub fn new(registry: &mut Registry, name: &str, kind: Pool) -> Self {
-        Self { name: registry.layer(name), kind }
+        Self {
+            name: registry.layer(name),
+            kind,
+        }
     }
 }
 
@@ -118,7 +124,11 @@ impl Dropout {
     /// Drops with probability `p`.
     pub fn new(registry: &mut Registry, name: &str, p: f32) -> Self {
         let stream = registry.layers.len() as u32;
-        Self { name: registry.layer(name), p, stream }
+        Self {
+            name: registry.layer(name),
+            p,
+            stream,
+        }
     }
 }
 
@@ -186,8 +196,17 @@ pub struct Residual {
 
 impl Residual {
     /// The sum of two ways from one input.
-    pub fn new(registry: &mut Registry, name: &str, body: Sequential, shortcut: Sequential) -> Self {
-        Self { name: registry.layer(name), body, shortcut }
+    pub fn new(
+        registry: &mut Registry,
+        name: &str,
+        body: Sequential,
+        shortcut: Sequential,
+    ) -> Self {
+        Self {
+            name: registry.layer(name),
+            body,
+            shortcut,
+        }
     }
 }
 

@@ -15,7 +15,14 @@ pub(super) fn layers(
     shape: [usize; 3],
     classes: usize,
 ) -> Result<Sequential, ModelError> {
-    let ModelPlan::Cnn { blocks, hidden, activation, batch_norm, dropout } = plan else {
+    let ModelPlan::Cnn {
+        blocks,
+        hidden,
+        activation,
+        batch_norm,
+        dropout,
+    } = plan
+    else {
         return Err(ModelError("not a convolutional model".to_owned()));
     };
     let mut layers: Vec<Box<dyn Layer>> = Vec::new();
@@ -38,16 +45,35 @@ pub(super) fn layers(
             );
             return Err(ModelError(text));
         }
-        let sizes = ConvSizes { inputs, outputs, kernel, bias: !batch_norm };
+        let sizes = ConvSizes {
+            inputs,
+            outputs,
+            kernel,
+            bias: !batch_norm,
+        };
         let name = format!("conv{number}");
-        layers.push(Box::new(Conv2d::new(registry, &name, sizes, settings, index == 0)));
+        layers.push(Box::new(Conv2d::new(
+            registry,
+            &name,
+            sizes,
+            settings,
+            index == 0,
+        )));
         if *batch_norm {
-            layers.push(Box::new(BatchNorm::new(registry, &format!("norm{number}"), outputs)));
+            layers.push(Box::new(BatchNorm::new(
+                registry,
+                &format!("norm{number}"),
+                outputs,
+            )));
         }
         let name = format!("activation.conv{number}");
         layers.push(Box::new(Activate::new(registry, &name, *activation)));
         if block.pool != Pool::None {
-            layers.push(Box::new(Pooling::new(registry, &format!("pool{number}"), block.pool)));
+            layers.push(Box::new(Pooling::new(
+                registry,
+                &format!("pool{number}"),
+                block.pool,
+            )));
         }
         channels = outputs;
         is_flat = block.pool == Pool::Global;
@@ -60,9 +86,18 @@ pub(super) fn layers(
     if !is_flat {
         layers.push(Box::new(Flatten));
     }
-    let settings = Head { hidden, activation: *activation, dropout: *dropout };
+    let settings = Head {
+        hidden,
+        activation: *activation,
+        dropout: *dropout,
+    };
     let features = channels * height * width;
-    layers.extend(head(registry, (features, classes), &settings, blocks.is_empty()));
+    layers.extend(head(
+        registry,
+        (features, classes),
+        &settings,
+        blocks.is_empty(),
+    ));
     Ok(Sequential(layers))
 }
 

@@ -44,7 +44,11 @@ pub(super) fn head(
             takes_data && index == 0,
         )));
         let name = format!("activation.linear{number}");
-        layers.push(Box::new(Activate::new(registry, &name, settings.activation)));
+        layers.push(Box::new(Activate::new(
+            registry,
+            &name,
+            settings.activation,
+        )));
         if settings.dropout > 0.0 {
             let name = format!("dropout{number}");
             layers.push(Box::new(Dropout::new(registry, &name, settings.dropout)));
@@ -52,6 +56,11 @@ pub(super) fn head(
         width = *next;
     }
     let takes_data = takes_data && settings.hidden.is_empty();
-    layers.push(Box::new(Linear::new(registry, "output", (width, classes), takes_data)));
+    layers.push(Box::new(Linear::new(
+        registry,
+        "output",
+        (width, classes),
+        takes_data,
+    )));
     layers
 }

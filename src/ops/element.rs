@@ -41,7 +41,11 @@ impl Element for f32 {
     }
 
     fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+        if let CpuStorage::F32(values) = storage {
+            Some(values)
+        } else {
+            None
+        }
     }
 
     fn widened<'a>(source: &'a [Self], _buffer: &'a mut [f32]) -> &'a [f32] {
@@ -63,7 +67,11 @@ impl Element for f16 {
     }
 
     fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::F16(values) = storage { Some(values) } else { None }
+        if let CpuStorage::F16(values) = storage {
+            Some(values)
+        } else {
+            None
+        }
     }
 }
 
@@ -83,7 +91,11 @@ impl Element for bf16 {
     }
 
     fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::BF16(values) = storage { Some(values) } else { None }
+        if let CpuStorage::BF16(values) = storage {
+            Some(values)
+        } else {
+            None
+        }
     }
 }
 

@@ -26,8 +26,14 @@ pub struct LossGradient {
 
 /// One row: the loss, and `probabilities` overwritten with the softmax.
 fn row_loss(probabilities: &mut [f32], label: usize, smoothing: f32) -> f32 {
-    let largest = probabilities.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mean = probabilities.iter().map(|logit| logit - largest).sum::<f32>()
+    let largest = probabilities
+        .iter()
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
+    let mean = probabilities
+        .iter()
+        .map(|logit| logit - largest)
+        .sum::<f32>()
         / probabilities.len() as f32;
     let at_label = probabilities[label] - largest;
     let mut total = 0.0;
@@ -41,7 +47,11 @@ fn row_loss(probabilities: &mut [f32], label: usize, smoothing: f32) -> f32 {
     let log_total = total.ln();
     let plain = log_total - at_label;
     // Where the labels are not smoothed an infinite logit elsewhere must not make 0 · ∞.
-    if smoothing == 0.0 { plain } else { (1.0 - smoothing) * plain + smoothing * (log_total - mean) }
+    if smoothing == 0.0 {
+        plain
+    } else {
+        (1.0 - smoothing) * plain + smoothing * (log_total - mean)
+    }
 }
 
 /// Mean loss over the batch and its gradient. logits: N × C; labels: N, below C.

@@ -25,7 +25,14 @@ impl Window {
             let text = format!("a pooling window of side {side} does not fit {height} × {width}");
             return Err(candle_core::Error::Msg(text).bt());
         }
-        Ok(([n, c, height / side, width / side], Self { side, height, width }))
+        Ok((
+            [n, c, height / side, width / side],
+            Self {
+                side,
+                height,
+                width,
+            },
+        ))
     }
 
     fn out_width(self) -> usize {

@@ -189,7 +189,9 @@ fn with_values<R>(
     tensor: Option<&Tensor>,
     work: impl FnOnce(Option<Values<'_>>) -> Result<R>,
 ) -> Result<R> {
-    let Some(tensor) = tensor else { return work(None) };
+    let Some(tensor) = tensor else {
+        return work(None);
+    };
     let mut result = None;
     match tensor.dtype() {
         DType::F16 => edit::<f16>(tensor, |v| result = Some(work(Some(Values::F16(v))))),
@@ -251,8 +253,18 @@ pub fn update(rule: Update, tensors: UpdateTensors<'_>, conversion: Conversion) 
 /// # Errors
 /// When a tensor is not of the weights' shape, or one that the rule needs is missing.
 fn check_tensors(rule: Update, tensors: UpdateTensors<'_>) -> Result<()> {
-    let UpdateTensors { weights, copy, gradient, first, second, delta } = tensors;
-    for tensor in [copy, Some(gradient), first, second, delta].into_iter().flatten() {
+    let UpdateTensors {
+        weights,
+        copy,
+        gradient,
+        first,
+        second,
+        delta,
+    } = tensors;
+    for tensor in [copy, Some(gradient), first, second, delta]
+        .into_iter()
+        .flatten()
+    {
         expect_shape("a tensor of an update", tensor, weights.dims())?;
     }
     let missing = match rule {
@@ -278,7 +290,13 @@ fn pieces(tensors: [Option<Values<'_>>; 5], len: usize) -> Vec<Piece<'_>> {
     weights
         .zip(copy.zip(first).zip(second.zip(delta)))
         .filter_map(|(weights, ((copy, first), (second, delta)))| {
-            weights.map(|weights| Piece { weights, copy, first, second, delta })
+            weights.map(|weights| Piece {
+                weights,
+                copy,
+                first,
+                second,
+                delta,
+            })
         })
         .collect()
 }
@@ -312,8 +330,10 @@ fn update_piece<G: Element>(
             }
             Update::AdamW(adam) => adam.delta(g, old, (&mut *first, &mut *second), new),
         }
-        for (state, values) in [(&mut piece.first, &mut *first), (&mut piece.second, &mut *second)]
-        {
+        for (state, values) in [
+            (&mut piece.first, &mut *first),
+            (&mut piece.second, &mut *second),
+        ] {
             if let Some(state) = state {
                 state.store(start, values, Format::F32);
             }
@@ -350,7 +370,10 @@ impl Sgd {
         velocity: Option<&mut [f32]>,
         delta: &mut [f32],
     ) {
-        let gradients = gradient.iter().zip(weights).map(|(g, w)| g + self.weight_decay * w);
+        let gradients = gradient
+            .iter()
+            .zip(weights)
+            .map(|(g, w)| g + self.weight_decay * w);
         let Some(velocity) = velocity else {
             for (delta, g) in delta.iter_mut().zip(gradients) {
                 *delta = -self.lr * g;
@@ -359,7 +382,12 @@ impl Sgd {
         };
         for ((v, delta), g) in velocity.iter_mut().zip(delta).zip(gradients) {
             *v = self.momentum * *v + g;
-            *delta = -self.lr * if self.nesterov { g + self.momentum * *v } else { *v };
+            *delta = -self.lr
+                * if self.nesterov {
+                    g + self.momentum * *v
+                } else {
+                    *v
+                };
         }
     }
 }
