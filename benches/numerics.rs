@@ -12,16 +12,16 @@ use mantissa::numerics::{self, Census};
 use mantissa::ops::{self, AdamW, ConvSettings, Conversion, Update, UpdateTensors};
 use mantissa::precision::{Format, Policy};
 use mantissa::record::Role;
-use mantissa::spec::{Plan, Spec};
+use mantissa::spec::{DEFAULT, Overrides, Plan};
 use mantissa::train::Trainer;
 
-const TYPES: [(&str, DType); 3] =
-    [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
+const TYPES: [(&str, DType); 3] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
 
 /// A tensor of values that repeat with a long period, of both signs, below 1.
 fn tensor(shape: &[usize], dtype: DType) -> Tensor {
-    let values: Vec<f32> =
-        (0..shape.iter().product()).map(|i: usize| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0).collect();
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|i: usize| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0)
+        .collect();
     ops::from_f32(&values, shape, dtype).expect("a tensor")
 }
 
@@ -129,9 +129,7 @@ fn update(c: &mut Criterion) {
 }
 
 fn whole_steps(c: &mut Criterion) {
-    let text = include_str!("../experiments/default.toml");
-    let spec = Spec::parse(text, "experiments/default.toml").expect("the default spec");
-    let plan = Plan::try_from(spec).expect("the default plan");
+    let plan = Plan::read("default", DEFAULT, &Overrides::default()).expect("the default plan");
     let data = data::load(&plan.data).expect("digits");
     let model = Model::new(&plan.model, data.shape, data.classes).expect("a model");
     let mut batches =

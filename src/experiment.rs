@@ -112,10 +112,10 @@ pub struct Options<'a> {
 /// that diverges or fails is a result, not an error.
 pub fn run(
     plan: &Plan,
-    options: Options<'_>,
+    options: &Options<'_>,
     listen: &mut dyn FnMut(Event<'_>),
 ) -> Result<Results, ExperimentError> {
-    let mut records = kept(plan, &options)?;
+    let mut records = kept(plan, options)?;
     let data = data::load(&plan.data)?;
     let model = Model::new(&plan.model, data.shape, data.classes)?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;

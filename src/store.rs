@@ -18,23 +18,14 @@ pub struct StoreError {
 /// # Errors
 /// When a folder or the file cannot be made; the file is then as it was.
 pub fn write(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
-    let fail = |action| {
-        move |source| StoreError {
-            path: path.to_owned(),
-            action,
-            source,
-        }
-    };
+    let fail = |action| move |source| StoreError { path: path.to_owned(), action, source };
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(fail("make the folder"))?;
-    let mut file = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempfile_in(folder)
-        .map_err(fail("write"))?;
+    let mut file =
+        tempfile::Builder::new().prefix(".partial-").tempfile_in(folder).map_err(fail("write"))?;
     file.write_all(contents).map_err(fail("write"))?;
     file.as_file().sync_all().map_err(fail("write"))?;
-    file.persist(path)
-        .map_err(|error| fail("write")(error.error))?;
+    file.persist(path).map_err(|error| fail("write")(error.error))?;
     Ok(())
 }
 

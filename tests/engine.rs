@@ -79,9 +79,8 @@ fn record(plan: &Plan, variant: usize, threads: usize) -> RunRecord {
     let data = data::load(&plan.data).unwrap();
     let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let work = || {
-        train::run(plan, (&model, &data), (&plan.variants[variant], 0), &mut |_| ()).unwrap()
-    };
+    let work =
+        || train::run(plan, (&model, &data), (&plan.variants[variant], 0), &mut |_| ()).unwrap();
     pool.install(work)
 }
 
@@ -156,7 +155,7 @@ fn an_interrupted_experiment_goes_on() {
     plan.seeds = vec![0, 1];
     let options = |out| Options { out, force: false, environment: Environment::default() };
     let whole = folder.path().join("whole");
-    let expected = experiment::run(&plan, options(&whole), &mut |_| ()).unwrap();
+    let expected = experiment::run(&plan, &options(&whole), &mut |_| ()).unwrap();
     assert!(expected.complete);
 
     let out = folder.path().join("interrupted");
@@ -166,7 +165,7 @@ fn an_interrupted_experiment_goes_on() {
             finished += usize::from(matches!(event, Event::Saved(_)));
             assert!(finished < 3, "stopped");
         };
-        experiment::run(&plan, options(&out), &mut listen)
+        experiment::run(&plan, &options(&out), &mut listen)
     });
     assert!(interrupted.is_err());
     let read = |path: &std::path::Path| -> Results {
@@ -180,12 +179,15 @@ fn an_interrupted_experiment_goes_on() {
             kept = Some(count);
         }
     };
-    let resumed = experiment::run(&plan, options(&out), &mut listen).unwrap();
+    let resumed = experiment::run(&plan, &options(&out), &mut listen).unwrap();
     assert_eq!(kept, Some(3));
     let digests = |results: &Results| -> BTreeMap<(String, u64), Option<String>> {
         let of = |v: &mantissa::record::VariantResult| {
             let name = v.name.clone();
-            v.runs.iter().map(move |r| ((name.clone(), r.seed), r.weights_digest.clone())).collect::<Vec<_>>()
+            v.runs
+                .iter()
+                .map(move |r| ((name.clone(), r.seed), r.weights_digest.clone()))
+                .collect::<Vec<_>>()
         };
         results.variants.iter().flat_map(of).collect()
     };
@@ -194,7 +196,7 @@ fn an_interrupted_experiment_goes_on() {
     // Another plan in the same folder is refused, and what is there stays.
     let mut other = plan.clone();
     other.train.steps = 5;
-    let error = experiment::run(&other, options(&out), &mut |_| ()).unwrap_err();
+    let error = experiment::run(&other, &options(&out), &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("--force"), "{error}");
     assert_eq!(read(&out).plan, plan);
 }

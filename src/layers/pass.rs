@@ -59,6 +59,14 @@ pub enum Saved {
     Shape([usize; 4]),
 }
 
+/// Whether the pass looks for results that are not finite.
+enum Watch {
+    Off,
+    On,
+    /// The first layer with one.
+    Found(String),
+}
+
 /// One pass over a model.
 pub struct Pass<'a> {
     arithmetic: Arithmetic,
@@ -68,7 +76,7 @@ pub struct Pass<'a> {
     census: Option<&'a mut Census>,
     tape: Vec<Saved>,
     gradients: Vec<Option<Tensor>>,
-    watch: Option<Option<String>>,
+    watch: Watch,
 }
 
 impl<'a> Pass<'a> {
@@ -80,7 +88,7 @@ impl<'a> Pass<'a> {
         statistics: &'a mut [RunningStatistics],
     ) -> Self {
         let gradients = vec![None; weights.len()];
-        let (census, tape, watch) = (None, Vec::new(), None);
+        let (census, tape, watch) = (None, Vec::new(), Watch::Off);
         Self { arithmetic, mode, weights, statistics, census, tape, gradients, watch }
     }
 
@@ -94,13 +102,13 @@ impl<'a> Pass<'a> {
     /// Looks for the first layer whose result is not finite.
     #[must_use]
     pub fn watching(mut self) -> Self {
-        self.watch = Some(None);
+        self.watch = Watch::On;
         self
     }
 
     /// The first layer whose result was not finite, if the pass was watching.
     pub fn first_non_finite(&self) -> Option<&str> {
-        self.watch.as_ref()?.as_deref()
+        if let Watch::Found(layer) = &self.watch { Some(layer) } else { None }
     }
 
     /// How this pass computes.
@@ -181,10 +189,10 @@ impl<'a> Pass<'a> {
     /// When the tensor is not the engine's own.
     pub fn activation(&mut self, layer: &str, result: Tensor) -> Result<Tensor> {
         self.round(layer, Role::Activations, &result)?;
-        if let Some(found @ None) = &mut self.watch
+        if matches!(self.watch, Watch::On)
             && ops::to_f32(&result)?.iter().any(|value| !value.is_finite())
         {
-            *found = Some(layer.to_owned());
+            self.watch = Watch::Found(layer.to_owned());
         }
         Ok(result)
     }
@@ -202,7 +210,12 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// As [`Pass::activation`].
-    pub fn weight_gradient(&mut self, layer: &str, parameter: usize, gradient: Tensor) -> Result<()> {
+    pub fn weight_gradient(
+        &mut self,
+        layer: &str,
+        parameter: usize,
+        gradient: Tensor,
+    ) -> Result<()> {
         self.round(layer, Role::WeightGradients, &gradient)?;
         self.gradients[parameter] = Some(gradient);
         Ok(())

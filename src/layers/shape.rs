@@ -186,7 +186,12 @@ pub struct Residual {
 
 impl Residual {
     /// The sum of two ways from one input.
-    pub fn new(registry: &mut Registry, name: &str, body: Sequential, shortcut: Sequential) -> Self {
+    pub fn new(
+        registry: &mut Registry,
+        name: &str,
+        body: Sequential,
+        shortcut: Sequential,
+    ) -> Self {
         Self { name: registry.layer(name), body, shortcut }
     }
 }

@@ -18,10 +18,10 @@ pub(super) fn layers(
     registry: &mut Registry,
     inputs: usize,
     classes: usize,
-    settings: Head<'_>,
+    settings: &Head<'_>,
 ) -> Sequential {
     let mut layers: Vec<Box<dyn Layer>> = vec![Box::new(Flatten)];
-    layers.extend(head(registry, (inputs, classes), &settings, true));
+    layers.extend(head(registry, (inputs, classes), settings, true));
     Sequential(layers)
 }
 

@@ -32,13 +32,17 @@ impl Model {
     ///
     /// # Errors
     /// When a convolution or pooling does not fit the images.
-    pub fn new(plan: &ModelPlan, shape: [usize; 3], classes: usize) -> std::result::Result<Self, ModelError> {
+    pub fn new(
+        plan: &ModelPlan,
+        shape: [usize; 3],
+        classes: usize,
+    ) -> std::result::Result<Self, ModelError> {
         let mut registry = Registry::default();
         let layers = match plan {
             ModelPlan::Mlp { hidden, activation, dropout } => {
                 let inputs = shape.iter().product();
                 let settings = mlp::Head { hidden, activation: *activation, dropout: *dropout };
-                mlp::layers(&mut registry, inputs, classes, settings)
+                mlp::layers(&mut registry, inputs, classes, &settings)
             }
             ModelPlan::Cnn { .. } => cnn::layers(&mut registry, plan, shape, classes)?,
             ModelPlan::Resnet { depth, width } => {

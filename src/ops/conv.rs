@@ -329,9 +329,11 @@ pub fn conv2d_backward(
                 .zip(source.chunks(images * sizes.image()))
                 .zip(space.chunks_mut(share).zip(outputs))
                 .collect();
-            for_each(tasks, |_, ((dy, x), (space, dx)): ((&[T], &[T]), (&mut [f32], &mut [T]))| {
+            let work = |_, (inputs, (space, dx)): (_, (&mut [f32], &mut [T]))| {
+                let (dy, x): (&[T], &[T]) = inputs;
                 backward_images(sizes, (dy, x, &wide_weight), Space::carve(space, lengths), dx);
-            });
+            };
+            for_each(tasks, work);
         };
         let input = if with_input {
             Some(build::<T>(x.shape(), run)?)

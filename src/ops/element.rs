@@ -48,7 +48,7 @@ impl Element for f32 {
         source
     }
 
-    fn store(target: &mut [Self], _buffer: &mut [f32], fill: impl FnOnce(&mut [f32])) {
+    fn store(target: &mut [Self], _buffer: &mut [Self], fill: impl FnOnce(&mut [Self])) {
         fill(target);
     }
 }

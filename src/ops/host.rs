@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 use candle_core::{
-    CpuStorage, DType, Device, Error, InplaceOp1, Layout, Result, Shape, Storage, StorageRef, Tensor,
+    CpuStorage, DType, Device, Error, InplaceOp1, Layout, Result, Shape, Storage, StorageRef,
+    Tensor,
 };
 
 use super::element::{Element, by_dtype};
@@ -63,13 +64,12 @@ pub(crate) fn expect_shape(what: &str, tensor: &Tensor, dims: &[usize]) -> Resul
 
 /// A buffer of `len` values that its caller fills before anyone reads it.
 pub(crate) fn buffer<T: Element>(len: usize) -> Vec<T> {
-    let mut values = Vec::with_capacity(len);
-    // SAFETY: the capacity is `len`; any bits are a valid f32, f16 or bf16; kernels write every value before it is read.
-    #[expect(clippy::uninit_vec, reason = "zeroing would be one more pass over memory")]
-    unsafe {
-        values.set_len(len);
-    }
-    values
+    let mut values = Vec::<T>::with_capacity(len);
+    let (start, capacity) = (values.as_mut_ptr(), values.capacity());
+    std::mem::forget(values);
+    // SAFETY: the allocation holds at least `len` values; any bits are a valid f32, f16 or bf16; kernels write each value
+    // before it is read.
+    unsafe { Vec::from_raw_parts(start, len, capacity) }
 }
 
 /// A new CPU tensor whose every value `fill` writes.
@@ -169,5 +169,7 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
 /// # Errors
 /// When the tensor is not a contiguous f32 tensor on the CPU.
 pub fn round_in_place(tensor: &Tensor, round: impl FnOnce(&mut [f32])) -> Result<()> {
-    edit::<f32>(tensor, |values| vectorized(|| memory::uncounted(|| round(values))))
+    edit::<f32>(tensor, |values| {
+        vectorized(|| memory::uncounted(|| round(values)));
+    })
 }

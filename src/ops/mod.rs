@@ -22,11 +22,11 @@ pub use conv::{ConvGradients, ConvSettings, conv2d, conv2d_backward};
 pub use element::Element;
 pub use host::{cast, from_f32, round_in_place, to_f32};
 pub use loss::{LossGradient, LossSettings, count_correct, cross_entropy, cross_entropy_loss};
-pub use norm::{BatchNormGradients, BatchNormSaved, batch_norm, batch_norm_backward, batch_norm_inference};
-pub use philox::{Philox, philox4x32};
-pub use pointwise::{
-    accumulate, add, dropout, gelu, gelu_backward, relu, relu_backward,
+pub use norm::{
+    BatchNormGradients, BatchNormSaved, batch_norm, batch_norm_backward, batch_norm_inference,
 };
+pub use philox::{Philox, philox4x32};
+pub use pointwise::{accumulate, add, dropout, gelu, gelu_backward, relu, relu_backward};
 pub use pool::{
     avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
     max_pool2d_backward,

@@ -12,8 +12,7 @@ pub(crate) const BLOCK: usize = 1024;
 /// Runs `work` compiled for AVX2 where the processor has it, so that its loops use all of the vector unit.
 ///
 /// Only integer and IEEE operations are inside: the result is the same either way.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "a loop is only vectorized for AVX2 if it is inlined here")]
+#[inline]
 pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {

@@ -85,9 +85,8 @@ fn max_pool_plane<T: Element>(x: &[T], y: &mut [T], places: &mut [u8], window: W
         let (mut best, mut at) = (x[start], 0);
         for i in 1..window.side * window.side {
             let value = x[start + window.offset(i)];
-            // `!(a <= b)` lets a NaN in; one that is there stays, for nothing compares with it.
-            #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a NaN must win")]
-            if !(value <= best) && best == best {
+            let is_nan = |value: T| value.partial_cmp(&value).is_none();
+            if value > best || (is_nan(value) && !is_nan(best)) {
                 (best, at) = (value, i);
             }
         }

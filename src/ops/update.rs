@@ -27,10 +27,7 @@ impl GradientSummary {
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self {
-            counts: self.counts.plus(other.counts),
-            squares: self.squares + other.squares,
-        }
+        Self { counts: self.counts.plus(other.counts), squares: self.squares + other.squares }
     }
 }
 
@@ -148,7 +145,7 @@ enum Values<'a> {
     Bf16(&'a mut [bf16]),
 }
 
-impl<'a> Values<'a> {
+impl Values<'_> {
     fn chunks(self) -> Vec<Self> {
         match self {
             Self::F32(values) => values.chunks_mut(CHUNK).map(Self::F32).collect(),
@@ -189,7 +186,9 @@ fn with_values<R>(
     tensor: Option<&Tensor>,
     work: impl FnOnce(Option<Values<'_>>) -> Result<R>,
 ) -> Result<R> {
-    let Some(tensor) = tensor else { return work(None) };
+    let Some(tensor) = tensor else {
+        return work(None);
+    };
     let mut result = None;
     match tensor.dtype() {
         DType::F16 => edit::<f16>(tensor, |v| result = Some(work(Some(Values::F16(v))))),

@@ -302,8 +302,7 @@ impl<'a> Trainer<'a> {
         let arithmetic = Arithmetic::of(self.policy.compute);
         let (mut correct, mut loss, mut count) = (0, 0.0, 0_usize);
         for batch in batches {
-            let mut pass =
-                Pass::new(arithmetic, Mode::Inference, &weights, &mut self.statistics);
+            let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &mut self.statistics);
             let logits = self.model.forward(input(&batch, self.image, arithmetic)?, &mut pass)?;
             correct += ops::count_correct(&logits, &batch.labels)?;
             let losses = ops::cross_entropy_loss(&logits, &batch.labels)?;
@@ -340,7 +339,8 @@ impl<'a> Trainer<'a> {
                 digest.update(value.to_le_bytes());
             }
         }
-        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        let hex = |text: String, byte: &u8| text + &format!("{byte:02x}");
+        Ok(digest.finalize().iter().fold(String::new(), hex))
     }
 
     /// Bytes of the persistent tensors as their shapes give them: (weights that compute, master weights beside them,
@@ -366,7 +366,11 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When a tensor cannot be copied.
     pub fn for_inference(&self) -> Result<Inferencer<'a>> {
-        let weights = self.weights().iter().map(|w| w.copy()?.detach().contiguous()).collect::<Result<_>>()?;
+        let weights = self
+            .weights()
+            .iter()
+            .map(|w| w.copy()?.detach().contiguous())
+            .collect::<Result<_>>()?;
         let arithmetic = Arithmetic::of(self.policy.compute);
         let statistics = self.statistics.clone();
         Ok(Inferencer { model: self.model, weights, statistics, arithmetic, image: self.image })
