@@ -4,6 +4,9 @@
 //! Tolerances are bounds on rounding, not guesses: a sum of `n` products in f32, in any order, is off by at most about
 //! `n · 2⁻²⁴ · Σ|products|` (Higham 2002, section 3.1), and Σ|products| is the same operation on the operands' sizes.
 
+#![expect(clippy::float_cmp, reason = "what is exact is compared exactly")]
+#![expect(clippy::many_single_char_names, reason = "the letters of the formulas")]
+
 mod ops_support;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
@@ -219,7 +222,7 @@ fn relu_add_and_accumulate_are_exact() -> Result<()> {
     check("accumulate", &total, &rounded, &exact)
 }
 
-/// As PyTorch: the gradient of ReLU at 0 is 0.
+/// As in `PyTorch`: the gradient of relu at 0 is 0.
 #[test]
 fn relu_at_zero_and_beyond_the_numbers() -> Result<()> {
     let x = tensor(&[0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, 1e-45, -1e-45], DType::F32)?;
@@ -230,8 +233,8 @@ fn relu_at_zero_and_beyond_the_numbers() -> Result<()> {
     Ok(())
 }
 
-/// Φ and φ are computed from x / √2 and x²/2, both rounded: a relative error δ of the argument moves Φ by x φ δ and φ by
-/// x² φ δ.
+/// `x/√2` and `x²/2` are rounded: a relative error δ of the argument moves the distribution by x times the density times δ,
+/// and the density by x² times itself times δ.
 #[test]
 fn gelu() -> Result<()> {
     let (x, dy) = (uniform(1, (7, 13, 15), (-7.0, 7.0))?, uniform(2, (7, 13, 15), SIGNED)?);
@@ -587,7 +590,7 @@ fn at_step(rule: Update, t: i32) -> Update {
     }
 }
 
-/// Step `t` on one weight, as PyTorch's pages on `torch.optim.SGD` and `torch.optim.AdamW` write it, in f64. The states are
+/// Step `t` on one weight, as `PyTorch`'s pages on `torch.optim.SGD` and `torch.optim.AdamW` write it, in f64. The states are
 /// b, or m and v.
 fn documented_step(rule: Update, t: i32, (w, g): (f64, f64), state: &mut [f64; 2]) -> f64 {
     match rule {

@@ -1,9 +1,12 @@
 //! Operations on f16 and bf16 tensors keep the arithmetic contract: the f32 operation on the widened operands, rounded once
 //! to nearest even. And no result depends on the number of threads.
 
+#![expect(clippy::float_cmp, reason = "what is exact is compared exactly")]
+#![expect(clippy::many_single_char_names, reason = "the letters of the formulas")]
+
 mod ops_support;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, IndexOp, Result, Tensor};
 use half::{bf16, f16};
 use mantissa::ops::{
     self, AdamW, ConvSettings, Conversion, LossSettings, Philox, Sgd, Update, UpdateTensors,
@@ -15,6 +18,23 @@ use ops_support::{UNIT, bits, tensor, uniform};
 const SIXTEEN_BITS: [DType; 2] = [DType::F16, DType::BF16];
 const INF: f32 = f32::INFINITY;
 
+const ADAM_W: Update = Update::AdamW(AdamW {
+    lr: 0.01,
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    weight_decay: 0.01,
+    correction1: 10.0,
+    correction2: 31.6,
+});
+
+const POINTWISE: ConvSettings = ConvSettings {
+    stride: 1,
+    padding: 0,
+    dilation: 1,
+    groups: 1,
+};
+
 /// A name and a result for every operation that was run.
 type Results = Vec<(String, Tensor)>;
 
@@ -22,9 +42,15 @@ type Results = Vec<(String, Tensor)>;
 fn positions(tensor: &Tensor) -> Result<Vec<i32>> {
     let flat = tensor.flatten_all()?;
     let bits: Vec<u16> = if tensor.dtype() == DType::F16 {
-        flat.to_vec1::<f16>()?.into_iter().map(f16::to_bits).collect()
+        flat.to_vec1::<f16>()?
+            .into_iter()
+            .map(f16::to_bits)
+            .collect()
     } else {
-        flat.to_vec1::<bf16>()?.into_iter().map(bf16::to_bits).collect()
+        flat.to_vec1::<bf16>()?
+            .into_iter()
+            .map(bf16::to_bits)
+            .collect()
     };
     let position = |bits: u16| {
         let size = i32::from(bits & 0x7fff);
@@ -53,8 +79,6 @@ fn check_rounded(native: &Results, wide: &Results, dtype: DType, units: i32) -> 
 
 /// Every operation that works in a fixed order, on images a and b.
 fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
-    let (n, c, h, w) = a.dims4()?;
-    let shape = [n, c, h, w];
     let mut results = vec![];
     let mut keep = |name: &str, tensor: &Tensor| results.push((name.to_owned(), tensor.clone()));
     let y = ops::relu(a)?;
@@ -62,18 +86,61 @@ fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
     keep("relu's gradient", &ops::relu_backward(b, &y)?);
     keep("gelu", &ops::gelu(a)?);
     keep("gelu's gradient", &ops::gelu_backward(b, a)?);
-    keep("dropout", &ops::dropout(a, 0.3, Philox { seed: 7, stream: 1, step: 2 })?);
+    keep(
+        "dropout",
+        &ops::dropout(
+            a,
+            0.3,
+            Philox {
+                seed: 7,
+                stream: 1,
+                step: 2,
+            },
+        )?,
+    );
     keep("add", &ops::add(a, b)?);
+    results.extend(pools(a, b)?);
+    results.extend(statistics(a, b)?);
+    Ok(results)
+}
+
+/// The part of [`fixed_order`] that pools.
+fn pools(a: &Tensor, b: &Tensor) -> Result<Results> {
+    let (n, c, h, w) = a.dims4()?;
+    let shape = [n, c, h, w];
+    let mut results = vec![];
+    let mut keep = |name: &str, tensor: &Tensor| results.push((name.to_owned(), tensor.clone()));
     let (y, places) = ops::max_pool2d(a, 2)?;
     keep("max-pool", &y);
-    keep("max-pool's gradient", &ops::max_pool2d_backward(&y, &places, 2, shape)?);
+    keep(
+        "max-pool's gradient",
+        &ops::max_pool2d_backward(&y, &places, 2, shape)?,
+    );
     let y = ops::avg_pool2d(a, 3)?;
     keep("average pool", &y);
     let dy = ops::max_pool2d(b, 3)?.0;
-    keep("average pool's gradient", &ops::avg_pool2d_backward(&dy, 3, shape)?);
+    keep(
+        "average pool's gradient",
+        &ops::avg_pool2d_backward(&dy, 3, shape)?,
+    );
     keep("global average pool", &ops::global_avg_pool(a)?);
-    let corner = b.narrow(2, 0, 1)?.narrow(3, 0, 1)?.contiguous()?.reshape((n, c))?;
-    keep("global average pool's gradient", &ops::global_avg_pool_backward(&corner, shape)?);
+    let corner = b
+        .narrow(2, 0, 1)?
+        .narrow(3, 0, 1)?
+        .contiguous()?
+        .reshape((n, c))?;
+    keep(
+        "global average pool's gradient",
+        &ops::global_avg_pool_backward(&corner, shape)?,
+    );
+    Ok(results)
+}
+
+/// The part of [`fixed_order`] that sums over images or rows.
+fn statistics(a: &Tensor, b: &Tensor) -> Result<Results> {
+    let (n, c, h, w) = a.dims4()?;
+    let mut results = vec![];
+    let mut keep = |name: &str, tensor: &Tensor| results.push((name.to_owned(), tensor.clone()));
     let gamma = b.flatten_all()?.narrow(0, 0, c)?.contiguous()?;
     let beta = a.flatten_all()?.narrow(0, 0, c)?.contiguous()?;
     let (y, saved, variance) = ops::batch_norm(a, &gamma, &beta)?;
@@ -85,9 +152,17 @@ fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
     let inference = ops::batch_norm_inference(a, (&saved.mean, &variance), &gamma, &beta)?;
     keep("batch norm for inference", &inference);
     let logits = a.reshape((n * c, h * w))?;
-    let labels: Vec<u32> = (0..(n * c) as u32).map(|i| i * 5 % (h * w) as u32).collect();
-    let settings = LossSettings { smoothing: 0.1, scale: 1024.0 };
-    keep("cross-entropy", &ops::cross_entropy(&logits, &labels, settings)?.gradient);
+    let labels: Vec<u32> = (0..(n * c) as u32)
+        .map(|i| i * 5 % (h * w) as u32)
+        .collect();
+    let settings = LossSettings {
+        smoothing: 0.1,
+        scale: 1024.0,
+    };
+    keep(
+        "cross-entropy",
+        &ops::cross_entropy(&logits, &labels, settings)?.gradient,
+    );
     keep("column sums", &ops::column_sums(&logits)?);
     Ok(results)
 }
@@ -96,7 +171,13 @@ fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
 fn operations_of_fixed_order_round_once() -> Result<()> {
     for dtype in SIXTEEN_BITS {
         // Ordinary numbers; squares and sums beyond f16; f16's subnormals; numbers that bf16 alone holds.
-        for (a, b) in [(2.0, 2.0), (6e4, 6e4), (3e-6, 3e-6), (6e4, 1e-6), (1e30, 1e-30)] {
+        for (a, b) in [
+            (2.0, 2.0),
+            (6e4, 6e4),
+            (3e-6, 3e-6),
+            (6e4, 1e-6),
+            (1e30, 1e-30),
+        ] {
             let a = ops::cast(&uniform(1, (3, 5, 11, 9), (-a, a))?, dtype)?;
             let b = ops::cast(&uniform(2, (3, 5, 11, 9), (-b, b))?, dtype)?;
             let wide = fixed_order(&ops::cast(&a, DType::F32)?, &ops::cast(&b, DType::F32)?)?;
@@ -109,17 +190,25 @@ fn operations_of_fixed_order_round_once() -> Result<()> {
 #[test]
 fn loss_and_accuracy_are_those_of_the_widened_logits() -> Result<()> {
     let labels: Vec<u32> = (0..33).map(|i| i % 10).collect();
-    let settings = LossSettings { smoothing: 0.1, scale: 1.0 };
+    let settings = LossSettings {
+        smoothing: 0.1,
+        scale: 1.0,
+    };
     for dtype in SIXTEEN_BITS {
         let native = ops::cast(&uniform(1, (33, 10), (-30.0, 30.0))?, dtype)?;
         let wide = ops::cast(&native, DType::F32)?;
         let losses = [&native, &wide].map(|x| ops::cross_entropy(x, &labels, settings));
         let [native_loss, wide_loss] = losses.map(|loss| loss.map(|loss| loss.loss.to_bits()));
         assert_eq!(native_loss?, wide_loss?);
-        let (a, b) =
-            (ops::cross_entropy_loss(&native, &labels)?, ops::cross_entropy_loss(&wide, &labels)?);
+        let (a, b) = (
+            ops::cross_entropy_loss(&native, &labels)?,
+            ops::cross_entropy_loss(&wide, &labels)?,
+        );
         assert_eq!(a, b);
-        assert_eq!(ops::count_correct(&native, &labels)?, ops::count_correct(&wide, &labels)?);
+        assert_eq!(
+            ops::count_correct(&native, &labels)?,
+            ops::count_correct(&wide, &labels)?
+        );
     }
     Ok(())
 }
@@ -127,10 +216,16 @@ fn loss_and_accuracy_are_those_of_the_widened_logits() -> Result<()> {
 #[test]
 fn a_loss_gradient_beyond_f16_is_infinite_and_tiny_ones_are_subnormal() -> Result<()> {
     let logits = tensor(&[60_000.0, -60_000.0, 0.0, 0.0], DType::F16)?.reshape((2, 2))?;
-    let settings = LossSettings { smoothing: 0.0, scale: 262_144.0 };
+    let settings = LossSettings {
+        smoothing: 0.0,
+        scale: 262_144.0,
+    };
     let gradient = ops::cross_entropy(&logits, &[1, 0], settings)?.gradient;
     assert_eq!(ops::to_f32(&gradient)?, [INF, -INF, -INF, INF]);
-    let settings = LossSettings { scale: 2f32.powi(-22), ..settings };
+    let settings = LossSettings {
+        scale: 2f32.powi(-22),
+        ..settings
+    };
     let gradient = ops::cross_entropy(&logits, &[1, 0], settings)?.gradient;
     let (whole, half) = (2f32.powi(-23), 2f32.powi(-24));
     assert_eq!(ops::to_f32(&gradient)?, [whole, -whole, -half, half]);
@@ -155,7 +250,10 @@ fn convolutions([x, w, b, dy]: [&Tensor; 4], settings: ConvSettings) -> Result<R
     let dx = gradients.input.map(|dx| (name("dx"), dx));
     let mut results = vec![
         (name("conv"), ops::conv2d(x, w, Some(b), settings)?),
-        (name("conv without bias"), ops::conv2d(x, w, None, settings)?),
+        (
+            name("conv without bias"),
+            ops::conv2d(x, w, None, settings)?,
+        ),
         (name("dw"), gradients.weight),
         (name("db"), gradients.bias),
     ];
@@ -179,14 +277,18 @@ fn check_products(
 ) -> Result<()> {
     for dtype in SIXTEEN_BITS {
         // Exact sums must agree in every bit. Sums without cancellation may differ by their order: one unit at most.
-        for (fill, units) in [(sixteenths as fn(u64, &[usize]) -> Result<Tensor>, 0), (positive, 1)]
-        {
+        for (fill, units) in [
+            (sixteenths as fn(u64, &[usize]) -> Result<Tensor>, 0),
+            (positive, 1),
+        ] {
             let mut native = vec![];
             for (seed, shape) in (1..).zip(shapes) {
                 native.push(ops::cast(&fill(seed, shape)?, dtype)?);
             }
-            let wide: Vec<Tensor> =
-                native.iter().map(|t| ops::cast(t, DType::F32)).collect::<Result<_>>()?;
+            let wide: Vec<Tensor> = native
+                .iter()
+                .map(|t| ops::cast(t, DType::F32))
+                .collect::<Result<_>>()?;
             let [native, wide] =
                 [&native, &wide].map(|all| work([&all[0], &all[1], &all[2], &all[3]]));
             check_rounded(&native?, &wide?, dtype, units)?;
@@ -197,9 +299,15 @@ fn check_products(
 
 #[test]
 fn products_round_once() -> Result<()> {
-    for (n, i, o) in
-        [(1, 1, 1), (7, 13, 5), (1, 300, 33), (19, 300, 1), (65, 1, 67), (3, 2, 2), (67, 129, 131)]
-    {
+    for (n, i, o) in [
+        (1, 1, 1),
+        (7, 13, 5),
+        (1, 300, 33),
+        (19, 300, 1),
+        (65, 1, 67),
+        (3, 2, 2),
+        (67, 129, 131),
+    ] {
         check_products([&[n, i], &[o, i], &[o], &[n, o]], linear_products)?;
     }
     Ok(())
@@ -214,7 +322,12 @@ fn convolutions_round_once() -> Result<()> {
         ([1, 2, 13, 11], [3, 2, 5, 3], [3, 4], (3, 2, 2, 1)),
         ([5, 6, 5, 7], [6, 1, 3, 3], [5, 7], (1, 1, 1, 6)),
     ] {
-        let settings = ConvSettings { stride, padding, dilation, groups };
+        let settings = ConvSettings {
+            stride,
+            padding,
+            dilation,
+            groups,
+        };
         let dy = [x[0], w[0], y[0], y[1]];
         check_products([&x, &w, &[w[0]], &dy], |t| convolutions(t, settings))?;
     }
@@ -225,21 +338,26 @@ fn convolutions_round_once() -> Result<()> {
 fn check_dot(dtype: DType, (a, b, c): ([f32; 2], [f32; 2], f32), expected: f32) -> Result<()> {
     for (n, inputs, o) in [(1, 2, 1), (1, 9, 5), (3, 64, 1), (17, 2, 33), (17, 64, 33)] {
         let rows = |values: [f32; 2], count: usize| -> Result<Tensor> {
-            let row: Vec<f32> =
-                values.into_iter().chain(std::iter::repeat(0.0)).take(inputs).collect();
+            let row: Vec<f32> = values
+                .into_iter()
+                .chain(std::iter::repeat(0.0))
+                .take(inputs)
+                .collect();
             ops::from_f32(&row.repeat(count), (count, inputs), dtype)
         };
         let (x, w, bias) = (rows(a, n)?, rows(b, o)?, tensor(&vec![c; o], dtype)?);
-        let settings = ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 };
         let (image, kernel) = (x.reshape((n, inputs, 1, 1))?, w.reshape((o, inputs, 1, 1))?);
         let results = [
             ops::linear(&x, &w, Some(&bias))?,
-            ops::conv2d(&image, &kernel, Some(&bias), settings)?,
+            ops::conv2d(&image, &kernel, Some(&bias), POINTWISE)?,
         ];
         for result in results {
             for value in ops::to_f32(&result)? {
                 let same = value == expected || (value.is_nan() && expected.is_nan());
-                assert!(same, "{dtype:?} {n} × {inputs} × {o}: {value:e}, not {expected:e}");
+                assert!(
+                    same,
+                    "{dtype:?} {n} × {inputs} × {o}: {value:e}, not {expected:e}"
+                );
             }
         }
     }
@@ -260,8 +378,14 @@ fn products_at_the_ends_of_the_formats() -> Result<()> {
         (([2048.0, 1.0], [1.0, 1.0], 1.0), 2050.0),
         (([power(-12), 0.0], [power(-12), 0.0], 0.0), power(-24)),
         (([power(-12), 0.0], [power(-13), 0.0], 0.0), 0.0),
-        (([power(-12), 0.0], [1.5 * power(-13), 0.0], 0.0), power(-24)),
-        (([power(-24), power(-24)], [1.0, 1.0], power(-24)), 3.0 * power(-24)),
+        (
+            ([power(-12), 0.0], [1.5 * power(-13), 0.0], 0.0),
+            power(-24),
+        ),
+        (
+            ([power(-24), power(-24)], [1.0, 1.0], power(-24)),
+            3.0 * power(-24),
+        ),
         (([INF, 0.0], [0.0, 0.0], 0.0), f32::NAN),
         (([INF, 1.0], [1.0, 1.0], -INF), f32::NAN),
         (([f32::NAN, 1.0], [1.0, 1.0], 0.0), f32::NAN),
@@ -271,8 +395,14 @@ fn products_at_the_ends_of_the_formats() -> Result<()> {
     }
     for (operands, expected) in [
         (([power(64), 0.0], [power(64), 0.0], 0.0), INF),
-        (([power(64), power(64)], [-power(63), -power(63)], 0.0), -INF),
-        (([power(100), power(100)], [power(20), -power(20)], 3.0), 3.0),
+        (
+            ([power(64), power(64)], [-power(63), -power(63)], 0.0),
+            -INF,
+        ),
+        (
+            ([power(100), power(100)], [power(20), -power(20)], 3.0),
+            3.0,
+        ),
         (([256.0, 1.0], [1.0, 1.0], 1.0), 258.0),
         (([f32::NAN, 1.0], [1.0, 1.0], 0.0), f32::NAN),
         (([INF, 1.0], [0.0, 1.0], 0.0), f32::NAN),
@@ -287,7 +417,10 @@ fn products_at_the_ends_of_the_formats() -> Result<()> {
     for (operands, expected) in [
         (([power(-70), 0.0], [power(-63), 0.0], 0.0), power(-133)),
         (([power(-70), 0.0], [power(-64), 0.0], 0.0), 0.0),
-        (([power(-130), power(-130)], [1.0, 1.0], power(-130)), 3.0 * power(-130)),
+        (
+            ([power(-130), power(-130)], [1.0, 1.0], power(-130)),
+            3.0 * power(-130),
+        ),
     ] {
         check_dot(DType::BF16, operands, expected)?;
     }
@@ -301,7 +434,10 @@ fn element_wise_operations_beyond_the_numbers() -> Result<()> {
         let values = ops::to_f32(result)?;
         assert_eq!(values.len(), expected.len());
         for (value, expected) in values.iter().zip(expected) {
-            assert!(value == expected || (value.is_nan() && expected.is_nan()), "{values:?}");
+            assert!(
+                value == expected || (value.is_nan() && expected.is_nan()),
+                "{values:?}"
+            );
         }
         Ok(())
     };
@@ -312,7 +448,10 @@ fn element_wise_operations_beyond_the_numbers() -> Result<()> {
             &ops::relu_backward(&x, &tensor(&[0.0, 1.0, 0.0, 1.0], dtype)?)?,
             &[0.0, INF, 0.0, 1.0],
         )?;
-        same(&ops::add(&x, &tensor(&[1.0, -INF, -INF, nan], dtype)?)?, &[nan, nan, -INF, nan])?;
+        same(
+            &ops::add(&x, &tensor(&[1.0, -INF, -INF, nan], dtype)?)?,
+            &[nan, nan, -INF, nan],
+        )?;
         for place in 0..4 {
             for other in [1.0, INF, -INF] {
                 let mut window = [other; 4];
@@ -333,7 +472,10 @@ fn element_wise_operations_beyond_the_numbers() -> Result<()> {
     same(&ops::global_avg_pool(&large)?, &[65_504.0])?;
     same(&ops::add(&large, &large)?, &[INF; 4])?;
     let tiny = tensor(&[2f32.powi(-24), 3.0 * 2f32.powi(-24)], DType::F16)?;
-    same(&ops::add(&tiny, &tiny)?, &[2f32.powi(-23), 3.0 * 2f32.powi(-23)])?;
+    same(
+        &ops::add(&tiny, &tiny)?,
+        &[2f32.powi(-23), 3.0 * 2f32.powi(-23)],
+    )?;
     same(&ops::relu(&tiny)?, &[2f32.powi(-24), 3.0 * 2f32.powi(-24)])
 }
 
@@ -342,23 +484,28 @@ fn element_wise_operations_beyond_the_numbers() -> Result<()> {
 fn long_sums_do_not_stop() -> Result<()> {
     let ones = |shape: &[usize], dtype| Tensor::ones(shape, dtype, &Device::Cpu);
     let all = |tensor: &Tensor, expected: f32| -> Result<()> {
-        assert!(ops::to_f32(tensor)?.iter().all(|value| *value == expected), "{tensor}");
+        assert!(
+            ops::to_f32(tensor)?.iter().all(|value| *value == expected),
+            "{tensor}"
+        );
         Ok(())
     };
-    let pointwise = ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 };
     for dtype in SIXTEEN_BITS {
         let (rows, square) = (ones(&[3, 4096], dtype)?, ones(&[5, 4096], dtype)?);
         all(&ops::linear(&rows, &square, None)?, 4096.0)?;
         let (tall, thin) = (ones(&[4096, 5], dtype)?, ones(&[4096, 3], dtype)?);
         all(&ops::linear_weight_gradient(&tall, &thin)?, 4096.0)?;
-        all(&ops::linear_input_gradient(&rows, &ones(&[4096, 5], dtype)?)?, 4096.0)?;
+        all(
+            &ops::linear_input_gradient(&rows, &ones(&[4096, 5], dtype)?)?,
+            4096.0,
+        )?;
         all(&ops::column_sums(&tall)?, 4096.0)?;
         all(
             &ops::conv2d(
                 &ones(&[2, 4096, 2, 3], dtype)?,
                 &ones(&[3, 4096, 1, 1], dtype)?,
                 None,
-                pointwise,
+                POINTWISE,
             )?,
             4096.0,
         )?;
@@ -367,11 +514,16 @@ fn long_sums_do_not_stop() -> Result<()> {
         all(&ops::global_avg_pool(&planes)?, 1.0)?;
         let single = planes.narrow(0, 0, 1)?.contiguous()?;
         let kernel = ones(&[3, 3, 3, 3], dtype)?;
-        let settings = ConvSettings { padding: 1, ..pointwise };
+        let settings = ConvSettings {
+            padding: 1,
+            ..POINTWISE
+        };
         let gradients = ops::conv2d_backward(&single, (&single, &kernel), settings, false)?;
         all(&gradients.bias, 4096.0)?;
         // 63 × 63 = 3969 lies between 3968 and 3970 (f16) or 3984 (bf16): both round to 3968.
-        let expected = [3968.0, 4032.0, 3968.0, 4032.0, 4096.0, 4032.0, 3968.0, 4032.0, 3968.0];
+        let expected = [
+            3968.0, 4032.0, 3968.0, 4032.0, 4096.0, 4032.0, 3968.0, 4032.0, 3968.0,
+        ];
         assert_eq!(ops::to_f32(&gradients.weight)?, expected.repeat(9));
 
         let gamma = ones(&[3], dtype)?;
@@ -385,7 +537,10 @@ fn long_sums_do_not_stop() -> Result<()> {
 
 /// What [`ops::inspect_gradient`] should count, one value at a time.
 fn naive_counts(values: &[f32], format: Format) -> GradientCounts {
-    let mut counts = GradientCounts { elements: values.len() as u64, ..GradientCounts::default() };
+    let mut counts = GradientCounts {
+        elements: values.len() as u64,
+        ..GradientCounts::default()
+    };
     for value in values {
         let size = f64::from(value.abs());
         if size == 0.0 {
@@ -403,7 +558,18 @@ fn naive_counts(values: &[f32], format: Format) -> GradientCounts {
 
 #[test]
 fn gradients_are_counted_as_a_naive_loop_counts_them() -> Result<()> {
-    let special = [0.0, -0.0, INF, -INF, f32::NAN, 3e-6, -3e-6, 1e-40, 6.103_515_6e-5, 6.1e-5];
+    let special = [
+        0.0,
+        -0.0,
+        INF,
+        -INF,
+        f32::NAN,
+        3e-6,
+        -3e-6,
+        1e-40,
+        6.103_515_6e-5,
+        6.1e-5,
+    ];
     for (dtype, format) in [
         (DType::F32, Format::F32),
         (DType::F32, Format::F16),
@@ -417,10 +583,26 @@ fn gradients_are_counted_as_a_naive_loop_counts_them() -> Result<()> {
             let finite = tensor(&values, dtype)?;
             let summary = ops::inspect_gradient(&finite, format, 0.125)?;
             assert!(summary.is_finite());
-            let squares: f64 =
-                ops::to_f32(&finite)?.iter().map(|v| f64::from(*v * 0.125).powi(2)).sum();
-            assert!((summary.squares / squares - 1.0).abs() < 1024.0 * UNIT, "{dtype:?} {len}");
-            let borders = [0, 1023, 1024, 1025, 16_383, 16_384, 16_385, 32_767, 32_768, len - 1];
+            let squares: f64 = ops::to_f32(&finite)?
+                .iter()
+                .map(|v| f64::from(*v * 0.125).powi(2))
+                .sum();
+            assert!(
+                (summary.squares / squares - 1.0).abs() < 1024.0 * UNIT,
+                "{dtype:?} {len}"
+            );
+            let borders = [
+                0,
+                1023,
+                1024,
+                1025,
+                16_383,
+                16_384,
+                16_385,
+                32_767,
+                32_768,
+                len - 1,
+            ];
             for (shift, special) in special.iter().enumerate() {
                 for border in borders {
                     if let Some(value) = values.get_mut(border.wrapping_sub(shift)) {
@@ -449,8 +631,18 @@ fn step(gradient: &[f32], dtype: DType, params: Format) -> Result<(Vec<f32>, u64
         second: None,
         delta: None,
     };
-    let rule = Update::Sgd(Sgd { lr: 1.0, momentum: 0.0, nesterov: false, weight_decay: 0.0 });
-    let conversion = Conversion { unscale: 1.0, clip: 1.0, params, compute: params };
+    let rule = Update::Sgd(Sgd {
+        lr: 1.0,
+        momentum: 0.0,
+        nesterov: false,
+        weight_decay: 0.0,
+    });
+    let conversion = Conversion {
+        unscale: 1.0,
+        clip: 1.0,
+        params,
+        compute: params,
+    };
     let lost = ops::update(rule, tensors, conversion)?;
     Ok((ops::to_f32(&weights)?, lost))
 }
@@ -480,8 +672,9 @@ fn updates_too_small_for_the_weights_are_lost() -> Result<()> {
     ] {
         for ((dtype, params), lost) in formats.into_iter().zip(lost) {
             // Every second weight of more than two chunks is changed.
-            let gradient: Vec<f32> =
-                (0..40_001).map(|i| if i % 2 == 1 { -change } else { 0.0 }).collect();
+            let gradient: Vec<f32> = (0..40_001)
+                .map(|i| if i % 2 == 1 { -change } else { 0.0 })
+                .collect();
             let (weights, count) = step(&gradient, dtype, params)?;
             let expected = if lost { 20_000 } else { 0 };
             assert_eq!(count, expected, "{change:e} {dtype:?} {params:?}");
@@ -507,15 +700,6 @@ fn an_infinite_velocity_stays_where_it_is() -> Result<()> {
 
 #[test]
 fn copies_and_changes_belong_to_the_new_weights() -> Result<()> {
-    let adam = AdamW {
-        lr: 0.01,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.01,
-        correction1: 10.0,
-        correction2: 31.6,
-    };
     let len = 40_001;
     for (params, compute, copy_type) in [
         (Format::F32, Format::F16, DType::F16),
@@ -523,7 +707,11 @@ fn copies_and_changes_belong_to_the_new_weights() -> Result<()> {
         (Format::F32, Format::BF16, DType::F32),
         (Format::F16, Format::F16, DType::F16),
     ] {
-        let stored = if params == Format::F16 { DType::F16 } else { DType::F32 };
+        let stored = if params == Format::F16 {
+            DType::F16
+        } else {
+            DType::F32
+        };
         let weights = ops::cast(&uniform(1, len, (-2.0, 2.0))?, stored)?;
         let copy = Tensor::zeros(len, copy_type, &Device::Cpu)?;
         let delta = Tensor::zeros(len, DType::F32, &Device::Cpu)?;
@@ -537,59 +725,191 @@ fn copies_and_changes_belong_to_the_new_weights() -> Result<()> {
             second: Some(&second),
             delta: Some(&delta),
         };
-        let conversion = Conversion { unscale: 1.0, clip: 1.0, params, compute };
-        ops::update(Update::AdamW(adam), tensors, conversion)?;
-        let moved: Vec<f32> = before.iter().zip(ops::to_f32(&delta)?).map(|(w, d)| w + d).collect();
+        let conversion = Conversion {
+            unscale: 1.0,
+            clip: 1.0,
+            params,
+            compute,
+        };
+        ops::update(ADAM_W, tensors, conversion)?;
+        let moved: Vec<f32> = before
+            .iter()
+            .zip(ops::to_f32(&delta)?)
+            .map(|(w, d)| w + d)
+            .collect();
         let expected = tensor(&moved, DType::F32)?.to_dtype(stored)?;
         assert_eq!(bits(&weights)?, bits(&expected)?);
         assert!(ops::to_f32(&delta)?.iter().all(|delta| *delta != 0.0));
-        let narrow = if compute == Format::F16 { DType::F16 } else { DType::BF16 };
-        assert_eq!(bits(&copy)?, bits(&weights.to_dtype(narrow)?)?, "{params:?} {compute:?}");
+        let narrow = if compute == Format::F16 {
+            DType::F16
+        } else {
+            DType::BF16
+        };
+        assert_eq!(
+            bits(&copy)?,
+            bits(&weights.to_dtype(narrow)?)?,
+            "{params:?} {compute:?}"
+        );
     }
     Ok(())
 }
 
+fn zeros(shape: &[usize]) -> Result<Tensor> {
+    Tensor::zeros(shape, DType::F32, &Device::Cpu)
+}
+
 #[test]
-fn tensors_that_do_not_belong_together_are_errors() -> Result<()> {
-    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
-    let image = zeros(&[2, 3, 4, 4])?;
-    let settings = ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 };
-    let kernel = zeros(&[5, 3, 1, 1])?;
-    let (row, channels) = (zeros(&[2])?, zeros(&[3])?);
+fn matrices_that_do_not_belong_together_are_errors() -> Result<()> {
+    let row = zeros(&[2])?;
     let (matrix, other) = (zeros(&[4, 3])?, zeros(&[5, 2])?);
+    let half = ops::cast(&matrix, DType::F16)?;
+    for (name, result) in [
+        ("linear", ops::linear(&matrix, &other, None)),
+        ("bias", ops::linear(&matrix, &zeros(&[5, 3])?, Some(&row))),
+        ("types", ops::linear(&matrix, &half, None)),
+        ("dx", ops::linear_input_gradient(&matrix, &other)),
+        ("dw", ops::linear_weight_gradient(&matrix, &other)),
+        ("relu", ops::relu_backward(&matrix, &other)),
+        ("gelu", ops::gelu_backward(&matrix, &other)),
+        ("add", ops::add(&matrix, &other)),
+        ("layout", ops::relu(&matrix.t()?)),
+        ("values", ops::from_f32(&[1.0], 2, DType::F32)),
+    ] {
+        assert!(result.is_err(), "{name}");
+    }
+    assert!(ops::accumulate(&matrix, &other).is_err());
+    assert!(ops::cross_entropy_loss(&matrix, &[0, 1, 2]).is_err());
+    assert!(ops::cross_entropy_loss(&matrix, &[0, 1, 2, 3]).is_err());
+    Ok(())
+}
+
+#[test]
+fn images_that_do_not_belong_together_are_errors() -> Result<()> {
+    let shape = [2, 3, 4, 4];
+    let (image, kernel) = (zeros(&shape)?, zeros(&[5, 3, 1, 1])?);
+    let (row, channels) = (zeros(&[2])?, zeros(&[3])?);
     let (_, saved, _) = ops::batch_norm(&image, &channels, &channels)?;
     let (pooled, places) = ops::max_pool2d(&image, 2)?;
-    let half = ops::cast(&matrix, DType::F16)?;
-    for (name, fails) in [
-        ("linear", ops::linear(&matrix, &other, None).is_err()),
-        ("bias", ops::linear(&matrix, &zeros(&[5, 3])?, Some(&row)).is_err()),
-        ("types", ops::linear(&matrix, &half, None).is_err()),
-        ("dx", ops::linear_input_gradient(&matrix, &other).is_err()),
-        ("dw", ops::linear_weight_gradient(&matrix, &other).is_err()),
-        ("conv bias", ops::conv2d(&image, &kernel, Some(&row), settings).is_err()),
-        ("conv dy", ops::conv2d_backward(&image, (&image, &kernel), settings, true).is_err()),
-        ("relu", ops::relu_backward(&matrix, &other).is_err()),
-        ("gelu", ops::gelu_backward(&matrix, &other).is_err()),
-        ("add", ops::add(&matrix, &other).is_err()),
-        ("accumulate", ops::accumulate(&matrix, &other).is_err()),
-        ("gamma", ops::batch_norm(&image, &row, &channels).is_err()),
+    let one: (&[f32], &[f32]) = (&[0.0], &[1.0]);
+    for (name, result) in [
+        (
+            "conv bias",
+            ops::conv2d(&image, &kernel, Some(&row), POINTWISE),
+        ),
         (
             "statistics",
-            ops::batch_norm_inference(&image, (&[0.0], &[1.0]), &channels, &channels).is_err(),
+            ops::batch_norm_inference(&image, one, &channels, &channels),
         ),
-        ("norm dy", ops::batch_norm_backward(&pooled, &image, &channels, &saved).is_err()),
-        ("max", ops::max_pool2d_backward(&image, &places, 2, [2, 3, 4, 4]).is_err()),
-        ("average", ops::avg_pool2d_backward(&image, 2, [2, 3, 4, 4]).is_err()),
-        ("global", ops::global_avg_pool_backward(&matrix, [2, 3, 4, 4]).is_err()),
-        ("window", ops::max_pool2d(&image, 5).is_err()),
-        ("no window", ops::avg_pool2d(&image, 0).is_err()),
-        ("layout", ops::relu(&matrix.t()?).is_err()),
-        ("labels", ops::cross_entropy_loss(&matrix, &[0, 1, 2]).is_err()),
-        ("label", ops::cross_entropy_loss(&matrix, &[0, 1, 2, 3]).is_err()),
+        ("max", ops::max_pool2d_backward(&image, &places, 2, shape)),
+        (
+            "places",
+            ops::max_pool2d_backward(&pooled, &places.i(..1)?, 2, shape),
+        ),
+        ("average", ops::avg_pool2d_backward(&image, 2, shape)),
+        ("global", ops::global_avg_pool_backward(&pooled, shape)),
+        ("no window", ops::avg_pool2d(&image, 0)),
     ] {
-        assert!(fails, "{name}");
+        assert!(result.is_err(), "{name}");
     }
+    assert!(ops::max_pool2d(&image, 5).is_err());
+    // Places of one image out of many are that image's.
+    let rising = uniform(1, shape.to_vec(), (-1.0, 1.0))?;
+    let (pooled_rising, places) = ops::max_pool2d(&rising, 2)?;
+    let both = ops::max_pool2d_backward(&pooled_rising, &places, 2, shape)?;
+    let dy = pooled_rising.i(1..)?.contiguous()?;
+    let second = ops::max_pool2d_backward(&dy, &places.i(1..)?, 2, [1, 3, 4, 4])?;
+    assert_eq!(bits(&second)?, bits(&both.i(1..)?.contiguous()?)?);
+    assert!(ops::conv2d_backward(&image, (&image, &kernel), POINTWISE, true).is_err());
+    assert!(ops::batch_norm(&image, &row, &channels).is_err());
+    assert!(ops::batch_norm_backward(&pooled, &image, &channels, &saved).is_err());
     Ok(())
+}
+
+#[test]
+fn an_update_without_its_tensors_is_an_error() -> Result<()> {
+    let (weights, other) = (zeros(&[3])?, zeros(&[2])?);
+    let whole = UpdateTensors {
+        weights: &weights,
+        copy: None,
+        gradient: &zeros(&[3])?,
+        first: Some(&zeros(&[3])?),
+        second: Some(&zeros(&[3])?),
+        delta: None,
+    };
+    let conversion = Conversion {
+        unscale: 1.0,
+        clip: 1.0,
+        params: Format::F32,
+        compute: Format::F32,
+    };
+    assert_eq!(ops::update(ADAM_W, whole, conversion)?, 0);
+    for tensors in [
+        UpdateTensors {
+            first: None,
+            ..whole
+        },
+        UpdateTensors {
+            second: None,
+            ..whole
+        },
+        UpdateTensors {
+            gradient: &other,
+            ..whole
+        },
+        UpdateTensors {
+            copy: Some(&other),
+            ..whole
+        },
+        UpdateTensors {
+            second: Some(&other),
+            ..whole
+        },
+        UpdateTensors {
+            delta: Some(&other),
+            ..whole
+        },
+    ] {
+        assert!(ops::update(ADAM_W, tensors, conversion).is_err());
+    }
+    let momentum = Sgd {
+        lr: 1.0,
+        momentum: 0.9,
+        nesterov: false,
+        weight_decay: 0.0,
+    };
+    let without = UpdateTensors {
+        first: None,
+        ..whole
+    };
+    assert!(ops::update(Update::Sgd(momentum), without, conversion).is_err());
+    Ok(())
+}
+
+/// The tensors that an update from weights `a` with gradient `b` leaves.
+fn updates(a: &Tensor, b: &Tensor) -> Result<Results> {
+    let (weights, copy) = (ops::cast(a, DType::F32)?.copy()?, a.zeros_like()?);
+    let [first, second] = [weights.zeros_like()?, weights.zeros_like()?];
+    let tensors = UpdateTensors {
+        weights: &weights,
+        copy: Some(&copy),
+        gradient: b,
+        first: Some(&first),
+        second: Some(&second),
+        delta: None,
+    };
+    let conversion = Conversion {
+        unscale: 0.5,
+        clip: 0.9,
+        params: Format::F32,
+        compute: Format::F32,
+    };
+    ops::update(ADAM_W, tensors, conversion)?;
+    ops::accumulate(&first, b)?;
+    let names = ["weights", "copy", "first", "second"].map(str::to_owned);
+    Ok(names
+        .into_iter()
+        .zip([weights, copy, first, second])
+        .collect())
 }
 
 /// Everything there is, on tensors of several chunks, as bits.
@@ -598,10 +918,19 @@ fn everything(dtype: DType) -> Result<Vec<(String, Vec<u32>)>> {
         |seed, shape: &[usize]| ops::cast(&uniform(seed, shape.to_vec(), (-2.0, 2.0))?, dtype);
     let (a, b) = (draw(1, &[5, 7, 61, 33])?, draw(2, &[5, 7, 61, 33])?);
     let mut results = fixed_order(&a, &b)?;
-    let linear =
-        [draw(1, &[131, 257])?, draw(2, &[193, 257])?, draw(3, &[193])?, draw(4, &[131, 193])?];
+    let linear = [
+        draw(1, &[131, 257])?,
+        draw(2, &[193, 257])?,
+        draw(3, &[193])?,
+        draw(4, &[131, 193])?,
+    ];
     results.extend(linear_products(linear.each_ref())?);
-    let settings = ConvSettings { stride: 1, padding: 1, dilation: 1, groups: 1 };
+    let settings = ConvSettings {
+        stride: 1,
+        padding: 1,
+        dilation: 1,
+        groups: 1,
+    };
     let conv = [
         draw(1, &[37, 5, 13, 11])?,
         draw(2, &[9, 5, 3, 3])?,
@@ -609,40 +938,18 @@ fn everything(dtype: DType) -> Result<Vec<(String, Vec<u32>)>> {
         draw(4, &[37, 9, 13, 11])?,
     ];
     results.extend(convolutions(conv.each_ref(), settings)?);
-    let (weights, copy) = (ops::cast(&a, DType::F32)?.copy()?, a.zeros_like()?);
-    let [first, second] = [weights.zeros_like()?, weights.zeros_like()?];
-    let tensors = UpdateTensors {
-        weights: &weights,
-        copy: Some(&copy),
-        gradient: &b,
-        first: Some(&first),
-        second: Some(&second),
-        delta: None,
-    };
-    let conversion =
-        Conversion { unscale: 0.5, clip: 0.9, params: Format::F32, compute: Format::F32 };
-    let adam = AdamW {
-        lr: 0.1,
-        beta1: 0.9,
-        beta2: 0.99,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        correction1: 10.0,
-        correction2: 10.0,
-    };
-    ops::update(Update::AdamW(adam), tensors, conversion)?;
-    ops::accumulate(&first, &b)?;
-    for (name, tensor) in
-        [("weights", weights), ("copy", copy), ("first", first), ("second", second)]
-    {
-        results.push((name.to_owned(), tensor));
-    }
-    let squares = ops::inspect_gradient(&b, Format::F32, 0.3)?.squares.to_bits();
+    results.extend(updates(&a, &b)?);
+    let squares = ops::inspect_gradient(&b, Format::F32, 0.3)?
+        .squares
+        .to_bits();
     let mut all: Vec<(String, Vec<u32>)> = results
         .into_iter()
         .map(|(name, tensor)| Ok((name, bits(&tensor)?)))
         .collect::<Result<_>>()?;
-    all.push(("squares".to_owned(), vec![squares as u32, (squares >> 32) as u32]));
+    all.push((
+        "squares".to_owned(),
+        vec![squares as u32, (squares >> 32) as u32],
+    ));
     Ok(all)
 }
 
@@ -651,13 +958,19 @@ fn results_do_not_depend_on_the_number_of_threads() -> Result<()> {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let mut runs = vec![];
         for threads in [1, 2, 3] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             runs.push((threads, pool.install(|| everything(dtype))?));
         }
         let (_, alone) = runs.swap_remove(0);
         for (threads, run) in runs {
             for ((name, expected), (_, values)) in alone.iter().zip(run) {
-                assert!(*expected == values, "{name} {dtype:?} with {threads} threads");
+                assert!(
+                    *expected == values,
+                    "{name} {dtype:?} with {threads} threads"
+                );
             }
         }
     }

@@ -107,11 +107,14 @@ pub fn max_pool2d_backward(
     let (pooled, window) = Window::of(shape, side)?;
     expect_shape("the gradient of max-pool", dy, &pooled)?;
     expect_shape("the places of max-pool", places, &pooled)?;
-    let (storage, _) = places.storage_and_layout();
+    let (storage, layout) = places.storage_and_layout();
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        return Err(candle_core::Error::RequiresContiguous { op: "max_pool2d_backward" }.bt());
+    };
     let candle_core::Storage::Cpu(storage) = &*storage else {
         return Err(candle_core::Error::Msg("max-pool places must be on the CPU".to_owned()).bt());
     };
-    let places = storage.as_slice::<u8>()?;
+    let places = &storage.as_slice::<u8>()?[start..end];
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
         build::<T>(shape.to_vec(), |dx| {
