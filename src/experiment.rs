@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::record::{Results, RunSummary};
+use crate::record::{Environment, Results, RunSummary};
 use crate::spec::Plan;
 
 /// What happens while an experiment runs, for whoever shows progress.
@@ -67,6 +67,8 @@ pub struct Options<'a> {
     pub out: &'a Path,
     /// Replace another experiment's results.
     pub force: bool,
+    /// The machine, as it goes into the results.
+    pub environment: &'a Environment,
 }
 
 /// Runs every variant and seed of the plan, then the timing phase, and leaves `results.json` and a record a run in

@@ -219,7 +219,7 @@ pub struct TrainPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum OptimizerPlan {
-    /// Stochastic gradient descent, PyTorch's definition of momentum.
+    /// Stochastic gradient descent, `PyTorch`'s definition of momentum.
     Sgd {
         /// Peak learning rate.
         lr: f64,

@@ -175,7 +175,7 @@ impl TryFrom<Spec> for Plan {
         folder_name("name", &spec.name)?;
         let data = data(spec.data)?;
         let model = model(spec.model, Shape::of(&data))?;
-        let train = train(spec.train, &data)?;
+        let train = train(&spec.train, &data)?;
         let measure = measure(spec.measure, &train, &data)?;
         let variants = variants(spec.variants)?;
         Ok(Self {
@@ -430,7 +430,7 @@ fn after(key: &str, block: ConvBlock, image: Shape) -> Checked<Shape> {
     })
 }
 
-fn train(spec: TrainSpec, data: &DataPlan) -> Checked<TrainPlan> {
+fn train(spec: &TrainSpec, data: &DataPlan) -> Checked<TrainPlan> {
     let steps = whole("train.steps", spec.steps, 1..=limits::STEPS)?;
     let batch = whole("train.batch", spec.batch, 1..=limits::WIDTH)?;
     if let DataPlan::Digits { train: images, .. } = data
@@ -643,8 +643,8 @@ fn seeds(typed: Option<SeedsSpec>) -> Checked<Vec<u64>> {
                     limits::SEEDS
                 ),
             })?;
-            let mut seen = BTreeSet::new();
-            match seeds.iter().find(|seed| !seen.insert(**seed)) {
+            let mut distinct = BTreeSet::new();
+            match seeds.iter().find(|seed| !distinct.insert(**seed)) {
                 Some(seed) => refuse("seeds", format!("lists {seed} twice")),
                 None => Ok(seeds),
             }

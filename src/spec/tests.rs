@@ -1,5 +1,7 @@
 //! Whole specs in, whole plans or exact messages out.
 
+#![expect(clippy::too_many_lines, reason = "tables and whole plans")]
+
 use super::*;
 
 /// A small spec that is right; the tables below break it one line at a time.
