@@ -93,14 +93,14 @@ pub enum ExperimentError {
 }
 
 /// How to run, beside the plan.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     /// The folder of the results.
     pub out: &'a Path,
     /// Replace another experiment's results.
     pub force: bool,
     /// Where this runs.
-    pub environment: Environment,
+    pub environment: &'a Environment,
 }
 
 /// Runs every variant and seed of the plan, then the timing phase, and leaves `results.json` and a record a run in
@@ -112,7 +112,7 @@ pub struct Options<'a> {
 /// that diverges or fails is a result, not an error.
 pub fn run(
     plan: &Plan,
-    options: &Options<'_>,
+    options: Options<'_>,
     listen: &mut dyn FnMut(Event<'_>),
 ) -> Result<Results, ExperimentError> {
     let mut records = kept(plan, options)?;
@@ -123,7 +123,7 @@ pub fn run(
     listen(Event::Started { runs, kept: records.len() });
 
     let save = |records: &Records, timings: &[Timing], complete: bool| {
-        let results = results(plan, &options.environment, (records, timings), complete);
+        let results = results(plan, options.environment, (records, timings), complete);
         let path = options.out.join("results.json");
         store::write(&path, &json(&results))?;
         Ok::<_, ExperimentError>((results, path))
@@ -171,7 +171,7 @@ fn json(value: &impl serde::Serialize) -> Vec<u8> {
 
 /// The runs that an interrupted call of the same plan, by the same build on the same machine, finished. A folder with
 /// anything else in its results file is refused, unless it is to be replaced.
-fn kept(plan: &Plan, options: &Options<'_>) -> Result<Records, ExperimentError> {
+fn kept(plan: &Plan, options: Options<'_>) -> Result<Records, ExperimentError> {
     let path = options.out.join("results.json");
     if options.force || !path.exists() {
         return Ok(Records::new());
@@ -183,7 +183,7 @@ fn kept(plan: &Plan, options: &Options<'_>) -> Result<Records, ExperimentError> 
     if found.plan != *plan {
         return Err(ExperimentError::Occupied(options.out.to_owned()));
     }
-    let (here, there) = (&options.environment, &found.environment);
+    let (here, there) = (options.environment, &found.environment);
     let same_build = here.version == there.version
         && here.git == there.git
         && here.device_name == there.device_name;

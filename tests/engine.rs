@@ -153,9 +153,10 @@ fn an_interrupted_experiment_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = plan(mlp(), &["fp32", "bf16-mixed"], 6);
     plan.seeds = vec![0, 1];
-    let options = |out| Options { out, force: false, environment: Environment::default() };
+    let environment = Environment::default();
+    let options = |out| Options { out, force: false, environment: &environment };
     let whole = folder.path().join("whole");
-    let expected = experiment::run(&plan, &options(&whole), &mut |_| ()).unwrap();
+    let expected = experiment::run(&plan, options(&whole), &mut |_| ()).unwrap();
     assert!(expected.complete);
 
     let out = folder.path().join("interrupted");
@@ -165,7 +166,7 @@ fn an_interrupted_experiment_goes_on() {
             finished += usize::from(matches!(event, Event::Saved(_)));
             assert!(finished < 3, "stopped");
         };
-        experiment::run(&plan, &options(&out), &mut listen)
+        experiment::run(&plan, options(&out), &mut listen)
     });
     assert!(interrupted.is_err());
     let read = |path: &std::path::Path| -> Results {
@@ -179,7 +180,7 @@ fn an_interrupted_experiment_goes_on() {
             kept = Some(count);
         }
     };
-    let resumed = experiment::run(&plan, &options(&out), &mut listen).unwrap();
+    let resumed = experiment::run(&plan, options(&out), &mut listen).unwrap();
     assert_eq!(kept, Some(3));
     let digests = |results: &Results| -> BTreeMap<(String, u64), Option<String>> {
         let of = |v: &mantissa::record::VariantResult| {
@@ -196,7 +197,7 @@ fn an_interrupted_experiment_goes_on() {
     // Another plan in the same folder is refused, and what is there stays.
     let mut other = plan.clone();
     other.train.steps = 5;
-    let error = experiment::run(&other, &options(&out), &mut |_| ()).unwrap_err();
+    let error = experiment::run(&other, options(&out), &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("--force"), "{error}");
     assert_eq!(read(&out).plan, plan);
 }
