@@ -1,9 +1,6 @@
 //! Criterion benchmarks of what a step is made of: products, convolution, casts and rounding, the optimizer update, the census,
 //! and one whole step a policy, native and wide.
-#![expect(
-    missing_docs,
-    reason = "the macros of Criterion make undocumented functions"
-)]
+#![expect(missing_docs, reason = "the macros of Criterion make undocumented functions")]
 
 use std::hint::black_box;
 
@@ -15,14 +12,10 @@ use mantissa::numerics::{self, Census};
 use mantissa::ops::{self, AdamW, ConvSettings, Conversion, Update, UpdateTensors};
 use mantissa::precision::{Format, Policy};
 use mantissa::record::Role;
-use mantissa::spec::{Plan, Spec};
+use mantissa::spec::{DEFAULT, Overrides, Plan};
 use mantissa::train::Trainer;
 
-const TYPES: [(&str, DType); 3] = [
-    ("f32", DType::F32),
-    ("f16", DType::F16),
-    ("bf16", DType::BF16),
-];
+const TYPES: [(&str, DType); 3] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
 
 /// A tensor of values that repeat with a long period, of both signs, below 1.
 fn tensor(shape: &[usize], dtype: DType) -> Tensor {
@@ -47,18 +40,10 @@ fn products(c: &mut Criterion) {
 }
 
 fn convolution(c: &mut Criterion) {
-    let settings = ConvSettings {
-        stride: 1,
-        padding: 1,
-        dilation: 1,
-        groups: 1,
-    };
+    let settings = ConvSettings { stride: 1, padding: 1, dilation: 1, groups: 1 };
     let mut group = c.benchmark_group("conv2d 64x16x14x14 to 32");
     for (name, dtype) in TYPES {
-        let (x, w) = (
-            tensor(&[64, 16, 14, 14], dtype),
-            tensor(&[32, 16, 3, 3], dtype),
-        );
+        let (x, w) = (tensor(&[64, 16, 14, 14], dtype), tensor(&[32, 16, 3, 3], dtype));
         let dy = tensor(&[64, 32, 14, 14], dtype);
         group.bench_function(BenchmarkId::new("forward", name), |b| {
             b.iter(|| ops::conv2d(black_box(&x), &w, None, settings));
@@ -131,12 +116,8 @@ fn update(c: &mut Criterion) {
             second: Some(&second),
             delta: None,
         };
-        let conversion = Conversion {
-            unscale: 1.0,
-            clip: 1.0,
-            params: policy.params,
-            compute: policy.compute,
-        };
+        let conversion =
+            Conversion { unscale: 1.0, clip: 1.0, params: policy.params, compute: policy.compute };
         group.bench_function(BenchmarkId::new("update", name), |b| {
             b.iter(|| ops::update(rule, black_box(tensors), conversion));
         });
@@ -148,9 +129,7 @@ fn update(c: &mut Criterion) {
 }
 
 fn whole_steps(c: &mut Criterion) {
-    let text = include_str!("../experiments/default.toml");
-    let spec = Spec::parse(text, "experiments/default.toml").expect("the default spec");
-    let plan = Plan::try_from(spec).expect("the default plan");
+    let plan = Plan::read("default", DEFAULT, &Overrides::default()).expect("the default plan");
     let data = data::load(&plan.data).expect("digits");
     let model = Model::new(&plan.model, data.shape, data.classes).expect("a model");
     let mut batches =

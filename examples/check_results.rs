@@ -30,18 +30,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for ending in ["png", "svg"] {
         let figures = std::fs::read_dir(folder.join("figures"))?
             .filter_map(Result::ok)
-            .filter(|entry| {
-                entry
-                    .path()
-                    .extension()
-                    .is_some_and(|found| found == ending)
-            });
+            .filter(|entry| entry.path().extension().is_some_and(|found| found == ending));
         expect("every figure is there", figures.count() >= FIGURES)?;
     }
-    println!(
-        "{}: {variants} variants of {seeds} seeds, complete",
-        folder.display()
-    );
+    println!("{}: {variants} variants of {seeds} seeds, complete", folder.display());
     Ok(())
 }
 
@@ -55,10 +47,7 @@ fn check(variant: &VariantResult, baseline: &str, seeds: usize) -> Result<(), St
     }
     let train = variant.train.as_ref().ok_or("no training time")?;
     let step = train.step_seconds;
-    expect(
-        "the interval holds the value",
-        step.low.0 <= step.value.0 && step.value <= step.high,
-    )?;
+    expect("the interval holds the value", step.low.0 <= step.value.0 && step.value <= step.high)?;
     expect("time passed", step.low.0 > 0.0)?;
     let memory = variant.memory.ok_or("no memory")?;
     let parts = [
@@ -69,14 +58,8 @@ fn check(variant: &VariantResult, baseline: &str, seeds: usize) -> Result<(), St
         memory.activations,
     ];
     let sum: u64 = parts.iter().map(|part| part.0).sum();
-    expect(
-        "the categories add up to the peak",
-        sum == memory.peak_bytes.0,
-    )?;
-    expect(
-        "the census counted",
-        variant.numerics.activations.elements > 0,
-    )?;
+    expect("the categories add up to the peak", sum == memory.peak_bytes.0)?;
+    expect("the census counted", variant.numerics.activations.elements > 0)?;
     expect("updates were made", variant.numerics.updates.elements > 0)?;
     expect(
         "a comparison, but of the baseline",
@@ -85,9 +68,5 @@ fn check(variant: &VariantResult, baseline: &str, seeds: usize) -> Result<(), St
 }
 
 fn expect(what: &str, holds: bool) -> Result<(), String> {
-    if holds {
-        Ok(())
-    } else {
-        Err(format!("not so: {what}"))
-    }
+    if holds { Ok(()) } else { Err(format!("not so: {what}")) }
 }

@@ -24,11 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let (plan, batch) = model(name)?;
     let (policy, steps): (Policy, u64) = (policy.parse()?, steps.parse()?);
-    let data = data::load(&DataPlan::Digits {
-        train: batch * 8,
-        test: batch,
-        seed: 0,
-    })?;
+    let data = data::load(&DataPlan::Digits { train: batch * 8, test: batch, seed: 0 })?;
     let model = Model::new(&plan, data.shape, data.classes)?;
     let train = train_plan(batch, steps + WARM_UP);
     let mut batches = Batches::new(&data, batch, Augment::default(), 0)?;
@@ -43,10 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let policy = &arguments[1];
-    println!(
-        "{}",
-        serde_json::json!({"model": name, "policy": policy, "step_seconds": seconds})
-    );
+    println!("{}", serde_json::json!({"model": name, "policy": policy, "step_seconds": seconds}));
     Ok(())
 }
 
@@ -73,20 +66,9 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
             let blocks = vec![block(16), block(32)];
             let (hidden, activation) = (vec![128], Activation::Relu);
             let (batch_norm, dropout) = (false, 0.0);
-            Ok((
-                ModelPlan::Cnn {
-                    blocks,
-                    hidden,
-                    activation,
-                    batch_norm,
-                    dropout,
-                },
-                64,
-            ))
+            Ok((ModelPlan::Cnn { blocks, hidden, activation, batch_norm, dropout }, 64))
         }
-        other => Err(format!(
-            "unknown model {other:?}; known: mlp, cnn, wide-mlp"
-        )),
+        other => Err(format!("unknown model {other:?}; known: mlp, cnn, wide-mlp")),
     }
 }
 
@@ -103,11 +85,7 @@ fn train_plan(batch: usize, steps: u64) -> TrainPlan {
             eps: 1e-8,
             weight_decay: 0.01,
         },
-        schedule: SchedulePlan {
-            kind: ScheduleKind::Constant,
-            warmup: 0,
-            floor: 0.0,
-        },
+        schedule: SchedulePlan { kind: ScheduleKind::Constant, warmup: 0, floor: 0.0 },
         clip_norm: None,
         label_smoothing: 0.0,
         evaluate_every: None,

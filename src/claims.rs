@@ -130,10 +130,7 @@ const CLAIMS: [Claim; 8] = [
 ///
 /// Needs the comparisons with the baseline, their p adjusted ([`crate::stats::adjust`]).
 pub fn judge(results: &Results) -> Vec<ClaimResult> {
-    CLAIMS
-        .iter()
-        .flat_map(|claim| judge_one(claim, results))
-        .collect()
+    CLAIMS.iter().flat_map(|claim| judge_one(claim, results)).collect()
 }
 
 /// Test accuracy by seed, of every run that the machine did not fail: a diverged run counts with the accuracy of the
@@ -145,8 +142,7 @@ pub fn accuracies(variant: &VariantResult) -> Vec<(u64, f64)> {
         Status::Failed => None,
     };
     let runs = variant.runs.iter();
-    runs.filter_map(|run| Some((run.seed, of_run(run.status, run.test_accuracy)?)))
-        .collect()
+    runs.filter_map(|run| Some((run.seed, of_run(run.status, run.test_accuracy)?))).collect()
 }
 
 fn judge_one(claim: &Claim, results: &Results) -> Vec<ClaimResult> {
@@ -172,15 +168,8 @@ fn judge_one(claim: &Claim, results: &Results) -> Vec<ClaimResult> {
 /// Every variant that has results, with its policy.
 fn cases(results: &Results) -> impl Iterator<Item = Case<'_>> {
     results.plan.variants.iter().filter_map(move |planned| {
-        let variant = results
-            .variants
-            .iter()
-            .find(|variant| variant.name == planned.name)?;
-        Some(Case {
-            results,
-            variant,
-            policy: planned.policy,
-        })
+        let variant = results.variants.iter().find(|variant| variant.name == planned.name)?;
+        Some(Case { results, variant, policy: planned.policy })
     })
 }
 
@@ -209,9 +198,7 @@ impl<'a> Case<'a> {
     fn against_fp32(&self) -> Result<&'a AgainstBaseline, Judgement> {
         let baseline = &self.results.plan.baseline;
         let is_fp32 = cases(self.results).any(|case| {
-            let Policy {
-                params, compute, ..
-            } = case.policy;
+            let Policy { params, compute, .. } = case.policy;
             case.variant.name == *baseline && params == Format::F32 && compute == Format::F32
         });
         if !is_fp32 {
@@ -224,18 +211,12 @@ impl<'a> Case<'a> {
     /// The variant of these formats to compare with, one with loss scaling where there is a choice.
     fn partner(&self, params: Format, compute: Format) -> Option<Self> {
         let like = |case: &Case<'_>| case.policy.params == params && case.policy.compute == compute;
-        cases(self.results)
-            .filter(like)
-            .max_by_key(|case| is_scaled(&case.policy))
+        cases(self.results).filter(like).max_by_key(|case| is_scaled(&case.policy))
     }
 }
 
 fn not_measured(missing: String) -> Judgement {
-    Judgement {
-        verdict: ClaimVerdict::NotMeasured,
-        measured: None,
-        missing: Some(missing),
-    }
+    Judgement { verdict: ClaimVerdict::NotMeasured, measured: None, missing: Some(missing) }
 }
 
 fn train_time(case: &Case<'_>) -> Judgement {
@@ -243,11 +224,7 @@ fn train_time(case: &Case<'_>) -> Judgement {
 }
 
 fn inference_time(case: &Case<'_>) -> Judgement {
-    time_at_most(
-        case,
-        |comparison| comparison.inference_time_ratio,
-        INFERENCE_TIME,
-    )
+    time_at_most(case, |comparison| comparison.inference_time_ratio, INFERENCE_TIME)
 }
 
 fn train_memory(case: &Case<'_>) -> Judgement {
@@ -283,21 +260,10 @@ fn time_at_most(
     } else if low.0 > threshold {
         (ClaimVerdict::Refuted, None)
     } else {
-        (
-            ClaimVerdict::Inconclusive,
-            Some("more timing blocks, or a quieter machine".to_owned()),
-        )
+        (ClaimVerdict::Inconclusive, Some("more timing blocks, or a quieter machine".to_owned()))
     };
-    let measured = ClaimMeasure {
-        value: value.0,
-        low: Some(low.0),
-        high: Some(high.0),
-    };
-    Judgement {
-        verdict,
-        measured: Some(measured),
-        missing,
-    }
+    let measured = ClaimMeasure { value: value.0, low: Some(low.0), high: Some(high.0) };
+    Judgement { verdict, measured: Some(measured), missing }
 }
 
 /// Bytes are exact: confirmed within the range, refuted outside.
@@ -314,25 +280,13 @@ fn memory_within(
 }
 
 fn confirmed_if(holds: bool) -> ClaimVerdict {
-    if holds {
-        ClaimVerdict::Confirmed
-    } else {
-        ClaimVerdict::Refuted
-    }
+    if holds { ClaimVerdict::Confirmed } else { ClaimVerdict::Refuted }
 }
 
 /// A settled verdict on a number without an interval.
 fn exact(value: f64, verdict: ClaimVerdict) -> Judgement {
-    let measured = Some(ClaimMeasure {
-        value,
-        low: None,
-        high: None,
-    });
-    Judgement {
-        verdict,
-        measured,
-        missing: None,
-    }
+    let measured = Some(ClaimMeasure { value, low: None, high: None });
+    Judgement { verdict, measured, missing: None }
 }
 
 fn accuracy_kept(case: &Case<'_>) -> Judgement {
@@ -346,29 +300,21 @@ fn accuracy_kept(case: &Case<'_>) -> Judgement {
     let (verdict, missing) = match (difference.verdict, lost_runs(case)) {
         (AccuracyVerdict::Worse, _) => (ClaimVerdict::Refuted, None),
         (_, Some(lost)) => (ClaimVerdict::Inconclusive, Some(lost)),
-        (AccuracyVerdict::Inconclusive, None) => (
-            ClaimVerdict::Inconclusive,
-            Some(more_seeds(difference.pairs)),
-        ),
+        (AccuracyVerdict::Inconclusive, None) => {
+            (ClaimVerdict::Inconclusive, Some(more_seeds(difference.pairs)))
+        }
         (AccuracyVerdict::Better | AccuracyVerdict::Equivalent, None) => {
             (ClaimVerdict::Confirmed, None)
         }
     };
     let (value, low, high) = (difference.value, difference.low, difference.high);
-    Judgement {
-        verdict,
-        measured: Some(ClaimMeasure { value, low, high }),
-        missing,
-    }
+    Judgement { verdict, measured: Some(ClaimMeasure { value, low, high }), missing }
 }
 
 /// The variant's diverged runs in words, if there are any.
 fn lost_runs(case: &Case<'_>) -> Option<String> {
     let runs = &case.variant.runs;
-    let diverged = runs
-        .iter()
-        .filter(|run| run.status == Status::Diverged)
-        .count();
+    let diverged = runs.iter().filter(|run| run.status == Status::Diverged).count();
     let share = wilson(diverged as u64, runs.len() as u64)?;
     (diverged > 0).then(|| {
         format!(
@@ -389,11 +335,7 @@ fn more_seeds(pairs: usize) -> String {
 }
 
 fn bf16_robust(case: &Case<'_>) -> Judgement {
-    let params = if is_mixed(&case.policy) {
-        Format::F32
-    } else {
-        Format::F16
-    };
+    let params = if is_mixed(&case.policy) { Format::F32 } else { Format::F16 };
     let Some(fp16) = case.partner(params, Format::F16) else {
         return not_measured("the same policy in f16".to_owned());
     };
@@ -403,18 +345,10 @@ fn bf16_robust(case: &Case<'_>) -> Judgement {
     };
     if fp16_share == 0.0 && share == 0.0 {
         let missing = Some("a model or more steps that leave FP16's range".to_owned());
-        return Judgement {
-            verdict: ClaimVerdict::Inconclusive,
-            measured: None,
-            missing,
-        };
+        return Judgement { verdict: ClaimVerdict::Inconclusive, measured: None, missing };
     }
     if fp16_share == 0.0 {
-        return Judgement {
-            verdict: ClaimVerdict::Refuted,
-            measured: None,
-            missing: None,
-        };
+        return Judgement { verdict: ClaimVerdict::Refuted, measured: None, missing: None };
     }
     let ratio = share / fp16_share;
     let skips_more = skipped_share(case.variant) > skipped_share(fp16.variant);
@@ -428,28 +362,19 @@ fn bf16_robust(case: &Case<'_>) -> Judgement {
     } else {
         return exact(ratio, ClaimVerdict::Confirmed);
     };
-    Judgement {
-        missing: Some(missing.to_owned()),
-        ..exact(ratio, ClaimVerdict::Inconclusive)
-    }
+    Judgement { missing: Some(missing.to_owned()), ..exact(ratio, ClaimVerdict::Inconclusive) }
 }
 
 /// Share of the values of a census that overflowed or underflowed.
 fn out_of_range(variant: &VariantResult) -> Option<f64> {
     let numerics = &variant.numerics;
-    let counts = numerics
-        .weights
-        .plus(numerics.activations)
-        .plus(gradients(variant));
+    let counts = numerics.weights.plus(numerics.activations).plus(gradients(variant));
     share(counts.overflow + counts.underflow, counts.elements)
 }
 
 /// The counts of both roles of gradients.
 fn gradients(variant: &VariantResult) -> Counts {
-    variant
-        .numerics
-        .activation_gradients
-        .plus(variant.numerics.weight_gradients)
+    variant.numerics.activation_gradients.plus(variant.numerics.weight_gradients)
 }
 
 fn skipped_share(variant: &VariantResult) -> f64 {
@@ -467,10 +392,7 @@ fn master_weights(case: &Case<'_>) -> Judgement {
         return not_measured("the same compute format with f32 parameters".to_owned());
     };
     let lost = |variant: &VariantResult| {
-        share(
-            variant.numerics.updates.lost,
-            variant.numerics.updates.elements,
-        )
+        share(variant.numerics.updates.lost, variant.numerics.updates.elements)
     };
     let (Some(lost_without), Some(lost_with)) = (lost(case.variant), lost(mixed.variant)) else {
         return not_measured("updates of both".to_owned());
@@ -487,18 +409,11 @@ fn master_weights(case: &Case<'_>) -> Judgement {
         AccuracyVerdict::Inconclusive => {
             let seeds = more_seeds(difference.pairs);
             let shares = format!("lost updates: {lost_without:.2e} without, {lost_with:.2e} with");
-            (
-                ClaimVerdict::Inconclusive,
-                Some(format!("{seeds} ({shares})")),
-            )
+            (ClaimVerdict::Inconclusive, Some(format!("{seeds} ({shares})")))
         }
     };
     let (value, low, high) = (difference.value, difference.low, difference.high);
-    Judgement {
-        verdict,
-        measured: Some(ClaimMeasure { value, low, high }),
-        missing,
-    }
+    Judgement { verdict, measured: Some(ClaimMeasure { value, low, high }), missing }
 }
 
 fn loss_scaling(case: &Case<'_>) -> Judgement {

@@ -1,1 +1,282 @@
-//! Placeholder.
+//! The commands, what they print and their exit codes. The only place that prints: results on stdout, progress and
+//! complaints on stderr.
+
+mod doctor;
+mod formats;
+mod progress;
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::device::{self, Device};
+use crate::experiment::{self, ExperimentError, Options};
+use crate::record::{Results, Status};
+use crate::report::{self, ReportError};
+use crate::spec::{self, Overrides, Plan};
+use crate::store;
+use progress::Progress;
+
+/// Which floating-point precision should a model be trained and served in, on this machine?
+#[derive(Debug, Parser)]
+#[command(name = "mantissa", version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 fine, 2 wrong usage, spec or data, 3 a run or the machine failed";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model under several precisions, measure and compare them, and write results and a report
+    Experiment(ExperimentArguments),
+    /// Render the report of finished experiments again
+    Report {
+        /// Folders that `mantissa experiment` wrote
+        #[arg(required = true, value_name = "DIR")]
+        folders: Vec<PathBuf>,
+    },
+    /// List the floating-point formats and their ranges
+    Formats,
+    /// Tell what this machine and this build can do
+    Doctor {
+        /// As JSON, as in the environment of a results file
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ExperimentArguments {
+    /// The experiment, a TOML file as in experiments/; left out: drawn digits, five policies, three seeds
+    spec: Option<PathBuf>,
+    /// Folder of results and report [default: reports/NAME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Where to run: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// Only these variants of the spec, in this order; a policy's name adds it
+    #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
+    variants: Option<Vec<String>>,
+    /// Seeds 0 to N - 1 in place of the spec's
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// Change a value of the spec, such as train.steps=100; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Worker threads [default: one a logical processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS))]
+    threads: Option<u16>,
+    /// Print the table of results and nothing else
+    #[arg(long)]
+    quiet: bool,
+    /// Replace the results of another experiment in --out
+    #[arg(long)]
+    force: bool,
+}
+
+/// More worker threads than this are a slip of the pen.
+const MOST_THREADS: i64 = 1024;
+
+/// Why a command could not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// What was typed, or a file that it names, is wrong.
+    #[error("{0}")]
+    Input(String),
+    /// A run or the machine failed.
+    #[error("{0}")]
+    Machine(String),
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "errors are passed on by map_err"
+)]
+impl Failure {
+    fn input(error: impl ToString) -> Self {
+        Self::Input(error.to_string())
+    }
+
+    fn machine(error: impl ToString) -> Self {
+        Self::Machine(error.to_string())
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Input(_) => 2,
+            Self::Machine(_) => 3,
+        }
+    }
+}
+
+impl From<ExperimentError> for Failure {
+    fn from(error: ExperimentError) -> Self {
+        match error {
+            ExperimentError::Occupied(_)
+            | ExperimentError::Unreadable { .. }
+            | ExperimentError::Data(_)
+            | ExperimentError::Model(_) => Self::input(error),
+            ExperimentError::Store(_) | ExperimentError::Timing(_) => Self::machine(error),
+        }
+    }
+}
+
+impl From<ReportError> for Failure {
+    fn from(error: ReportError) -> Self {
+        match error {
+            ReportError::Missing(_)
+            | ReportError::CutShort { .. }
+            | ReportError::NotResults { .. }
+            | ReportError::Newer { .. } => Self::input(error),
+            ReportError::Make { .. } | ReportError::Store(_) => Self::machine(error),
+        }
+    }
+}
+
+/// Runs the command line `arguments`, the program's name first, and returns its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments.command,
+        Err(error) => {
+            // Help and version go to stdout, complaints to stderr; if that is closed, nobody is left to be told.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let outcome = match command {
+        Command::Experiment(arguments) => experiment(arguments),
+        Command::Report { folders } => folders.iter().try_for_each(|folder| report(folder)),
+        Command::Formats => print(&formats::table()),
+        Command::Doctor { json } => doctor(json),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say(&format!("mantissa: {}", one_line(&failure.to_string())));
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
+    let (quiet, force) = (arguments.quiet, arguments.force);
+    let device = arguments.device.resolve().map_err(Failure::machine)?;
+    let threads = arguments.threads;
+    let (plan, out) = resolve(arguments)?;
+    let threads = start_threads(threads)?;
+    store::prepare(&out).map_err(Failure::input)?;
+
+    let environment = device::environment(device, threads);
+    let options = Options {
+        out: &out,
+        force,
+        environment: &environment,
+    };
+    let mut progress = Progress::new(quiet);
+    let outcome = experiment::run(&plan, options, &mut |event| progress.hear(&event));
+    progress.finish();
+    let results = outcome.inspect_err(|_| store::remove_if_empty(&out))?;
+
+    let written = report::render(&out)?;
+    print(&report::terminal_table(&results))?;
+    if let Some(page) = written.last()
+        && !quiet
+    {
+        print(&format!("report: {}", page.display()))?;
+    }
+    failed_runs(&results)
+}
+
+/// What the arguments mean: the plan and the folder of its results.
+fn resolve(arguments: ExperimentArguments) -> Result<(Plan, PathBuf), Failure> {
+    let (file, text) = match &arguments.spec {
+        Some(path) => (
+            path.display().to_string(),
+            store::read_to_string(path).map_err(Failure::input)?,
+        ),
+        None => (
+            "experiments/default.toml".to_owned(),
+            spec::DEFAULT.to_owned(),
+        ),
+    };
+    let overrides = Overrides {
+        set: arguments.set,
+        variants: arguments.variants,
+        seeds: arguments.seeds,
+    };
+    let plan = Plan::read(&file, &text, &overrides).map_err(Failure::input)?;
+    let out = arguments
+        .out
+        .unwrap_or_else(|| Path::new("reports").join(&plan.name));
+    Ok((plan, out))
+}
+
+/// Starts the pool of worker threads and tells how many there are.
+fn start_threads(asked: Option<u16>) -> Result<usize, Failure> {
+    let available = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = asked.map_or_else(available, usize::from);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|error| Failure::Machine(format!("cannot start {threads} threads: {error}")))?;
+    Ok(threads)
+}
+
+/// A run that diverged is a result; one that failed is not.
+fn failed_runs(results: &Results) -> Result<(), Failure> {
+    let runs = || results.variants.iter().flat_map(|variant| &variant.runs);
+    let mut failed = runs().filter(|run| run.status == Status::Failed);
+    let Some(first) = failed.next() else {
+        return Ok(());
+    };
+    let reason = first.failure.as_ref().map_or("", |failure| &failure.reason);
+    Err(Failure::Machine(format!(
+        "{} of {} runs failed; the first: {reason}",
+        failed.count() + 1,
+        runs().count()
+    )))
+}
+
+fn report(folder: &Path) -> Result<(), Failure> {
+    for file in report::render(folder)? {
+        print(&file.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn doctor(json: bool) -> Result<(), Failure> {
+    let device = Device::Auto.resolve().map_err(Failure::machine)?;
+    let environment = device::environment(device, start_threads(None)?);
+    if json {
+        let json = serde_json::to_string_pretty(&environment).map_err(Failure::machine)?;
+        return print(&json);
+    }
+    print(&doctor::page(&environment))
+}
+
+/// Prints a result. A reader that has gone, as `head` does, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout().lock(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::Machine(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a line of progress or a complaint.
+fn say(line: &str) {
+    // Without a stderr there is nobody to tell.
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

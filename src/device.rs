@@ -1,1 +1,309 @@
-//! Placeholder.
+//! The machine: which device runs the experiment, and what a reader of its numbers must know of it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+
+use crate::record::Environment;
+use crate::units::Bytes;
+
+/// A device as asked for. Text form: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The best one that this build can use.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU, by its number.
+    Cuda(usize),
+}
+
+/// A device that cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// No such name.
+    #[error("unknown device {0:?}; known: auto, cpu, cuda, cuda:N")]
+    Unknown(String),
+    /// The build lacks CUDA.
+    #[error(
+        "--device {0}: this build has no CUDA; rebuild with --features cuda or use --device cpu"
+    )]
+    NoCuda(Device),
+}
+
+impl FromStr for Device {
+    type Err = DeviceError;
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::Unknown(text.to_owned());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let digits = text.strip_prefix("cuda:").ok_or_else(unknown)?;
+                let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+                let number = digits.parse().ok().filter(|_| plain);
+                number.map(Self::Cuda).ok_or_else(unknown)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.pad("auto"),
+            Self::Cpu => f.pad("cpu"),
+            Self::Cuda(number) => f.pad(&format!("cuda:{number}")),
+        }
+    }
+}
+
+impl Device {
+    /// The device that this build runs on when asked for `self`: never [`Device::Auto`].
+    ///
+    /// # Errors
+    /// When CUDA is asked for.
+    pub fn resolve(self) -> Result<Self, DeviceError> {
+        match self {
+            Self::Auto | Self::Cpu => Ok(Self::Cpu),
+            Self::Cuda(_) => Err(DeviceError::NoCuda(self)),
+        }
+    }
+}
+
+/// What is known of this machine and this build, now.
+pub fn environment(device: Device, threads: usize) -> Environment {
+    let system = System::new_with_specifics(
+        RefreshKind::nothing()
+            .with_cpu(CpuRefreshKind::nothing())
+            .with_memory(MemoryRefreshKind::nothing().with_ram()),
+    );
+    let system = system.ok();
+    let name = system.as_ref().and_then(|system| system.cpus().first());
+    let name = name.map_or("", |cpu| cpu.brand().trim());
+    let memory = system.as_ref().map_or(0, System::total_memory);
+    let features = cpu_features();
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Environment {
+        device: device.to_string(),
+        device_name: if name.is_empty() {
+            "unknown processor".to_owned()
+        } else {
+            name.to_owned()
+        },
+        threads,
+        logical_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_total: (memory > 0).then_some(Bytes(memory)),
+        product_paths: product_paths(std::env::consts::ARCH, &features),
+        cpu_features: features.into_iter().map(str::to_owned).collect(),
+        os: operating_system(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        git: option_env!("MANTISSA_COMMIT").map(str::to_owned),
+        build: env!("MANTISSA_BUILD").to_owned(),
+        started: utc(since_epoch.as_secs()),
+        notes: notes(),
+    }
+}
+
+fn operating_system() -> String {
+    let name = System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned());
+    format!("{name}, {}", std::env::consts::ARCH)
+}
+
+/// What would mislead a reader who does not know it.
+fn notes() -> Vec<String> {
+    let mut notes = Vec::new();
+    if cfg!(debug_assertions) {
+        notes
+            .push("built without optimization: times say nothing; build with --release".to_owned());
+    }
+    if let Ok(pin) = std::env::var(PRODUCT_PIN)
+        && !pin.trim().is_empty()
+    {
+        notes.push(format!(
+            "{PRODUCT_PIN}={pin} decides how products run, not the processor"
+        ));
+    }
+    notes
+}
+
+/// The environment variable that pins gemmkit's kernels.
+const PRODUCT_PIN: &str = "GEMMKIT_REQUIRE_ISA";
+
+/// The names of the instruction sets in the list that this processor has.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! detected {
+    ($detect:ident: $($feature:tt)*) => {
+        [$(($feature, std::arch::$detect!($feature))),*]
+    };
+}
+
+/// The instruction sets that matter to arithmetic and that this processor has.
+fn cpu_features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let features = detected!(is_x86_feature_detected:
+        "avx" "avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vnni" "avx512bf16"
+        "avx512fp16");
+    #[cfg(target_arch = "aarch64")]
+    let features = detected!(is_aarch64_feature_detected:
+        "neon" "fp16" "fhm" "bf16" "dotprod" "i8mm" "sve" "sve2");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let features: [(&'static str, bool); 0] = [];
+    features
+        .into_iter()
+        .filter_map(|(name, has)| has.then_some(name))
+        .collect()
+}
+
+/// How gemmkit runs the products of each native format on a processor with these features.
+fn product_paths(arch: &str, features: &[&str]) -> Vec<String> {
+    let has = |names: &[&str]| names.iter().all(|name| features.contains(name));
+    let neon = arch == "aarch64";
+    let wide = |narrow: &[&str]| {
+        if has(&["avx512f"]) {
+            "AVX-512"
+        } else if has(&["avx2", "fma"]) && has(narrow) {
+            "FMA"
+        } else if neon {
+            "NEON"
+        } else {
+            "scalar"
+        }
+    };
+    let bf16 = if has(&["avx512f", "avx512bf16"]) {
+        "AVX512-BF16 dot products".to_owned()
+    } else {
+        format!("widened to f32 ({})", wide(&[]))
+    };
+    vec![
+        format!("f32: {}", wide(&[])),
+        format!("f16: widened to f32 ({})", wide(&["f16c"])),
+        format!("bf16: {bf16}"),
+    ]
+}
+
+/// Seconds since 1970 as `YYYY-MM-DDTHH:MM:SSZ`.
+fn utc(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Years are counted from 1 March, so that the leap day is a year's last, and from the year 0, so that a cycle of
+    // 400 years, 146,097 days, starts there: 719,468 days before 1970.
+    let days = days + 719_468;
+    let (cycle, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // From March on, months of 31 and 30 days alternate so that month m starts on day (153 m + 2) / 5.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, january) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    let year = 400 * cycle + year + january;
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_one_text_form() {
+        for (text, device, printed) in [
+            ("auto", Device::Auto, "auto"),
+            ("cpu", Device::Cpu, "cpu"),
+            ("cuda", Device::Cuda(0), "cuda:0"),
+            ("cuda:12", Device::Cuda(12), "cuda:12"),
+        ] {
+            assert_eq!(text.parse(), Ok(device));
+            assert_eq!(device.to_string(), printed);
+            assert_eq!(printed.parse(), Ok(device));
+        }
+        for text in [
+            "", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda0",
+        ] {
+            assert_eq!(
+                text.parse::<Device>(),
+                Err(DeviceError::Unknown(text.to_owned()))
+            );
+        }
+    }
+
+    // python: datetime.fromtimestamp(s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    #[test]
+    fn seconds_become_dates_of_the_gregorian_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (1_230_768_000, "2009-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn product_paths_follow_from_the_features() {
+        for (arch, features, expected) in [
+            (
+                "x86_64",
+                vec!["avx2", "fma", "f16c", "avx512f", "avx512bf16"],
+                [
+                    "f32: AVX-512",
+                    "f16: widened to f32 (AVX-512)",
+                    "bf16: AVX512-BF16 dot products",
+                ],
+            ),
+            (
+                "x86_64",
+                vec!["avx2", "fma", "f16c", "avx512f"],
+                [
+                    "f32: AVX-512",
+                    "f16: widened to f32 (AVX-512)",
+                    "bf16: widened to f32 (AVX-512)",
+                ],
+            ),
+            (
+                "x86_64",
+                vec!["avx2", "fma"],
+                [
+                    "f32: FMA",
+                    "f16: widened to f32 (scalar)",
+                    "bf16: widened to f32 (FMA)",
+                ],
+            ),
+            (
+                "x86_64",
+                vec![],
+                [
+                    "f32: scalar",
+                    "f16: widened to f32 (scalar)",
+                    "bf16: widened to f32 (scalar)",
+                ],
+            ),
+            (
+                "aarch64",
+                vec!["neon", "bf16"],
+                [
+                    "f32: NEON",
+                    "f16: widened to f32 (NEON)",
+                    "bf16: widened to f32 (NEON)",
+                ],
+            ),
+        ] {
+            assert_eq!(product_paths(arch, &features), expected);
+        }
+    }
+}

@@ -93,14 +93,14 @@ pub enum ExperimentError {
 }
 
 /// How to run, beside the plan.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     /// The folder of the results.
     pub out: &'a Path,
     /// Replace another experiment's results.
     pub force: bool,
     /// Where this runs.
-    pub environment: Environment,
+    pub environment: &'a Environment,
 }
 
 /// Runs every variant and seed of the plan, then the timing phase, and leaves `results.json` and a record a run in
@@ -115,18 +115,15 @@ pub fn run(
     options: Options<'_>,
     listen: &mut dyn FnMut(Event<'_>),
 ) -> Result<Results, ExperimentError> {
-    let mut records = kept(plan, &options)?;
+    let mut records = kept(plan, options)?;
     let data = data::load(&plan.data)?;
     let model = Model::new(&plan.model, data.shape, data.classes)?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let runs = plan.variants.len() * plan.seeds.len();
-    listen(Event::Started {
-        runs,
-        kept: records.len(),
-    });
+    listen(Event::Started { runs, kept: records.len() });
 
     let save = |records: &Records, timings: &[Timing], complete: bool| {
-        let results = results(plan, &options.environment, (records, timings), complete);
+        let results = results(plan, options.environment, (records, timings), complete);
         let path = options.out.join("results.json");
         store::write(&path, &json(&results))?;
         Ok::<_, ExperimentError>((results, path))
@@ -137,22 +134,13 @@ pub fn run(
             if records.contains_key(&key) {
                 continue;
             }
-            listen(Event::RunStarted {
-                variant: &variant.name,
-                seed: *seed,
-            });
+            listen(Event::RunStarted { variant: &variant.name, seed: *seed });
             let of = plan.train.steps;
             let mut progress = |done| listen(Event::Step { done, of });
             let record = train::run(plan, (&model, &data), (variant, *seed), &mut progress)
                 .unwrap_or_else(|error| failed(variant, *seed, &error));
-            store::write(
-                &record_path(options.out, &variant.name, *seed),
-                &json(&record),
-            )?;
-            listen(Event::RunFinished {
-                variant: &variant.name,
-                summary: &record.summary,
-            });
+            store::write(&record_path(options.out, &variant.name, *seed), &json(&record))?;
+            listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
             records.insert(key, record);
             let (_, path) = save(&records, &[], false)?;
             listen(Event::Saved(&path));
@@ -171,10 +159,7 @@ type Records = BTreeMap<(String, u64), RunRecord>;
 
 /// Where the record of a run is.
 pub fn record_path(out: &Path, variant: &str, seed: u64) -> PathBuf {
-    out.join("runs")
-        .join(variant)
-        .join(format!("seed-{seed}"))
-        .join("record.json")
+    out.join("runs").join(variant).join(format!("seed-{seed}")).join("record.json")
 }
 
 /// Indented JSON with a line end. Records are plain data, so this cannot fail.
@@ -186,22 +171,19 @@ fn json(value: &impl serde::Serialize) -> Vec<u8> {
 
 /// The runs that an interrupted call of the same plan, by the same build on the same machine, finished. A folder with
 /// anything else in its results file is refused, unless it is to be replaced.
-fn kept(plan: &Plan, options: &Options<'_>) -> Result<Records, ExperimentError> {
+fn kept(plan: &Plan, options: Options<'_>) -> Result<Records, ExperimentError> {
     let path = options.out.join("results.json");
     if options.force || !path.exists() {
         return Ok(Records::new());
     }
     let found: Results = serde_json::from_slice(&store::read(&path)?).map_err(|error| {
         let reason = format!("is not a results file of this version ({error})");
-        ExperimentError::Unreadable {
-            path: path.clone(),
-            reason,
-        }
+        ExperimentError::Unreadable { path: path.clone(), reason }
     })?;
     if found.plan != *plan {
         return Err(ExperimentError::Occupied(options.out.to_owned()));
     }
-    let (here, there) = (&options.environment, &found.environment);
+    let (here, there) = (options.environment, &found.environment);
     let same_build = here.version == there.version
         && here.git == there.git
         && here.device_name == there.device_name;
@@ -209,10 +191,7 @@ fn kept(plan: &Plan, options: &Options<'_>) -> Result<Records, ExperimentError> 
         return Ok(Records::new());
     }
     let finished = found.variants.iter().flat_map(|variant| {
-        let completed = variant
-            .runs
-            .iter()
-            .filter(|run| run.status != Status::Failed);
+        let completed = variant.runs.iter().filter(|run| run.status != Status::Failed);
         completed.map(|run| (variant.name.clone(), run.seed))
     });
     let read = |(variant, seed): (String, u64)| {
@@ -224,11 +203,7 @@ fn kept(plan: &Plan, options: &Options<'_>) -> Result<Records, ExperimentError> 
 
 /// The record of a run that could not be done.
 fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
-    let failure = Failure {
-        step: 0,
-        layer: None,
-        reason: error.to_string(),
-    };
+    let failure = Failure { step: 0, layer: None, reason: error.to_string() };
     RunRecord {
         variant: variant.name.clone(),
         summary: RunSummary {
@@ -294,10 +269,7 @@ fn summarize(
     runs: &[&RunRecord],
     timing: Option<&Timing>,
 ) -> VariantResult {
-    let memory = runs
-        .iter()
-        .filter_map(|run| run.memory)
-        .max_by_key(|memory| memory.peak_bytes);
+    let memory = runs.iter().filter_map(|run| run.memory).max_by_key(|memory| memory.peak_bytes);
     VariantResult {
         name: variant.name.clone(),
         policy: variant.policy.to_string(),

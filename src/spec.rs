@@ -1,10 +1,27 @@
-//! Experiments as typed (`Spec`, the TOML) and as meant ([`Plan`], validated). `Plan::try_from(spec)` is the only validator.
+//! Experiments as typed ([`Spec`], the TOML) and as meant ([`Plan`], validated). `Plan::try_from(spec)` is the only
+//! validator.
+//!
+//! Three steps, a file each: `source` reads TOML and knows where each value stands, `typed` gives it types, `resolve`
+//! fills in what was left out and refuses what cannot be.
+
+mod resolve;
+mod source;
+#[cfg(test)]
+mod tests;
+mod typed;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::precision::Policy;
+
+pub use resolve::{Invalid, defaults, limits};
+pub use source::{Overrides, SpecError};
+pub use typed::Spec;
+
+/// The experiment that runs without a spec: `experiments/default.toml`.
+pub const DEFAULT: &str = include_str!("../experiments/default.toml");
 
 /// A whole experiment, resolved: no later code meets a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,6 +108,7 @@ pub enum IdxTest {
 
 /// What is done to a training image, drawn anew for every epoch from the run's seed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Augment {
     /// Zero padding on every side before a random crop to the original size; 0 crops nothing.
     pub crop: usize,
@@ -201,7 +219,7 @@ pub struct TrainPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum OptimizerPlan {
-    /// Stochastic gradient descent, PyTorch's definition of momentum.
+    /// Stochastic gradient descent, `PyTorch`'s definition of momentum.
     Sgd {
         /// Peak learning rate.
         lr: f64,

@@ -33,11 +33,7 @@ fn cnn() -> ModelPlan {
 }
 
 fn mlp() -> ModelPlan {
-    ModelPlan::Mlp {
-        hidden: vec![32],
-        activation: Activation::Gelu,
-        dropout: 0.0,
-    }
+    ModelPlan::Mlp { hidden: vec![32], activation: Activation::Gelu, dropout: 0.0 }
 }
 
 fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
@@ -47,11 +43,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
     };
     Plan {
         name: "engine".to_owned(),
-        data: DataPlan::Digits {
-            train: 300,
-            test: 90,
-            seed: 3,
-        },
+        data: DataPlan::Digits { train: 300, test: 90, seed: 3 },
         model,
         train: TrainPlan {
             steps,
@@ -64,11 +56,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
                 eps: 1e-8,
                 weight_decay: 0.01,
             },
-            schedule: SchedulePlan {
-                kind: ScheduleKind::Cosine,
-                warmup: 2,
-                floor: 0.0,
-            },
+            schedule: SchedulePlan { kind: ScheduleKind::Cosine, warmup: 2, floor: 0.0 },
             clip_norm: Some(5.0),
             label_smoothing: 0.1,
             evaluate_every: None,
@@ -90,49 +78,22 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
 fn record(plan: &Plan, variant: usize, threads: usize) -> RunRecord {
     let data = data::load(&plan.data).unwrap();
     let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap();
-    let work = || {
-        train::run(
-            plan,
-            (&model, &data),
-            (&plan.variants[variant], 0),
-            &mut |_| (),
-        )
-        .unwrap()
-    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let work =
+        || train::run(plan, (&model, &data), (&plan.variants[variant], 0), &mut |_| ()).unwrap();
     pool.install(work)
 }
 
 /// Every policy: the same record, memory and digest included, for 1 and 2 threads and on a second run.
 #[test]
 fn records_do_not_depend_on_threads_or_on_the_run() {
-    let policies = [
-        "fp32",
-        "fp16-mixed",
-        "bf16-mixed",
-        "fp16-true",
-        "bf16-true",
-        "tf32",
-    ];
+    let policies = ["fp32", "fp16-mixed", "bf16-mixed", "fp16-true", "bf16-true", "tf32"];
     for model in [cnn(), mlp()] {
         let plan = plan(model, &policies, 7);
         for variant in 0..policies.len() {
             let one = record(&plan, variant, 1);
-            assert_eq!(
-                one,
-                record(&plan, variant, 2),
-                "{} with two threads",
-                policies[variant]
-            );
-            assert_eq!(
-                one,
-                record(&plan, variant, 2),
-                "{} again",
-                policies[variant]
-            );
+            assert_eq!(one, record(&plan, variant, 2), "{} with two threads", policies[variant]);
+            assert_eq!(one, record(&plan, variant, 2), "{} again", policies[variant]);
             assert_eq!(one.summary.status, Status::Completed);
         }
     }
@@ -145,16 +106,9 @@ fn wide_e5m10_and_native_f16_agree_over_a_run() {
     let mut plan = plan(mlp(), &["fp16-mixed", text], 40);
     plan.measure.census_every = 0;
     let (native, wide) = (record(&plan, 0, 2), record(&plan, 1, 2));
-    let largest = native
-        .loss
-        .iter()
-        .zip(&wide.loss)
-        .map(|(a, b)| (a.unwrap() - b.unwrap()).abs());
+    let largest = native.loss.iter().zip(&wide.loss).map(|(a, b)| (a.unwrap() - b.unwrap()).abs());
     let largest = largest.fold(0.0, f64::max);
-    println!(
-        "largest difference of the loss over {} steps: {largest:.2e}",
-        native.loss.len()
-    );
+    println!("largest difference of the loss over {} steps: {largest:.2e}", native.loss.len());
     assert!(largest < 0.02, "{largest}");
     assert_eq!(native.summary.skipped_steps, wide.summary.skipped_steps);
 }
@@ -165,31 +119,17 @@ fn memory_is_the_sum_that_the_shapes_give() {
     const PARAMETERS: u64 = 25_450;
     let plan = plan(mlp(), &["fp32", "fp16-mixed", "bf16-true"], 6);
     // Bytes a parameter: weights that compute, master weights, gradients, two moments.
-    for (variant, expected) in [[4, 0, 4, 8], [2, 4, 2, 8], [2, 0, 2, 8]]
-        .into_iter()
-        .enumerate()
-    {
+    for (variant, expected) in [[4, 0, 4, 8], [2, 4, 2, 8], [2, 0, 2, 8]].into_iter().enumerate() {
         let memory = record(&plan, variant, 2).memory.unwrap();
-        let found = [
-            memory.weights,
-            memory.master_weights,
-            memory.gradients,
-            memory.optimizer,
-        ];
-        assert_eq!(
-            found.map(|bytes| bytes.0),
-            expected.map(|bytes| bytes * PARAMETERS)
-        );
+        let found = [memory.weights, memory.master_weights, memory.gradients, memory.optimizer];
+        assert_eq!(found.map(|bytes| bytes.0), expected.map(|bytes| bytes * PARAMETERS));
         let parts: u64 = found.iter().map(|bytes| bytes.0).sum();
         assert_eq!(memory.peak_bytes.0, parts + memory.activations.0);
         // The peak comes with the first layer's weight gradient, the last of the backward pass: what is live then beside
         // the gradients is the batch and the gradient of the first layer's result, and a few small vectors.
         let width = if variant == 0 { 4 } else { 2 };
         let live = 37 * (784 + 32) * width;
-        assert!(
-            (live..live + 4096).contains(&memory.activations.0),
-            "{live} {memory:?}"
-        );
+        assert!((live..live + 4096).contains(&memory.activations.0), "{live} {memory:?}");
     }
 }
 
@@ -198,12 +138,8 @@ fn memory_is_the_sum_that_the_shapes_give() {
 fn divergence_is_a_result() {
     let mut plan = plan(mlp(), &["fp16-mixed"], 60);
     plan.train.clip_norm = None;
-    plan.train.optimizer = OptimizerPlan::Sgd {
-        lr: 1e6,
-        momentum: 0.9,
-        nesterov: false,
-        weight_decay: 0.0,
-    };
+    plan.train.optimizer =
+        OptimizerPlan::Sgd { lr: 1e6, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
     let record = record(&plan, 0, 2);
     assert_eq!(record.summary.status, Status::Diverged);
     let failure = record.summary.failure.unwrap();
@@ -217,11 +153,8 @@ fn an_interrupted_experiment_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = plan(mlp(), &["fp32", "bf16-mixed"], 6);
     plan.seeds = vec![0, 1];
-    let options = |out| Options {
-        out,
-        force: false,
-        environment: Environment::default(),
-    };
+    let environment = Environment::default();
+    let options = |out| Options { out, force: false, environment: &environment };
     let whole = folder.path().join("whole");
     let expected = experiment::run(&plan, options(&whole), &mut |_| ()).unwrap();
     assert!(expected.complete);

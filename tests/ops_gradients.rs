@@ -4,6 +4,9 @@
 //! Tolerances are bounds on rounding, not guesses: a sum of `n` products in f32, in any order, is off by at most about
 //! `n · 2⁻²⁴ · Σ|products|` (Higham 2002, section 3.1), and Σ|products| is the same operation on the operands' sizes.
 
+#![expect(clippy::float_cmp, reason = "what is exact is compared exactly")]
+#![expect(clippy::many_single_char_names, reason = "the letters of the formulas")]
+
 mod ops_support;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
@@ -31,10 +34,7 @@ fn autograd(
         .iter()
         .map(|input| Var::from_tensor(&input.to_dtype(DType::F64)?))
         .collect::<Result<_>>()?;
-    let tensors: Vec<Tensor> = inputs
-        .iter()
-        .map(|input| input.as_tensor().clone())
-        .collect();
+    let tensors: Vec<Tensor> = inputs.iter().map(|input| input.as_tensor().clone()).collect();
     let value = forward(&tensors)?;
     let gradients = (&value * dy.to_dtype(DType::F64)?)?.sum_all()?.backward()?;
     let mut all = vec![value.detach()];
@@ -47,10 +47,7 @@ fn autograd(
 /// Every value of `result` is within its own `bound` of `expected`.
 fn check(case: &str, result: &Tensor, expected: &Tensor, bound: &[f64]) -> Result<()> {
     assert_eq!(result.dims(), expected.dims(), "{case}");
-    let values = to_f64(result)?
-        .into_iter()
-        .zip(to_f64(expected)?)
-        .zip(bound);
+    let values = to_f64(result)?.into_iter().zip(to_f64(expected)?).zip(bound);
     for (i, ((result, expected), bound)) in values.enumerate() {
         let error = (result - expected).abs();
         assert!(
@@ -70,17 +67,12 @@ fn check_multilinear(
     forward: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<()> {
     let expected = autograd(inputs, dy, &forward)?;
-    let sizes: Vec<Tensor> = inputs
-        .iter()
-        .map(|input| input.abs())
-        .collect::<Result<_>>()?;
+    let sizes: Vec<Tensor> = inputs.iter().map(|input| input.abs()).collect::<Result<_>>()?;
     let sizes = autograd(&sizes.iter().collect::<Vec<_>>(), &dy.abs()?, &forward)?;
     assert_eq!(results.len(), expected.len(), "{case}");
     for (i, result) in results.iter().enumerate() {
-        let bound: Vec<f64> = to_f64(&sizes[i])?
-            .iter()
-            .map(|size| (terms + 2) as f64 * UNIT * size)
-            .collect();
+        let bound: Vec<f64> =
+            to_f64(&sizes[i])?.iter().map(|size| (terms + 2) as f64 * UNIT * size).collect();
         check(&format!("{case}, output {i}"), result, &expected[i], &bound)?;
     }
     Ok(())
@@ -88,14 +80,8 @@ fn check_multilinear(
 
 #[test]
 fn linear() -> Result<()> {
-    for (n, i, o) in [
-        (7, 13, 5),
-        (1, 1, 1),
-        (1, 300, 33),
-        (19, 300, 1),
-        (65, 1, 67),
-        (67, 65, 131),
-    ] {
+    for (n, i, o) in [(7, 13, 5), (1, 1, 1), (1, 300, 33), (19, 300, 1), (65, 1, 67), (67, 65, 131)]
+    {
         let case = format!("linear {n} × {i} × {o}");
         let (x, w) = (uniform(1, (n, i), SIGNED)?, uniform(2, (o, i), SIGNED)?);
         let (b, dy) = (uniform(3, o, SIGNED)?, uniform(4, (n, o), SIGNED)?);
@@ -104,13 +90,9 @@ fn linear() -> Result<()> {
         let dw = ops::linear_weight_gradient(&dy, &x)?;
         let db = ops::column_sums(&dy)?;
         let terms = n.max(i).max(o);
-        check_multilinear(
-            &case,
-            &[&y, &dx, &dw, &db],
-            (&[&x, &w, &b], &dy),
-            terms,
-            |t| t[0].matmul(&t[1].t()?)?.broadcast_add(&t[2]),
-        )?;
+        check_multilinear(&case, &[&y, &dx, &dw, &db], (&[&x, &w, &b], &dy), terms, |t| {
+            t[0].matmul(&t[1].t()?)?.broadcast_add(&t[2])
+        })?;
         let y = ops::linear(&x, &w, None)?;
         check_multilinear(&case, &[&y, &dx, &dw], (&[&x, &w], &dy), terms, |t| {
             t[0].matmul(&t[1].t()?)
@@ -122,16 +104,9 @@ fn linear() -> Result<()> {
 /// Convolution by its definition: one product for each element of the kernel. candle's own gradient of `conv2d` takes the
 /// output padding of the height for the width too, so this is what is differentiated.
 fn convolution(t: &[Tensor], settings: ConvSettings) -> Result<Tensor> {
-    let ConvSettings {
-        stride,
-        padding,
-        dilation,
-        groups,
-    } = settings;
+    let ConvSettings { stride, padding, dilation, groups } = settings;
     let (o, channels, kh, kw) = t[1].dims4()?;
-    let x = t[0]
-        .pad_with_zeros(2, padding, padding)?
-        .pad_with_zeros(3, padding, padding)?;
+    let x = t[0].pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?;
     let (n, _, h, w) = x.dims4()?;
     let out = |size: usize, kernel: usize| (size - dilation * (kernel - 1) - 1) / stride + 1;
     let (oh, ow) = (out(h, kh), out(w, kw));
@@ -146,9 +121,7 @@ fn convolution(t: &[Tensor], settings: ConvSettings) -> Result<Tensor> {
         let mut sum = Tensor::zeros((n * oh * ow, o / groups), DType::F64, &Device::Cpu)?;
         for i in 0..kh {
             for j in 0..kw {
-                let seen = x
-                    .index_select(&places(i, oh)?, 2)?
-                    .index_select(&places(j, ow)?, 3)?;
+                let seen = x.index_select(&places(i, oh)?, 2)?.index_select(&places(j, ow)?, 3)?;
                 let seen = seen.permute((0, 2, 3, 1))?.contiguous()?;
                 let seen = seen.reshape((n * oh * ow, channels))?;
                 let w = w.narrow(2, i, 1)?.narrow(3, j, 1)?.contiguous()?;
@@ -158,18 +131,11 @@ fn convolution(t: &[Tensor], settings: ConvSettings) -> Result<Tensor> {
         parts.push(sum);
     }
     let y = Tensor::cat(&parts, 1)?.broadcast_add(&t[2])?;
-    y.reshape((n, oh, ow, o))?
-        .permute((0, 3, 1, 2))?
-        .contiguous()
+    y.reshape((n, oh, ow, o))?.permute((0, 3, 1, 2))?.contiguous()
 }
 
 /// Images (N, C, H, W), outputs, kernel, and stride, padding, dilation, groups.
-type ConvCase = (
-    (usize, usize, usize, usize),
-    usize,
-    (usize, usize),
-    (usize, usize, usize, usize),
-);
+type ConvCase = ((usize, usize, usize, usize), usize, (usize, usize), (usize, usize, usize, usize));
 
 const CONVOLUTIONS: [ConvCase; 16] = [
     ((1, 1, 1, 1), 1, (1, 1), (1, 0, 1, 1)),
@@ -193,12 +159,7 @@ const CONVOLUTIONS: [ConvCase; 16] = [
 #[test]
 fn convolutions() -> Result<()> {
     for (image, o, kernel, (stride, padding, dilation, groups)) in CONVOLUTIONS {
-        let settings = ConvSettings {
-            stride,
-            padding,
-            dilation,
-            groups,
-        };
+        let settings = ConvSettings { stride, padding, dilation, groups };
         let case = format!("conv {image:?}, {o} outputs, kernel {kernel:?}, {settings:?}");
         let x = uniform(1, image, SIGNED)?;
         let w = uniform(2, (o, image.1 / groups, kernel.0, kernel.1), SIGNED)?;
@@ -236,28 +197,16 @@ fn a_convolution_without_a_result_is_an_error() -> Result<()> {
         ((4, 3, 3, 3), 1, 1, 1),
         ((4, 4, 3, 3), 1, 1, 0),
     ] {
-        let settings = ConvSettings {
-            stride,
-            padding: 0,
-            dilation,
-            groups,
-        };
+        let settings = ConvSettings { stride, padding: 0, dilation, groups };
         let w = uniform(2, w, SIGNED)?;
-        assert!(
-            ops::conv2d(&x, &w, None, settings).is_err(),
-            "{:?} {settings:?}",
-            w.dims()
-        );
+        assert!(ops::conv2d(&x, &w, None, settings).is_err(), "{:?} {settings:?}", w.dims());
     }
     Ok(())
 }
 
 #[test]
 fn relu_add_and_accumulate_are_exact() -> Result<()> {
-    let (x, dy) = (
-        uniform(1, (7, 13, 5), SIGNED)?,
-        uniform(2, (7, 13, 5), SIGNED)?,
-    );
+    let (x, dy) = (uniform(1, (7, 13, 5), SIGNED)?, uniform(2, (7, 13, 5), SIGNED)?);
     let y = ops::relu(&x)?;
     let dx = ops::relu_backward(&dy, &y)?;
     let expected = autograd(&[&x], &dy, |t| t[0].relu())?;
@@ -273,13 +222,10 @@ fn relu_add_and_accumulate_are_exact() -> Result<()> {
     check("accumulate", &total, &rounded, &exact)
 }
 
-/// As PyTorch: the gradient of ReLU at 0 is 0.
+/// As in `PyTorch`: the gradient of relu at 0 is 0.
 #[test]
 fn relu_at_zero_and_beyond_the_numbers() -> Result<()> {
-    let x = tensor(
-        &[0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, 1e-45, -1e-45],
-        DType::F32,
-    )?;
+    let x = tensor(&[0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, 1e-45, -1e-45], DType::F32)?;
     let y = ops::relu(&x)?;
     assert_eq!(ops::to_f32(&y)?, [0.0, 0.0, f32::INFINITY, 0.0, 1e-45, 0.0]);
     let dx = ops::relu_backward(&tensor(&[3.0; 6], DType::F32)?, &y)?;
@@ -287,24 +233,16 @@ fn relu_at_zero_and_beyond_the_numbers() -> Result<()> {
     Ok(())
 }
 
-/// Φ and φ are computed from x / √2 and x²/2, both rounded: a relative error δ of the argument moves Φ by x φ δ and φ by
-/// x² φ δ.
+/// `x/√2` and `x²/2` are rounded: a relative error δ of the argument moves the distribution by x times the density times δ,
+/// and the density by x² times itself times δ.
 #[test]
 fn gelu() -> Result<()> {
-    let (x, dy) = (
-        uniform(1, (7, 13, 15), (-7.0, 7.0))?,
-        uniform(2, (7, 13, 15), SIGNED)?,
-    );
+    let (x, dy) = (uniform(1, (7, 13, 15), (-7.0, 7.0))?, uniform(2, (7, 13, 15), SIGNED)?);
     let (y, dx) = (ops::gelu(&x)?, ops::gelu_backward(&dy, &x)?);
-    let expected = autograd(&[&x], &dy, |t| {
-        (&t[0] * 0.5)? * ((&t[0] / 2f64.sqrt())?.erf()? + 1.0)?
-    })?;
+    let expected =
+        autograd(&[&x], &dy, |t| (&t[0] * 0.5)? * ((&t[0] / 2f64.sqrt())?.erf()? + 1.0)?)?;
     let (mut value_bound, mut gradient_bound) = (vec![], vec![]);
-    for ((x, dy), y) in to_f64(&x)?
-        .iter()
-        .zip(to_f64(&dy)?)
-        .zip(to_f64(&expected[0])?)
-    {
+    for ((x, dy), y) in to_f64(&x)?.iter().zip(to_f64(&dy)?).zip(to_f64(&expected[0])?) {
         let density = (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
         let moved = x * x * density;
         value_bound.push(UNIT * (4.0 * y.abs() + 2.0 * moved) + 1e-15);
@@ -323,17 +261,11 @@ fn gelu() -> Result<()> {
 #[test]
 fn gelu_keeps_its_digits_in_the_lower_tail() -> Result<()> {
     let x = tensor(&[-5.0, -8.0, -12.0], DType::F32)?;
-    let expected = [
-        -1.433_257_859_395_972_5e-6,
-        -4.976_768_459_417_463e-15,
-        -2.131_778_534_493_245e-32,
-    ];
+    let expected =
+        [-1.433_257_859_395_972_5e-6, -4.976_768_459_417_463e-15, -2.131_778_534_493_245e-32];
     for (y, expected) in to_f64(&ops::gelu(&x)?)?.iter().zip(expected) {
         // x / √2 is off by one part in 2²⁴, which the tail magnifies by x².
-        assert!(
-            (y / expected - 1.0).abs() < 200.0 * UNIT,
-            "{y:e} {expected:e}"
-        );
+        assert!((y / expected - 1.0).abs() < 200.0 * UNIT, "{y:e} {expected:e}");
     }
     Ok(())
 }
@@ -341,10 +273,7 @@ fn gelu_keeps_its_digits_in_the_lower_tail() -> Result<()> {
 #[test]
 fn gelu_far_out() -> Result<()> {
     let x = tensor(&[-1e30, -40.0, 0.0, 40.0, 1e30, f32::INFINITY], DType::F32)?;
-    assert_eq!(
-        ops::to_f32(&ops::gelu(&x)?)?,
-        [0.0, 0.0, 0.0, 40.0, 1e30, f32::INFINITY]
-    );
+    assert_eq!(ops::to_f32(&ops::gelu(&x)?)?, [0.0, 0.0, 0.0, 40.0, 1e30, f32::INFINITY]);
     let dx = ops::gelu_backward(&tensor(&[2.0; 6], DType::F32)?, &x)?;
     assert_eq!(ops::to_f32(&dx)?, [0.0, 0.0, 1.0, 2.0, 2.0, 2.0]);
     Ok(())
@@ -369,12 +298,9 @@ fn largest(x: &[f64], (h, w): (usize, usize), side: usize) -> Vec<f64> {
 /// distance between two values, so the differences are exact but for f64's rounding.
 #[test]
 fn max_pool_against_finite_differences() -> Result<()> {
-    for (shape, side) in [
-        ([2, 3, 7, 5], 2),
-        ([1, 2, 6, 9], 3),
-        ([1, 1, 4, 4], 1),
-        ([1, 1, 15, 16], 15),
-    ] {
+    for (shape, side) in
+        [([2, 3, 7, 5], 2), ([1, 2, 6, 9], 3), ([1, 1, 4, 4], 1), ([1, 1, 15, 16], 15)]
+    {
         let case = format!("max-pool {shape:?} by {side}");
         let image = (shape[2], shape[3]);
         let x = uniform(1, shape.to_vec(), SIGNED)?;
@@ -385,11 +311,7 @@ fn max_pool_against_finite_differences() -> Result<()> {
         let dx = ops::max_pool2d_backward(&dy, &places, side, shape)?;
         let weights = to_f64(&dy)?;
         let loss = |x: &[f64]| -> f64 {
-            largest(x, image, side)
-                .iter()
-                .zip(&weights)
-                .map(|(y, dy)| y * dy)
-                .sum()
+            largest(x, image, side).iter().zip(&weights).map(|(y, dy)| y * dy).sum()
         };
         let step = 2f64.powi(-26);
         for (i, dx) in to_f64(&dx)?.into_iter().enumerate() {
@@ -405,10 +327,7 @@ fn max_pool_against_finite_differences() -> Result<()> {
 
 #[test]
 fn the_first_of_equal_values_gets_the_gradient_of_max_pool() -> Result<()> {
-    let x = Tensor::new(
-        &[[[[1f32, 5.0, -0.0, 0.0], [5.0, 5.0, 0.0, -1.0]]]],
-        &Device::Cpu,
-    )?;
+    let x = Tensor::new(&[[[[1f32, 5.0, -0.0, 0.0], [5.0, 5.0, 0.0, -1.0]]]], &Device::Cpu)?;
     let (y, places) = ops::max_pool2d(&x, 2)?;
     let dx = ops::max_pool2d_backward(&y.ones_like()?, &places, 2, [1, 1, 2, 4])?;
     assert_eq!(ops::to_f32(&dx)?, [0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
@@ -418,13 +337,8 @@ fn the_first_of_equal_values_gets_the_gradient_of_max_pool() -> Result<()> {
 /// candle's own average pool has a right gradient only where the window divides the image.
 fn average_pool(x: &Tensor, side: usize) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
-    let x = x
-        .narrow(2, 0, h / side * side)?
-        .narrow(3, 0, w / side * side)?
-        .contiguous()?;
-    x.reshape(vec![n, c, h / side, side, w / side, side])?
-        .mean(5)?
-        .mean(3)
+    let x = x.narrow(2, 0, h / side * side)?.narrow(3, 0, w / side * side)?.contiguous()?;
+    x.reshape(vec![n, c, h / side, side, w / side, side])?.mean(5)?.mean(3)
 }
 
 #[test]
@@ -442,30 +356,19 @@ fn average_pools() -> Result<()> {
         let candle = x.to_dtype(DType::F64)?.avg_pool2d(side)?;
         let dy = uniform(2, candle.dims(), SIGNED)?;
         let dx = ops::avg_pool2d_backward(&dy, side, shape)?;
-        check(
-            &case,
-            &y,
-            &candle,
-            &vec![2.0 * UNIT * (side * side) as f64; y.elem_count()],
-        )?;
+        check(&case, &y, &candle, &vec![2.0 * UNIT * (side * side) as f64; y.elem_count()])?;
         check_multilinear(&case, &[&y, &dx], (&[&x], &dy), side * side, |t| {
             average_pool(&t[0], side)
         })?;
     }
     for shape in [[3, 5, 11, 9], [1, 1, 1, 1], [5, 7, 1, 33]] {
-        let (x, dy) = (
-            uniform(1, shape.to_vec(), SIGNED)?,
-            uniform(2, (shape[0], shape[1]), SIGNED)?,
-        );
+        let (x, dy) =
+            (uniform(1, shape.to_vec(), SIGNED)?, uniform(2, (shape[0], shape[1]), SIGNED)?);
         let y = ops::global_avg_pool(&x)?;
         let dx = ops::global_avg_pool_backward(&dy, shape)?;
-        check_multilinear(
-            "global",
-            &[&y, &dx],
-            (&[&x], &dy),
-            shape[2] * shape[3],
-            |t| t[0].mean((2, 3)),
-        )?;
+        check_multilinear("global", &[&y, &dx], (&[&x], &dy), shape[2] * shape[3], |t| {
+            t[0].mean((2, 3))
+        })?;
     }
     Ok(())
 }
@@ -480,9 +383,7 @@ fn batch_norm_f64(t: &[Tensor]) -> Result<Tensor> {
     let centred = t[0].broadcast_sub(&mean)?;
     let variance = centred.sqr()?.mean_keepdim((0, 2, 3))?;
     let normal = centred.broadcast_div(&(variance + 1e-5)?.sqrt()?)?;
-    normal
-        .broadcast_mul(&spread(&t[1])?)?
-        .broadcast_add(&spread(&t[2])?)
+    normal.broadcast_mul(&spread(&t[1])?)?.broadcast_add(&spread(&t[2])?)
 }
 
 /// Every result is a few sums over N H W values divided by the deviation: bounded by that count times one rounding, times the
@@ -492,46 +393,28 @@ fn batch_norm() -> Result<()> {
     for shape in [[3, 5, 11, 9], [7, 3, 1, 1], [1, 2, 13, 5], [2, 1, 40, 31]] {
         let case = format!("batch norm {shape:?}");
         let (n, c, h, w) = (shape[0], shape[1], shape[2], shape[3]);
-        let (x, dy) = (
-            uniform(1, shape.to_vec(), (0.5, 2.0))?,
-            uniform(2, shape.to_vec(), SIGNED)?,
-        );
+        let (x, dy) =
+            (uniform(1, shape.to_vec(), (0.5, 2.0))?, uniform(2, shape.to_vec(), SIGNED)?);
         let (gamma, beta) = (uniform(3, c, (0.5, 1.5))?, uniform(4, c, SIGNED)?);
         let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta)?;
         let gradients = ops::batch_norm_backward(&dy, &x, &gamma, &saved)?;
         let expected = autograd(&[&x, &gamma, &beta], &dy, batch_norm_f64)?;
         let wide = x.to_dtype(DType::F64)?;
         let spread_out = to_f64(&wide.transpose(0, 1)?.flatten_from(1)?.var(D::Minus1)?)?;
-        let deviation = spread_out
-            .iter()
-            .copied()
-            .fold(f64::INFINITY, f64::min)
-            .sqrt();
+        let deviation = spread_out.iter().copied().fold(f64::INFINITY, f64::min).sqrt();
         let condition = (n * h * w) as f64 * 2.0 / deviation * UNIT;
         let results = [&y, &gradients.input, &gradients.gamma, &gradients.beta];
         for (i, (result, expected)) in results.into_iter().zip(&expected).enumerate() {
-            let size = to_f64(expected)?
-                .iter()
-                .fold(0.0_f64, |a, b| a.max(b.abs()));
+            let size = to_f64(expected)?.iter().fold(0.0_f64, |a, b| a.max(b.abs()));
             let bound = vec![condition * size; result.elem_count()];
             check(&format!("{case}, output {i}"), result, expected, &bound)?;
         }
         let biased = (wide.transpose(0, 1)?.flatten_from(1)?.var(D::Minus1)?
             * ((n * h * w - 1) as f64 / (n * h * w) as f64))?;
-        check(
-            &case,
-            &tensor(&variance, DType::F32)?,
-            &biased,
-            &vec![condition; c],
-        )?;
+        check(&case, &tensor(&variance, DType::F32)?, &biased, &vec![condition; c])?;
         let BatchNormSaved { mean, .. } = saved;
         let means = wide.mean((0, 2, 3))?;
-        check(
-            &case,
-            &tensor(&mean, DType::F32)?,
-            &means,
-            &vec![condition; c],
-        )?;
+        check(&case, &tensor(&mean, DType::F32)?, &means, &vec![condition; c])?;
     }
     Ok(())
 }
@@ -547,28 +430,16 @@ fn batch_norm_for_inference() -> Result<()> {
     let deviation = (wide(&variance)? + 1e-5)?.sqrt()?;
     let factor = (wide(&gamma)? / deviation)?;
     let centred = x.to_dtype(DType::F64)?.broadcast_sub(&wide(&mean)?)?;
-    let expected = centred
-        .broadcast_mul(&factor)?
-        .broadcast_add(&wide(&beta)?)?;
-    let sizes = centred
-        .broadcast_mul(&factor)?
-        .abs()?
-        .broadcast_add(&wide(&beta)?.abs()?)?;
-    let bound: Vec<f64> = to_f64(&sizes)?
-        .iter()
-        .map(|size| 8.0 * UNIT * size)
-        .collect();
+    let expected = centred.broadcast_mul(&factor)?.broadcast_add(&wide(&beta)?)?;
+    let sizes = centred.broadcast_mul(&factor)?.abs()?.broadcast_add(&wide(&beta)?.abs()?)?;
+    let bound: Vec<f64> = to_f64(&sizes)?.iter().map(|size| 8.0 * UNIT * size).collect();
     check("inference", &y, &expected, &bound)
 }
 
 /// The mask by its definition: value i is kept if word i mod 4 of block ⌊i/4⌋ is at least p 2³².
 #[test]
 fn dropout_keeps_what_the_generator_says() -> Result<()> {
-    let random = Philox {
-        seed: 0x0123_4567_89ab_cdef,
-        stream: 3,
-        step: 17,
-    };
+    let random = Philox { seed: 0x0123_4567_89ab_cdef, stream: 3, step: 17 };
     let x = uniform(1, 40_001, SIGNED)?;
     for p in [0.0_f32, 0.1, 0.5, 0.9] {
         let scale = 1.0 / (1.0 - p);
@@ -579,18 +450,10 @@ fn dropout_keeps_what_the_generator_says() -> Result<()> {
             .map(|(i, x)| {
                 let counter = [(i / 4) as u32, 0, 17, 3];
                 let words = ops::philox4x32(counter, [0x89ab_cdef, 0x0123_4567]);
-                if f64::from(words[i % 4]) >= threshold {
-                    x * scale
-                } else {
-                    0.0
-                }
+                if f64::from(words[i % 4]) >= threshold { x * scale } else { 0.0 }
             })
             .collect();
-        assert_eq!(
-            ops::to_f32(&ops::dropout(&x, p, random)?)?,
-            expected,
-            "p = {p}"
-        );
+        assert_eq!(ops::to_f32(&ops::dropout(&x, p, random)?)?, expected, "p = {p}");
         let kept = expected.iter().filter(|value| **value != 0.0).count() as f64;
         let (n, keep) = (40_001.0, 1.0 - f64::from(p));
         // Five standard deviations of a binomial count.
@@ -605,20 +468,13 @@ fn dropout_keeps_what_the_generator_says() -> Result<()> {
 #[test]
 fn dropout_drops_other_values_for_other_steps_streams_and_seeds() -> Result<()> {
     let ones = Tensor::ones(4096, DType::F32, &Device::Cpu)?;
-    let first = Philox {
-        seed: 1,
-        stream: 0,
-        step: 0,
-    };
+    let first = Philox { seed: 1, stream: 0, step: 0 };
     let masks: Vec<Vec<f32>> = [
         first,
         Philox { step: 1, ..first },
         Philox { stream: 1, ..first },
         Philox { seed: 2, ..first },
-        Philox {
-            seed: 1 | 1 << 32,
-            ..first
-        },
+        Philox { seed: 1 | 1 << 32, ..first },
     ]
     .into_iter()
     .map(|random| ops::to_f32(&ops::dropout(&ones, 0.5, random)?))
@@ -654,15 +510,12 @@ fn cross_entropy() -> Result<()> {
         for (smoothing, scale) in [(0.0_f32, 1.0_f32), (0.1, 1.0), (0.0, 65536.0), (0.1, 0.25)] {
             let case = format!("{n} × {classes}, smoothing {smoothing}, scale {scale}");
             let logits = uniform(1, (n, classes), (-10.0, 10.0))?;
-            let labels: Vec<u32> = (0..n as u32)
-                .map(|i| (i * 7 + 1) % classes as u32)
-                .collect();
+            let labels: Vec<u32> = (0..n as u32).map(|i| (i * 7 + 1) % classes as u32).collect();
             let settings = LossSettings { smoothing, scale };
             let result = ops::cross_entropy(&logits, &labels, settings)?;
             let dy = Tensor::full(f64::from(scale), (), &Device::Cpu)?;
-            let expected = autograd(&[&logits], &dy, |t| {
-                smoothed_loss(&t[0], &labels, f64::from(smoothing))
-            })?;
+            let expected =
+                autograd(&[&logits], &dy, |t| smoothed_loss(&t[0], &labels, f64::from(smoothing)))?;
             let rounding = UNIT * (classes + 24) as f64;
             let loss = tensor(&[result.loss], DType::F32)?.squeeze(0)?;
             check(&case, &loss, &expected[0], &[rounding * (20.0 + n as f64)])?;
@@ -671,10 +524,7 @@ fn cross_entropy() -> Result<()> {
             if smoothing == 0.0 {
                 let rows = ops::cross_entropy_loss(&logits, &labels)?;
                 let mean = rows.iter().map(|loss| f64::from(*loss)).sum::<f64>() / n as f64;
-                assert!(
-                    (mean - f64::from(result.loss)).abs() <= rounding * 40.0,
-                    "{case}"
-                );
+                assert!((mean - f64::from(result.loss)).abs() <= rounding * 40.0, "{case}");
             }
         }
     }
@@ -700,20 +550,10 @@ fn cross_entropy_of_infinite_logits() -> Result<()> {
     ] {
         let logits = tensor(&row, DType::F32)?.reshape((1, 3))?;
         for (smoothing, expected) in [(0.0, plain), (0.1, smoothed)] {
-            let loss = ops::cross_entropy(
-                &logits,
-                &[0],
-                LossSettings {
-                    smoothing,
-                    scale: 1.0,
-                },
-            )?
-            .loss;
+            let loss =
+                ops::cross_entropy(&logits, &[0], LossSettings { smoothing, scale: 1.0 })?.loss;
             let same = loss == expected || (loss - expected).abs() < 1e-6;
-            assert!(
-                same || (loss.is_nan() && expected.is_nan()),
-                "{row:?}: {loss} {expected}"
-            );
+            assert!(same || (loss.is_nan() && expected.is_nan()), "{row:?}: {loss} {expected}");
         }
     }
     Ok(())
@@ -732,11 +572,7 @@ fn only_a_label_with_the_first_largest_logit_is_correct() -> Result<()> {
     ] {
         let logits = tensor(&row, DType::F32)?.reshape((1, 3))?;
         for (label, expected) in (0_u32..).zip(correct) {
-            assert_eq!(
-                ops::count_correct(&logits, &[label])?,
-                expected,
-                "{row:?} {label}"
-            );
+            assert_eq!(ops::count_correct(&logits, &[label])?, expected, "{row:?} {label}");
         }
     }
     Ok(())
@@ -754,36 +590,20 @@ fn at_step(rule: Update, t: i32) -> Update {
     }
 }
 
-/// Step `t` on one weight, as PyTorch's pages on `torch.optim.SGD` and `torch.optim.AdamW` write it, in f64. The states are
+/// Step `t` on one weight, as `PyTorch`'s pages on `torch.optim.SGD` and `torch.optim.AdamW` write it, in f64. The states are
 /// b, or m and v.
 fn documented_step(rule: Update, t: i32, (w, g): (f64, f64), state: &mut [f64; 2]) -> f64 {
     match rule {
-        Update::Sgd(Sgd {
-            lr,
-            momentum,
-            nesterov,
-            weight_decay,
-        }) => {
+        Update::Sgd(Sgd { lr, momentum, nesterov, weight_decay }) => {
             let (lr, momentum) = (f64::from(lr), f64::from(momentum));
             let mut g = g + f64::from(weight_decay) * w;
             if momentum != 0.0 {
                 state[0] = if t > 1 { momentum * state[0] + g } else { g };
-                g = if nesterov {
-                    g + momentum * state[0]
-                } else {
-                    state[0]
-                };
+                g = if nesterov { g + momentum * state[0] } else { state[0] };
             }
             w - lr * g
         }
-        Update::AdamW(AdamW {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            ..
-        }) => {
+        Update::AdamW(AdamW { lr, beta1, beta2, eps, weight_decay, .. }) => {
             let [lr, beta1, beta2, eps, decay] =
                 [lr, beta1, beta2, eps, weight_decay].map(f64::from);
             let w = w - lr * decay * w;
@@ -797,25 +617,12 @@ fn documented_step(rule: Update, t: i32, (w, g): (f64, f64), state: &mut [f64; 2
 }
 
 fn sgd(momentum: f32, nesterov: bool, weight_decay: f32) -> Update {
-    Update::Sgd(Sgd {
-        lr: 0.1,
-        momentum,
-        nesterov,
-        weight_decay,
-    })
+    Update::Sgd(Sgd { lr: 0.1, momentum, nesterov, weight_decay })
 }
 
 fn adam_w((beta1, beta2): (f32, f32), eps: f32, weight_decay: f32) -> Update {
     let (correction1, correction2) = (1.0, 1.0);
-    Update::AdamW(AdamW {
-        lr: 0.1,
-        beta1,
-        beta2,
-        eps,
-        weight_decay,
-        correction1,
-        correction2,
-    })
+    Update::AdamW(AdamW { lr: 0.1, beta1, beta2, eps, weight_decay, correction1, correction2 })
 }
 
 /// The weights after one update with each of `gradients`, which come scaled by 1024 and are clipped by a half.
@@ -823,12 +630,8 @@ fn updated(rule: Update, weights: &[f32], gradients: &[Vec<f32>]) -> Result<Vec<
     let weights = tensor(weights, DType::F32)?;
     let (first, second) = (weights.zeros_like()?, weights.zeros_like()?);
     let has_first = !matches!(rule, Update::Sgd(Sgd { momentum: 0.0, .. }));
-    let conversion = Conversion {
-        unscale: 1.0 / 1024.0,
-        clip: 0.5,
-        params: Format::F32,
-        compute: Format::F32,
-    };
+    let conversion =
+        Conversion { unscale: 1.0 / 1024.0, clip: 0.5, params: Format::F32, compute: Format::F32 };
     for (gradient, t) in gradients.iter().zip(1..) {
         let scaled: Vec<f32> = gradient.iter().map(|g| g * 2048.0).collect();
         let tensors = UpdateTensors {
@@ -875,22 +678,10 @@ fn updates_end_where_pytorch_ends() -> Result<()> {
     for (rule, expected) in [
         (sgd(0.0, false, 0.0), [0.675, -0.4375, 1.975]),
         (sgd(0.9, false, 0.0), [0.475_515, -0.038_755, 2.119_945]),
-        (
-            sgd(0.9, false, 0.01),
-            [0.463_963_293, -0.034_729_932_1, 2.092_729_12],
-        ),
-        (
-            sgd(0.9, true, 0.01),
-            [0.189_094_849, -0.018_836_768, 2.047_438_36],
-        ),
-        (
-            adam_w((0.9, 0.999), 1e-8, 0.0),
-            [0.764_426_1, -0.326_002_339, 1.950_320_07],
-        ),
-        (
-            adam_w((0.8, 0.95), 1e-3, 0.05),
-            [0.755_763_374, -0.337_157_069, 1.893_892_91],
-        ),
+        (sgd(0.9, false, 0.01), [0.463_963_293, -0.034_729_932_1, 2.092_729_12]),
+        (sgd(0.9, true, 0.01), [0.189_094_849, -0.018_836_768, 2.047_438_36]),
+        (adam_w((0.9, 0.999), 1e-8, 0.0), [0.764_426_1, -0.326_002_339, 1.950_320_07]),
+        (adam_w((0.8, 0.95), 1e-3, 0.05), [0.755_763_374, -0.337_157_069, 1.893_892_91]),
     ] {
         let weights = updated(rule, &[1.0, -0.5, 2.0], &gradients)?;
         let bound = [UPDATE_TOLERANCE; 3];
@@ -908,9 +699,8 @@ fn updates_end_where_pytorch_ends() -> Result<()> {
 fn updates_of_many_weights_follow_the_documented_formulas() -> Result<()> {
     const WEIGHTS: usize = 40_001;
     let start = ops::to_f32(&uniform(1, WEIGHTS, SIGNED)?)?;
-    let gradients: Vec<Vec<f32>> = (2..7)
-        .map(|seed| ops::to_f32(&uniform(seed, WEIGHTS, SIGNED)?))
-        .collect::<Result<_>>()?;
+    let gradients: Vec<Vec<f32>> =
+        (2..7).map(|seed| ops::to_f32(&uniform(seed, WEIGHTS, SIGNED)?)).collect::<Result<_>>()?;
     for rule in [
         sgd(0.0, false, 0.01),
         sgd(0.0, true, 0.0),
@@ -926,11 +716,7 @@ fn updates_of_many_weights_follow_the_documented_formulas() -> Result<()> {
                 w = documented_step(rule, t, (w, f64::from(gradient[i])), &mut state);
             }
             let error = (f64::from(weights[i]) - w).abs();
-            assert!(
-                error <= UPDATE_TOLERANCE,
-                "{rule:?} [{i}]: {} {w}",
-                weights[i]
-            );
+            assert!(error <= UPDATE_TOLERANCE, "{rule:?} [{i}]: {} {w}", weights[i]);
         }
     }
     Ok(())

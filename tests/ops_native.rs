@@ -1,9 +1,12 @@
 //! Operations on f16 and bf16 tensors keep the arithmetic contract: the f32 operation on the widened operands, rounded once
 //! to nearest even. And no result depends on the number of threads.
 
+#![expect(clippy::float_cmp, reason = "what is exact is compared exactly")]
+#![expect(clippy::many_single_char_names, reason = "the letters of the formulas")]
+
 mod ops_support;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, IndexOp, Result, Tensor};
 use half::{bf16, f16};
 use mantissa::ops::{
     self, AdamW, ConvSettings, Conversion, LossSettings, Philox, Sgd, Update, UpdateTensors,
@@ -14,6 +17,23 @@ use ops_support::{UNIT, bits, tensor, uniform};
 
 const SIXTEEN_BITS: [DType; 2] = [DType::F16, DType::BF16];
 const INF: f32 = f32::INFINITY;
+
+const ADAM_W: Update = Update::AdamW(AdamW {
+    lr: 0.01,
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    weight_decay: 0.01,
+    correction1: 10.0,
+    correction2: 31.6,
+});
+
+const POINTWISE: ConvSettings = ConvSettings {
+    stride: 1,
+    padding: 0,
+    dilation: 1,
+    groups: 1,
+};
 
 /// A name and a result for every operation that was run.
 type Results = Vec<(String, Tensor)>;
@@ -59,8 +79,6 @@ fn check_rounded(native: &Results, wide: &Results, dtype: DType, units: i32) -> 
 
 /// Every operation that works in a fixed order, on images a and b.
 fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
-    let (n, c, h, w) = a.dims4()?;
-    let shape = [n, c, h, w];
     let mut results = vec![];
     let mut keep = |name: &str, tensor: &Tensor| results.push((name.to_owned(), tensor.clone()));
     let y = ops::relu(a)?;
@@ -81,6 +99,17 @@ fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
         )?,
     );
     keep("add", &ops::add(a, b)?);
+    results.extend(pools(a, b)?);
+    results.extend(statistics(a, b)?);
+    Ok(results)
+}
+
+/// The part of [`fixed_order`] that pools.
+fn pools(a: &Tensor, b: &Tensor) -> Result<Results> {
+    let (n, c, h, w) = a.dims4()?;
+    let shape = [n, c, h, w];
+    let mut results = vec![];
+    let mut keep = |name: &str, tensor: &Tensor| results.push((name.to_owned(), tensor.clone()));
     let (y, places) = ops::max_pool2d(a, 2)?;
     keep("max-pool", &y);
     keep(
@@ -104,6 +133,14 @@ fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
         "global average pool's gradient",
         &ops::global_avg_pool_backward(&corner, shape)?,
     );
+    Ok(results)
+}
+
+/// The part of [`fixed_order`] that sums over images or rows.
+fn statistics(a: &Tensor, b: &Tensor) -> Result<Results> {
+    let (n, c, h, w) = a.dims4()?;
+    let mut results = vec![];
+    let mut keep = |name: &str, tensor: &Tensor| results.push((name.to_owned(), tensor.clone()));
     let gamma = b.flatten_all()?.narrow(0, 0, c)?.contiguous()?;
     let beta = a.flatten_all()?.narrow(0, 0, c)?.contiguous()?;
     let (y, saved, variance) = ops::batch_norm(a, &gamma, &beta)?;
@@ -309,16 +346,10 @@ fn check_dot(dtype: DType, (a, b, c): ([f32; 2], [f32; 2], f32), expected: f32) 
             ops::from_f32(&row.repeat(count), (count, inputs), dtype)
         };
         let (x, w, bias) = (rows(a, n)?, rows(b, o)?, tensor(&vec![c; o], dtype)?);
-        let settings = ConvSettings {
-            stride: 1,
-            padding: 0,
-            dilation: 1,
-            groups: 1,
-        };
         let (image, kernel) = (x.reshape((n, inputs, 1, 1))?, w.reshape((o, inputs, 1, 1))?);
         let results = [
             ops::linear(&x, &w, Some(&bias))?,
-            ops::conv2d(&image, &kernel, Some(&bias), settings)?,
+            ops::conv2d(&image, &kernel, Some(&bias), POINTWISE)?,
         ];
         for result in results {
             for value in ops::to_f32(&result)? {
@@ -459,12 +490,6 @@ fn long_sums_do_not_stop() -> Result<()> {
         );
         Ok(())
     };
-    let pointwise = ConvSettings {
-        stride: 1,
-        padding: 0,
-        dilation: 1,
-        groups: 1,
-    };
     for dtype in SIXTEEN_BITS {
         let (rows, square) = (ones(&[3, 4096], dtype)?, ones(&[5, 4096], dtype)?);
         all(&ops::linear(&rows, &square, None)?, 4096.0)?;
@@ -480,7 +505,7 @@ fn long_sums_do_not_stop() -> Result<()> {
                 &ones(&[2, 4096, 2, 3], dtype)?,
                 &ones(&[3, 4096, 1, 1], dtype)?,
                 None,
-                pointwise,
+                POINTWISE,
             )?,
             4096.0,
         )?;
@@ -491,7 +516,7 @@ fn long_sums_do_not_stop() -> Result<()> {
         let kernel = ones(&[3, 3, 3, 3], dtype)?;
         let settings = ConvSettings {
             padding: 1,
-            ..pointwise
+            ..POINTWISE
         };
         let gradients = ops::conv2d_backward(&single, (&single, &kernel), settings, false)?;
         all(&gradients.bias, 4096.0)?;
@@ -675,15 +700,6 @@ fn an_infinite_velocity_stays_where_it_is() -> Result<()> {
 
 #[test]
 fn copies_and_changes_belong_to_the_new_weights() -> Result<()> {
-    let adam = AdamW {
-        lr: 0.01,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.01,
-        correction1: 10.0,
-        correction2: 31.6,
-    };
     let len = 40_001;
     for (params, compute, copy_type) in [
         (Format::F32, Format::F16, DType::F16),
@@ -715,7 +731,7 @@ fn copies_and_changes_belong_to_the_new_weights() -> Result<()> {
             params,
             compute,
         };
-        ops::update(Update::AdamW(adam), tensors, conversion)?;
+        ops::update(ADAM_W, tensors, conversion)?;
         let moved: Vec<f32> = before
             .iter()
             .zip(ops::to_f32(&delta)?)
@@ -738,79 +754,162 @@ fn copies_and_changes_belong_to_the_new_weights() -> Result<()> {
     Ok(())
 }
 
+fn zeros(shape: &[usize]) -> Result<Tensor> {
+    Tensor::zeros(shape, DType::F32, &Device::Cpu)
+}
+
 #[test]
-fn tensors_that_do_not_belong_together_are_errors() -> Result<()> {
-    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
-    let image = zeros(&[2, 3, 4, 4])?;
-    let settings = ConvSettings {
-        stride: 1,
-        padding: 0,
-        dilation: 1,
-        groups: 1,
-    };
-    let kernel = zeros(&[5, 3, 1, 1])?;
-    let (row, channels) = (zeros(&[2])?, zeros(&[3])?);
+fn matrices_that_do_not_belong_together_are_errors() -> Result<()> {
+    let row = zeros(&[2])?;
     let (matrix, other) = (zeros(&[4, 3])?, zeros(&[5, 2])?);
+    let half = ops::cast(&matrix, DType::F16)?;
+    for (name, result) in [
+        ("linear", ops::linear(&matrix, &other, None)),
+        ("bias", ops::linear(&matrix, &zeros(&[5, 3])?, Some(&row))),
+        ("types", ops::linear(&matrix, &half, None)),
+        ("dx", ops::linear_input_gradient(&matrix, &other)),
+        ("dw", ops::linear_weight_gradient(&matrix, &other)),
+        ("relu", ops::relu_backward(&matrix, &other)),
+        ("gelu", ops::gelu_backward(&matrix, &other)),
+        ("add", ops::add(&matrix, &other)),
+        ("layout", ops::relu(&matrix.t()?)),
+        ("values", ops::from_f32(&[1.0], 2, DType::F32)),
+    ] {
+        assert!(result.is_err(), "{name}");
+    }
+    assert!(ops::accumulate(&matrix, &other).is_err());
+    assert!(ops::cross_entropy_loss(&matrix, &[0, 1, 2]).is_err());
+    assert!(ops::cross_entropy_loss(&matrix, &[0, 1, 2, 3]).is_err());
+    Ok(())
+}
+
+#[test]
+fn images_that_do_not_belong_together_are_errors() -> Result<()> {
+    let shape = [2, 3, 4, 4];
+    let (image, kernel) = (zeros(&shape)?, zeros(&[5, 3, 1, 1])?);
+    let (row, channels) = (zeros(&[2])?, zeros(&[3])?);
     let (_, saved, _) = ops::batch_norm(&image, &channels, &channels)?;
     let (pooled, places) = ops::max_pool2d(&image, 2)?;
-    let half = ops::cast(&matrix, DType::F16)?;
-    for (name, fails) in [
-        ("linear", ops::linear(&matrix, &other, None).is_err()),
-        (
-            "bias",
-            ops::linear(&matrix, &zeros(&[5, 3])?, Some(&row)).is_err(),
-        ),
-        ("types", ops::linear(&matrix, &half, None).is_err()),
-        ("dx", ops::linear_input_gradient(&matrix, &other).is_err()),
-        ("dw", ops::linear_weight_gradient(&matrix, &other).is_err()),
+    let one: (&[f32], &[f32]) = (&[0.0], &[1.0]);
+    for (name, result) in [
         (
             "conv bias",
-            ops::conv2d(&image, &kernel, Some(&row), settings).is_err(),
+            ops::conv2d(&image, &kernel, Some(&row), POINTWISE),
         ),
-        (
-            "conv dy",
-            ops::conv2d_backward(&image, (&image, &kernel), settings, true).is_err(),
-        ),
-        ("relu", ops::relu_backward(&matrix, &other).is_err()),
-        ("gelu", ops::gelu_backward(&matrix, &other).is_err()),
-        ("add", ops::add(&matrix, &other).is_err()),
-        ("accumulate", ops::accumulate(&matrix, &other).is_err()),
-        ("gamma", ops::batch_norm(&image, &row, &channels).is_err()),
         (
             "statistics",
-            ops::batch_norm_inference(&image, (&[0.0], &[1.0]), &channels, &channels).is_err(),
+            ops::batch_norm_inference(&image, one, &channels, &channels),
         ),
+        ("max", ops::max_pool2d_backward(&image, &places, 2, shape)),
         (
-            "norm dy",
-            ops::batch_norm_backward(&pooled, &image, &channels, &saved).is_err(),
+            "places",
+            ops::max_pool2d_backward(&pooled, &places.i(..1)?, 2, shape),
         ),
-        (
-            "max",
-            ops::max_pool2d_backward(&image, &places, 2, [2, 3, 4, 4]).is_err(),
-        ),
-        (
-            "average",
-            ops::avg_pool2d_backward(&image, 2, [2, 3, 4, 4]).is_err(),
-        ),
-        (
-            "global",
-            ops::global_avg_pool_backward(&matrix, [2, 3, 4, 4]).is_err(),
-        ),
-        ("window", ops::max_pool2d(&image, 5).is_err()),
-        ("no window", ops::avg_pool2d(&image, 0).is_err()),
-        ("layout", ops::relu(&matrix.t()?).is_err()),
-        (
-            "labels",
-            ops::cross_entropy_loss(&matrix, &[0, 1, 2]).is_err(),
-        ),
-        (
-            "label",
-            ops::cross_entropy_loss(&matrix, &[0, 1, 2, 3]).is_err(),
-        ),
+        ("average", ops::avg_pool2d_backward(&image, 2, shape)),
+        ("global", ops::global_avg_pool_backward(&pooled, shape)),
+        ("no window", ops::avg_pool2d(&image, 0)),
     ] {
-        assert!(fails, "{name}");
+        assert!(result.is_err(), "{name}");
     }
+    assert!(ops::max_pool2d(&image, 5).is_err());
+    // Places of one image out of many are that image's.
+    let rising = uniform(1, shape.to_vec(), (-1.0, 1.0))?;
+    let (pooled_rising, places) = ops::max_pool2d(&rising, 2)?;
+    let both = ops::max_pool2d_backward(&pooled_rising, &places, 2, shape)?;
+    let dy = pooled_rising.i(1..)?.contiguous()?;
+    let second = ops::max_pool2d_backward(&dy, &places.i(1..)?, 2, [1, 3, 4, 4])?;
+    assert_eq!(bits(&second)?, bits(&both.i(1..)?.contiguous()?)?);
+    assert!(ops::conv2d_backward(&image, (&image, &kernel), POINTWISE, true).is_err());
+    assert!(ops::batch_norm(&image, &row, &channels).is_err());
+    assert!(ops::batch_norm_backward(&pooled, &image, &channels, &saved).is_err());
     Ok(())
+}
+
+#[test]
+fn an_update_without_its_tensors_is_an_error() -> Result<()> {
+    let (weights, other) = (zeros(&[3])?, zeros(&[2])?);
+    let whole = UpdateTensors {
+        weights: &weights,
+        copy: None,
+        gradient: &zeros(&[3])?,
+        first: Some(&zeros(&[3])?),
+        second: Some(&zeros(&[3])?),
+        delta: None,
+    };
+    let conversion = Conversion {
+        unscale: 1.0,
+        clip: 1.0,
+        params: Format::F32,
+        compute: Format::F32,
+    };
+    assert_eq!(ops::update(ADAM_W, whole, conversion)?, 0);
+    for tensors in [
+        UpdateTensors {
+            first: None,
+            ..whole
+        },
+        UpdateTensors {
+            second: None,
+            ..whole
+        },
+        UpdateTensors {
+            gradient: &other,
+            ..whole
+        },
+        UpdateTensors {
+            copy: Some(&other),
+            ..whole
+        },
+        UpdateTensors {
+            second: Some(&other),
+            ..whole
+        },
+        UpdateTensors {
+            delta: Some(&other),
+            ..whole
+        },
+    ] {
+        assert!(ops::update(ADAM_W, tensors, conversion).is_err());
+    }
+    let momentum = Sgd {
+        lr: 1.0,
+        momentum: 0.9,
+        nesterov: false,
+        weight_decay: 0.0,
+    };
+    let without = UpdateTensors {
+        first: None,
+        ..whole
+    };
+    assert!(ops::update(Update::Sgd(momentum), without, conversion).is_err());
+    Ok(())
+}
+
+/// The tensors that an update from weights `a` with gradient `b` leaves.
+fn updates(a: &Tensor, b: &Tensor) -> Result<Results> {
+    let (weights, copy) = (ops::cast(a, DType::F32)?.copy()?, a.zeros_like()?);
+    let [first, second] = [weights.zeros_like()?, weights.zeros_like()?];
+    let tensors = UpdateTensors {
+        weights: &weights,
+        copy: Some(&copy),
+        gradient: b,
+        first: Some(&first),
+        second: Some(&second),
+        delta: None,
+    };
+    let conversion = Conversion {
+        unscale: 0.5,
+        clip: 0.9,
+        params: Format::F32,
+        compute: Format::F32,
+    };
+    ops::update(ADAM_W, tensors, conversion)?;
+    ops::accumulate(&first, b)?;
+    let names = ["weights", "copy", "first", "second"].map(str::to_owned);
+    Ok(names
+        .into_iter()
+        .zip([weights, copy, first, second])
+        .collect())
 }
 
 /// Everything there is, on tensors of several chunks, as bits.
@@ -839,41 +938,7 @@ fn everything(dtype: DType) -> Result<Vec<(String, Vec<u32>)>> {
         draw(4, &[37, 9, 13, 11])?,
     ];
     results.extend(convolutions(conv.each_ref(), settings)?);
-    let (weights, copy) = (ops::cast(&a, DType::F32)?.copy()?, a.zeros_like()?);
-    let [first, second] = [weights.zeros_like()?, weights.zeros_like()?];
-    let tensors = UpdateTensors {
-        weights: &weights,
-        copy: Some(&copy),
-        gradient: &b,
-        first: Some(&first),
-        second: Some(&second),
-        delta: None,
-    };
-    let conversion = Conversion {
-        unscale: 0.5,
-        clip: 0.9,
-        params: Format::F32,
-        compute: Format::F32,
-    };
-    let adam = AdamW {
-        lr: 0.1,
-        beta1: 0.9,
-        beta2: 0.99,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        correction1: 10.0,
-        correction2: 10.0,
-    };
-    ops::update(Update::AdamW(adam), tensors, conversion)?;
-    ops::accumulate(&first, &b)?;
-    for (name, tensor) in [
-        ("weights", weights),
-        ("copy", copy),
-        ("first", first),
-        ("second", second),
-    ] {
-        results.push((name.to_owned(), tensor));
-    }
+    results.extend(updates(&a, &b)?);
     let squares = ops::inspect_gradient(&b, Format::F32, 0.3)?
         .squares
         .to_bits();

@@ -22,12 +22,7 @@ const SCALED: LossScale = LossScale::Dynamic(DynamicScale {
 });
 
 fn policy(params: Format, compute: Format, scale: LossScale) -> Policy {
-    Policy {
-        params,
-        compute,
-        reduce: Format::F32,
-        scale,
-    }
+    Policy { params, compute, reduce: Format::F32, scale }
 }
 
 fn fp32() -> VariantPlan {
@@ -39,31 +34,19 @@ fn fp16_mixed() -> VariantPlan {
 }
 
 fn bf16_mixed() -> VariantPlan {
-    variant_plan(
-        "bf16-mixed",
-        policy(Format::F32, Format::BF16, LossScale::None),
-    )
+    variant_plan("bf16-mixed", policy(Format::F32, Format::BF16, LossScale::None))
 }
 
 fn bf16_true() -> VariantPlan {
-    variant_plan(
-        "bf16-true",
-        policy(Format::BF16, Format::BF16, LossScale::None),
-    )
+    variant_plan("bf16-true", policy(Format::BF16, Format::BF16, LossScale::None))
 }
 
 fn fp16_true() -> VariantPlan {
-    variant_plan(
-        "fp16-true",
-        policy(Format::F16, Format::F16, LossScale::None),
-    )
+    variant_plan("fp16-true", policy(Format::F16, Format::F16, LossScale::None))
 }
 
 fn variant_plan(name: &str, policy: Policy) -> VariantPlan {
-    VariantPlan {
-        name: name.to_owned(),
-        policy,
-    }
+    VariantPlan { name: name.to_owned(), policy }
 }
 
 fn plan(variants: Vec<VariantPlan>) -> Plan {
@@ -77,27 +60,15 @@ fn plan(variants: Vec<VariantPlan>) -> Plan {
             nesterov: false,
             weight_decay: 0.0,
         },
-        schedule: SchedulePlan {
-            kind: ScheduleKind::Constant,
-            warmup: 0,
-            floor: 1.0,
-        },
+        schedule: SchedulePlan { kind: ScheduleKind::Constant, warmup: 0, floor: 1.0 },
         clip_norm: None,
         label_smoothing: 0.0,
         evaluate_every: None,
     };
     Plan {
         name: "claims".to_owned(),
-        data: DataPlan::Digits {
-            train: 1000,
-            test: 1000,
-            seed: 0,
-        },
-        model: ModelPlan::Mlp {
-            hidden: vec![32],
-            activation: Activation::Relu,
-            dropout: 0.0,
-        },
+        data: DataPlan::Digits { train: 1000, test: 1000, seed: 0 },
+        model: ModelPlan::Mlp { hidden: vec![32], activation: Activation::Relu, dropout: 0.0 },
         train,
         measure: MeasurePlan {
             census_every: 10,
@@ -122,7 +93,7 @@ fn unmeasured(plan: &VariantPlan) -> VariantResult {
         final_loss: Some(0.1),
         steps: 100,
         skipped_steps: 0,
-        weights_digest: String::new(),
+        weights_digest: Some(String::new()),
         failure: None,
     };
     VariantResult {
@@ -168,9 +139,7 @@ fn verdict(
     measure(&mut results.variants);
     let name = &results.variants.last().unwrap().name;
     let judged = judge(&results);
-    let mut of_it = judged
-        .iter()
-        .filter(|claim| claim.id == id && claim.variant == *name);
+    let mut of_it = judged.iter().filter(|claim| claim.id == id && claim.variant == *name);
     let found = of_it.next().unwrap();
     let settled = matches!(found.verdict, Confirmed | Refuted);
     assert_eq!(found.missing.is_none(), settled, "{found:?}");
@@ -178,20 +147,11 @@ fn verdict(
 }
 
 fn comparison(variants: &mut [VariantResult]) -> &mut AgainstBaseline {
-    variants
-        .last_mut()
-        .unwrap()
-        .against_baseline
-        .as_mut()
-        .unwrap()
+    variants.last_mut().unwrap().against_baseline.as_mut().unwrap()
 }
 
 fn ratio(low: f64, value: f64, high: f64) -> Estimate<Ratio> {
-    Estimate {
-        value: Ratio(value),
-        low: Ratio(low),
-        high: Ratio(high),
-    }
+    Estimate { value: Ratio(value), low: Ratio(low), high: Ratio(high) }
 }
 
 #[test]
@@ -211,16 +171,8 @@ fn times_are_judged_by_their_interval() {
             comparison(variants).inference_time_ratio = measured;
         };
         let variants = || vec![fp32(), bf16_mixed()];
-        assert_eq!(
-            verdict("train-time", variants(), fill),
-            train,
-            "{measured:?}"
-        );
-        assert_eq!(
-            verdict("infer-time", variants(), fill),
-            inference,
-            "{measured:?}"
-        );
+        assert_eq!(verdict("train-time", variants(), fill), train, "{measured:?}");
+        assert_eq!(verdict("infer-time", variants(), fill), inference, "{measured:?}");
     }
 }
 
@@ -241,16 +193,8 @@ fn memory_is_judged_by_its_range() {
             comparison(variants).inference_memory_ratio = measured.map(Ratio);
         };
         let variants = || vec![fp32(), fp16_mixed()];
-        assert_eq!(
-            verdict("train-memory", variants(), fill),
-            train,
-            "{measured:?}"
-        );
-        assert_eq!(
-            verdict("infer-memory", variants(), fill),
-            inference,
-            "{measured:?}"
-        );
+        assert_eq!(verdict("train-memory", variants(), fill), train, "{measured:?}");
+        assert_eq!(verdict("infer-memory", variants(), fill), inference, "{measured:?}");
     }
 }
 
@@ -289,17 +233,10 @@ fn accuracy_is_kept_where_it_is_equivalent_or_better_and_no_run_is_lost() {
 
 /// Counts of 1,000 values in each role, all of what left the range in the activations.
 fn census(overflow: u64, underflow: u64) -> Numerics {
-    let quiet = Counts {
-        elements: 1000,
-        ..Counts::default()
-    };
+    let quiet = Counts { elements: 1000, ..Counts::default() };
     Numerics {
         weights: quiet,
-        activations: Counts {
-            overflow,
-            underflow,
-            ..quiet
-        },
+        activations: Counts { overflow, underflow, ..quiet },
         activation_gradients: quiet,
         weight_gradients: quiet,
         updates: UpdateCounts::default(),
@@ -328,11 +265,7 @@ fn bf16_is_robust_where_it_leaves_its_range_half_as_often() {
             variants[1].runs[0].skipped_steps = bf16_skips;
         };
         for pair in [[fp16_mixed(), bf16_mixed()], [fp16_true(), bf16_true()]] {
-            assert_eq!(
-                verdict("bf16-robust", pair.to_vec(), fill),
-                expected,
-                "{bf16:?}"
-            );
+            assert_eq!(verdict("bf16-robust", pair.to_vec(), fill), expected, "{bf16:?}");
         }
     }
     let alone = verdict("bf16-robust", vec![fp16_true(), bf16_mixed()], |_| ());
@@ -341,13 +274,8 @@ fn bf16_is_robust_where_it_leaves_its_range_half_as_often() {
 
 #[test]
 fn master_weights_matter_where_updates_and_accuracy_are_lost_without() {
-    let updates = |lost| Numerics {
-        updates: UpdateCounts {
-            elements: 1000,
-            lost,
-        },
-        ..Numerics::default()
-    };
+    let updates =
+        |lost| Numerics { updates: UpdateCounts { elements: 1000, lost }, ..Numerics::default() };
     let worse = [0.80, 0.81, 0.79, 0.82, 0.78, 0.80];
     for (lost_with, lost_without, accuracies, expected) in [
         (1, 300, worse, Confirmed),
@@ -363,16 +291,10 @@ fn master_weights_matter_where_updates_and_accuracy_are_lost_without() {
             }
         };
         let judged = verdict("master-weights", vec![bf16_mixed(), bf16_true()], fill);
-        assert_eq!(
-            judged, expected,
-            "{lost_with} {lost_without} {accuracies:?}"
-        );
+        assert_eq!(judged, expected, "{lost_with} {lost_without} {accuracies:?}");
     }
     for pair in [[bf16_mixed(), bf16_true()], [fp16_mixed(), bf16_true()]] {
-        assert_eq!(
-            verdict("master-weights", pair.to_vec(), |_| ()),
-            NotMeasured
-        );
+        assert_eq!(verdict("master-weights", pair.to_vec(), |_| ()), NotMeasured);
     }
 }
 
@@ -383,26 +305,16 @@ fn gradients_underflow_from_one_in_a_hundred_on() {
             variants[0].numerics = census(0, 500);
             variants[0].numerics.weight_gradients.underflow = underflow;
         };
-        assert_eq!(
-            verdict("loss-scaling", vec![fp16_true()], fill),
-            expected,
-            "{underflow}"
-        );
+        assert_eq!(verdict("loss-scaling", vec![fp16_true()], fill), expected, "{underflow}");
     }
-    assert_eq!(
-        verdict("loss-scaling", vec![fp16_true()], |_| ()),
-        NotMeasured
-    );
+    assert_eq!(verdict("loss-scaling", vec![fp16_true()], |_| ()), NotMeasured);
 }
 
 #[test]
 fn every_claim_is_listed_whatever_the_variants() {
     let listed = |variants: Vec<VariantPlan>| -> Vec<String> {
         let judged = judge(&results(variants));
-        judged
-            .iter()
-            .map(|claim| format!("{} {}", claim.id, claim.variant))
-            .collect()
+        judged.iter().map(|claim| format!("{} {}", claim.id, claim.variant)).collect()
     };
     let none = [
         "train-time ",
@@ -445,10 +357,7 @@ fn a_baseline_other_than_fp32_settles_nothing() {
     results.plan.baseline = "bf16-true".to_owned();
     comparison(&mut results.variants).train_time_ratio = Some(ratio(0.3, 0.3, 0.3));
     let judged = judge(&results);
-    let claim = judged
-        .iter()
-        .find(|claim| claim.id == "train-time")
-        .unwrap();
+    let claim = judged.iter().find(|claim| claim.id == "train-time").unwrap();
     assert_eq!(claim.verdict, NotMeasured);
     assert_eq!(claim.missing.as_deref(), Some("an fp32 baseline"));
 }

@@ -50,11 +50,7 @@ impl<'a> Batches<'a> {
         }
         let [_, height, width] = data.shape;
         if augment.crop >= height.min(width) {
-            return Err(DataError::Crop {
-                crop: augment.crop,
-                height,
-                width,
-            });
+            return Err(DataError::Crop { crop: augment.crop, height, width });
         }
         Ok(Self {
             data,
@@ -103,10 +99,7 @@ impl<'a> Batches<'a> {
         (0..test.labels.len()).step_by(batch).map(move |first| {
             let end = test.labels.len().min(first + batch);
             let chosen: Vec<usize> = (first..end).collect();
-            let mut batch = Batch {
-                images: Vec::new(),
-                labels: test.labels[first..end].to_vec(),
-            };
+            let mut batch = Batch { images: Vec::new(), labels: test.labels[first..end].to_vec() };
             self.gather(test, &chosen, &mut batch, |_| View::WHOLE);
             batch
         })
@@ -176,11 +169,7 @@ struct View {
 
 impl View {
     /// The image as it is.
-    const WHOLE: Self = Self {
-        down: 0,
-        right: 0,
-        mirrored: false,
-    };
+    const WHOLE: Self = Self { down: 0, right: 0, mirrored: false };
 
     /// The view of the image at a position of an epoch.
     fn draw(augment: Augment, seed: u64, epoch: u64, position: u64) -> Self {
@@ -191,11 +180,7 @@ impl View {
         let crop = augment.crop;
         let mut shift = || random.below(2 * crop + 1).cast_signed() - crop.cast_signed();
         let (down, right) = (shift(), shift());
-        Self {
-            down,
-            right,
-            mirrored: augment.flip && random.below(2) == 1,
-        }
+        Self { down, right, mirrored: augment.flip && random.below(2) == 1 }
     }
 }
 
@@ -218,9 +203,7 @@ fn standardize(pixels: &[u8], [channels, height, width]: [usize; 3]) -> Vec<[f32
 /// One channel's table from how often each pixel value occurs.
 fn standardized(counts: &[u64; 256]) -> [f32; 256] {
     let moment = |power: u32| -> u128 {
-        let terms = (0_u128..)
-            .zip(counts)
-            .map(|(p, &n)| p.pow(power) * u128::from(n));
+        let terms = (0_u128..).zip(counts).map(|(p, &n)| p.pow(power) * u128::from(n));
         terms.sum()
     };
     let (n, sum, squares) = (moment(0), moment(1), moment(2));
@@ -255,14 +238,8 @@ mod tests {
         }
     }
 
-    const PLAIN: Augment = Augment {
-        crop: 0,
-        flip: false,
-    };
-    const FULL: Augment = Augment {
-        crop: 2,
-        flip: true,
-    };
+    const PLAIN: Augment = Augment { crop: 0, flip: false };
+    const FULL: Augment = Augment { crop: 2, flip: true };
 
     #[test]
     fn an_epoch_shows_every_image_once_but_for_the_rest() {
@@ -338,14 +315,8 @@ mod tests {
         let data = Dataset {
             shape: [1, 1, 2],
             classes: 1,
-            train: Split {
-                pixels: vec![51; 4],
-                labels: vec![0; 2],
-            },
-            test: Split {
-                pixels: vec![51, 255],
-                labels: vec![0],
-            },
+            train: Split { pixels: vec![51; 4], labels: vec![0; 2] },
+            test: Split { pixels: vec![51, 255], labels: vec![0] },
         };
         let mut batches = Batches::new(&data, 2, PLAIN, 0).unwrap();
         assert_eq!(batches.batch(0).images, [0.0; 4]);
@@ -379,11 +350,7 @@ mod tests {
                 }
             }
             let mut shown = [f32::NAN; 24];
-            let view = View {
-                down: down as isize,
-                right: right as isize,
-                mirrored,
-            };
+            let view = View { down: down as isize, right: right as isize, mirrored };
             batches.show(image, view, &mut shown);
             assert_eq!(shown.as_slice(), expected);
         }
@@ -418,19 +385,11 @@ mod tests {
         assert_eq!(whole.len(), 1);
         let table = &batches.standardized;
         let pixels = data.test.pixels.iter().enumerate();
-        let expected: Vec<f32> = pixels
-            .map(|(i, &p)| table[i / 12 % 2][usize::from(p)])
-            .collect();
-        assert_eq!(
-            (&whole[0].images, &whole[0].labels),
-            (&expected, &data.test.labels)
-        );
+        let expected: Vec<f32> = pixels.map(|(i, &p)| table[i / 12 % 2][usize::from(p)]).collect();
+        assert_eq!((&whole[0].images, &whole[0].labels), (&expected, &data.test.labels));
         for (batch, sizes) in [(3, vec![3, 3, 1]), (100, vec![7]), (0, vec![1; 7])] {
             let parts: Vec<Batch> = batches.test_batches(batch).collect();
-            assert_eq!(
-                parts.iter().map(|b| b.labels.len()).collect::<Vec<_>>(),
-                sizes
-            );
+            assert_eq!(parts.iter().map(|b| b.labels.len()).collect::<Vec<_>>(), sizes);
             let images: Vec<f32> = parts.into_iter().flat_map(|b| b.images).collect();
             assert_eq!(images, expected);
         }
@@ -440,16 +399,8 @@ mod tests {
     fn batches_that_cannot_be_filled_are_errors() {
         let crop = |crop| Augment { crop, flip: false };
         for (batch, augment, message) in [
-            (
-                0,
-                PLAIN,
-                "a batch of 0 cannot be filled from 5 training images: choose 1 to 5",
-            ),
-            (
-                6,
-                PLAIN,
-                "a batch of 6 cannot be filled from 5 training images: choose 1 to 5",
-            ),
+            (0, PLAIN, "a batch of 0 cannot be filled from 5 training images: choose 1 to 5"),
+            (6, PLAIN, "a batch of 6 cannot be filled from 5 training images: choose 1 to 5"),
             (
                 5,
                 crop(3),

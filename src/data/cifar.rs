@@ -31,11 +31,8 @@ pub(super) const CIFAR10: Layout = Layout {
 };
 
 /// One training file and one test file; a coarse label byte before the fine one.
-pub(super) const CIFAR100: Layout = Layout {
-    train: &["train.bin"],
-    test: "test.bin",
-    label_classes: &[20, 100],
-};
+pub(super) const CIFAR100: Layout =
+    Layout { train: &["train.bin"], test: "test.bin", label_classes: &[20, 100] };
 
 /// Loads the files of `layout` in `folder`.
 pub(super) fn load(folder: &Path, layout: &Layout) -> Result<Dataset, DataError> {
@@ -67,11 +64,8 @@ pub(super) fn load(folder: &Path, layout: &Layout) -> Result<Dataset, DataError>
 
 /// Appends a file's images to `split` and returns their number.
 fn append(split: &mut Split, path: &Path, layout: &Layout) -> Result<usize, DataError> {
-    let malformed = |found, expected| DataError::Malformed {
-        path: path.to_owned(),
-        found,
-        expected,
-    };
+    let malformed =
+        |found, expected| DataError::Malformed { path: path.to_owned(), found, expected };
     let bytes = store::read(path)?;
     let label_bytes = layout.label_classes.len();
     let record = label_bytes + PIXELS;
@@ -94,9 +88,7 @@ fn append(split: &mut Split, path: &Path, layout: &Layout) -> Result<usize, Data
                 ));
             }
         }
-        split
-            .labels
-            .extend(labels.last().map(|&label| u32::from(label)));
+        split.labels.extend(labels.last().map(|&label| u32::from(label)));
         split.pixels.extend_from_slice(pixels);
     }
     Ok(images)
@@ -137,14 +129,8 @@ mod tests {
         let expected = Dataset {
             shape: [3, 32, 32],
             classes: 10,
-            train: Split {
-                pixels: pixels(&[1, 2, 3, 4, 5]),
-                labels: vec![1, 2, 3, 4, 5],
-            },
-            test: Split {
-                pixels: pixels(&[7, 8]),
-                labels: vec![0, 9],
-            },
+            train: Split { pixels: pixels(&[1, 2, 3, 4, 5]), labels: vec![1, 2, 3, 4, 5] },
+            test: Split { pixels: pixels(&[7, 8]), labels: vec![0, 9] },
         };
         assert_eq!(load(folder.path(), &CIFAR10).unwrap(), expected);
     }
@@ -155,10 +141,7 @@ mod tests {
         let folder = folder(&[("train.bin", train), ("test.bin", record(&[3, 42], 3))]);
         let data = load(folder.path(), &CIFAR100).unwrap();
         assert_eq!((data.classes, data.shape), (100, [3, 32, 32]));
-        assert_eq!(
-            (data.train.labels, data.test.labels),
-            (vec![99, 4], vec![42])
-        );
+        assert_eq!((data.train.labels, data.test.labels), (vec![99, 4], vec![42]));
         assert_eq!(data.test.pixels, record(&[], 3));
     }
 

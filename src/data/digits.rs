@@ -43,13 +43,10 @@ pub(super) fn load(train: usize, test: usize, seed: u64) -> Result<Dataset, Data
 
 fn draw_split(purpose: Purpose, count: usize, seed: u64) -> Split {
     let mut pixels = vec![0; count * SIDE * SIDE];
-    pixels
-        .par_chunks_exact_mut(SIDE * SIDE)
-        .enumerate()
-        .for_each(|(index, image)| {
-            let mut random = Random::new(purpose, seed, 0, index as u64);
-            draw(class(index), &mut random, image);
-        });
+    pixels.par_chunks_exact_mut(SIDE * SIDE).enumerate().for_each(|(index, image)| {
+        let mut random = Random::new(purpose, seed, 0, index as u64);
+        draw(class(index), &mut random, image);
+    });
     let labels = (0..count).map(|index| class(index) as u32).collect();
     Split { pixels, labels }
 }
@@ -158,10 +155,7 @@ fn shaky(stroke: Stroke, random: &mut Random) -> Vec<[f32; 2]> {
             points[points.len() - 1]
         } else {
             let mut off = || SHAKE * random.normal();
-            [
-                f32::from(right) - 30.0 + off(),
-                f32::from(down) - 50.0 + off(),
-            ]
+            [f32::from(right) - 30.0 + off(), f32::from(down) - 50.0 + off()]
         };
         points.extend(std::iter::repeat_n(point, if k == 0 { 2 } else { 1 }));
     }
@@ -200,11 +194,7 @@ impl Ink {
         let pieces = path.len().saturating_sub(1) as f32;
         for (k, ends) in path.windows(2).enumerate() {
             let done = k as f32 / pieces;
-            self.piece(
-                ends[0],
-                ends[1],
-                radius * (1.0 + pressure * (1.0 - 2.0 * done)),
-            );
+            self.piece(ends[0], ends[1], radius * (1.0 + pressure * (1.0 - 2.0 * done)));
         }
     }
 
@@ -299,10 +289,7 @@ mod tests {
             }
         }
         let distance = |image: &[u8], class: usize| -> f32 {
-            let differences = image
-                .iter()
-                .zip(&means[class])
-                .map(|(&p, m)| f32::from(p) - m);
+            let differences = image.iter().zip(&means[class]).map(|(&p, m)| f32::from(p) - m);
             differences.map(|d| d * d).sum()
         };
         let right = data.test.pixels.chunks_exact(AREA).zip(&data.test.labels);
@@ -333,10 +320,7 @@ mod tests {
         let same: Vec<bool> = bits.windows(2).map(|w| w[0] == w[1]).collect();
         assert_eq!(same, [true, false, true, false, true]);
         for (point, (right, down)) in points[1..5].iter().zip(STROKE) {
-            let off = [
-                point[0] - (f32::from(*right) - 30.0),
-                point[1] - (f32::from(*down) - 50.0),
-            ];
+            let off = [point[0] - (f32::from(*right) - 30.0), point[1] - (f32::from(*down) - 50.0)];
             assert!(off.iter().all(|o| o.abs() < 3.47 * SHAKE), "{off:?}");
         }
     }
@@ -357,10 +341,7 @@ mod tests {
             });
             let expected = radius - nearest.fold(f32::INFINITY, f32::min);
             let (depth, expected) = (depth.max(-0.5), expected.max(-0.5));
-            assert!(
-                (depth - expected).abs() < 1e-3,
-                "{x} {y}: {depth} {expected}"
-            );
+            assert!((depth - expected).abs() < 1e-3, "{x} {y}: {depth} {expected}");
         }
     }
 

@@ -20,10 +20,7 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 pub(super) fn load(images: &Path, labels: &Path, test: &IdxTest) -> Result<Dataset, DataError> {
     let (size, mut train) = split(images, labels)?;
     let test = match test {
-        IdxTest::Files {
-            images: test_images,
-            labels: test_labels,
-        } => {
+        IdxTest::Files { images: test_images, labels: test_labels } => {
             let (test_size, test) = split(test_images, test_labels)?;
             if size != test_size {
                 let ([h, w], [test_h, test_w]) = (size, test_size);
@@ -47,11 +44,7 @@ pub(super) fn load(images: &Path, labels: &Path, test: &IdxTest) -> Result<Datas
 fn hold_out(train: &mut Split, held_out: usize, path: &Path) -> Result<Split, DataError> {
     let images = train.labels.len();
     if held_out >= images {
-        return Err(DataError::HeldOut {
-            path: path.to_owned(),
-            held_out,
-            images,
-        });
+        return Err(DataError::HeldOut { path: path.to_owned(), held_out, images });
     }
     let image = train.pixels.len() / images;
     Ok(Split {
@@ -73,11 +66,7 @@ fn split(images: &Path, labels: &Path) -> Result<([usize; 2], Split), DataError>
 }
 
 fn mismatch(first: &Path, second: &Path, difference: String) -> DataError {
-    DataError::Mismatch {
-        first: first.to_owned(),
-        second: second.to_owned(),
-        difference,
-    }
+    DataError::Mismatch { first: first.to_owned(), second: second.to_owned(), difference }
 }
 
 /// The bytes of a file, before gzip.
@@ -109,9 +98,8 @@ impl<'a> Source<'a> {
         magic: u32,
     ) -> Result<([usize; D], Vec<u8>), DataError> {
         let header = self.take(&mut source, 4 * (1 + D as u64))?;
-        let mut words = header
-            .chunks_exact(4)
-            .map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]]));
+        let mut words =
+            header.chunks_exact(4).map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]]));
         let found = words.next();
         if let Some(found) = found.filter(|&found| found != magic) {
             return Err(self.wrong_magic(found, magic));
@@ -175,11 +163,7 @@ impl<'a> Source<'a> {
     }
 
     fn malformed(&self, found: String, expected: String) -> DataError {
-        DataError::Malformed {
-            path: self.path.to_owned(),
-            found,
-            expected,
-        }
+        DataError::Malformed { path: self.path.to_owned(), found, expected }
     }
 }
 
@@ -227,16 +211,9 @@ mod tests {
     }
 
     fn dataset(train: (&[u8], &[u32]), test: (&[u8], &[u32])) -> Dataset {
-        let [train, test] = [train, test].map(|(pixels, labels)| Split {
-            pixels: pixels.to_vec(),
-            labels: labels.to_vec(),
-        });
-        Dataset {
-            shape: [1, 1, 2],
-            classes: 8,
-            train,
-            test,
-        }
+        let [train, test] = [train, test]
+            .map(|(pixels, labels)| Split { pixels: pixels.to_vec(), labels: labels.to_vec() });
+        Dataset { shape: [1, 1, 2], classes: 8, train, test }
     }
 
     #[test]
@@ -244,11 +221,9 @@ mod tests {
         let expected = dataset((&[1, 2, 3, 4], &[7, 0]), (&[5, 6], &[4]));
         // A gzip file may be several, one after the other (RFC 1952, section 2.2).
         let two = [gzip(&images()[..9]), gzip(&images()[9..])].concat();
-        for (images, labels) in [
-            (images(), labels()),
-            (gzip(&images()), gzip(&labels())),
-            (two, labels()),
-        ] {
+        for (images, labels) in
+            [(images(), labels()), (gzip(&images()), gzip(&labels())), (two, labels())]
+        {
             let folder = folder(&images, &labels);
             assert_eq!(load_held_out(folder.path(), 1).unwrap(), expected);
         }
@@ -298,11 +273,7 @@ mod tests {
                 labels(),
                 "images: magic 16779267: not such an IDX file; expected magic 2051 (images)",
             ),
-            (
-                vec![],
-                labels(),
-                "images: only 0 bytes: truncated; expected a header of 16 bytes",
-            ),
+            (vec![], labels(), "images: only 0 bytes: truncated; expected a header of 16 bytes"),
             (
                 images()[..15].to_vec(),
                 labels(),
@@ -374,19 +345,12 @@ mod tests {
             bytes
         };
         // The method; a byte of the checksum; a byte of the length; cut short anywhere.
-        let mut files = vec![
-            damaged(2),
-            damaged(whole.len() - 8),
-            damaged(whole.len() - 1),
-        ];
+        let mut files = vec![damaged(2), damaged(whole.len() - 8), damaged(whole.len() - 1)];
         files.extend((2..whole.len()).map(|length| whole[..length].to_vec()));
         for file in files {
             let folder = folder(&file, &labels());
             let error = load_held_out(folder.path(), 1).unwrap_err().to_string();
-            assert!(
-                error.contains("images: corrupt or truncated gzip ("),
-                "{error}"
-            );
+            assert!(error.contains("images: corrupt or truncated gzip ("), "{error}");
         }
     }
 
@@ -394,14 +358,8 @@ mod tests {
     fn splits_must_fit_each_other() {
         let train = folder(&images(), &labels());
         for (held_out, message) in [
-            (
-                3,
-                "cannot hold out 3 of 3 images for testing: hold out fewer than 3",
-            ),
-            (
-                9,
-                "cannot hold out 9 of 3 images for testing: hold out fewer than 3",
-            ),
+            (3, "cannot hold out 3 of 3 images for testing: hold out fewer than 3"),
+            (9, "cannot hold out 9 of 3 images for testing: hold out fewer than 3"),
         ] {
             let error = load_held_out(train.path(), held_out).unwrap_err();
             assert!(error.to_string().ends_with(message), "{error}");
@@ -413,10 +371,7 @@ mod tests {
             labels: wide.path().join("labels"),
         };
         let error = load(&images, &labels, &test).unwrap_err().to_string();
-        assert!(
-            error.ends_with("together: images of 1 × 2 and of 1 × 3"),
-            "{error}"
-        );
+        assert!(error.ends_with("together: images of 1 × 2 and of 1 × 3"), "{error}");
     }
 
     #[test]

@@ -82,10 +82,7 @@ pub enum DataError {
         split: &'static str,
     },
     /// More digits than are drawn.
-    #[error(
-        "cannot draw {asked} digits for the {split} split: the most is {}",
-        digits::MOST
-    )]
+    #[error("cannot draw {asked} digits for the {split} split: the most is {}", digits::MOST)]
     TooMany {
         /// `train` or `test`.
         split: &'static str,
@@ -123,11 +120,9 @@ pub enum DataError {
 pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {
     let data = match plan {
         DataPlan::Digits { train, test, seed } => digits::load(*train, *test, *seed)?,
-        DataPlan::Idx {
-            train_images,
-            train_labels,
-            test,
-        } => idx::load(train_images, train_labels, test)?,
+        DataPlan::Idx { train_images, train_labels, test } => {
+            idx::load(train_images, train_labels, test)?
+        }
         DataPlan::Cifar10 { path, .. } => cifar::load(path, &cifar::CIFAR10)?,
         DataPlan::Cifar100 { path, .. } => cifar::load(path, &cifar::CIFAR100)?,
     };
@@ -157,27 +152,16 @@ mod tests {
             (0, 1, "the train split has no images: give it at least 1"),
             (1, 0, "the test split has no images: give it at least 1"),
         ] {
-            let plan = DataPlan::Digits {
-                train,
-                test,
-                seed: 0,
-            };
+            let plan = DataPlan::Digits { train, test, seed: 0 };
             assert_eq!(load(&plan).unwrap_err().to_string(), message);
         }
     }
 
     #[test]
     fn only_cifar_is_augmented() {
-        let augment = Augment {
-            crop: 4,
-            flip: true,
-        };
+        let augment = Augment { crop: 4, flip: true };
         let path = PathBuf::from("folder");
-        let digits = DataPlan::Digits {
-            train: 1,
-            test: 1,
-            seed: 0,
-        };
+        let digits = DataPlan::Digits { train: 1, test: 1, seed: 0 };
         assert_eq!(augmentation(&digits), Augment::default());
         assert_eq!(augmentation(&DataPlan::Cifar100 { path, augment }), augment);
     }

@@ -88,10 +88,7 @@ mod tests {
         }
         assert_eq!(counts.len(), 6);
         // 1000 expected, deviation √(6000 · 1/6 · 5/6) = 29: five of them.
-        assert!(
-            counts.values().all(|n| n.abs_diff(1000) < 145),
-            "{counts:?}"
-        );
+        assert!(counts.values().all(|n| n.abs_diff(1000) < 145), "{counts:?}");
     }
 
     #[test]
@@ -119,9 +116,6 @@ mod tests {
         let mean = values.iter().sum::<f64>() / 1e5;
         let variance = values.iter().map(|v| v * v).sum::<f64>() / 1e5;
         // Five deviations: of the mean 5 / √1e5, of the variance about 5 √(2 / 1e5).
-        assert!(
-            mean.abs() < 0.016 && (variance - 1.0).abs() < 0.023,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 0.016 && (variance - 1.0).abs() < 0.023, "{mean} {variance}");
     }
 }

@@ -19,11 +19,7 @@ pub(super) fn train_time(plan: &Plan, blocks: &[Seconds]) -> Option<TrainTime> {
         low: samples / step.high.0,
         high: samples / step.low.0,
     };
-    Some(TrainTime {
-        step_seconds: step,
-        samples_per_second,
-        blocks: blocks.to_vec(),
-    })
+    Some(TrainTime { step_seconds: step, samples_per_second, blocks: blocks.to_vec() })
 }
 
 /// Time and memory of inference; none where the arithmetic is emulated.
@@ -42,11 +38,7 @@ pub(super) fn inference(plan: &Plan, timing: &Timing) -> Option<Inference> {
 fn median(blocks: &[Seconds]) -> Option<Estimate<Seconds>> {
     let estimate = stats::median_estimate(&numbers(blocks))?;
     let Estimate { value, low, high } = estimate;
-    Some(Estimate {
-        value: Seconds(value),
-        low: Seconds(low),
-        high: Seconds(high),
-    })
+    Some(Estimate { value: Seconds(value), low: Seconds(low), high: Seconds(high) })
 }
 
 fn numbers(blocks: &[Seconds]) -> Vec<f64> {
@@ -80,21 +72,12 @@ pub(super) fn against_baseline(plan: &Plan, variants: &mut [VariantResult]) {
     let Some(baseline) = variants.iter().find(|v| v.name == plan.baseline).cloned() else {
         return;
     };
-    for variant in variants
-        .iter_mut()
-        .filter(|variant| variant.name != baseline.name)
-    {
+    for variant in variants.iter_mut().filter(|variant| variant.name != baseline.name) {
         variant.against_baseline = Some(compare(plan, variant, &baseline));
     }
     let mut differences: Vec<&mut AccuracyDifference> = variants
         .iter_mut()
-        .filter_map(|variant| {
-            variant
-                .against_baseline
-                .as_mut()?
-                .accuracy_difference
-                .as_mut()
-        })
+        .filter_map(|variant| variant.against_baseline.as_mut()?.accuracy_difference.as_mut())
         .collect();
     stats::adjust(&mut differences);
 }
@@ -105,15 +88,10 @@ fn compare(plan: &Plan, variant: &VariantResult, baseline: &VariantResult) -> Ag
     let train = |v: &VariantResult| blocks(v.train.as_ref().map(|train| &train.blocks));
     let inference = |v: &VariantResult| blocks(v.inference.as_ref().map(|i| &i.blocks));
     let train_memory = |v: &VariantResult| v.memory.map(|memory| memory.peak_bytes.0 as f64);
-    let inference_memory = |v: &VariantResult| {
-        v.inference
-            .as_ref()
-            .map(|inference| inference.peak_bytes.0 as f64)
-    };
+    let inference_memory =
+        |v: &VariantResult| v.inference.as_ref().map(|inference| inference.peak_bytes.0 as f64);
     let memory_ratio = |measure: &dyn Fn(&VariantResult) -> Option<f64>| {
-        measure(variant)
-            .zip(measure(baseline))
-            .map(|(of, to)| Ratio(of / to))
+        measure(variant).zip(measure(baseline)).map(|(of, to)| Ratio(of / to))
     };
     AgainstBaseline {
         baseline: baseline.name.clone(),

@@ -38,27 +38,14 @@ impl Conv2d {
         takes_data: bool,
     ) -> Self {
         let name = registry.layer(name);
-        let ConvSizes {
-            inputs,
-            outputs,
-            kernel,
-            bias,
-        } = sizes;
+        let ConvSizes { inputs, outputs, kernel, bias } = sizes;
         let inputs = inputs / settings.groups;
         let shape = [outputs, inputs, kernel, kernel];
-        let start = Start::He {
-            fan_in: inputs * kernel * kernel,
-        };
+        let start = Start::He { fan_in: inputs * kernel * kernel };
         let weight = registry.parameter(&name, "weight", &shape, start);
         let bias =
             bias.then(|| registry.parameter(&name, "bias", &[outputs], Start::Constant(0.0)));
-        Self {
-            name,
-            weight,
-            bias,
-            settings,
-            takes_data,
-        }
+        Self { name, weight, bias, settings, takes_data }
     }
 }
 
@@ -79,9 +66,6 @@ impl Layer for Conv2d {
         if let Some(bias) = self.bias {
             pass.weight_gradient(&self.name, bias, gradients.bias)?;
         }
-        gradients
-            .input
-            .map(|dx| pass.activation_gradient(&self.name, dx))
-            .transpose()
+        gradients.input.map(|dx| pass.activation_gradient(&self.name, dx)).transpose()
     }
 }

@@ -26,12 +26,7 @@ impl Linear {
         let start = Start::He { fan_in: inputs };
         let weight = registry.parameter(&name, "weight", &[outputs, inputs], start);
         let bias = registry.parameter(&name, "bias", &[outputs], Start::Constant(0.0));
-        Self {
-            name,
-            weight,
-            bias,
-            takes_data,
-        }
+        Self { name, weight, bias, takes_data }
     }
 }
 

@@ -88,12 +88,7 @@ impl Registry {
     /// Registers a parameter of a layer and returns its number.
     pub fn parameter(&mut self, layer: &str, part: &str, shape: &[usize], start: Start) -> usize {
         let (name, layer, shape) = (format!("{layer}.{part}"), layer.to_owned(), shape.to_vec());
-        self.parameters.push(Parameter {
-            name,
-            layer,
-            shape,
-            start,
-        });
+        self.parameters.push(Parameter { name, layer, shape, start });
         self.parameters.len() - 1
     }
 }

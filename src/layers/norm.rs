@@ -20,10 +20,7 @@ pub struct RunningStatistics {
 impl RunningStatistics {
     /// Mean 0 and variance 1.
     pub fn new(channels: usize) -> Self {
-        Self {
-            mean: vec![0.0; channels],
-            variance: vec![1.0; channels],
-        }
+        Self { mean: vec![0.0; channels], variance: vec![1.0; channels] }
     }
 
     /// Takes in a batch of `count` values a channel; `variance` is the biased one.
@@ -54,12 +51,7 @@ impl BatchNorm {
         let gamma = registry.parameter(&name, "gamma", &[channels], Start::Constant(1.0));
         let beta = registry.parameter(&name, "beta", &[channels], Start::Constant(0.0));
         registry.statistics.push(channels);
-        Self {
-            name,
-            gamma,
-            beta,
-            statistics: registry.statistics.len() - 1,
-        }
+        Self { name, gamma, beta, statistics: registry.statistics.len() - 1 }
     }
 }
 
@@ -74,8 +66,7 @@ impl Layer for BatchNorm {
         }
         let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta)?;
         let count = x.elem_count() / saved.mean.len();
-        pass.statistics(self.statistics)
-            .take_in(&saved.mean, &variance, count);
+        pass.statistics(self.statistics).take_in(&saved.mean, &variance, count);
         pass.save(Saved::BatchNorm(x, saved));
         pass.activation(&self.name, y)
     }
@@ -86,7 +77,6 @@ impl Layer for BatchNorm {
         drop((x, dy));
         pass.weight_gradient(&self.name, self.gamma, gradients.gamma)?;
         pass.weight_gradient(&self.name, self.beta, gradients.beta)?;
-        pass.activation_gradient(&self.name, gradients.input)
-            .map(Some)
+        pass.activation_gradient(&self.name, gradients.input).map(Some)
     }
 }

@@ -20,10 +20,7 @@ pub struct Arithmetic {
 impl Arithmetic {
     /// Native where the format has storage of its own, wide where it is emulated.
     pub fn of(format: Format) -> Self {
-        Self {
-            format,
-            wide: !format.is_native(),
-        }
+        Self { format, wide: !format.is_native() }
     }
 
     /// The storage type of tensors.
@@ -62,6 +59,14 @@ pub enum Saved {
     Shape([usize; 4]),
 }
 
+/// Whether the pass looks for results that are not finite.
+enum Watch {
+    Off,
+    On,
+    /// The first layer with one.
+    Found(String),
+}
+
 /// One pass over a model.
 pub struct Pass<'a> {
     arithmetic: Arithmetic,
@@ -71,7 +76,7 @@ pub struct Pass<'a> {
     census: Option<&'a mut Census>,
     tape: Vec<Saved>,
     gradients: Vec<Option<Tensor>>,
-    watch: Option<Option<String>>,
+    watch: Watch,
 }
 
 impl<'a> Pass<'a> {
@@ -83,17 +88,8 @@ impl<'a> Pass<'a> {
         statistics: &'a mut [RunningStatistics],
     ) -> Self {
         let gradients = vec![None; weights.len()];
-        let (census, tape, watch) = (None, Vec::new(), None);
-        Self {
-            arithmetic,
-            mode,
-            weights,
-            statistics,
-            census,
-            tape,
-            gradients,
-            watch,
-        }
+        let (census, tape, watch) = (None, Vec::new(), Watch::Off);
+        Self { arithmetic, mode, weights, statistics, census, tape, gradients, watch }
     }
 
     /// Counts what rounding does, in a wide pass.
@@ -106,13 +102,13 @@ impl<'a> Pass<'a> {
     /// Looks for the first layer whose result is not finite.
     #[must_use]
     pub fn watching(mut self) -> Self {
-        self.watch = Some(None);
+        self.watch = Watch::On;
         self
     }
 
     /// The first layer whose result was not finite, if the pass was watching.
     pub fn first_non_finite(&self) -> Option<&str> {
-        self.watch.as_ref()?.as_deref()
+        if let Watch::Found(layer) = &self.watch { Some(layer) } else { None }
     }
 
     /// How this pass computes.
@@ -138,11 +134,7 @@ impl<'a> Pass<'a> {
     /// Random numbers for one use in this pass; none in inference.
     pub fn random(&self, stream: u32) -> Option<Philox> {
         match self.mode {
-            Mode::Training { seed, pass } => Some(Philox {
-                seed,
-                stream,
-                step: pass,
-            }),
+            Mode::Training { seed, pass } => Some(Philox { seed, stream, step: pass }),
             Mode::Inference => None,
         }
     }
@@ -155,9 +147,7 @@ impl<'a> Pass<'a> {
     }
 
     fn pop(&mut self) -> Result<Saved> {
-        self.tape
-            .pop()
-            .ok_or_else(|| Error::Msg("backward without forward".to_owned()).bt())
+        self.tape.pop().ok_or_else(|| Error::Msg("backward without forward".to_owned()).bt())
     }
 
     /// Takes back a tensor that forward saved.
@@ -199,10 +189,10 @@ impl<'a> Pass<'a> {
     /// When the tensor is not the engine's own.
     pub fn activation(&mut self, layer: &str, result: Tensor) -> Result<Tensor> {
         self.round(layer, Role::Activations, &result)?;
-        if let Some(found @ None) = &mut self.watch
+        if matches!(self.watch, Watch::On)
             && ops::to_f32(&result)?.iter().any(|value| !value.is_finite())
         {
-            *found = Some(layer.to_owned());
+            self.watch = Watch::Found(layer.to_owned());
         }
         Ok(result)
     }
@@ -246,9 +236,6 @@ impl<'a> Pass<'a> {
     /// When a parameter has none: backward did not run to the end.
     pub fn into_gradients(self) -> Result<Vec<Tensor>> {
         let missing = || Error::Msg("a parameter has no gradient".to_owned()).bt();
-        self.gradients
-            .into_iter()
-            .map(|gradient| gradient.ok_or_else(missing))
-            .collect()
+        self.gradients.into_iter().map(|gradient| gradient.ok_or_else(missing)).collect()
     }
 }

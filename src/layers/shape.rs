@@ -17,10 +17,7 @@ pub struct Activate {
 impl Activate {
     /// A non-linearity of this kind.
     pub fn new(registry: &mut Registry, name: &str, kind: Activation) -> Self {
-        Self {
-            name: registry.layer(name),
-            kind,
-        }
+        Self { name: registry.layer(name), kind }
     }
 }
 
@@ -65,10 +62,7 @@ pub struct Pooling {
 impl Pooling {
     /// Pooling of this kind.
     pub fn new(registry: &mut Registry, name: &str, kind: Pool) -> Self {
-        Self {
-            name: registry.layer(name),
-            kind,
-        }
+        Self { name: registry.layer(name), kind }
     }
 }
 
@@ -124,11 +118,7 @@ impl Dropout {
     /// Drops with probability `p`.
     pub fn new(registry: &mut Registry, name: &str, p: f32) -> Self {
         let stream = registry.layers.len() as u32;
-        Self {
-            name: registry.layer(name),
-            p,
-            stream,
-        }
+        Self { name: registry.layer(name), p, stream }
     }
 }
 
@@ -202,11 +192,7 @@ impl Residual {
         body: Sequential,
         shortcut: Sequential,
     ) -> Self {
-        Self {
-            name: registry.layer(name),
-            body,
-            shortcut,
-        }
+        Self { name: registry.layer(name), body, shortcut }
     }
 }
 

@@ -18,10 +18,10 @@ pub(super) fn layers(
     registry: &mut Registry,
     inputs: usize,
     classes: usize,
-    settings: Head<'_>,
+    settings: &Head<'_>,
 ) -> Sequential {
     let mut layers: Vec<Box<dyn Layer>> = vec![Box::new(Flatten)];
-    layers.extend(head(registry, (inputs, classes), &settings, true));
+    layers.extend(head(registry, (inputs, classes), settings, true));
     Sequential(layers)
 }
 
@@ -44,11 +44,7 @@ pub(super) fn head(
             takes_data && index == 0,
         )));
         let name = format!("activation.linear{number}");
-        layers.push(Box::new(Activate::new(
-            registry,
-            &name,
-            settings.activation,
-        )));
+        layers.push(Box::new(Activate::new(registry, &name, settings.activation)));
         if settings.dropout > 0.0 {
             let name = format!("dropout{number}");
             layers.push(Box::new(Dropout::new(registry, &name, settings.dropout)));
@@ -56,11 +52,6 @@ pub(super) fn head(
         width = *next;
     }
     let takes_data = takes_data && settings.hidden.is_empty();
-    layers.push(Box::new(Linear::new(
-        registry,
-        "output",
-        (width, classes),
-        takes_data,
-    )));
+    layers.push(Box::new(Linear::new(registry, "output", (width, classes), takes_data)));
     layers
 }

@@ -39,35 +39,18 @@ impl Model {
     ) -> std::result::Result<Self, ModelError> {
         let mut registry = Registry::default();
         let layers = match plan {
-            ModelPlan::Mlp {
-                hidden,
-                activation,
-                dropout,
-            } => {
+            ModelPlan::Mlp { hidden, activation, dropout } => {
                 let inputs = shape.iter().product();
-                let settings = mlp::Head {
-                    hidden,
-                    activation: *activation,
-                    dropout: *dropout,
-                };
-                mlp::layers(&mut registry, inputs, classes, settings)
+                let settings = mlp::Head { hidden, activation: *activation, dropout: *dropout };
+                mlp::layers(&mut registry, inputs, classes, &settings)
             }
             ModelPlan::Cnn { .. } => cnn::layers(&mut registry, plan, shape, classes)?,
             ModelPlan::Resnet { depth, width } => {
                 resnet::layers(&mut registry, (*depth, *width), shape, classes)?
             }
         };
-        let Registry {
-            parameters,
-            layers: layer_names,
-            statistics,
-        } = registry;
-        Ok(Self {
-            layers,
-            parameters,
-            layer_names,
-            statistics,
-        })
+        let Registry { parameters, layers: layer_names, statistics } = registry;
+        Ok(Self { layers, parameters, layer_names, statistics })
     }
 
     /// Logits, N × classes, of images N × C × H × W.
@@ -96,9 +79,7 @@ impl Model {
                 random.set_stream(index as u64);
                 // 24 random bits make a uniform value in [0, 1) that f32 holds exactly.
                 let mut uniform = || (random.next_u32() >> 8) as f32 / 16_777_216.0;
-                (0..parameter.len())
-                    .map(|_| bound * (2.0 * uniform() - 1.0))
-                    .collect()
+                (0..parameter.len()).map(|_| bound * (2.0 * uniform() - 1.0)).collect()
             }
         };
         self.parameters.iter().enumerate().map(values).collect()

@@ -37,12 +37,7 @@ pub(super) fn layers(
         }
     }
     layers.push(Box::new(Pooling::new(registry, "pool", Pool::Global)));
-    layers.push(Box::new(Linear::new(
-        registry,
-        "output",
-        (inputs, classes),
-        false,
-    )));
+    layers.push(Box::new(Linear::new(registry, "output", (inputs, classes), false)));
     Ok(Sequential(layers))
 }
 
@@ -57,12 +52,7 @@ struct Convolution {
 
 impl Convolution {
     fn new(inputs: usize, outputs: usize) -> Self {
-        Self {
-            inputs,
-            outputs,
-            kernel: 3,
-            stride: 1,
-        }
+        Self { inputs, outputs, kernel: 3, stride: 1 }
     }
 }
 
@@ -73,41 +63,16 @@ fn convolution(
     convolution: Convolution,
     takes_data: bool,
 ) -> Vec<Box<dyn Layer>> {
-    let Convolution {
-        inputs,
-        outputs,
-        kernel,
-        stride,
-    } = convolution;
-    let settings = ConvSettings {
-        stride,
-        padding: kernel / 2,
-        dilation: 1,
-        groups: 1,
-    };
-    let sizes = ConvSizes {
-        inputs,
-        outputs,
-        kernel,
-        bias: false,
-    };
-    let conv = Conv2d::new(
-        registry,
-        &format!("{name}.conv"),
-        sizes,
-        settings,
-        takes_data,
-    );
+    let Convolution { inputs, outputs, kernel, stride } = convolution;
+    let settings = ConvSettings { stride, padding: kernel / 2, dilation: 1, groups: 1 };
+    let sizes = ConvSizes { inputs, outputs, kernel, bias: false };
+    let conv = Conv2d::new(registry, &format!("{name}.conv"), sizes, settings, takes_data);
     let norm = BatchNorm::new(registry, &format!("{name}.norm"), outputs);
     vec![Box::new(conv), Box::new(norm)]
 }
 
 fn activation(registry: &mut Registry, name: &str) -> Box<dyn Layer> {
-    Box::new(Activate::new(
-        registry,
-        &format!("{name}.relu"),
-        Activation::Relu,
-    ))
+    Box::new(Activate::new(registry, &format!("{name}.relu"), Activation::Relu))
 }
 
 /// Two convolutions beside a shortcut.
@@ -117,10 +82,7 @@ fn residual(
     (inputs, outputs): (usize, usize),
     stride: usize,
 ) -> Box<dyn Layer> {
-    let first = Convolution {
-        stride,
-        ..Convolution::new(inputs, outputs)
-    };
+    let first = Convolution { stride, ..Convolution::new(inputs, outputs) };
     let mut body = convolution(registry, &format!("{name}.1"), first, false);
     body.push(activation(registry, &format!("{name}.1")));
     let second = Convolution::new(outputs, outputs);
@@ -128,19 +90,9 @@ fn residual(
     let shortcut = if stride == 1 && inputs == outputs {
         Vec::new()
     } else {
-        let projection = Convolution {
-            inputs,
-            outputs,
-            kernel: 1,
-            stride,
-        };
+        let projection = Convolution { inputs, outputs, kernel: 1, stride };
         convolution(registry, &format!("{name}.shortcut"), projection, false)
     };
     let name = format!("{name}.sum");
-    Box::new(Residual::new(
-        registry,
-        &name,
-        Sequential(body),
-        Sequential(shortcut),
-    ))
+    Box::new(Residual::new(registry, &name, Sequential(body), Sequential(shortcut)))
 }

@@ -22,11 +22,7 @@ pub struct Exponents {
 
 impl Default for Exponents {
     fn default() -> Self {
-        Self {
-            zeros: 0,
-            non_finite: 0,
-            bins: [0; BINS],
-        }
+        Self { zeros: 0, non_finite: 0, bins: [0; BINS] }
     }
 }
 
@@ -34,10 +30,7 @@ impl Exponents {
     /// The exponents of at most 2^32 - 1 values.
     pub(super) fn of(values: &[f32]) -> Self {
         let fields = stored_exponents(values);
-        let mut exponents = Self {
-            non_finite: fields[255],
-            ..Self::default()
-        };
+        let mut exponents = Self { non_finite: fields[255], ..Self::default() };
         exponents.bins[SUBNORMAL_BINS..].copy_from_slice(&fields[1..255]);
         if fields[0] > 0 {
             let zeros: u32 = values.iter().map(|&value| u32::from(value == 0.0)).sum();
@@ -68,16 +61,9 @@ impl Exponents {
 
     /// The histogram as it is written, from its first bin that is not empty to its last.
     pub(super) fn to_record(&self) -> ExponentHistogram {
-        let counts = || {
-            (FIRST..)
-                .zip(self.bins)
-                .skip_while(|&(_, count)| count == 0)
-        };
+        let counts = || (FIRST..).zip(self.bins).skip_while(|&(_, count)| count == 0);
         let mut bins: Vec<u64> = counts().map(|(_, count)| count).collect();
-        let filled = bins
-            .iter()
-            .rposition(|&count| count > 0)
-            .map_or(0, |last| last + 1);
+        let filled = bins.iter().rposition(|&count| count > 0).map_or(0, |last| last + 1);
         bins.truncate(filled);
         ExponentHistogram {
             zeros: self.zeros,

@@ -48,10 +48,7 @@ impl Census {
     }
 
     fn add(&mut self, layer: &str, role: Role, tally: &Tally) {
-        self.tallies
-            .entry((layer.to_owned(), role))
-            .or_default()
-            .add(tally);
+        self.tallies.entry((layer.to_owned(), role)).or_default().add(tally);
     }
 
     /// Whether nothing was counted yet.
@@ -152,9 +149,8 @@ mod tests {
             (bins.first_key_value(), bins.last_key_value())
         {
             histogram.first = first;
-            histogram.bins = (first..=last)
-                .map(|exponent| bins.get(&exponent).copied().unwrap_or(0))
-                .collect();
+            histogram.bins =
+                (first..=last).map(|exponent| bins.get(&exponent).copied().unwrap_or(0)).collect();
         }
         (counts, histogram)
     }
@@ -167,17 +163,13 @@ mod tests {
 
     #[test]
     fn a_census_counts_as_the_definitions_do_and_rounds() {
-        for name in [
-            "f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2", "e2m1", "e8m1",
-        ] {
+        for name in ["f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2", "e2m1", "e8m1"] {
             let format: Format = name.parse().unwrap();
             for count in [0, 1, 7, CHUNK, CHUNK + 1, 3 * CHUNK + 5] {
                 for centre in [127, 127 - 20] {
                     let before = values(count, centre);
-                    let rounded: Vec<_> = before
-                        .iter()
-                        .map(|&value| format.round(value).to_bits())
-                        .collect();
+                    let rounded: Vec<_> =
+                        before.iter().map(|&value| format.round(value).to_bits()).collect();
 
                     let mut after = before.clone();
                     let mut census = Census::default();
@@ -189,10 +181,7 @@ mod tests {
                         "{name} {count}"
                     );
                     assert!(
-                        after
-                            .iter()
-                            .map(|value| value.to_bits())
-                            .eq(rounded.iter().copied()),
+                        after.iter().map(|value| value.to_bits()).eq(rounded.iter().copied()),
                         "{name} {count}"
                     );
 
@@ -231,13 +220,7 @@ mod tests {
             let expected = LayerCensus {
                 layer: "layer".to_owned(),
                 role: Role::Activations,
-                counts: Counts {
-                    elements: 1,
-                    overflow,
-                    underflow,
-                    subnormal,
-                    nan,
-                },
+                counts: Counts { elements: 1, overflow, underflow, subnormal, nan },
                 exponents: ExponentHistogram {
                     zeros,
                     non_finite,
@@ -270,16 +253,9 @@ mod tests {
             census.observe("layer", Role::Updates, &values);
             let record = record(census);
             let (counts, exponents) = naive(Format::F32, &values);
-            let expected = Counts {
-                elements: counts.elements,
-                nan: counts.nan,
-                ..Counts::default()
-            };
-            assert_eq!(
-                (record.counts, record.exponents),
-                (expected, exponents),
-                "{count}"
-            );
+            let expected =
+                Counts { elements: counts.elements, nan: counts.nan, ..Counts::default() };
+            assert_eq!((record.counts, record.exponents), (expected, exponents), "{count}");
         }
     }
 
@@ -301,12 +277,7 @@ mod tests {
         let seen: Vec<_> = records
             .iter()
             .map(|record| {
-                (
-                    record.layer.as_str(),
-                    record.role,
-                    record.counts.elements,
-                    record.exponents.zeros,
-                )
+                (record.layer.as_str(), record.role, record.counts.elements, record.exponents.zeros)
             })
             .collect();
         let expected = [
@@ -322,10 +293,7 @@ mod tests {
     fn the_number_of_threads_changes_nothing() {
         let values = values(5 * CHUNK + 11, 120);
         let count = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let mut census = Census::default();
                 census.round("layer", Role::Weights, Format::F16, &mut values.clone());

@@ -48,11 +48,7 @@ impl Tally {
     pub(super) fn of_values(values: &[f32]) -> Self {
         let nan: u32 = values.iter().map(|value| u32::from(value.is_nan())).sum();
         Self {
-            counts: Counts {
-                elements: values.len() as u64,
-                nan: nan.into(),
-                ..Counts::default()
-            },
+            counts: Counts { elements: values.len() as u64, nan: nan.into(), ..Counts::default() },
             exponents: Exponents::of(values),
         }
     }

@@ -58,12 +58,7 @@ impl Sizes {
     fn of(x: &Tensor, w: &Tensor, settings: ConvSettings) -> Result<Self> {
         let (images, channels, height, width) = x.dims4()?;
         let (outputs, group_channels, kernel_height, kernel_width) = w.dims4()?;
-        let ConvSettings {
-            stride,
-            padding,
-            dilation,
-            groups,
-        } = settings;
+        let ConvSettings { stride, padding, dilation, groups } = settings;
         let fits = stride > 0
             && dilation > 0
             && groups > 0
@@ -84,16 +79,7 @@ impl Sizes {
         let side = |size, kernel| (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
         let out = (side(height, kernel_height), side(width, kernel_width));
         let kernel = (kernel_height, kernel_width);
-        Ok(Self {
-            images,
-            channels,
-            height,
-            width,
-            outputs,
-            kernel,
-            out,
-            settings,
-        })
+        Ok(Self { images, channels, height, width, outputs, kernel, out, settings })
     }
 
     fn image(self) -> usize {
@@ -123,9 +109,7 @@ impl Sizes {
 
     /// Whether the patches are the image itself.
     fn is_pointwise(self) -> bool {
-        let ConvSettings {
-            stride, padding, ..
-        } = self.settings;
+        let ConvSettings { stride, padding, .. } = self.settings;
         self.kernel == (1, 1) && stride == 1 && padding == 0
     }
 
@@ -140,12 +124,7 @@ impl Sizes {
     /// For one row of patches, the kernel element of it at (`channel`, `i`, `j`): calls `each(output row, input row)` for
     /// the output rows that see a row of the image.
     fn rows(self, i: usize, mut each: impl FnMut(usize, usize)) {
-        let ConvSettings {
-            stride,
-            padding,
-            dilation,
-            ..
-        } = self.settings;
+        let ConvSettings { stride, padding, dilation, .. } = self.settings;
         for out_row in 0..self.out.0 {
             let row = out_row * stride + i * dilation;
             if row >= padding && row < self.height + padding {
@@ -157,12 +136,7 @@ impl Sizes {
     /// The output columns that see a column of the image through kernel column `j`, and the first image column; where none
     /// does, that is the image's end at most.
     fn columns(self, j: usize) -> (usize, usize, usize) {
-        let ConvSettings {
-            stride,
-            padding,
-            dilation,
-            ..
-        } = self.settings;
+        let ConvSettings { stride, padding, dilation, .. } = self.settings;
         let shift = j * dilation;
         let first = padding.saturating_sub(shift).div_ceil(stride);
         let end = if self.width + padding > shift {
@@ -170,9 +144,7 @@ impl Sizes {
         } else {
             0
         };
-        let column = (first * stride + shift)
-            .saturating_sub(padding)
-            .min(self.width);
+        let column = (first * stride + shift).saturating_sub(padding).min(self.width);
         (first.min(end), end, column)
     }
 }
@@ -195,9 +167,8 @@ fn unfold<T: Element>(image: &[T], sizes: Sizes, patches: &mut [T]) {
                     if stride == 1 {
                         target.copy_from_slice(&source[column..column + target.len()]);
                     } else {
-                        for (target, source) in target
-                            .iter_mut()
-                            .zip(source[column..].iter().step_by(stride))
+                        for (target, source) in
+                            target.iter_mut().zip(source[column..].iter().step_by(stride))
                         {
                             *target = *source;
                         }
@@ -358,9 +329,11 @@ pub fn conv2d_backward(
                 .zip(source.chunks(images * sizes.image()))
                 .zip(space.chunks_mut(share).zip(outputs))
                 .collect();
-            for_each(tasks, |_, ((dy, x), (space, dx)): ((&[T], &[T]), (&mut [f32], &mut [T]))| {
+            let work = |_, (inputs, (space, dx)): (_, (&mut [f32], &mut [T]))| {
+                let (dy, x): (&[T], &[T]) = inputs;
                 backward_images(sizes, (dy, x, &wide_weight), Space::carve(space, lengths), dx);
-            });
+            };
+            for_each(tasks, work);
         };
         let input = if with_input {
             Some(build::<T>(x.shape(), run)?)
@@ -398,14 +371,7 @@ impl<'a> Space<'a> {
             share = rest;
             part
         });
-        Self {
-            x,
-            dy,
-            patches,
-            dx,
-            dw,
-            db,
-        }
+        Self { x, dy, patches, dx, dw, db }
     }
 }
 
@@ -416,14 +382,7 @@ fn backward_images<T: Element>(
     space: Space<'_>,
     dx: &mut [T],
 ) {
-    let Space {
-        x: wide_x,
-        dy: wide_dy,
-        patches,
-        dx: wide_dx,
-        dw,
-        db,
-    } = space;
+    let Space { x: wide_x, dy: wide_dy, patches, dx: wide_dx, dw, db } = space;
     dw.fill(0.0);
     db.fill(0.0);
     let mut dx = dx.chunks_mut(sizes.image());

@@ -41,18 +41,14 @@ impl Element for f32 {
     }
 
     fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::F32(values) = storage {
-            Some(values)
-        } else {
-            None
-        }
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
     }
 
     fn widened<'a>(source: &'a [Self], _buffer: &'a mut [f32]) -> &'a [f32] {
         source
     }
 
-    fn store(target: &mut [Self], _buffer: &mut [f32], fill: impl FnOnce(&mut [f32])) {
+    fn store(target: &mut [Self], _buffer: &mut [Self], fill: impl FnOnce(&mut [Self])) {
         fill(target);
     }
 }
@@ -67,11 +63,7 @@ impl Element for f16 {
     }
 
     fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::F16(values) = storage {
-            Some(values)
-        } else {
-            None
-        }
+        if let CpuStorage::F16(values) = storage { Some(values) } else { None }
     }
 }
 
@@ -91,11 +83,7 @@ impl Element for bf16 {
     }
 
     fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::BF16(values) = storage {
-            Some(values)
-        } else {
-            None
-        }
+        if let CpuStorage::BF16(values) = storage { Some(values) } else { None }
     }
 }
 

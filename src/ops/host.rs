@@ -1,8 +1,5 @@
 //! Between candle tensors and the slices that the CPU's kernels work on.
-#![expect(
-    unsafe_code,
-    reason = "buffers that a kernel fills are not zeroed first"
-)]
+#![expect(unsafe_code, reason = "buffers that a kernel fills are not zeroed first")]
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -37,11 +34,7 @@ pub(crate) fn view<T: Element>(tensor: &Tensor) -> Result<View<'_, T>> {
         return Err(Error::Msg("this operation has no kernel for this device".to_owned()).bt());
     };
     T::cpu_storage_as_slice(values)?;
-    Ok(View {
-        storage,
-        range: start..end,
-        element: PhantomData,
-    })
+    Ok(View { storage, range: start..end, element: PhantomData })
 }
 
 impl<T: Element> Deref for View<'_, T> {
@@ -65,25 +58,18 @@ pub(crate) fn expect_shape(what: &str, tensor: &Tensor, dims: &[usize]) -> Resul
     if tensor.dims() == dims {
         return Ok(());
     }
-    let text = format!(
-        "{what} must have the shape {dims:?}, not {:?}",
-        tensor.dims()
-    );
+    let text = format!("{what} must have the shape {dims:?}, not {:?}", tensor.dims());
     Err(Error::Msg(text).bt())
 }
 
 /// A buffer of `len` values that its caller fills before anyone reads it.
 pub(crate) fn buffer<T: Element>(len: usize) -> Vec<T> {
-    let mut values = Vec::with_capacity(len);
-    // SAFETY: the capacity is `len`; any bits are a valid f32, f16 or bf16; kernels write every value before it is read.
-    #[expect(
-        clippy::uninit_vec,
-        reason = "zeroing would be one more pass over memory"
-    )]
-    unsafe {
-        values.set_len(len);
-    }
-    values
+    let mut values = Vec::<T>::with_capacity(len);
+    let (start, capacity) = (values.as_mut_ptr(), values.capacity());
+    std::mem::forget(values);
+    // SAFETY: the allocation holds at least `len` values; any bits are a valid f32, f16 or bf16; kernels write each value
+    // before it is read.
+    unsafe { Vec::from_raw_parts(start, len, capacity) }
 }
 
 /// A new CPU tensor whose every value `fill` writes.
@@ -184,6 +170,6 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
 /// When the tensor is not a contiguous f32 tensor on the CPU.
 pub fn round_in_place(tensor: &Tensor, round: impl FnOnce(&mut [f32])) -> Result<()> {
     edit::<f32>(tensor, |values| {
-        vectorized(|| memory::uncounted(|| round(values)))
+        vectorized(|| memory::uncounted(|| round(values)));
     })
 }

@@ -26,15 +26,9 @@ pub struct LossGradient {
 
 /// One row: the loss, and `probabilities` overwritten with the softmax.
 fn row_loss(probabilities: &mut [f32], label: usize, smoothing: f32) -> f32 {
-    let largest = probabilities
-        .iter()
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
-    let mean = probabilities
-        .iter()
-        .map(|logit| logit - largest)
-        .sum::<f32>()
-        / probabilities.len() as f32;
+    let largest = probabilities.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mean =
+        probabilities.iter().map(|logit| logit - largest).sum::<f32>() / probabilities.len() as f32;
     let at_label = probabilities[label] - largest;
     let mut total = 0.0;
     for value in probabilities.iter_mut() {
@@ -129,7 +123,7 @@ pub fn count_correct(logits: &Tensor, labels: &[u32]) -> Result<u64> {
 fn check_labels(logits: &Tensor, labels: &[u32]) -> Result<(usize, usize)> {
     let (n, classes) = logits.dims2()?;
     if labels.len() != n || labels.iter().any(|label| *label as usize >= classes) {
-        let text = format!("{} labels below {classes} expected, one a row", n);
+        let text = format!("{n} labels below {classes} expected, one a row");
         return Err(candle_core::Error::Msg(text).bt());
     }
     Ok((n, classes))

@@ -79,11 +79,7 @@ fn expect_statistics(a: &[f32], b: &[f32], c: usize) -> Result<()> {
     if a.len() == c && b.len() == c {
         return Ok(());
     }
-    let text = format!(
-        "batch norm needs {c} statistics, not {} and {}",
-        a.len(),
-        b.len()
-    );
+    let text = format!("batch norm needs {c} statistics, not {} and {}", a.len(), b.len());
     Err(candle_core::Error::Msg(text).bt())
 }
 

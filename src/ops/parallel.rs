@@ -1,8 +1,5 @@
 //! How element-wise work is cut up: chunks for threads, and code compiled for the vector units that are there.
-#![expect(
-    unsafe_code,
-    reason = "calling code compiled for instructions that were just detected"
-)]
+#![expect(unsafe_code, reason = "calling code compiled for instructions that were just detected")]
 
 use rayon::prelude::*;
 
@@ -15,11 +12,7 @@ pub(crate) const BLOCK: usize = 1024;
 /// Runs `work` compiled for AVX2 where the processor has it, so that its loops use all of the vector unit.
 ///
 /// Only integer and IEEE operations are inside: the result is the same either way.
-#[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "a loop is only vectorized for AVX2 if it is inlined here"
-)]
+#[inline]
 pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
@@ -42,15 +35,9 @@ pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
 /// Calls `work(index, item)` for every item, in parallel if there is more than one.
 pub(crate) fn for_each<I: Send>(items: Vec<I>, work: impl Fn(usize, I) + Sync + Send) {
     if items.len() <= 1 || rayon::current_num_threads() == 1 {
-        items
-            .into_iter()
-            .enumerate()
-            .for_each(|(index, item)| work(index, item));
+        items.into_iter().enumerate().for_each(|(index, item)| work(index, item));
     } else {
-        items
-            .into_par_iter()
-            .enumerate()
-            .for_each(|(index, item)| work(index, item));
+        items.into_par_iter().enumerate().for_each(|(index, item)| work(index, item));
     }
 }
 

@@ -118,11 +118,7 @@ pub fn dropout(x: &Tensor, p: f32, random: Philox) -> Result<Tensor> {
         for (quad, (x, y)) in quads.enumerate() {
             let words = random.words((start / 4 + quad) as u64);
             for ((y, x), word) in y.iter_mut().zip(x).zip(words) {
-                *y = if u64::from(word) >= keep_from {
-                    x * scale
-                } else {
-                    0.0
-                };
+                *y = if u64::from(word) >= keep_from { x * scale } else { 0.0 };
             }
         }
     })

@@ -25,14 +25,7 @@ impl Window {
             let text = format!("a pooling window of side {side} does not fit {height} × {width}");
             return Err(candle_core::Error::Msg(text).bt());
         }
-        Ok((
-            [n, c, height / side, width / side],
-            Self {
-                side,
-                height,
-                width,
-            },
-        ))
+        Ok(([n, c, height / side, width / side], Self { side, height, width }))
     }
 
     fn out_width(self) -> usize {
@@ -92,9 +85,8 @@ fn max_pool_plane<T: Element>(x: &[T], y: &mut [T], places: &mut [u8], window: W
         let (mut best, mut at) = (x[start], 0);
         for i in 1..window.side * window.side {
             let value = x[start + window.offset(i)];
-            // `!(a <= b)` lets a NaN in; one that is there stays, for nothing compares with it.
-            #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a NaN must win")]
-            if !(value <= best) && best == best {
+            let is_nan = |value: T| value.partial_cmp(&value).is_none();
+            if value > best || (is_nan(value) && !is_nan(best)) {
                 (best, at) = (value, i);
             }
         }
@@ -115,11 +107,14 @@ pub fn max_pool2d_backward(
     let (pooled, window) = Window::of(shape, side)?;
     expect_shape("the gradient of max-pool", dy, &pooled)?;
     expect_shape("the places of max-pool", places, &pooled)?;
-    let (storage, _) = places.storage_and_layout();
+    let (storage, layout) = places.storage_and_layout();
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        return Err(candle_core::Error::RequiresContiguous { op: "max_pool2d_backward" }.bt());
+    };
     let candle_core::Storage::Cpu(storage) = &*storage else {
         return Err(candle_core::Error::Msg("max-pool places must be on the CPU".to_owned()).bt());
     };
-    let places = storage.as_slice::<u8>()?;
+    let places = &storage.as_slice::<u8>()?[start..end];
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
         build::<T>(shape.to_vec(), |dx| {

@@ -27,10 +27,7 @@ impl GradientSummary {
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self {
-            counts: self.counts.plus(other.counts),
-            squares: self.squares + other.squares,
-        }
+        Self { counts: self.counts.plus(other.counts), squares: self.squares + other.squares }
     }
 }
 
@@ -148,7 +145,7 @@ enum Values<'a> {
     Bf16(&'a mut [bf16]),
 }
 
-impl<'a> Values<'a> {
+impl Values<'_> {
     fn chunks(self) -> Vec<Self> {
         match self {
             Self::F32(values) => values.chunks_mut(CHUNK).map(Self::F32).collect(),
@@ -253,18 +250,8 @@ pub fn update(rule: Update, tensors: UpdateTensors<'_>, conversion: Conversion) 
 /// # Errors
 /// When a tensor is not of the weights' shape, or one that the rule needs is missing.
 fn check_tensors(rule: Update, tensors: UpdateTensors<'_>) -> Result<()> {
-    let UpdateTensors {
-        weights,
-        copy,
-        gradient,
-        first,
-        second,
-        delta,
-    } = tensors;
-    for tensor in [copy, Some(gradient), first, second, delta]
-        .into_iter()
-        .flatten()
-    {
+    let UpdateTensors { weights, copy, gradient, first, second, delta } = tensors;
+    for tensor in [copy, Some(gradient), first, second, delta].into_iter().flatten() {
         expect_shape("a tensor of an update", tensor, weights.dims())?;
     }
     let missing = match rule {
@@ -290,13 +277,7 @@ fn pieces(tensors: [Option<Values<'_>>; 5], len: usize) -> Vec<Piece<'_>> {
     weights
         .zip(copy.zip(first).zip(second.zip(delta)))
         .filter_map(|(weights, ((copy, first), (second, delta)))| {
-            weights.map(|weights| Piece {
-                weights,
-                copy,
-                first,
-                second,
-                delta,
-            })
+            weights.map(|weights| Piece { weights, copy, first, second, delta })
         })
         .collect()
 }
@@ -330,10 +311,8 @@ fn update_piece<G: Element>(
             }
             Update::AdamW(adam) => adam.delta(g, old, (&mut *first, &mut *second), new),
         }
-        for (state, values) in [
-            (&mut piece.first, &mut *first),
-            (&mut piece.second, &mut *second),
-        ] {
+        for (state, values) in [(&mut piece.first, &mut *first), (&mut piece.second, &mut *second)]
+        {
             if let Some(state) = state {
                 state.store(start, values, Format::F32);
             }
@@ -370,10 +349,7 @@ impl Sgd {
         velocity: Option<&mut [f32]>,
         delta: &mut [f32],
     ) {
-        let gradients = gradient
-            .iter()
-            .zip(weights)
-            .map(|(g, w)| g + self.weight_decay * w);
+        let gradients = gradient.iter().zip(weights).map(|(g, w)| g + self.weight_decay * w);
         let Some(velocity) = velocity else {
             for (delta, g) in delta.iter_mut().zip(gradients) {
                 *delta = -self.lr * g;
@@ -382,12 +358,7 @@ impl Sgd {
         };
         for ((v, delta), g) in velocity.iter_mut().zip(delta).zip(gradients) {
             *v = self.momentum * *v + g;
-            *delta = -self.lr
-                * if self.nesterov {
-                    g + self.momentum * *v
-                } else {
-                    *v
-                };
+            *delta = -self.lr * if self.nesterov { g + self.momentum * *v } else { *v };
         }
     }
 }

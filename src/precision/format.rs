@@ -43,30 +43,16 @@ impl Format {
     /// bfloat16.
     pub const BF16: Self = Self::named("bf16", 8, 7);
     /// OCP 8-bit floating point, E4M3: no infinity, and NaN only where exponent and mantissa are all ones.
-    pub const FP8_E4M3: Self = Self {
-        overflow: Overflow::Nan,
-        ..Self::named("fp8-e4m3", 4, 3)
-    };
+    pub const FP8_E4M3: Self = Self { overflow: Overflow::Nan, ..Self::named("fp8-e4m3", 4, 3) };
     /// OCP 8-bit floating point, E5M2.
     pub const FP8_E5M2: Self = Self::named("fp8-e5m2", 5, 2);
 
     /// The formats that have a name, from wide to narrow.
-    pub const NAMED: [Self; 6] = [
-        Self::F32,
-        Self::TF32,
-        Self::F16,
-        Self::BF16,
-        Self::FP8_E4M3,
-        Self::FP8_E5M2,
-    ];
+    pub const NAMED: [Self; 6] =
+        [Self::F32, Self::TF32, Self::F16, Self::BF16, Self::FP8_E4M3, Self::FP8_E5M2];
 
     const fn named(name: &'static str, exponent_bits: u8, mantissa_bits: u8) -> Self {
-        Self {
-            name: Some(name),
-            exponent_bits,
-            mantissa_bits,
-            overflow: Overflow::Infinity,
-        }
+        Self { name: Some(name), exponent_bits, mantissa_bits, overflow: Overflow::Infinity }
     }
 
     /// The emulated format `eXmY`, built as IEEE 754 builds its own: the largest exponent is for infinity and NaN.
@@ -223,10 +209,7 @@ mod tests {
         }
         assert_eq!(Format::ieee(5, 10).unwrap().to_string(), "e5m10");
         assert_ne!(Format::ieee(5, 10).unwrap(), Format::F16);
-        assert_eq!(
-            format!("{:>6}|{:<6}|", Format::F16, Format::BF16),
-            "   f16|bf16  |"
-        );
+        assert_eq!(format!("{:>6}|{:<6}|", Format::F16, Format::BF16), "   f16|bf16  |");
     }
 
     #[test]
@@ -263,11 +246,7 @@ mod tests {
         for (name, bits, bias, max, min_normal, min_subnormal, epsilon) in table {
             let format: Format = name.parse().unwrap();
             assert_eq!(
-                (
-                    format.bits(),
-                    format.bias(),
-                    format.exponent_bits() + format.mantissa_bits()
-                ),
+                (format.bits(), format.bias(), format.exponent_bits() + format.mantissa_bits()),
                 (bits, bias, bits - 1),
                 "{name}"
             );

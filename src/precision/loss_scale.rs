@@ -110,20 +110,11 @@ impl DynamicScale {
         let times = |factor: f64| (f64::from(self.scale) * factor) as f32;
         let finite_steps = self.finite_steps + 1;
         match finite {
-            false => Self {
-                scale: times(self.backoff),
-                finite_steps: 0,
-                ..self
-            },
-            true if finite_steps >= self.interval => Self {
-                scale: times(self.growth).min(self.ceiling),
-                finite_steps: 0,
-                ..self
-            },
-            true => Self {
-                finite_steps,
-                ..self
-            },
+            false => Self { scale: times(self.backoff), finite_steps: 0, ..self },
+            true if finite_steps >= self.interval => {
+                Self { scale: times(self.growth).min(self.ceiling), finite_steps: 0, ..self }
+            }
+            true => Self { finite_steps, ..self },
         }
     }
 }
@@ -160,10 +151,7 @@ impl fmt::Display for LossScale {
             Self::None => f.pad("none"),
             Self::Static(scale) => f.pad(&format!("static:{scale}")),
             Self::Dynamic(dynamic) => {
-                let settings = dynamic
-                    .settings()
-                    .into_iter()
-                    .zip(DynamicScale::DEFAULT.settings());
+                let settings = dynamic.settings().into_iter().zip(DynamicScale::DEFAULT.settings());
                 let changed = settings.filter(|(setting, default)| setting != default);
                 let text = changed.map(|((name, value), _)| format!(":{name}={value}"));
                 f.pad(&format!("dynamic{}", text.collect::<String>()))
@@ -175,10 +163,7 @@ impl fmt::Display for LossScale {
 impl FromStr for LossScale {
     type Err = ScaleError;
     fn from_str(text: &str) -> Result<Self, ScaleError> {
-        match text
-            .split_once(':')
-            .map_or((text, None), |(kind, rest)| (kind, Some(rest)))
-        {
+        match text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest))) {
             ("none", None) => Ok(Self::None),
             ("static", Some(value)) => Ok(Self::Static(positive("static", value)?)),
             ("dynamic", settings) => Ok(Self::Dynamic(dynamic(settings)?)),
@@ -194,10 +179,7 @@ fn dynamic(settings: Option<&str>) -> Result<DynamicScale, ScaleError> {
     let interval = |steps: &u32| *steps >= 1;
     let mut dynamic = DynamicScale::DEFAULT;
     let mut seen = Vec::new();
-    for setting in settings
-        .into_iter()
-        .flat_map(|settings| settings.split(':'))
-    {
+    for setting in settings.into_iter().flat_map(|settings| settings.split(':')) {
         let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
         if seen.contains(&name) {
             return Err(ScaleError::Repeated(name.to_owned()));
@@ -238,15 +220,11 @@ fn number<T: FromStr>(
     expected: &'static str,
     allowed: impl Fn(&T) -> bool,
 ) -> Result<T, ScaleError> {
-    value
-        .parse()
-        .ok()
-        .filter(allowed)
-        .ok_or_else(|| ScaleError::Value {
-            setting: setting.to_owned(),
-            value: value.to_owned(),
-            expected,
-        })
+    value.parse().ok().filter(allowed).ok_or_else(|| ScaleError::Value {
+        setting: setting.to_owned(),
+        value: value.to_owned(),
+        expected,
+    })
 }
 
 #[cfg(test)]
@@ -309,22 +287,14 @@ mod tests {
             .filter(|&step| step == 0 || scales[step] != scales[step - 1])
             .map(|step| (step, scales[step]))
             .collect();
-        let expected = [
-            (0, 65536.),
-            (1999, 131_072.),
-            (2000, 65536.),
-            (4000, 32768.),
-            (6000, 65536.),
-        ];
+        let expected =
+            [(0, 65536.), (1999, 131_072.), (2000, 65536.), (4000, 32768.), (6000, 65536.)];
         assert_eq!(changes, expected);
     }
 
     #[test]
     fn the_ceiling_holds_and_under_the_floor_the_run_has_diverged() {
-        assert_eq!(
-            scales("dynamic:init=4:interval=1:ceiling=10", "+++"),
-            [8.0, 10.0, 10.0]
-        );
+        assert_eq!(scales("dynamic:init=4:interval=1:ceiling=10", "+++"), [8.0, 10.0, 10.0]);
         let mut state = scale("dynamic:init=4:floor=2");
         assert!(!state.collapsed());
         state = state.after(false);
@@ -360,10 +330,7 @@ mod tests {
         ] {
             assert_eq!(scale(text).to_string(), text);
         }
-        assert_eq!(
-            scale("dynamic:interval=9:init=2").to_string(),
-            "dynamic:init=2:interval=9"
-        );
+        assert_eq!(scale("dynamic:interval=9:init=2").to_string(), "dynamic:init=2:interval=9");
         assert_eq!(scale("dynamic:init=65536:floor=1").to_string(), "dynamic");
         assert_eq!(scale("dynamic"), LossScale::Dynamic(DynamicScale::DEFAULT));
     }

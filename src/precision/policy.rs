@@ -108,29 +108,18 @@ impl Policy {
     pub const NAMED: [(&'static str, Self); 6] = [
         ("fp32", Self::uniform(Format::F32)),
         ("tf32", Self::mixed(Format::TF32, LossScale::None)),
-        (
-            "fp16-mixed",
-            Self::mixed(Format::F16, LossScale::Dynamic(DynamicScale::DEFAULT)),
-        ),
+        ("fp16-mixed", Self::mixed(Format::F16, LossScale::Dynamic(DynamicScale::DEFAULT))),
         ("bf16-mixed", Self::mixed(Format::BF16, LossScale::None)),
         ("fp16-true", Self::uniform(Format::F16)),
         ("bf16-true", Self::uniform(Format::BF16)),
     ];
 
     const fn uniform(format: Format) -> Self {
-        Self {
-            params: format,
-            ..Self::mixed(format, LossScale::None)
-        }
+        Self { params: format, ..Self::mixed(format, LossScale::None) }
     }
 
     const fn mixed(compute: Format, scale: LossScale) -> Self {
-        Self {
-            params: Format::F32,
-            compute,
-            reduce: Format::F32,
-            scale,
-        }
+        Self { params: Format::F32, compute, reduce: Format::F32, scale }
     }
 
     /// Whether f32 master weights stand behind another compute format.
@@ -147,15 +136,8 @@ impl Policy {
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            params,
-            compute,
-            reduce,
-            scale,
-        } = self;
-        f.pad(&format!(
-            "params={params},compute={compute},reduce={reduce},scale={scale}"
-        ))
+        let Self { params, compute, reduce, scale } = self;
+        f.pad(&format!("params={params},compute={compute},reduce={reduce},scale={scale}"))
     }
 }
 
@@ -166,28 +148,23 @@ impl FromStr for Policy {
             return Ok(policy);
         }
         if !text.contains('=') {
-            return Err(PolicyError::Unknown {
-                text: text.to_owned(),
-            });
+            return Err(PolicyError::Unknown { text: text.to_owned() });
         }
         let [params, compute, reduce, scale] = values(text)?;
         let format = |key, value: &str| {
-            value
-                .parse::<Format>()
-                .map_err(|source| PolicyError::Format {
-                    text: text.to_owned(),
-                    key,
-                    source,
-                })
+            value.parse::<Format>().map_err(|source| PolicyError::Format {
+                text: text.to_owned(),
+                key,
+                source,
+            })
         };
         let policy = Self {
             params: format("params", params)?,
             compute: format("compute", compute)?,
             reduce: format("reduce", reduce)?,
-            scale: scale.parse().map_err(|source| PolicyError::Scale {
-                text: text.to_owned(),
-                source,
-            })?,
+            scale: scale
+                .parse()
+                .map_err(|source| PolicyError::Scale { text: text.to_owned(), source })?,
         };
         policy.checked(text)
     }
@@ -205,17 +182,12 @@ fn values(text: &str) -> Result<[&str; 4], PolicyError> {
             });
         };
         if values[index].replace(value.trim()).is_some() {
-            return Err(PolicyError::Repeated {
-                text: text.to_owned(),
-                key: KEYS[index],
-            });
+            return Err(PolicyError::Repeated { text: text.to_owned(), key: KEYS[index] });
         }
     }
     let value = |index: usize| {
-        values[index].ok_or_else(|| PolicyError::Missing {
-            text: text.to_owned(),
-            key: KEYS[index],
-        })
+        values[index]
+            .ok_or_else(|| PolicyError::Missing { text: text.to_owned(), key: KEYS[index] })
     };
     Ok([value(0)?, value(1)?, value(2)?, value(3)?])
 }
@@ -248,9 +220,7 @@ impl Serialize for Policy {
 
 impl<'de> Deserialize<'de> for Policy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -271,12 +241,7 @@ mod tests {
             ("bf16-true", "params=bf16,compute=bf16,reduce=f32,scale=none", false, false),
         ];
         let named = Policy::NAMED.map(|(name, policy)| {
-            (
-                name,
-                policy.to_string(),
-                policy.is_mixed(),
-                policy.is_emulated(),
-            )
+            (name, policy.to_string(), policy.is_mixed(), policy.is_emulated())
         });
         assert_eq!(
             named,
@@ -299,9 +264,7 @@ mod tests {
             assert_eq!(policy.to_string(), text);
             assert!(policy.is_emulated());
         }
-        let loose: Policy = "scale=none, reduce=f32, compute=bf16, params = f32"
-            .parse()
-            .unwrap();
+        let loose: Policy = "scale=none, reduce=f32, compute=bf16, params = f32".parse().unwrap();
         assert_eq!(loose, "bf16-mixed".parse().unwrap());
     }
 
@@ -310,13 +273,8 @@ mod tests {
         let policy: Policy = serde_json::from_str("\"fp16-mixed\"").unwrap();
         let json = serde_json::to_string(&policy).unwrap();
         assert_eq!(json, "\"params=f32,compute=f16,reduce=f32,scale=dynamic\"");
-        let error = serde_json::from_str::<Policy>("\"fp8\"")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("unknown policy \"fp8\"; known: fp32, tf32,"),
-            "{error}"
-        );
+        let error = serde_json::from_str::<Policy>("\"fp8\"").unwrap_err().to_string();
+        assert!(error.starts_with("unknown policy \"fp8\"; known: fp32, tf32,"), "{error}");
     }
 
     #[test]

@@ -57,17 +57,10 @@ impl Rounder {
         let odd = (magnitude >> self.dropped_bits) & self.parity;
         let normal = magnitude.wrapping_add(self.below_half + odd) & self.kept;
         let subnormal = (value.abs() + self.subnormal_shift) - self.subnormal_shift;
-        let rounded = if magnitude < self.min_normal {
-            subnormal.to_bits().cast_signed()
-        } else {
-            normal
-        };
+        let rounded =
+            if magnitude < self.min_normal { subnormal.to_bits().cast_signed() } else { normal };
 
-        let bounded = if rounded > self.max_finite {
-            self.overflow
-        } else {
-            rounded
-        };
+        let bounded = if rounded > self.max_finite { self.overflow } else { rounded };
         let result = if magnitude > INFINITY { NAN } else { bounded };
         f32::from_bits((result | (bits & !MAGNITUDE)).cast_unsigned())
     }
@@ -118,11 +111,7 @@ mod tests {
             // Exact: two values of the format that follow each other have a midpoint in f64 and in f32.
             let midpoint = f64::midpoint(f64::from(value), f64::from(next)) as f32;
             for probe in around(value).into_iter().chain(around(midpoint)) {
-                same(
-                    format.round(probe),
-                    oracle(probe),
-                    format_args!("{name} {probe:e}"),
-                );
+                same(format.round(probe), oracle(probe), format_args!("{name} {probe:e}"));
             }
         }
     }
@@ -174,16 +163,13 @@ mod tests {
     fn probes(format: Format) -> impl Iterator<Item = f32> {
         let lowest = 127 - format.bias() - format.mantissa_bits().cast_signed() - 4;
         let exponents = 2 * format.bias() + format.mantissa_bits().cast_signed() + 8;
-        words(7)
-            .zip(words(13))
-            .take(30_000)
-            .flat_map(move |(word, other)| {
-                let exponent = lowest + (other >> 8).cast_signed() % exponents;
-                let stored = exponent.clamp(0, 255).cast_unsigned();
-                let near = (word & 0x807f_ffff) | (stored << 23);
-                let few_bits = u32::MAX << (22 - format.mantissa_bits().min(22));
-                [word, near, near & few_bits].map(f32::from_bits)
-            })
+        words(7).zip(words(13)).take(30_000).flat_map(move |(word, other)| {
+            let exponent = lowest + (other >> 8).cast_signed() % exponents;
+            let stored = exponent.clamp(0, 255).cast_unsigned();
+            let near = (word & 0x807f_ffff) | (stored << 23);
+            let few_bits = u32::MAX << (22 - format.mantissa_bits().min(22));
+            [word, near, near & few_bits].map(f32::from_bits)
+        })
     }
 
     #[test]
@@ -195,11 +181,7 @@ mod tests {
             let format = format(name);
             let rounder = Rounder::new(format);
             for value in probes(format).flat_map(around) {
-                same(
-                    rounder.round(value),
-                    oracle(format, value),
-                    format_args!("{name} {value:e}"),
-                );
+                same(rounder.round(value), oracle(format, value), format_args!("{name} {value:e}"));
             }
         }
     }
@@ -225,14 +207,7 @@ mod tests {
                 same(format(name).round(value), value, name);
             }
         }
-        for value in [
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            480.0,
-            -1e30,
-            f32::MAX,
-            f32::NAN,
-        ] {
+        for value in [f32::INFINITY, f32::NEG_INFINITY, 480.0, -1e30, f32::MAX, f32::NAN] {
             assert!(Format::FP8_E4M3.round(value).is_nan(), "{value}");
         }
     }
@@ -276,11 +251,7 @@ mod tests {
         {
             for bits in 0..=u8::MAX {
                 let value = decode_fp8(bits, exponent_bits, mantissa_bits) as f32;
-                same(
-                    format.round(value),
-                    value,
-                    format_args!("{format} {bits:#x}"),
-                );
+                same(format.round(value), value, format_args!("{format} {bits:#x}"));
                 let next = decode_fp8(bits.wrapping_add(1), exponent_bits, mantissa_bits) as f32;
                 if !(value.is_finite() && next.is_finite()) {
                     continue;
@@ -293,11 +264,7 @@ mod tests {
                 };
                 let even = if bits % 2 == 0 { value } else { next };
                 for (probe, nearest) in [(before, value), (midpoint, even), (after, next)] {
-                    same(
-                        format.round(probe),
-                        nearest,
-                        format_args!("{format} {probe}"),
-                    );
+                    same(format.round(probe), nearest, format_args!("{format} {probe}"));
                 }
             }
         }
@@ -353,9 +320,7 @@ mod tests {
 
     #[test]
     fn stochastic_rounding_gives_a_neighbour_and_keeps_what_is_exact() {
-        for name in [
-            "f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2", "e2m1", "e3m2", "e8m1",
-        ] {
+        for name in ["f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2", "e2m1", "e3m2", "e8m1"] {
             let format = format(name);
             let smallest_chance = format.min_subnormal() * 2f64.powi(-32);
             for (value, random) in probes(format).zip(words(5)) {
@@ -366,11 +331,7 @@ mod tests {
                 }
                 let [inner, outer, drawn] =
                     [u32::MAX, 0, random].map(|random| format.round_stochastic(value, random));
-                assert_eq!(
-                    value.is_sign_negative(),
-                    drawn.is_sign_negative(),
-                    "{name} {value:e}"
-                );
+                assert_eq!(value.is_sign_negative(), drawn.is_sign_negative(), "{name} {value:e}");
                 let magnitude = f64::from(value).abs();
                 if magnitude < smallest_chance || magnitude >= format.max_finite() || value.is_nan()
                 {

@@ -26,14 +26,7 @@ pub(super) fn render(table: &Table) -> Result<Vec<u8>, String> {
 }
 
 fn fields(row: &Row) -> Vec<Field> {
-    [
-        identity(row),
-        accuracy(row),
-        training(row),
-        inference(row),
-        numerics(row),
-    ]
-    .concat()
+    [identity(row), accuracy(row), training(row), inference(row), numerics(row)].concat()
 }
 
 fn identity(row: &Row) -> Vec<Field> {
@@ -54,34 +47,16 @@ fn accuracy(row: &Row) -> Vec<Field> {
     let difference = row.difference();
     vec![
         ("test_accuracy_mean", optional(spread.map(|s| s.mean))),
-        (
-            "test_accuracy_sd",
-            optional(spread.and_then(|s| s.deviation)),
-        ),
+        ("test_accuracy_sd", optional(spread.and_then(|s| s.deviation))),
         ("test_accuracy_seeds", optional(spread.map(|s| s.seeds))),
         ("accuracy_difference", optional(difference.map(|d| d.value))),
-        (
-            "accuracy_difference_low",
-            optional(difference.and_then(|d| d.low)),
-        ),
-        (
-            "accuracy_difference_high",
-            optional(difference.and_then(|d| d.high)),
-        ),
+        ("accuracy_difference_low", optional(difference.and_then(|d| d.low))),
+        ("accuracy_difference_high", optional(difference.and_then(|d| d.high))),
         ("accuracy_p", optional(difference.and_then(|d| d.p))),
-        (
-            "accuracy_p_holm",
-            optional(difference.and_then(|d| d.p_holm)),
-        ),
-        (
-            "accuracy_probability_better",
-            optional(difference.and_then(|d| d.probability_better)),
-        ),
+        ("accuracy_p_holm", optional(difference.and_then(|d| d.p_holm))),
+        ("accuracy_probability_better", optional(difference.and_then(|d| d.probability_better))),
         ("accuracy_pairs", optional(difference.map(|d| d.pairs))),
-        (
-            "accuracy_verdict",
-            optional(difference.map(|d| text::accuracy_verdict(d.verdict))),
-        ),
+        ("accuracy_verdict", optional(difference.map(|d| text::accuracy_verdict(d.verdict)))),
     ]
 }
 
@@ -94,19 +69,11 @@ fn training(row: &Row) -> Vec<Field> {
         step.map(|e| plain(e, |seconds| seconds.0)),
     );
     fields.extend(estimate(
-        [
-            "samples_per_second",
-            "samples_per_second_low",
-            "samples_per_second_high",
-        ],
+        ["samples_per_second", "samples_per_second_low", "samples_per_second_high"],
         speed,
     ));
     fields.extend(estimate(
-        [
-            "train_time_ratio",
-            "train_time_ratio_low",
-            "train_time_ratio_high",
-        ],
+        ["train_time_ratio", "train_time_ratio_low", "train_time_ratio_high"],
         row.time_ratio().map(|e| plain(e, |ratio| ratio.0)),
     ));
     let bytes = [
@@ -128,32 +95,17 @@ fn inference(row: &Row) -> Vec<Field> {
     let seconds = inference.and_then(|i| i.batch_seconds);
     let mut fields = vec![("inference_batch", optional(inference.map(|i| i.batch)))];
     fields.extend(estimate(
-        [
-            "inference_batch_seconds",
-            "inference_batch_seconds_low",
-            "inference_batch_seconds_high",
-        ],
+        ["inference_batch_seconds", "inference_batch_seconds_low", "inference_batch_seconds_high"],
         seconds.map(|e| plain(e, |seconds| seconds.0)),
     ));
     fields.extend(estimate(
-        [
-            "inference_time_ratio",
-            "inference_time_ratio_low",
-            "inference_time_ratio_high",
-        ],
-        row.inference_time_ratio()
-            .map(|e| plain(e, |ratio| ratio.0)),
+        ["inference_time_ratio", "inference_time_ratio_low", "inference_time_ratio_high"],
+        row.inference_time_ratio().map(|e| plain(e, |ratio| ratio.0)),
     ));
     let ratio = row.inference_memory_ratio().map(|ratio| ratio.0);
     fields.extend([
-        (
-            "inference_peak_bytes",
-            optional(inference.map(|i| i.peak_bytes.0)),
-        ),
-        (
-            "inference_weights_bytes",
-            optional(inference.map(|i| i.weights.0)),
-        ),
+        ("inference_peak_bytes", optional(inference.map(|i| i.peak_bytes.0))),
+        ("inference_weights_bytes", optional(inference.map(|i| i.weights.0))),
         ("inference_memory_ratio", optional(ratio)),
     ]);
     fields
@@ -174,20 +126,11 @@ fn numerics(row: &Row) -> Vec<Field> {
         ("lost_updates", optional(updates.map(|u| u.lost))),
         ("weight_gradients", optional(gradients.map(|g| g.elements))),
         ("zero_gradients", optional(gradients.map(|g| g.zero))),
-        (
-            "subnormal_gradients",
-            optional(gradients.map(|g| g.subnormal)),
-        ),
-        (
-            "infinite_gradients",
-            optional(gradients.map(|g| g.infinite)),
-        ),
+        ("subnormal_gradients", optional(gradients.map(|g| g.subnormal))),
+        ("infinite_gradients", optional(gradients.map(|g| g.infinite))),
         ("nan_gradients", optional(gradients.map(|g| g.nan))),
         ("steps", optional(ran.then_some(row.steps))),
-        (
-            "skipped_steps",
-            optional(ran.then_some(row.numerics.skipped_steps)),
-        ),
+        ("skipped_steps", optional(ran.then_some(row.numerics.skipped_steps))),
     ]
 }
 

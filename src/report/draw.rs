@@ -93,9 +93,7 @@ fn encode(pixels: &[u8], width: u32, height: u32) -> Result<Vec<u8>, String> {
     encoder.set_compression(png::Compression::Default);
     encoder.set_filter(png::FilterType::Up);
     let mut writer = encoder.write_header().map_err(|error| error.to_string())?;
-    writer
-        .write_image_data(pixels)
-        .map_err(|error| error.to_string())?;
+    writer.write_image_data(pixels).map_err(|error| error.to_string())?;
     writer.finish().map_err(|error| error.to_string())?;
     Ok(file)
 }
@@ -138,12 +136,7 @@ fn swatch(
     let middle = (x + layout::SWATCH / 2.0, y);
     match swatch {
         Swatch::Line(look) => {
-            canvas.dashed(
-                &[(x - 4.0, y), (end + 4.0, y)],
-                look.colour,
-                2.25,
-                look.dash,
-            )?;
+            canvas.dashed(&[(x - 4.0, y), (end + 4.0, y)], look.colour, 2.25, look.dash)?;
             canvas.marker(middle, look, 4.5)
         }
         Swatch::Point(look) => canvas.marker(middle, look, 5.0),
@@ -161,10 +154,8 @@ fn draw_panel(
     let view = frame.view(panel);
     axes(canvas, panel, frame, &view)?;
     if let Some(words) = &panel.empty {
-        let middle = (
-            f64::midpoint(frame.left, frame.right),
-            f64::midpoint(frame.top, frame.bottom),
-        );
+        let middle =
+            (f64::midpoint(frame.left, frame.right), f64::midpoint(frame.top, frame.bottom));
         return canvas.text(middle, words, EMPTY, Anchor::Middle);
     }
     for mark in &panel.marks {
@@ -183,13 +174,7 @@ fn axes(
     frame: &Frame,
     view: &View,
 ) -> Result<(), String> {
-    let Frame {
-        left,
-        right,
-        top,
-        bottom,
-        ..
-    } = *frame;
+    let Frame { left, right, top, bottom, .. } = *frame;
     if !panel.title.is_empty() {
         let at = (left, top - 14.0);
         canvas.text(at, &panel.title, PANEL, Anchor::Left)?;

@@ -196,21 +196,9 @@ pub(super) enum Shape {
 /// Lengths of strokes and gaps; empty: a whole line.
 pub(super) type Dash = &'static [f64];
 
-const SHAPES: [Shape; 5] = [
-    Shape::Circle,
-    Shape::Square,
-    Shape::Up,
-    Shape::Diamond,
-    Shape::Down,
-];
+const SHAPES: [Shape; 5] = [Shape::Circle, Shape::Square, Shape::Up, Shape::Diamond, Shape::Down];
 
-const DASHES: [Dash; 5] = [
-    &[],
-    &[9.0, 4.0],
-    &[3.0, 3.0],
-    &[12.0, 4.0, 3.0, 4.0],
-    &[16.0, 6.0],
-];
+const DASHES: [Dash; 5] = [&[], &[9.0, 4.0], &[3.0, 3.0], &[12.0, 4.0, 3.0, 4.0], &[16.0, 6.0]];
 
 /// How a variant is drawn everywhere: colour, shape and dash all differ from its neighbours'.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -289,15 +277,8 @@ fn variant_keys(
 ) -> Vec<Key> {
     let rows = table.rows.iter().enumerate();
     rows.map(|(index, row)| {
-        let missing = if has_data(&row.name) {
-            ""
-        } else {
-            " (no data)"
-        };
-        Key {
-            label: format!("{}{missing}", label(&row.name)),
-            swatch: swatch(Look::of(index)),
-        }
+        let missing = if has_data(&row.name) { "" } else { " (no data)" };
+        Key { label: format!("{}{missing}", label(&row.name)), swatch: swatch(Look::of(index)) }
     })
     .collect()
 }

@@ -100,11 +100,7 @@ pub(super) fn loaded() -> Loaded {
         .iter()
         .enumerate()
         .flat_map(|(index, traits)| (0..SEEDS).map(move |seed| record(traits, index, seed)));
-    Loaded {
-        results: results(),
-        records: records.collect(),
-        notes: Vec::new(),
-    }
+    Loaded { results: results(), records: records.collect(), notes: Vec::new() }
 }
 
 /// The same with another name for its third variant.
@@ -116,12 +112,7 @@ pub(super) fn renamed(name: &str) -> Loaded {
     for record in loaded.records.iter_mut().filter(|r| r.variant == old) {
         record.variant = name.to_owned();
     }
-    for claim in loaded
-        .results
-        .claims
-        .iter_mut()
-        .filter(|c| c.variant == old)
-    {
+    for claim in loaded.results.claims.iter_mut().filter(|c| c.variant == old) {
         claim.variant = name.to_owned();
     }
     loaded
@@ -132,10 +123,7 @@ pub(super) fn save(dir: &Path, loaded: &Loaded) {
     let results = serde_json::to_vec(&loaded.results).unwrap();
     store::write(&dir.join("results.json"), &results).unwrap();
     for record in &loaded.records {
-        let place = format!(
-            "runs/{}/seed-{}/record.json",
-            record.variant, record.summary.seed
-        );
+        let place = format!("runs/{}/seed-{}/record.json", record.variant, record.summary.seed);
         store::write(&dir.join(place), &serde_json::to_vec(record).unwrap()).unwrap();
     }
 }
@@ -161,20 +149,12 @@ fn results() -> Results {
             started: "2026-01-02T03:04:05Z".to_owned(),
             notes: Vec::new(),
         },
-        variants: VARIANTS
-            .iter()
-            .enumerate()
-            .map(|(i, t)| variant(t, i))
-            .collect(),
+        variants: VARIANTS.iter().enumerate().map(|(i, t)| variant(t, i)).collect(),
         claims: vec![ClaimResult {
             id: "train-time".to_owned(),
             variant: "bf16-mixed".to_owned(),
             verdict: ClaimVerdict::Inconclusive,
-            measured: Some(ClaimMeasure {
-                value: 0.52,
-                low: Some(0.499),
-                high: Some(0.541),
-            }),
+            measured: Some(ClaimMeasure { value: 0.52, low: Some(0.499), high: Some(0.541) }),
             threshold: "step time ÷ baseline at most 0.5".to_owned(),
             missing: Some("more timed blocks".to_owned()),
         }],
@@ -197,11 +177,7 @@ fn plan() -> Plan {
     });
     Plan {
         name: "digits".to_owned(),
-        data: DataPlan::Digits {
-            train: 4096,
-            test: 2000,
-            seed: 0,
-        },
+        data: DataPlan::Digits { train: 4096, test: 2000, seed: 0 },
         model: ModelPlan::Mlp {
             hidden: vec![256, 256],
             activation: Activation::Relu,
@@ -217,11 +193,7 @@ fn plan() -> Plan {
                 nesterov: false,
                 weight_decay: 0.0,
             },
-            schedule: SchedulePlan {
-                kind: ScheduleKind::Cosine,
-                warmup: 10,
-                floor: 0.0,
-            },
+            schedule: SchedulePlan { kind: ScheduleKind::Cosine, warmup: 10, floor: 0.0 },
             clip_norm: None,
             label_smoothing: 0.0,
             evaluate_every: None,
@@ -241,19 +213,11 @@ fn plan() -> Plan {
 }
 
 fn around(value: f64) -> Estimate<f64> {
-    Estimate {
-        value,
-        low: value * 0.98,
-        high: value * 1.03,
-    }
+    Estimate { value, low: value * 0.98, high: value * 1.03 }
 }
 
 fn map<T>(estimate: Estimate<f64>, unit: fn(f64) -> T) -> Estimate<T> {
-    Estimate {
-        value: unit(estimate.value),
-        low: unit(estimate.low),
-        high: unit(estimate.high),
-    }
+    Estimate { value: unit(estimate.value), low: unit(estimate.low), high: unit(estimate.high) }
 }
 
 fn variant(traits: &Traits, index: usize) -> VariantResult {
@@ -285,11 +249,8 @@ fn variant(traits: &Traits, index: usize) -> VariantResult {
 }
 
 fn memory(wide: bool) -> Memory {
-    let (weights, master, gradients, activations) = if wide {
-        (1080, 0, 1080, 1290)
-    } else {
-        (540, 1080, 540, 660)
-    };
+    let (weights, master, gradients, activations) =
+        if wide { (1080, 0, 1080, 1290) } else { (540, 1080, 540, 660) };
     let optimizer = 1080;
     Memory {
         peak_bytes: Bytes((weights + master + gradients + optimizer + activations) * KIB),
@@ -302,13 +263,7 @@ fn memory(wide: bool) -> Memory {
 }
 
 fn counts(elements: u64, overflow: u64, underflow: u64) -> Counts {
-    Counts {
-        elements,
-        overflow,
-        underflow,
-        subnormal: underflow * 2,
-        nan: 0,
-    }
+    Counts { elements, overflow, underflow, subnormal: underflow * 2, nan: 0 }
 }
 
 fn numerics(traits: &Traits, skipped_steps: u64) -> Numerics {
@@ -317,10 +272,7 @@ fn numerics(traits: &Traits, skipped_steps: u64) -> Numerics {
         activations: counts(2_400_000, traits.overflow / 10, 0),
         activation_gradients: counts(2_400_000, traits.overflow / 2, traits.underflow),
         weight_gradients: counts(9_000_000, traits.overflow, traits.underflow / 3),
-        updates: UpdateCounts {
-            elements: 180_000_000,
-            lost: traits.underflow * 7,
-        },
+        updates: UpdateCounts { elements: 180_000_000, lost: traits.underflow * 7 },
         gradients: GradientCounts {
             elements: 180_000_000,
             zero: 1_000,
@@ -360,11 +312,7 @@ fn summary(traits: &Traits, seed: u64) -> RunSummary {
     let stop = traits.diverges.filter(|_| seed + 1 == SEEDS);
     RunSummary {
         seed,
-        status: if stop.is_some() {
-            Status::Diverged
-        } else {
-            Status::Completed
-        },
+        status: if stop.is_some() { Status::Diverged } else { Status::Completed },
         test_accuracy: Some(traits.accuracies[seed as usize]),
         final_loss: stop.is_none().then(|| loss(STEPS - 1, seed)),
         steps: stop.map_or(STEPS, |step| step + 1),
@@ -386,10 +334,7 @@ fn loss(step: u64, seed: u64) -> f64 {
 
 fn skips(traits: &Traits) -> Vec<Skip> {
     let falls = traits.scale.windows(2).filter(|pair| pair[1].1 < pair[0].1);
-    let skip = |pair: &[(u64, f64)]| Skip {
-        step: pair[1].0 - 1,
-        layer: "hidden.0".to_owned(),
-    };
+    let skip = |pair: &[(u64, f64)]| Skip { step: pair[1].0 - 1, layer: "hidden.0".to_owned() };
     falls.map(skip).collect()
 }
 
@@ -398,11 +343,7 @@ fn record(traits: &Traits, index: usize, seed: u64) -> RunRecord {
     let (steps, stopped) = (summary.steps, summary.failure.is_some());
     // Precisions differ a little; a run that diverges climbs before it ends.
     let at = |step: u64| {
-        let climb = if stopped {
-            (step as f64 / 60.0).powi(4) * 0.1
-        } else {
-            0.0
-        };
+        let climb = if stopped { (step as f64 / 60.0).powi(4) * 0.1 } else { 0.0 };
         (!(stopped && step + 1 == steps)).then(|| loss(step, seed) + 0.02 * index as f64 + climb)
     };
     RunRecord {

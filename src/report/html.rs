@@ -91,18 +91,12 @@ pub(super) fn render(
         plan: serde_json::to_string_pretty(&results.plan).map_err(|error| error.to_string())?,
         css: include_str!("report.css"),
     };
-    page.render()
-        .map(String::into_bytes)
-        .map_err(|error| error.to_string())
+    page.render().map(String::into_bytes).map_err(|error| error.to_string())
 }
 
 fn html_row(row: &Row) -> HtmlRow {
     let [name, cells @ ..] = row.cells();
-    HtmlRow {
-        baseline: row.is_baseline,
-        name,
-        cells: cells.to_vec(),
-    }
+    HtmlRow { baseline: row.is_baseline, name, cells: cells.to_vec() }
 }
 
 fn html_figure(drawing: &Drawing<'_>) -> HtmlFigure {
@@ -125,12 +119,8 @@ fn claim(claim: &ClaimResult) -> Claim {
 }
 
 fn detail(loaded: &Loaded, row: &Row) -> Detail {
-    let variant = variants(&loaded.results)
-        .into_iter()
-        .find(|variant| variant.name == row.name);
-    let runs = variant
-        .map(|variant| variant.runs.clone())
-        .unwrap_or_default();
+    let variant = variants(&loaded.results).into_iter().find(|variant| variant.name == row.name);
+    let runs = variant.map(|variant| variant.runs.clone()).unwrap_or_default();
     let gradients = row.numerics.gradients;
     Detail {
         name: row.label(),
@@ -177,9 +167,7 @@ fn layers<'a>(records: impl Iterator<Item = &'a RunRecord>) -> Vec<[String; 8]> 
     let mut sums: Vec<(&str, crate::record::Role, Counts, Option<(i32, i32)>)> = Vec::new();
     for entry in records.flat_map(|record| &record.census) {
         let range = binades(&entry.exponents);
-        let known = sums
-            .iter_mut()
-            .find(|s| s.0 == entry.layer && s.1 == entry.role);
+        let known = sums.iter_mut().find(|s| s.0 == entry.layer && s.1 == entry.role);
         match known {
             Some(sum) => {
                 sum.2 = sum.2.plus(entry.counts);
@@ -194,11 +182,9 @@ fn layers<'a>(records: impl Iterator<Item = &'a RunRecord>) -> Vec<[String; 8]> 
     let cells = sums.into_iter().map(|(layer, role, counts, range)| {
         let of = |number: u64| match (number, counts.elements) {
             (0, _) | (_, 0) => text::count(number),
-            (_, all) => format!(
-                "{} ({})",
-                text::count(number),
-                text::share(number as f64 / all as f64)
-            ),
+            (_, all) => {
+                format!("{} ({})", text::count(number), text::share(number as f64 / all as f64))
+            }
         };
         [
             text::printable(layer),
@@ -233,31 +219,18 @@ fn environment_rows(loaded: &Loaded) -> Vec<(&'static str, String)> {
         ("processor", environment.device_name.clone()),
         (
             "threads",
-            format!(
-                "{} of {} logical processors",
-                environment.threads, environment.logical_cpus
-            ),
+            format!("{} of {} logical processors", environment.threads, environment.logical_cpus),
         ),
-        (
-            "memory",
-            memory.unwrap_or_else(|| text::NOT_MEASURED.to_owned()),
-        ),
+        ("memory", memory.unwrap_or_else(|| text::NOT_MEASURED.to_owned())),
         ("instruction sets", environment.cpu_features.join(", ")),
         ("products", environment.product_paths.join("; ")),
         ("system", environment.os.clone()),
         ("mantissa", environment.version.clone()),
-        (
-            "commit",
-            environment
-                .git
-                .clone()
-                .unwrap_or_else(|| text::NOT_MEASURED.to_owned()),
-        ),
+        ("commit", environment.git.clone().unwrap_or_else(|| text::NOT_MEASURED.to_owned())),
         ("build", environment.build.clone()),
         ("started", environment.started.clone()),
         ("notes", environment.notes.join(" ")),
     ];
     let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
-    rows.map(|(name, value)| (name, text::printable(&value)))
-        .collect()
+    rows.map(|(name, value)| (name, text::printable(&value))).collect()
 }

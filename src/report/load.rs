@@ -24,9 +24,7 @@ pub struct Loaded {
 impl Loaded {
     /// The records of one variant.
     pub fn records_of(&self, variant: &str) -> impl Iterator<Item = &RunRecord> {
-        self.records
-            .iter()
-            .filter(move |record| record.variant == variant)
+        self.records.iter().filter(move |record| record.variant == variant)
     }
 }
 
@@ -50,11 +48,7 @@ pub fn load(dir: &Path) -> Result<Loaded, ReportError> {
             }
         }
     }
-    Ok(Loaded {
-        results,
-        records,
-        notes,
-    })
+    Ok(Loaded { results, records, notes })
 }
 
 /// The part of a results file that every schema has.
@@ -70,10 +64,7 @@ fn load_results(path: &Path) -> Result<Results, ReportError> {
     let bytes = store::read(path)?;
     let header: Header = serde_json::from_slice(&bytes).map_err(|error| explain(path, &error))?;
     if header.schema > u64::from(SCHEMA) {
-        return Err(ReportError::Newer {
-            path: path.to_owned(),
-            schema: header.schema,
-        });
+        return Err(ReportError::Newer { path: path.to_owned(), schema: header.schema });
     }
     serde_json::from_slice(&bytes).map_err(|error| explain(path, &error))
 }
@@ -90,10 +81,7 @@ fn explain(path: &Path, error: &serde_json::Error) -> ReportError {
 
 fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<RunRecord, String> {
     let folder = single_folder(variant).ok_or("its variant's name cannot be a folder")?;
-    let place = Path::new("runs")
-        .join(folder)
-        .join(format!("seed-{seed}"))
-        .join("record.json");
+    let place = Path::new("runs").join(folder).join(format!("seed-{seed}")).join("record.json");
     let path = dir.join(&place);
     if !path.is_file() {
         return Err(format!("{} is missing", place.display()));

@@ -30,11 +30,7 @@ pub(super) fn render(
     page += "\n## Figures\n";
     for figure in figures {
         let (alt, title) = (escape(&figure.alt), escape(&figure.title));
-        let _ = write!(
-            page,
-            "\n### {title}\n\n![{alt}](figures/{}.png)\n",
-            figure.file
-        );
+        let _ = write!(page, "\n### {title}\n\n![{alt}](figures/{}.png)\n", figure.file);
     }
     page += "\n## How to read the table\n\n";
     for line in LEGEND {

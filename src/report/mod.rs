@@ -139,8 +139,5 @@ fn save(
 }
 
 fn make_error(path: &Path, detail: String) -> ReportError {
-    ReportError::Make {
-        path: path.to_owned(),
-        detail,
-    }
+    ReportError::Make { path: path.to_owned(), detail }
 }

@@ -24,9 +24,7 @@ pub(super) fn sentences(loaded: &Loaded, table: &Table) -> Vec<String> {
     said.extend(few_seeds(table));
     said.extend(numerics(table));
     said.extend(loaded.notes.iter().cloned());
-    said.iter()
-        .map(|sentence| text::printable(sentence))
-        .collect()
+    said.iter().map(|sentence| text::printable(sentence)).collect()
 }
 
 fn unfinished(loaded: &Loaded, table: &Table) -> Option<String> {
@@ -46,17 +44,9 @@ fn unfinished(loaded: &Loaded, table: &Table) -> Option<String> {
 fn stopped(loaded: &Loaded) -> Vec<String> {
     let mut said = Vec::new();
     for variant in variants(&loaded.results) {
-        for run in variant
-            .runs
-            .iter()
-            .filter(|r| r.status != Status::Completed)
-        {
-            let mut sentence = format!(
-                "{}, seed {}, {}",
-                variant.name,
-                run.seed,
-                text::status(run.status)
-            );
+        for run in variant.runs.iter().filter(|r| r.status != Status::Completed) {
+            let mut sentence =
+                format!("{}, seed {}, {}", variant.name, run.seed, text::status(run.status));
             if let Some(failure) = &run.failure {
                 sentence += &format!(" at step {}", text::count(failure.step));
                 if let Some(layer) = &failure.layer {
@@ -104,9 +94,7 @@ fn no_times(table: &Table) -> Vec<String> {
             text::list(&emulated)
         ));
     }
-    let untimed = names(table, |row| {
-        row.train.is_none() && !row.emulated && row.runs.done() > 0
-    });
+    let untimed = names(table, |row| row.train.is_none() && !row.emulated && row.runs.done() > 0);
     if !untimed.is_empty() {
         said.push(format!("{}: step time not measured.", text::list(&untimed)));
     }
@@ -212,11 +200,7 @@ fn numerics(table: &Table) -> Vec<String> {
             .filter(|row| of(row) > 0)
             .map(|row| format!("{} {}", row.name, text::count(of(row))))
             .collect();
-        let what = if some.is_empty() {
-            "none".to_owned()
-        } else {
-            text::list(&some)
-        };
+        let what = if some.is_empty() { "none".to_owned() } else { text::list(&some) };
         if table.rows.iter().any(|row| counted(&row)) {
             said.push(format!("Counted {word}: {what}."));
         }

@@ -99,15 +99,11 @@ impl Runs {
 
     /// What went otherwise than planned: `1 diverged`, `2 missing`.
     pub(super) fn troubles(self) -> Vec<String> {
-        [
-            (self.diverged, "diverged"),
-            (self.failed, "failed"),
-            (self.missing(), "missing"),
-        ]
-        .into_iter()
-        .filter(|(number, _)| *number > 0)
-        .map(|(number, word)| format!("{number} {word}"))
-        .collect()
+        [(self.diverged, "diverged"), (self.failed, "failed"), (self.missing(), "missing")]
+            .into_iter()
+            .filter(|(number, _)| *number > 0)
+            .map(|(number, word)| format!("{number} {word}"))
+            .collect()
     }
 }
 
@@ -124,11 +120,7 @@ pub(super) struct Spread {
 
 impl Spread {
     fn of(values: &[f64]) -> Option<Self> {
-        Some(Self {
-            mean: stats::mean(values)?,
-            deviation: stats::sd(values),
-            seeds: values.len(),
-        })
+        Some(Self { mean: stats::mean(values)?, deviation: stats::sd(values), seeds: values.len() })
     }
 }
 
@@ -163,12 +155,7 @@ pub(super) fn variants(results: &Results) -> Vec<Cow<'_, VariantResult>> {
 impl Table {
     /// The table of an experiment, complete or not.
     pub(super) fn of(results: &Results) -> Self {
-        Self {
-            rows: variants(results)
-                .iter()
-                .map(|variant| Row::of(results, variant))
-                .collect(),
-        }
+        Self { rows: variants(results).iter().map(|variant| Row::of(results, variant)).collect() }
     }
 
     /// The baseline's row, where the experiment has one.
@@ -180,11 +167,7 @@ impl Table {
 impl Row {
     fn of(results: &Results, variant: &VariantResult) -> Self {
         let ended = |status| variant.runs.iter().filter(|r| r.status == status).count();
-        let accuracies: Vec<f64> = variant
-            .runs
-            .iter()
-            .filter_map(|r| r.test_accuracy)
-            .collect();
+        let accuracies: Vec<f64> = variant.runs.iter().filter_map(|r| r.test_accuracy).collect();
         let numerics = variant.numerics;
         Self {
             name: variant.name.clone(),
@@ -247,10 +230,7 @@ impl Row {
         [
             self.name_cell(),
             self.accuracy_cell(),
-            self.time_cell(
-                self.train.as_ref().map(|train| train.step_seconds),
-                self.time_ratio(),
-            ),
+            self.time_cell(self.train.as_ref().map(|train| train.step_seconds), self.time_ratio()),
             memory_cell(self.memory.map(|m| m.peak_bytes), self.memory_ratio()),
             self.time_cell(
                 self.inference.as_ref().and_then(|i| i.batch_seconds),
@@ -301,17 +281,11 @@ impl Row {
         ratio: Option<Estimate<Ratio>>,
     ) -> Vec<String> {
         let Some(time) = time else {
-            let why = if self.emulated {
-                "emulated: no time"
-            } else {
-                text::NOT_MEASURED
-            };
+            let why = if self.emulated { "emulated: no time" } else { text::NOT_MEASURED };
             return vec![why.to_owned()];
         };
-        let mut lines = vec![
-            time.value.to_string(),
-            format!("({})", text::interval(time.low, time.high)),
-        ];
+        let mut lines =
+            vec![time.value.to_string(), format!("({})", text::interval(time.low, time.high))];
         if let Some(ratio) = ratio {
             lines.push(ratio.value.to_string());
             lines.push(format!("({})", text::interval(ratio.low, ratio.high)));
@@ -339,10 +313,7 @@ fn memory_cell(bytes: Option<Bytes>, ratio: Option<Ratio>) -> Vec<String> {
         return vec![text::NOT_MEASURED.to_owned()];
     };
     let ratio = ratio.map(|ratio| ratio.to_string());
-    [Some(bytes.to_string()), ratio]
-        .into_iter()
-        .flatten()
-        .collect()
+    [Some(bytes.to_string()), ratio].into_iter().flatten().collect()
 }
 
 fn share_cell(count: u64, of: u64) -> Vec<String> {

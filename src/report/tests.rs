@@ -71,12 +71,7 @@ fn pictures_decode_to_twice_the_logical_size() {
         let file = draw::png(&figure).unwrap();
         let reader = png::Decoder::new(file.as_slice()).read_info().unwrap();
         let expected = (1920, figure.height * 2);
-        assert_eq!(
-            (reader.info().width, reader.info().height),
-            expected,
-            "{}",
-            figure.file
-        );
+        assert_eq!((reader.info().width, reader.info().height), expected, "{}", figure.file);
     }
 }
 
@@ -84,20 +79,11 @@ fn pictures_decode_to_twice_the_logical_size() {
 fn a_legend_names_each_variant_once() {
     let loaded = loaded();
     let figures = figure::all(&loaded, &Table::of(&loaded.results));
-    for figure in figures
-        .iter()
-        .filter(|f| ["loss", "overflow-underflow"].contains(&f.file))
-    {
+    for figure in figures.iter().filter(|f| ["loss", "overflow-underflow"].contains(&f.file)) {
         let svg = draw::svg(figure).unwrap();
         for variant in &loaded.results.variants {
             let text = format!(">\n{}\n</text>", variant.name);
-            assert_eq!(
-                svg.matches(&text).count(),
-                1,
-                "{} in {}",
-                variant.name,
-                figure.file
-            );
+            assert_eq!(svg.matches(&text).count(), 1, "{} in {}", variant.name, figure.file);
         }
     }
 }
@@ -109,22 +95,12 @@ fn a_hostile_name_stays_text_everywhere() {
     for figure in &figures {
         let svg = draw::svg(figure).unwrap();
         assert!(!svg.contains("<script"), "{}", figure.file);
-        assert!(
-            svg.contains("&lt;script&gt;") || figure.file == "loss-scale",
-            "{}",
-            figure.file
-        );
+        assert!(svg.contains("&lt;script&gt;") || figure.file == "loss-scale", "{}", figure.file);
     }
     let markdown = summary(&hostile);
     assert!(!markdown.contains("<script"));
-    let row = markdown
-        .lines()
-        .find(|line| line.starts_with("| &lt;script"))
-        .unwrap();
-    assert!(
-        row.starts_with("| &lt;script&gt;alert(1)&lt;/script&gt;\\|\"x\" |"),
-        "{row}"
-    );
+    let row = markdown.lines().find(|line| line.starts_with("| &lt;script")).unwrap();
+    assert!(row.starts_with("| &lt;script&gt;alert(1)&lt;/script&gt;\\|\"x\" |"), "{row}");
     let mut reader = ::csv::Reader::from_reader(sheet(&hostile).into_bytes().leak() as &[u8]);
     let names: Vec<String> = reader.records().map(|r| r.unwrap()[0].to_owned()).collect();
     assert_eq!(names[2], HOSTILE);
@@ -150,14 +126,7 @@ fn a_name_cannot_command_a_terminal() {
 #[test]
 fn the_page_needs_nothing_from_outside() {
     let (_dir, page) = rendered(&loaded());
-    for outside in [
-        "src=\"http",
-        "href=\"http",
-        "url(",
-        "@import",
-        "<link",
-        "<script",
-    ] {
+    for outside in ["src=\"http", "href=\"http", "url(", "@import", "<link", "<script"] {
         assert!(!page.contains(outside), "{outside}");
     }
     assert_eq!(page.matches("<svg").count(), 6);
@@ -170,14 +139,8 @@ fn check_degenerate(name: &str, change: fn(&mut Loaded), said: &[&str]) {
     let (dir, page) = rendered(&poor);
     let summary = text(&dir.path().join("summary.md"));
     for words in said {
-        assert!(
-            page.contains(words),
-            "{name}: the page does not say {words:?}"
-        );
-        assert!(
-            summary.contains(words),
-            "{name}: the summary does not say {words:?}"
-        );
+        assert!(page.contains(words), "{name}: the page does not say {words:?}");
+        assert!(summary.contains(words), "{name}: the summary does not say {words:?}");
     }
     assert!(!page.contains("NaN%") && !page.contains(">inf"), "{name}");
     assert!(!terminal_table(&poor.results).is_empty(), "{name}");
@@ -205,11 +168,7 @@ fn one_seed_is_shown_without_a_spread() {
             }
         }
     };
-    check_degenerate(
-        "one seed",
-        change,
-        &["96.10% (1 seed)", "With 1 seed no difference"],
-    );
+    check_degenerate("one seed", change, &["96.10% (1 seed)", "With 1 seed no difference"]);
 }
 
 #[test]
@@ -220,11 +179,7 @@ fn an_interrupted_experiment_says_what_is_in() {
         loaded.results.variants[1].runs.truncate(1);
         loaded.records.truncate(4);
     };
-    check_degenerate(
-        "interrupted",
-        change,
-        &["4 of 15 runs are in", "0 of 3", "2 missing"],
-    );
+    check_degenerate("interrupted", change, &["4 of 15 runs are in", "0 of 3", "2 missing"]);
 }
 
 #[test]
@@ -271,11 +226,7 @@ fn an_untimed_experiment_shows_no_time() {
             }
         }
     };
-    check_degenerate(
-        "untimed",
-        change,
-        &["step time not measured", "emulated: no time"],
-    );
+    check_degenerate("untimed", change, &["step time not measured", "emulated: no time"]);
 }
 
 #[test]

@@ -54,9 +54,7 @@ pub(super) fn share(value: f64) -> String {
 pub(super) fn interval<T: Display>(low: T, high: T) -> String {
     let (low, high) = (low.to_string(), high.to_string());
     let unit = |text: &str| {
-        let end = text
-            .rfind(|c: char| c.is_ascii_digit())
-            .map_or(0, |at| at + 1);
+        let end = text.rfind(|c: char| c.is_ascii_digit()).map_or(0, |at| at + 1);
         text[end..].to_owned()
     };
     let shared = unit(&low);
@@ -70,11 +68,7 @@ pub(super) fn interval<T: Display>(low: T, high: T) -> String {
 
 /// A point with its interval: `12.3 ms (12.1–12.5 ms)`.
 pub(super) fn estimate<T: Display + Copy>(estimate: Estimate<T>) -> String {
-    format!(
-        "{} ({})",
-        estimate.value,
-        interval(estimate.low, estimate.high)
-    )
+    format!("{} ({})", estimate.value, interval(estimate.low, estimate.high))
 }
 
 /// The number a claim was judged by, with its interval where it has one.
@@ -123,11 +117,7 @@ pub(super) fn printable(text: &str) -> String {
         .map(|c| {
             let bidi = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
             let non_character = matches!(c, '\u{fffe}' | '\u{ffff}');
-            if c.is_control() || bidi || non_character {
-                '\u{fffd}'
-            } else {
-                c
-            }
+            if c.is_control() || bidi || non_character { '\u{fffd}' } else { c }
         })
         .collect()
 }

@@ -93,11 +93,7 @@ mod tests {
     /// Accuracies of seeds 0, 1, 2, … that differ from 0.9 by `differences`, and as many of 0.9.
     fn pairs(differences: &[f64]) -> [Vec<(u64, f64)>; 2] {
         let seeds = 0..differences.len() as u64;
-        let variant = seeds
-            .clone()
-            .zip(differences)
-            .map(|(seed, d)| (seed, 0.9 + d))
-            .collect();
+        let variant = seeds.clone().zip(differences).map(|(seed, d)| (seed, 0.9 + d)).collect();
         [variant, seeds.map(|seed| (seed, 0.9)).collect()]
     }
 
@@ -135,26 +131,16 @@ mod tests {
         let variant = [(3, 0.5), (1, 0.7), (9, 0.1)];
         let baseline = [(1, 0.6), (2, 0.0), (3, 0.25)];
         let judged = accuracy_difference(&variant, &baseline, 0.01).unwrap();
-        assert_eq!(
-            (judged.pairs, judged.p, judged.p_holm),
-            (2, Some(0.5), None)
-        );
+        assert_eq!((judged.pairs, judged.p, judged.p_holm), (2, Some(0.5), None));
         assert_eq!(judged.probability_better, Some(1.0));
         assert_close(judged.value, 0.175, 1e-15);
 
         let single = accuracy_difference(&variant, &[(1, 0.6)], 0.01).unwrap();
-        assert_eq!(
-            (single.pairs, single.low, single.high, single.p),
-            (1, None, None, Some(1.0))
-        );
+        assert_eq!((single.pairs, single.low, single.high, single.p), (1, None, None, Some(1.0)));
 
         let none: [&[(u64, f64)]; 3] = [&[], &[(7, 0.5)], &[(1, 0.5), (1, 0.5)]];
         for other in none {
-            assert_eq!(
-                accuracy_difference(&variant, other, 0.01),
-                None,
-                "{other:?}"
-            );
+            assert_eq!(accuracy_difference(&variant, other, 0.01), None, "{other:?}");
         }
         assert_eq!(accuracy_difference(&variant, &[(1, f64::NAN)], 0.01), None);
     }

@@ -50,11 +50,7 @@ pub fn bca(
         sorted_quantile(&drawn, p)
     };
     let tail = (1.0 - level) / 2.0;
-    Some(Estimate {
-        value,
-        low: end(tail),
-        high: end(1.0 - tail),
-    })
+    Some(Estimate { value, low: end(tail), high: end(1.0 - tail) })
 }
 
 /// The statistic of each resample, ascending.
@@ -97,11 +93,7 @@ fn acceleration(samples: &[f64], statistic: &impl Fn(&[f64]) -> f64) -> f64 {
     let sum_of = |power| without.iter().map(|v| (mean - v).powi(power)).sum::<f64>();
     let spread = 6.0 * sum_of(2).powf(1.5);
     let acceleration = sum_of(3) / spread;
-    if acceleration.is_finite() {
-        acceleration
-    } else {
-        0.0
-    }
+    if acceleration.is_finite() { acceleration } else { 0.0 }
 }
 
 /// The mean of `variant − baseline` by pair, with its 95 % interval; `None` for fewer than two pairs or samples of
@@ -150,27 +142,9 @@ mod tests {
     fn ends_are_scipys_but_for_the_drawing() {
         type Row = (&'static [f64], fn(&[f64]) -> f64, f64, [f64; 2], [f64; 2]);
         let rows: [Row; 4] = [
-            (
-                &DIFFERENCES,
-                mean_of,
-                0.95,
-                [0.000_875, 0.004_875],
-                [1.0e-4, 1.2e-4],
-            ),
-            (
-                &DIFFERENCES,
-                mean_of,
-                0.90,
-                [0.001_187_5, 0.004_5],
-                [1.0e-4, 1.1e-4],
-            ),
-            (
-                &SKEWED,
-                mean_of,
-                0.95,
-                [1.046_667, 1.723_333],
-                [0.004, 0.09],
-            ),
+            (&DIFFERENCES, mean_of, 0.95, [0.000_875, 0.004_875], [1.0e-4, 1.2e-4]),
+            (&DIFFERENCES, mean_of, 0.90, [0.001_187_5, 0.004_5], [1.0e-4, 1.1e-4]),
+            (&SKEWED, mean_of, 0.95, [1.046_667, 1.723_333], [0.004, 0.09]),
             (&SKEWED, median_of, 0.95, [0.98, 1.31], [0.01, 1e-9]),
         ];
         for (samples, statistic, level, [low, high], tolerance) in rows {
@@ -189,13 +163,7 @@ mod tests {
 
     #[test]
     fn corner_cases() {
-        let point = |value| {
-            Some(Estimate {
-                value,
-                low: value,
-                high: value,
-            })
-        };
+        let point = |value| Some(Estimate { value, low: value, high: value });
         assert_eq!(bca(&[0.25; 5], mean_of, 0.95), point(0.25));
         assert_eq!(bca(&[3.0], mean_of, 0.95), None);
         assert_eq!(bca(&[], mean_of, 0.95), None);
@@ -205,20 +173,13 @@ mod tests {
         // The largest value is never exceeded by a resample's: the bias correction is not finite without its clamp.
         let largest = |x: &[f64]| x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let estimate = bca(&SKEWED, largest, 0.95).unwrap();
-        assert!(
-            estimate.low <= estimate.high && estimate.high <= 2.40,
-            "{estimate:?}"
-        );
+        assert!(estimate.low <= estimate.high && estimate.high <= 2.40, "{estimate:?}");
     }
 
     #[test]
     fn differences_are_paired() {
         let baseline = [0.9, 0.8, 0.7, 0.95, 0.85, 0.6, 0.75, 0.65];
-        let variant: Vec<f64> = baseline
-            .iter()
-            .zip(DIFFERENCES)
-            .map(|(b, d)| b + d)
-            .collect();
+        let variant: Vec<f64> = baseline.iter().zip(DIFFERENCES).map(|(b, d)| b + d).collect();
         let paired = mean_difference(&variant, &baseline).unwrap();
         let direct = bca(&DIFFERENCES, mean_of, 0.95).unwrap();
         assert_close(paired.value, 0.002_75, 1e-12);

@@ -35,9 +35,7 @@ pub fn mad(samples: &[f64]) -> Option<f64> {
 /// `None` for a `p` outside 0 to 1.
 pub fn quantile(samples: &[f64], p: f64) -> Option<f64> {
     let samples = finite(samples)?;
-    (0.0..=1.0)
-        .contains(&p)
-        .then(|| sorted_quantile(&sorted(samples), p))
+    (0.0..=1.0).contains(&p).then(|| sorted_quantile(&sorted(samples), p))
 }
 
 /// The mean of a sample known to have values.
@@ -80,13 +78,7 @@ mod tests {
         assert_close(sd(&x).unwrap(), 3.351_069_481_026_418, 1e-14);
         assert_close(median(&x).unwrap(), 2.9, 1e-14);
         assert_close(mad(&x).unwrap(), 2.1, 1e-14);
-        for (p, expected) in [
-            (0.0, -1.0),
-            (0.1, -0.4),
-            (0.25, 0.825),
-            (0.9, 6.45),
-            (1.0, 8.5),
-        ] {
+        for (p, expected) in [(0.0, -1.0), (0.1, -0.4), (0.25, 0.825), (0.9, 6.45), (1.0, 8.5)] {
             assert_close(quantile(&x, p).unwrap(), expected, 1e-14);
         }
         assert_eq!(median(&[5.0, 1.0, 3.0]), Some(3.0));

@@ -18,11 +18,7 @@ pub fn student_interval(samples: &[f64], level: f64) -> Option<Estimate<f64>> {
     let freedom = (samples.len() - 1) as f64;
     let student = StudentsT::new(0.0, 1.0, freedom).ok()?;
     let half = student.inverse_cdf(f64::midpoint(1.0, level)) * spread / (freedom + 1.0).sqrt();
-    Some(Estimate {
-        value,
-        low: value - half,
-        high: value + half,
-    })
+    Some(Estimate { value, low: value - half, high: value + half })
 }
 
 /// Whether the mean difference is within ±`margin`: two one-sided tests (Schuirmann 1987), that is, the 90 % interval of
@@ -60,11 +56,7 @@ fn score_interval(share: f64, n: f64) -> Estimate<f64> {
     let z2 = z * z / n;
     let centre = (share + z2 / 2.0) / (1.0 + z2);
     let half = (share * (1.0 - share) * z2 + z2 * z2 / 4.0).sqrt() / (1.0 + z2);
-    Estimate {
-        value: share,
-        low: (centre - half).max(0.0),
-        high: (centre + half).min(1.0),
-    }
+    Estimate { value: share, low: (centre - half).max(0.0), high: (centre + half).min(1.0) }
 }
 
 #[cfg(test)]
@@ -78,36 +70,11 @@ mod tests {
     fn students_interval_is_scipys() {
         let d = [0.004, -0.0015, 0.006, 0.0025, 0.001, 0.0075];
         for (n, level, low, high) in [
-            (
-                2,
-                0.90,
-                -0.016_112_816_665_356_37,
-                0.018_612_816_665_356_347,
-            ),
-            (
-                3,
-                0.90,
-                -0.003_714_064_703_492_563_2,
-                0.009_380_731_370_159_226,
-            ),
-            (
-                6,
-                0.90,
-                0.000_537_158_103_813_341,
-                0.005_962_841_896_186_657,
-            ),
-            (
-                3,
-                0.95,
-                -0.006_814_378_705_194_118,
-                0.012_481_045_371_860_785,
-            ),
-            (
-                6,
-                0.95,
-                -0.000_210_751_708_781_974,
-                0.006_710_751_708_781_973,
-            ),
+            (2, 0.90, -0.016_112_816_665_356_37, 0.018_612_816_665_356_347),
+            (3, 0.90, -0.003_714_064_703_492_563_2, 0.009_380_731_370_159_226),
+            (6, 0.90, 0.000_537_158_103_813_341, 0.005_962_841_896_186_657),
+            (3, 0.95, -0.006_814_378_705_194_118, 0.012_481_045_371_860_785),
+            (6, 0.95, -0.000_210_751_708_781_974, 0.006_710_751_708_781_973),
         ] {
             let interval = student_interval(&d[..n], level).unwrap();
             assert_close(interval.low, low, 1e-10);
@@ -121,12 +88,8 @@ mod tests {
     fn equivalence_needs_the_whole_interval_inside_the_margin() {
         let d = [0.004, -0.0015, 0.006, 0.0025, 0.001, 0.0075];
         let mirrored = d.map(|d| -d);
-        for (margin, expected) in [
-            (0.0060, true),
-            (0.0059, false),
-            (0.0, false),
-            (f64::NAN, false),
-        ] {
+        for (margin, expected) in [(0.0060, true), (0.0059, false), (0.0, false), (f64::NAN, false)]
+        {
             assert_eq!(equivalent(&d, margin), Some(expected), "{margin}");
             assert_eq!(equivalent(&mirrored, margin), Some(expected), "{margin}");
         }

@@ -40,8 +40,5 @@ fn differences(a: &[f64], b: &[f64]) -> Option<Vec<f64>> {
 #[cfg(test)]
 #[track_caller]
 fn assert_close(measured: f64, expected: f64, tolerance: f64) {
-    assert!(
-        (measured - expected).abs() <= tolerance,
-        "{measured} is not {expected} ± {tolerance}"
-    );
+    assert!((measured - expected).abs() <= tolerance, "{measured} is not {expected} ± {tolerance}");
 }

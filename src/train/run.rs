@@ -54,8 +54,7 @@ impl Log {
     }
 
     fn take_in(&mut self, step: u64, outcome: StepOutcome, scales: bool) {
-        self.loss
-            .push(outcome.loss.is_finite().then_some(f64::from(outcome.loss)));
+        self.loss.push(outcome.loss.is_finite().then_some(f64::from(outcome.loss)));
         let scale = f64::from(outcome.scale);
         if scales && self.scale.last().is_none_or(|last| last.1 != scale) {
             self.scale.push((step, scale));
@@ -105,13 +104,9 @@ pub fn run(
         if failure.is_some() {
             break;
         }
-        let due = plan
-            .train
-            .evaluate_every
-            .is_some_and(|every| (step + 1) % every == 0);
+        let due = plan.train.evaluate_every.is_some_and(|every| (step + 1) % every == 0);
         if due && step + 1 < plan.train.steps {
-            log.evaluations
-                .push(evaluate(&mut trainer, &batches, plan, step + 1)?);
+            log.evaluations.push(evaluate(&mut trainer, &batches, plan, step + 1)?);
         }
     }
     let end = evaluate(&mut trainer, &batches, plan, log.loss.len() as u64)?;
@@ -123,9 +118,7 @@ pub fn run(
 /// The micro-batches of one step.
 fn micro_batches(batches: &mut Batches<'_>, step: u64, accumulate: usize) -> Vec<Batch> {
     let first = step * accumulate as u64;
-    (0..accumulate as u64)
-        .map(|index| batches.batch(first + index))
-        .collect()
+    (0..accumulate as u64).map(|index| batches.batch(first + index)).collect()
 }
 
 /// Why the run cannot go on, if it cannot.
@@ -141,19 +134,11 @@ fn divergence(
             None => None,
         };
         let reason = "the loss is not finite".to_owned();
-        return Ok(Some(Failure {
-            step,
-            layer,
-            reason,
-        }));
+        return Ok(Some(Failure { step, layer, reason }));
     }
     if trainer.scale().collapsed() {
         let reason = "the loss scale fell under its floor".to_owned();
-        return Ok(Some(Failure {
-            step,
-            layer: None,
-            reason,
-        }));
+        return Ok(Some(Failure { step, layer: None, reason }));
     }
     Ok(None)
 }
@@ -166,11 +151,7 @@ fn evaluate(
 ) -> Result<Evaluation, RunError> {
     let test = trainer.test(batches.test_batches(plan.measure.inference_batch))?;
     let loss = test.loss.is_finite().then_some(test.loss);
-    Ok(Evaluation {
-        step,
-        accuracy: test.accuracy,
-        loss,
-    })
+    Ok(Evaluation { step, accuracy: test.accuracy, loss })
 }
 
 /// Memory by category from one measured step: what was live before it and the peak in it. None where the arithmetic is
@@ -212,11 +193,7 @@ fn record(
     log: Log,
     (failure, weights_digest): (Option<Failure>, String),
 ) -> RunRecord {
-    let status = if failure.is_some() {
-        Status::Diverged
-    } else {
-        Status::Completed
-    };
+    let status = if failure.is_some() { Status::Diverged } else { Status::Completed };
     let summary = RunSummary {
         seed,
         status,

@@ -26,11 +26,7 @@ mod tests {
     /// By definition: warm-up to 1 over 4 updates; then over 8 updates to the floor of 0.1, half way at 0.55.
     #[test]
     fn factors_by_definition() {
-        let plan = |kind| SchedulePlan {
-            kind,
-            warmup: 4,
-            floor: 0.1,
-        };
+        let plan = |kind| SchedulePlan { kind, warmup: 4, floor: 0.1 };
         for (kind, done, expected) in [
             (ScheduleKind::Cosine, 0, 0.25),
             (ScheduleKind::Cosine, 3, 1.0),
@@ -43,10 +39,7 @@ mod tests {
             (ScheduleKind::Constant, 11, 1.0),
         ] {
             let value = factor(&plan(kind), done, 12);
-            assert!(
-                (value - expected).abs() < 1e-12,
-                "{kind:?} at {done}: {value}"
-            );
+            assert!((value - expected).abs() < 1e-12, "{kind:?} at {done}: {value}");
         }
     }
 }

@@ -36,9 +36,7 @@ struct Contender<'a> {
 impl Contender<'_> {
     /// One step on the next of the prepared batches; whether it updated the weights.
     fn step(&mut self, batches: &[Vec<Batch>]) -> Result<bool, RunError> {
-        let outcome = self
-            .trainer
-            .step(&batches[self.turn % batches.len()], None)?;
+        let outcome = self.trainer.step(&batches[self.turn % batches.len()], None)?;
         self.turn += 1;
         Ok(outcome.skipped.is_none())
     }
@@ -59,11 +57,7 @@ pub fn time_variants(
     let mut source = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
     let accumulate = plan.train.accumulate as u64;
     let batches: Vec<Vec<Batch>> = (0..plan.measure.timing_steps as u64)
-        .map(|step| {
-            (0..accumulate)
-                .map(|i| source.batch(step * accumulate + i))
-                .collect()
-        })
+        .map(|step| (0..accumulate).map(|i| source.batch(step * accumulate + i)).collect())
         .collect();
     let Some(sample) = source.test_batches(plan.measure.inference_batch).next() else {
         return Ok(vec![Timing::default(); variants.len()]);
@@ -78,12 +72,7 @@ pub fn time_variants(
         settle(&mut trainer, plan, &batches)?;
         let mut inferencer = trainer.for_inference()?;
         timings[index].inference_memory = Some(inference_memory(&mut inferencer, &sample)?);
-        contenders.push(Contender {
-            index,
-            trainer,
-            inferencer,
-            turn: 0,
-        });
+        contenders.push(Contender { index, trainer, inferencer, turn: 0 });
     }
     let blocks = plan.measure.timing_blocks;
     for block in 0..blocks {
@@ -93,12 +82,7 @@ pub fn time_variants(
         }
         for contender in &mut contenders {
             let timing = &mut timings[contender.index];
-            time_block(
-                contender,
-                (&batches, &sample),
-                plan.measure.timing_steps,
-                timing,
-            )?;
+            time_block(contender, (&batches, &sample), plan.measure.timing_steps, timing)?;
         }
         if block % 2 == 1 {
             contenders.reverse();
@@ -146,17 +130,13 @@ fn time_block(
     for _ in 0..steps {
         contender.step(batches)?;
     }
-    timing
-        .train
-        .push(Seconds(start.elapsed().as_secs_f64() / steps as f64));
+    timing.train.push(Seconds(start.elapsed().as_secs_f64() / steps as f64));
 
     contender.inferencer.forward(sample)?;
     let start = Instant::now();
     for _ in 0..steps {
         contender.inferencer.forward(sample)?;
     }
-    timing
-        .inference
-        .push(Seconds(start.elapsed().as_secs_f64() / steps as f64));
+    timing.inference.push(Seconds(start.elapsed().as_secs_f64() / steps as f64));
     Ok(())
 }

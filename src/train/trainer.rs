@@ -100,25 +100,10 @@ impl<'a> Trainer<'a> {
             .zip(&values)
             .map(|(parameter, values)| Tensors::new(&parameter.shape, values, policy, plan))
             .collect::<Result<_>>()?;
-        let statistics = model
-            .statistics
-            .iter()
-            .map(|c| RunningStatistics::new(*c))
-            .collect();
+        let statistics = model.statistics.iter().map(|c| RunningStatistics::new(*c)).collect();
         let scale = policy.scale;
         let (steps, updates) = (0, 0);
-        Ok(Self {
-            model,
-            plan,
-            policy,
-            seed,
-            parameters,
-            statistics,
-            scale,
-            steps,
-            updates,
-            image,
-        })
+        Ok(Self { model, plan, policy, seed, parameters, statistics, scale, steps, updates, image })
     }
 
     /// The loss scale after the steps so far.
@@ -128,10 +113,7 @@ impl<'a> Trainer<'a> {
 
     /// The weights in the compute format, as they are stored between steps.
     fn weights(&self) -> Vec<Tensor> {
-        self.parameters
-            .iter()
-            .map(|p| p.copy.as_ref().unwrap_or(&p.master).clone())
-            .collect()
+        self.parameters.iter().map(|p| p.copy.as_ref().unwrap_or(&p.master).clone()).collect()
     }
 
     /// The weights cast to the compute format in f32, and counted.
@@ -144,11 +126,7 @@ impl<'a> Trainer<'a> {
             })?;
             Ok(tensor)
         };
-        self.parameters
-            .iter()
-            .zip(&self.model.parameters)
-            .map(cast)
-            .collect()
+        self.parameters.iter().zip(&self.model.parameters).map(cast).collect()
     }
 
     /// One step of the contract on `plan.accumulate` micro-batches. With a census it runs wide, and counts.
@@ -177,14 +155,7 @@ impl<'a> Trainer<'a> {
             updated = summary.counts.elements;
         }
         let gradients = summary.counts;
-        Ok(StepOutcome {
-            loss,
-            scale,
-            skipped: blamed,
-            gradients,
-            updated,
-            lost,
-        })
+        Ok(StepOutcome { loss, scale, skipped: blamed, gradients, updated, lost })
     }
 
     /// Forward and backward over the micro-batches: the mean loss and the scaled gradients, summed in f32 if there are
@@ -196,29 +167,20 @@ impl<'a> Trainer<'a> {
         mut census: Option<&mut Census>,
     ) -> Result<(f32, Vec<Tensor>)> {
         let arithmetic = match &census {
-            Some(_) => Arithmetic {
-                format: self.policy.compute,
-                wide: true,
-            },
+            Some(_) => Arithmetic { format: self.policy.compute, wide: true },
             None => Arithmetic::of(self.policy.compute),
         };
         let mut loss = 0.0;
         let mut sums: Option<Vec<Tensor>> = None;
         for (index, batch) in batches.iter().enumerate() {
             let pass = self.steps as u32 * batches.len() as u32 + index as u32;
-            let mode = Mode::Training {
-                seed: self.seed,
-                pass,
-            };
+            let mode = Mode::Training { seed: self.seed, pass };
             let mut pass = Pass::new(arithmetic, mode, weights, &mut self.statistics)
                 .with_census(census.as_deref_mut());
             let x = input(batch, self.image, arithmetic)?;
             let logits = self.model.forward(x, &mut pass)?;
             let scale = self.scale.value() / batches.len() as f32;
-            let settings = LossSettings {
-                smoothing: self.plan.label_smoothing,
-                scale,
-            };
+            let settings = LossSettings { smoothing: self.plan.label_smoothing, scale };
             let outcome = ops::cross_entropy(&logits, &batch.labels, settings)?;
             drop(logits);
             loss += outcome.loss / batches.len() as f32;
@@ -280,21 +242,11 @@ impl<'a> Trainer<'a> {
     ) -> Result<u64> {
         let rule = self.rule();
         self.updates += 1;
-        let Policy {
-            params, compute, ..
-        } = self.policy;
-        let conversion = Conversion {
-            unscale,
-            clip,
-            params,
-            compute,
-        };
+        let Policy { params, compute, .. } = self.policy;
+        let conversion = Conversion { unscale, clip, params, compute };
         let mut lost = 0;
-        for ((tensors, gradient), parameter) in self
-            .parameters
-            .iter()
-            .zip(gradients)
-            .zip(&self.model.parameters)
+        for ((tensors, gradient), parameter) in
+            self.parameters.iter().zip(gradients).zip(&self.model.parameters)
         {
             let delta = match &census {
                 Some(_) => Some(Tensor::zeros(parameter.len(), DType::F32, &Device::Cpu)?),
@@ -320,24 +272,13 @@ impl<'a> Trainer<'a> {
     fn rule(&self) -> Update {
         let schedule = factor(&self.plan.schedule, self.updates, self.plan.steps);
         match self.plan.optimizer {
-            OptimizerPlan::Sgd {
-                lr,
-                momentum,
-                nesterov,
-                weight_decay,
-            } => Update::Sgd(Sgd {
+            OptimizerPlan::Sgd { lr, momentum, nesterov, weight_decay } => Update::Sgd(Sgd {
                 lr: (lr * schedule) as f32,
                 momentum: momentum as f32,
                 nesterov,
                 weight_decay: weight_decay as f32,
             }),
-            OptimizerPlan::AdamW {
-                lr,
-                beta1,
-                beta2,
-                eps,
-                weight_decay,
-            } => {
+            OptimizerPlan::AdamW { lr, beta1, beta2, eps, weight_decay } => {
                 let count = (self.updates + 1) as f64;
                 Update::AdamW(AdamW {
                     lr: (lr * schedule) as f32,
@@ -362,19 +303,14 @@ impl<'a> Trainer<'a> {
         let (mut correct, mut loss, mut count) = (0, 0.0, 0_usize);
         for batch in batches {
             let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &mut self.statistics);
-            let logits = self
-                .model
-                .forward(input(&batch, self.image, arithmetic)?, &mut pass)?;
+            let logits = self.model.forward(input(&batch, self.image, arithmetic)?, &mut pass)?;
             correct += ops::count_correct(&logits, &batch.labels)?;
             let losses = ops::cross_entropy_loss(&logits, &batch.labels)?;
             loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
             count += batch.labels.len();
         }
         let count = count.max(1) as f64;
-        Ok(Test {
-            accuracy: correct as f64 / count,
-            loss: loss / count,
-        })
+        Ok(Test { accuracy: correct as f64 / count, loss: loss / count })
     }
 
     /// The layer whose result is the first not to be finite on a batch.
@@ -384,15 +320,11 @@ impl<'a> Trainer<'a> {
     pub fn layer_to_blame(&mut self, batch: &Batch) -> Result<Option<String>> {
         let weights = self.weights();
         let arithmetic = Arithmetic::of(self.policy.compute);
-        let mode = Mode::Training {
-            seed: self.seed,
-            pass: self.steps as u32,
-        };
+        let mode = Mode::Training { seed: self.seed, pass: self.steps as u32 };
         // The batch's statistics are not to count twice.
         let mut statistics = self.statistics.clone();
         let mut pass = Pass::new(arithmetic, mode, &weights, &mut statistics).watching();
-        self.model
-            .forward(input(batch, self.image, arithmetic)?, &mut pass)?;
+        self.model.forward(input(batch, self.image, arithmetic)?, &mut pass)?;
         Ok(pass.first_non_finite().map(str::to_owned))
     }
 
@@ -407,11 +339,8 @@ impl<'a> Trainer<'a> {
                 digest.update(value.to_le_bytes());
             }
         }
-        Ok(digest
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
+        let hex = |text: String, byte: &u8| text + &format!("{byte:02x}");
+        Ok(digest.finalize().iter().fold(String::new(), hex))
     }
 
     /// Bytes of the persistent tensors as their shapes give them: (weights that compute, master weights beside them,
@@ -419,12 +348,7 @@ impl<'a> Trainer<'a> {
     pub fn tensor_bytes(&self) -> [u64; 3] {
         let mut total = [0; 3];
         for tensors in &self.parameters {
-            let states = tensors
-                .first
-                .iter()
-                .chain(&tensors.second)
-                .map(bytes)
-                .sum::<u64>();
+            let states = tensors.first.iter().chain(&tensors.second).map(bytes).sum::<u64>();
             match &tensors.copy {
                 Some(copy) => {
                     total[0] += bytes(copy);
@@ -449,13 +373,7 @@ impl<'a> Trainer<'a> {
             .collect::<Result<_>>()?;
         let arithmetic = Arithmetic::of(self.policy.compute);
         let statistics = self.statistics.clone();
-        Ok(Inferencer {
-            model: self.model,
-            weights,
-            statistics,
-            arithmetic,
-            image: self.image,
-        })
+        Ok(Inferencer { model: self.model, weights, statistics, arithmetic, image: self.image })
     }
 }
 
@@ -475,12 +393,8 @@ impl Inferencer<'_> {
     /// When the batch is not of the model's shape.
     pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
         let x = input(batch, self.image, self.arithmetic)?;
-        let mut pass = Pass::new(
-            self.arithmetic,
-            Mode::Inference,
-            &self.weights,
-            &mut self.statistics,
-        );
+        let mut pass =
+            Pass::new(self.arithmetic, Mode::Inference, &self.weights, &mut self.statistics);
         self.model.forward(x, &mut pass)
     }
 
@@ -504,16 +418,9 @@ impl Tensors {
             OptimizerPlan::AdamW { .. } => 2,
         };
         let state = |index: usize| {
-            (index < states)
-                .then(|| Tensor::zeros(shape, DType::F32, &Device::Cpu))
-                .transpose()
+            (index < states).then(|| Tensor::zeros(shape, DType::F32, &Device::Cpu)).transpose()
         };
-        Ok(Self {
-            master,
-            copy,
-            first: state(0)?,
-            second: state(1)?,
-        })
+        Ok(Self { master, copy, first: state(0)?, second: state(1)? })
     }
 }
 

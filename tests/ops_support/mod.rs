@@ -16,9 +16,8 @@ pub(crate) fn uniform(
 ) -> Result<Tensor> {
     let shape = shape.into();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let values: Vec<f32> = (0..shape.elem_count())
-        .map(|_| random.random_range(low..high))
-        .collect();
+    let values: Vec<f32> =
+        (0..shape.elem_count()).map(|_| random.random_range(low..high)).collect();
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
@@ -29,8 +28,5 @@ pub(crate) fn tensor(values: &[f32], dtype: DType) -> Result<Tensor> {
 
 /// The bits of every value as f32, which holds all of f16 and bf16.
 pub(crate) fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
-    Ok(ops::to_f32(tensor)?
-        .iter()
-        .map(|value| value.to_bits())
-        .collect())
+    Ok(ops::to_f32(tensor)?.iter().map(|value| value.to_bits()).collect())
 }

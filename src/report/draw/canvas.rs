@@ -104,11 +104,7 @@ pub(super) fn register_fonts() -> Result<(), String> {
         register_font(name, FontStyle::Normal, dejavu::sans::regular()).is_ok()
             && register_font(name, FontStyle::Bold, dejavu::sans::bold()).is_ok()
     });
-    if *done {
-        Ok(())
-    } else {
-        Err("the embedded font cannot be read".to_owned())
-    }
+    if *done { Ok(()) } else { Err("the embedded font cannot be read".to_owned()) }
 }
 
 fn font(size: f64, weight: Weight) -> FontDesc<'static> {
@@ -133,9 +129,7 @@ impl<'a, B: Backend> Canvas<'a, B> {
 
     /// One colour everywhere.
     pub(super) fn clear(&self, colour: Colour) -> Result<(), String> {
-        self.area
-            .fill(&rgba(colour, 1.0))
-            .map_err(|error| error.to_string())
+        self.area.fill(&rgba(colour, 1.0)).map_err(|error| error.to_string())
     }
 
     /// A line through points.
@@ -146,9 +140,7 @@ impl<'a, B: Backend> Canvas<'a, B> {
             stroke_width: device(width).unsigned_abs(),
         };
         let points: Vec<_> = points.iter().map(|at| place(*at)).collect();
-        self.area
-            .draw(&PathElement::new(points, style))
-            .map_err(|error| error.to_string())
+        self.area.draw(&PathElement::new(points, style)).map_err(|error| error.to_string())
     }
 
     /// A line through points, in strokes and gaps.
@@ -214,12 +206,9 @@ impl<'a, B: Backend> Canvas<'a, B> {
             ],
             Shape::Up => vec![corner(0.0, -1.2), corner(1.1, 0.8), corner(-1.1, 0.8)],
             Shape::Down => vec![corner(0.0, 1.2), corner(1.1, -0.8), corner(-1.1, -0.8)],
-            Shape::Diamond => vec![
-                corner(0.0, -1.25),
-                corner(1.05, 0.0),
-                corner(0.0, 1.25),
-                corner(-1.05, 0.0),
-            ],
+            Shape::Diamond => {
+                vec![corner(0.0, -1.25), corner(1.05, 0.0), corner(0.0, 1.25), corner(-1.05, 0.0)]
+            }
         };
         self.polygon(&corners, colour, 1.0)
     }
@@ -263,9 +252,7 @@ impl<'a, B: Backend> Canvas<'a, B> {
             .color(&colour)
             .pos(Pos::new(horizontal, VPos::Center));
         let drop = (HALF_CAPITAL - self.kind.baseline()) * em;
-        self.area
-            .draw_text(text, &style, place((x, y + drop)))
-            .map_err(|error| error.to_string())
+        self.area.draw_text(text, &style, place((x, y + drop))).map_err(|error| error.to_string())
     }
 }
 
@@ -295,10 +282,7 @@ fn strokes(points: &[At], dash: &[f64]) -> Vec<Vec<At>> {
         while length - done > left {
             done += left;
             let share = done / length;
-            let at = (
-                from.0 + (to.0 - from.0) * share,
-                from.1 + (to.1 - from.1) * share,
-            );
+            let at = (from.0 + (to.0 - from.0) * share, from.1 + (to.1 - from.1) * share);
             if part % 2 == 0 {
                 stroke.push(at);
                 strokes.push(std::mem::take(&mut stroke));
@@ -331,11 +315,7 @@ fn hatch((left, top): At, (right, bottom): At, hatch: Hatch) -> Vec<[At; 2]> {
     let diagonal = |x: f64, rising: bool| {
         let (enter, leave) = (x.max(left), (x + height).min(right));
         let y = |at: f64| {
-            if rising {
-                bottom - (at - x)
-            } else {
-                top + (at - x)
-            }
+            if rising { bottom - (at - x) } else { top + (at - x) }
         };
         [(enter, y(enter)), (leave, y(leave))]
     };
@@ -365,12 +345,7 @@ mod tests {
 
     #[test]
     fn a_hatch_stays_inside_its_rectangle() {
-        for kind in [
-            Hatch::Rising,
-            Hatch::Falling,
-            Hatch::Upright,
-            Hatch::Crossed,
-        ] {
+        for kind in [Hatch::Rising, Hatch::Falling, Hatch::Upright, Hatch::Crossed] {
             let lines = hatch((10.0, 20.0), (60.0, 50.0), kind);
             assert!(!lines.is_empty());
             for (x, y) in lines.into_iter().flatten() {

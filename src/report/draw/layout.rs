@@ -103,9 +103,7 @@ impl Layout {
     /// The layout of a figure.
     pub(super) fn of(figure: &Figure) -> Self {
         let legend = legend(figure);
-        let top = legend
-            .last()
-            .map_or(BODY - 12.0, |at| at.1 + KEY_LINE / 2.0 + 8.0);
+        let top = legend.last().map_or(BODY - 12.0, |at| at.1 + KEY_LINE / 2.0 + 8.0);
         let lines = wrap(&figure.notes);
         let below = f64::from(figure.height) - 14.0 - NOTE_LINE * lines.len() as f64;
         let notes = lines.into_iter().enumerate();
@@ -142,11 +140,7 @@ fn wrap(notes: &[String]) -> Vec<String> {
     for note in notes {
         let mut line = String::new();
         for word in note.split(' ') {
-            let longer = if line.is_empty() {
-                word.to_owned()
-            } else {
-                format!("{line} {word}")
-            };
+            let longer = if line.is_empty() { word.to_owned() } else { format!("{line} {word}") };
             if fits(&longer) || line.is_empty() {
                 line = longer;
             } else {
@@ -161,18 +155,14 @@ fn wrap(notes: &[String]) -> Vec<String> {
 /// The room for the labels of the vertical axis.
 fn label_room(panels: &[Panel]) -> f64 {
     let labels = panels.iter().flat_map(|panel| &panel.y.ticks);
-    let widest = labels
-        .map(|tick| LABEL.width(&tick.label))
-        .fold(0.0, f64::max);
+    let widest = labels.map(|tick| LABEL.width(&tick.label)).fold(0.0, f64::max);
     if widest > 0.0 { widest + GAP } else { 0.0 }
 }
 
 /// The room for the text beside the plots.
 fn gutter_room(panels: &[Panel]) -> f64 {
     let texts = panels.iter().flat_map(|panel| &panel.gutter);
-    let widest = texts
-        .map(|(_, words)| LABEL.width(words))
-        .fold(0.0, f64::max);
+    let widest = texts.map(|(_, words)| LABEL.width(words)).fold(0.0, f64::max);
     if widest > 0.0 { widest + GAP } else { 0.0 }
 }
 
@@ -181,12 +171,7 @@ fn above(panel: &Panel) -> f64 {
 }
 
 fn under(panel: &Panel) -> f64 {
-    TICKS
-        + if panel.x.label.is_empty() {
-            0.0
-        } else {
-            AXIS_LABEL
-        }
+    TICKS + if panel.x.label.is_empty() { 0.0 } else { AXIS_LABEL }
 }
 
 fn stacked(panels: &[Panel], top: f64, bottom: f64) -> Vec<Frame> {

@@ -38,13 +38,8 @@ pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
     for (index, row) in table.rows.iter().enumerate() {
         let y = index as f64;
         match row.accuracy {
-            Some(spread) => marks.push(Mark::Rule {
-                at: (spread.mean * 100.0, y),
-            }),
-            None => marks.push(Mark::Words {
-                at: (range(&values).0, y),
-                words: no_accuracy(row),
-            }),
+            Some(spread) => marks.push(Mark::Rule { at: (spread.mean * 100.0, y) }),
+            None => marks.push(Mark::Words { at: (range(&values).0, y), words: no_accuracy(row) }),
         }
     }
     let gutter = table.rows.iter().enumerate();
@@ -65,13 +60,8 @@ pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
             }),
             y: Axis::categories(table.rows.iter().map(|row| label(&row.name)).collect()),
             marks,
-            gutter: gutter
-                .map(|(index, row)| (index as f64, words(row)))
-                .collect(),
-            empty: table
-                .rows
-                .is_empty()
-                .then(|| "There are no variants.".to_owned()),
+            gutter: gutter.map(|(index, row)| (index as f64, words(row))).collect(),
+            empty: table.rows.is_empty().then(|| "There are no variants.".to_owned()),
             weight: 1.0,
         }],
         notes: Vec::new(),
@@ -79,27 +69,14 @@ pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
 }
 
 fn legend(diverged: bool) -> Vec<Key> {
-    let grey = Look {
-        colour: Colour(90, 90, 90),
-        shape: Shape::Circle,
-        dash: &[],
-    };
-    let key = |label: &str, swatch| Key {
-        label: label.to_owned(),
-        swatch,
-    };
+    let grey = Look { colour: Colour(90, 90, 90), shape: Shape::Circle, dash: &[] };
+    let key = |label: &str, swatch| Key { label: label.to_owned(), swatch };
     let mut keys = vec![
-        key(
-            "one seed (shape and colour by variant)",
-            Swatch::Point(grey),
-        ),
+        key("one seed (shape and colour by variant)", Swatch::Point(grey)),
         key("mean over the seeds", Swatch::Rule),
     ];
     if diverged {
-        keys.push(key(
-            "a run that stopped early: its last weights",
-            Swatch::Cross,
-        ));
+        keys.push(key("a run that stopped early: its last weights", Swatch::Cross));
     }
     keys
 }
@@ -127,25 +104,14 @@ fn no_accuracy(row: &Row) -> String {
 fn words(row: &Row) -> String {
     let mean = row.accuracy.map(spread_text).unwrap_or_default();
     let troubles = row.runs.troubles();
-    if troubles.is_empty() {
-        mean
-    } else {
-        format!("{mean} · {}", troubles.join(", "))
-    }
+    if troubles.is_empty() { mean } else { format!("{mean} · {}", troubles.join(", ")) }
 }
 
 fn alt(table: &Table) -> String {
     let rows = table.rows.iter().map(|row| {
-        let words = if row.accuracy.is_some() {
-            words(row)
-        } else {
-            no_accuracy(row)
-        };
+        let words = if row.accuracy.is_some() { words(row) } else { no_accuracy(row) };
         format!("{}: {words}", row.label())
     });
     let rows: Vec<String> = rows.collect();
-    format!(
-        "Test accuracy, mean ± standard deviation. {}.",
-        rows.join("; ")
-    )
+    format!("Test accuracy, mean ± standard deviation. {}.", rows.join("; "))
 }

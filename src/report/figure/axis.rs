@@ -36,17 +36,9 @@ impl Axis {
         let decimals = (-step.log10().floor()).max(0.0) as usize;
         let first = (from / step - 1e-9).ceil() as i64;
         let last = (to / step + 1e-9).floor() as i64;
-        let ticks = (first..=last).map(|n| Tick {
-            at: n as f64 * step,
-            label: print(n as f64 * step, decimals),
-        });
-        Self {
-            label: label.into(),
-            from,
-            to,
-            ticks: ticks.collect(),
-            grid: true,
-        }
+        let ticks = (first..=last)
+            .map(|n| Tick { at: n as f64 * step, label: print(n as f64 * step, decimals) });
+        Self { label: label.into(), from, to, ticks: ticks.collect(), grid: true }
     }
 
     /// A logarithmic axis to the base 10, in exponents, with at most about eight ticks.
@@ -57,26 +49,18 @@ impl Axis {
     ) -> Self {
         let (first, last) = ((from - 1e-9).ceil() as i32, (to + 1e-9).floor() as i32);
         let every = usize::try_from((last - first) / 8 + 1).unwrap_or(1);
-        let ticks = (first..=last).rev().step_by(every).map(|exponent| Tick {
-            at: f64::from(exponent),
-            label: print(exponent),
-        });
-        Self {
-            label: label.into(),
-            from,
-            to,
-            ticks: ticks.collect(),
-            grid: true,
-        }
+        let ticks = (first..=last)
+            .rev()
+            .step_by(every)
+            .map(|exponent| Tick { at: f64::from(exponent), label: print(exponent) });
+        Self { label: label.into(), from, to, ticks: ticks.collect(), grid: true }
     }
 
     /// A vertical axis with one line a category, the first on top.
     pub(super) fn categories(labels: Vec<String>) -> Self {
         let number = labels.len().max(1) as f64;
-        let ticks = labels.into_iter().enumerate().map(|(index, label)| Tick {
-            at: index as f64,
-            label,
-        });
+        let ticks =
+            labels.into_iter().enumerate().map(|(index, label)| Tick { at: index as f64, label });
         Self {
             label: String::new(),
             from: number - 0.5,
@@ -120,21 +104,11 @@ mod tests {
         let plain = |value: f64, decimals: usize| format!("{value:.decimals$}");
         for (range, expected) in [
             ((0.0, 1.0), vec!["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
-            (
-                (0.0, 600.0),
-                vec!["0", "100", "200", "300", "400", "500", "600"],
-            ),
-            (
-                (0.93, 0.98),
-                vec!["0.93", "0.94", "0.95", "0.96", "0.97", "0.98"],
-            ),
+            ((0.0, 600.0), vec!["0", "100", "200", "300", "400", "500", "600"]),
+            ((0.93, 0.98), vec!["0.93", "0.94", "0.95", "0.96", "0.97", "0.98"]),
             ((-0.5, 0.5), vec!["-0.4", "-0.2", "0.0", "0.2", "0.4"]),
         ] {
-            assert_eq!(
-                labels(&Axis::linear("", range, plain)),
-                expected,
-                "{range:?}"
-            );
+            assert_eq!(labels(&Axis::linear("", range, plain)), expected, "{range:?}");
         }
     }
 

@@ -11,45 +11,26 @@ use super::{
 
 /// The parts of the peak, from the axis outwards.
 const PARTS: [(&str, fn(&Memory) -> Bytes, Fill); 5] = [
-    (
-        "weights",
-        |memory| memory.weights,
-        Fill {
-            colour: Colour(0, 114, 178),
-            hatch: Hatch::Plain,
-        },
-    ),
+    ("weights", |memory| memory.weights, Fill { colour: Colour(0, 114, 178), hatch: Hatch::Plain }),
     (
         "master weights",
         |memory| memory.master_weights,
-        Fill {
-            colour: Colour(86, 180, 233),
-            hatch: Hatch::Rising,
-        },
+        Fill { colour: Colour(86, 180, 233), hatch: Hatch::Rising },
     ),
     (
         "gradients",
         |memory| memory.gradients,
-        Fill {
-            colour: Colour(230, 159, 0),
-            hatch: Hatch::Falling,
-        },
+        Fill { colour: Colour(230, 159, 0), hatch: Hatch::Falling },
     ),
     (
         "optimizer",
         |memory| memory.optimizer,
-        Fill {
-            colour: Colour(0, 158, 115),
-            hatch: Hatch::Upright,
-        },
+        Fill { colour: Colour(0, 158, 115), hatch: Hatch::Upright },
     ),
     (
         "activations and work space",
         |memory| memory.activations,
-        Fill {
-            colour: Colour(204, 121, 167),
-            hatch: Hatch::Crossed,
-        },
+        Fill { colour: Colour(204, 121, 167), hatch: Hatch::Crossed },
     ),
 ];
 
@@ -64,25 +45,16 @@ pub(super) fn step_time(table: &Table) -> Figure {
         let y = index as f64;
         let Some(train) = &row.train else {
             let words = no_time(row);
-            marks.push(Mark::Words {
-                at: (0.0, y),
-                words,
-            });
+            marks.push(Mark::Words { at: (0.0, y), words });
             continue;
         };
         let time = train.step_seconds;
         marks.push(Mark::Bar {
             y,
             span: (0.0, time.value.0 * per_second),
-            fill: Fill {
-                colour: Look::of(index).colour,
-                hatch: Hatch::Plain,
-            },
+            fill: Fill { colour: Look::of(index).colour, hatch: Hatch::Plain },
         });
-        marks.push(Mark::Whisker {
-            y,
-            span: (time.low.0 * per_second, time.high.0 * per_second),
-        });
+        marks.push(Mark::Whisker { y, span: (time.low.0 * per_second, time.high.0 * per_second) });
         gutter.push((y, with_ratio(time.value, row.time_ratio().map(|r| r.value))));
     }
     Figure {
@@ -107,10 +79,7 @@ pub(super) fn step_time(table: &Table) -> Figure {
             y: variant_axis(table),
             marks,
             gutter,
-            empty: table
-                .rows
-                .is_empty()
-                .then(|| "There are no variants.".to_owned()),
+            empty: table.rows.is_empty().then(|| "There are no variants.".to_owned()),
             weight: 1.0,
         }],
         notes: Vec::new(),
@@ -128,10 +97,7 @@ pub(super) fn memory(table: &Table) -> Figure {
         let y = index as f64;
         let Some(memory) = &row.memory else {
             let words = "not measured".to_owned();
-            marks.push(Mark::Words {
-                at: (0.0, y),
-                words,
-            });
+            marks.push(Mark::Words { at: (0.0, y), words });
             continue;
         };
         let mut from = 0.0;
@@ -145,10 +111,8 @@ pub(super) fn memory(table: &Table) -> Figure {
         }
         gutter.push((y, with_ratio(memory.peak_bytes, row.memory_ratio())));
     }
-    let legend = PARTS.map(|(name, _, fill)| Key {
-        label: name.to_owned(),
-        swatch: Swatch::Fill(fill),
-    });
+    let legend =
+        PARTS.map(|(name, _, fill)| Key { label: name.to_owned(), swatch: Swatch::Fill(fill) });
     Figure {
         file: "memory",
         title: "Peak memory of training".to_owned(),
@@ -165,10 +129,7 @@ pub(super) fn memory(table: &Table) -> Figure {
             y: variant_axis(table),
             marks,
             gutter,
-            empty: table
-                .rows
-                .is_empty()
-                .then(|| "There are no variants.".to_owned()),
+            empty: table.rows.is_empty().then(|| "There are no variants.".to_owned()),
             weight: 1.0,
         }],
         notes: Vec::new(),
@@ -179,20 +140,14 @@ fn memory_words(row: &Row) -> String {
     let Some(memory) = &row.memory else {
         return "not measured".to_owned();
     };
-    let parts: Vec<String> = PARTS
-        .iter()
-        .map(|(name, part, _)| format!("{name} {}", part(memory)))
-        .collect();
+    let parts: Vec<String> =
+        PARTS.iter().map(|(name, part, _)| format!("{name} {}", part(memory))).collect();
     let total = with_ratio(memory.peak_bytes, row.memory_ratio());
     format!("{total} ({})", parts.join(", "))
 }
 
 fn no_time(row: &Row) -> String {
-    if row.emulated {
-        "emulated: no time".to_owned()
-    } else {
-        "not measured".to_owned()
-    }
+    if row.emulated { "emulated: no time".to_owned() } else { "not measured".to_owned() }
 }
 
 fn with_ratio<T: std::fmt::Display>(value: T, ratio: Option<crate::units::Ratio>) -> String {
@@ -206,9 +161,7 @@ fn variant_axis(table: &Table) -> Axis {
 /// From 0 to a little beyond the largest value.
 fn cost_axis(label: String, largest: f64) -> Axis {
     let end = if largest > 0.0 { largest * 1.04 } else { 1.0 };
-    Axis::linear(label, (0.0, end), |value, decimals| {
-        format!("{value:.decimals$}")
-    })
+    Axis::linear(label, (0.0, end), |value, decimals| format!("{value:.decimals$}"))
 }
 
 /// The unit in which [`Seconds`] prints `longest`, and how many make a second.
@@ -233,8 +186,6 @@ fn byte_unit(largest: u64) -> (&'static str, f64) {
 
 fn alt(title: &str, table: &Table, words: impl Fn(&Row) -> String) -> String {
     let rows = table.rows.iter();
-    let rows: Vec<String> = rows
-        .map(|row| format!("{}: {}", row.label(), words(row)))
-        .collect();
+    let rows: Vec<String> = rows.map(|row| format!("{}: {}", row.label(), words(row))).collect();
     format!("{title}. {}.", rows.join("; "))
 }

@@ -25,12 +25,7 @@ struct Curve {
 
 /// The figure.
 pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
-    let steps = loaded
-        .records
-        .iter()
-        .map(|r| r.loss.len())
-        .max()
-        .unwrap_or(0);
+    let steps = loaded.records.iter().map(|r| r.loss.len()).max().unwrap_or(0);
     let window = steps.div_ceil(POINTS).max(1);
     let curves: Vec<Curve> = table
         .rows
@@ -43,17 +38,10 @@ pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
             ends: ends(loaded.records_of(&row.name), window),
         })
         .collect();
-    let with_data = |name: &str| {
-        curves
-            .iter()
-            .any(|c| c.name == name && !c.points.is_empty())
-    };
+    let with_data = |name: &str| curves.iter().any(|c| c.name == name && !c.points.is_empty());
     let mut legend = variant_keys(table, Swatch::Line, with_data);
     if curves.iter().any(|curve| !curve.ends.is_empty()) {
-        legend.push(Key {
-            label: "loss stopped being finite".to_owned(),
-            swatch: Swatch::Cross,
-        });
+        legend.push(Key { label: "loss stopped being finite".to_owned(), swatch: Swatch::Cross });
     }
     Figure {
         file: "loss",
@@ -78,11 +66,7 @@ fn notes(loaded: &Loaded, curves: &[Curve], window: usize) -> Vec<String> {
         notes.push("One seed: there is no band.".to_owned());
     }
     for curve in curves {
-        let listed = loaded
-            .results
-            .variants
-            .iter()
-            .find(|v| v.name == curve.name);
+        let listed = loaded.results.variants.iter().find(|v| v.name == curve.name);
         let listed = listed.map_or(0, |variant| variant.runs.len());
         let read = loaded.records_of(&curve.name).count();
         if read < listed {
@@ -118,10 +102,8 @@ fn band<'a>(
     let runs: Vec<Vec<Option<f64>>> = records.map(|record| windows(record, window)).collect();
     let longest = runs.iter().map(Vec::len).max().unwrap_or(0);
     let point = |index: usize| {
-        let values: Vec<f64> = runs
-            .iter()
-            .filter_map(|run| run.get(index).copied().flatten())
-            .collect();
+        let values: Vec<f64> =
+            runs.iter().filter_map(|run| run.get(index).copied().flatten()).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         let least = values.iter().copied().fold(f64::INFINITY, f64::min);
         let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -156,21 +138,12 @@ fn panel(curves: &[Curve], steps: usize) -> Panel {
         }
         _ => {
             let pad = ((high - low) * 0.05).max(high.abs() * 0.01).max(1e-6);
-            let bottom = if low >= 0.0 {
-                (low - pad).max(0.0)
-            } else {
-                low - pad
-            };
-            Axis::linear("", (bottom, high + pad), |value, decimals| {
-                format!("{value:.decimals$}")
-            })
+            let bottom = if low >= 0.0 { (low - pad).max(0.0) } else { low - pad };
+            Axis::linear("", (bottom, high + pad), |value, decimals| format!("{value:.decimals$}"))
         }
     };
     Panel {
-        title: format!(
-            "training loss{}",
-            if logarithmic { " (log scale)" } else { "" }
-        ),
+        title: format!("training loss{}", if logarithmic { " (log scale)" } else { "" }),
         x: Axis::steps(steps),
         y,
         marks: marks(curves, place),
@@ -193,37 +166,23 @@ fn marks(curves: &[Curve], place: impl Fn(f64) -> f64) -> Vec<Mark> {
         let every = (points.len() / 8).max(1);
         let first = index * every / curves.len().max(1);
         let markers = points.iter().skip(first).step_by(every);
-        let markers: Vec<Mark> = markers
-            .map(|&at| Mark::Point {
-                at,
-                look: curve.look,
-            })
-            .collect();
-        lines.push(Mark::Line {
-            points,
-            look: curve.look,
-        });
+        let markers: Vec<Mark> = markers.map(|&at| Mark::Point { at, look: curve.look }).collect();
+        lines.push(Mark::Line { points, look: curve.look });
         lines.extend(markers);
     }
     let crosses = curves.iter().flat_map(|curve| {
         let colour = curve.look.colour;
         curve.ends.iter().map(move |end| (*end, colour))
     });
-    let crosses = crosses.map(|((step, loss), colour)| Mark::Cross {
-        at: (step, place(loss)),
-        colour,
-    });
+    let crosses =
+        crosses.map(|((step, loss), colour)| Mark::Cross { at: (step, place(loss)), colour });
     bands.into_iter().chain(lines).chain(crosses).collect()
 }
 
 fn power_of_ten(exponent: i32) -> String {
     match exponent {
         0..=4 => 10_u32.pow(exponent.unsigned_abs()).to_string(),
-        -4..=-1 => format!(
-            "{:.*}",
-            exponent.unsigned_abs() as usize,
-            10.0_f64.powi(exponent)
-        ),
+        -4..=-1 => format!("{:.*}", exponent.unsigned_abs() as usize, 10.0_f64.powi(exponent)),
         _ => format!("1e{exponent}"),
     }
 }
@@ -242,8 +201,5 @@ fn alt(curves: &[Curve]) -> String {
         format!("{name}: from {first} to {last}{ends}")
     };
     let curves: Vec<String> = curves.iter().map(of).collect();
-    format!(
-        "Training loss by step, mean over the seeds. {}.",
-        curves.join("; ")
-    )
+    format!("Training loss by step, mean over the seeds. {}.", curves.join("; "))
 }

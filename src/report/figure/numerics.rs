@@ -10,17 +10,13 @@ use super::{Arrange, Axis, Figure, Look, Mark, Panel, Swatch, Tick, height_for, 
 const ROLES: [(Role, fn(&Numerics) -> Counts); 4] = [
     (Role::Weights, |numerics| numerics.weights),
     (Role::Activations, |numerics| numerics.activations),
-    (Role::ActivationGradients, |numerics| {
-        numerics.activation_gradients
-    }),
+    (Role::ActivationGradients, |numerics| numerics.activation_gradients),
     (Role::WeightGradients, |numerics| numerics.weight_gradients),
 ];
 
 /// What is counted.
-const KINDS: [(&str, fn(Counts) -> u64); 2] = [
-    ("overflow", |counts| counts.overflow),
-    ("underflow", |counts| counts.underflow),
-];
+const KINDS: [(&str, fn(Counts) -> u64); 2] =
+    [("overflow", |counts| counts.overflow), ("underflow", |counts| counts.underflow)];
 
 /// How far left of the smallest decade 0 stands, in decades.
 const ZERO: f64 = 0.7;
@@ -31,11 +27,7 @@ pub(super) fn figure(table: &Table) -> Figure {
         let mut rows = table.rows.iter();
         rows.any(|row| row.name == name && row.counts.elements > 0)
     };
-    let lowest = shares(table)
-        .into_iter()
-        .map(f64::log10)
-        .fold(-4.0, f64::min)
-        .floor();
+    let lowest = shares(table).into_iter().map(f64::log10).fold(-4.0, f64::min).floor();
     Figure {
         file: "overflow-underflow",
         title: "Overflow and underflow by role".to_owned(),
@@ -69,12 +61,8 @@ fn shares(table: &Table) -> Vec<f64> {
 
 fn panel(table: &Table, name: &str, count: fn(Counts) -> u64, lowest: f64) -> Panel {
     let zero = lowest - ZERO;
-    let mut marks = vec![Mark::Divider {
-        x: lowest - ZERO / 2.0,
-    }];
-    marks.extend((1..ROLES.len()).map(|role| Mark::Separator {
-        y: role as f64 - 0.5,
-    }));
+    let mut marks = vec![Mark::Divider { x: lowest - ZERO / 2.0 }];
+    marks.extend((1..ROLES.len()).map(|role| Mark::Separator { y: role as f64 - 0.5 }));
     let lanes = table.rows.len() as f64;
     for (role, (_, counts)) in ROLES.iter().enumerate() {
         for (index, row) in table.rows.iter().enumerate() {
@@ -97,16 +85,9 @@ fn panel(table: &Table, name: &str, count: fn(Counts) -> u64, lowest: f64) -> Pa
             marks.push(Mark::Point { at: (x, y), look });
         }
     }
-    let mut x = Axis::decades(
-        "share of values (log scale)",
-        (zero - ZERO / 2.0, 0.0),
-        percent,
-    );
+    let mut x = Axis::decades("share of values (log scale)", (zero - ZERO / 2.0, 0.0), percent);
     x.ticks.retain(|tick| tick.at >= lowest);
-    x.ticks.push(Tick {
-        at: zero,
-        label: "0".to_owned(),
-    });
+    x.ticks.push(Tick { at: zero, label: "0".to_owned() });
     let roles = ROLES.map(|(role, _)| text::role(role).to_owned()).to_vec();
     let none = table.rows.iter().all(|row| row.counts.elements == 0);
     Panel {

@@ -26,17 +26,11 @@ impl Scaled<'_> {
 /// The figure.
 pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
     let scaled = scaled(loaded, table);
-    let steps = loaded
-        .records
-        .iter()
-        .map(|r| r.loss.len())
-        .max()
-        .unwrap_or(0);
+    let steps = loaded.records.iter().map(|r| r.loss.len()).max().unwrap_or(0);
     let scaling: Vec<&Scaled<'_>> = scaled.iter().filter(|v| v.scales).collect();
-    let legend = scaling.iter().map(|variant| Key {
-        label: label(&variant.row.name),
-        swatch: Swatch::Line(variant.look),
-    });
+    let legend = scaling
+        .iter()
+        .map(|variant| Key { label: label(&variant.row.name), swatch: Swatch::Line(variant.look) });
     let mut panels = vec![scale_panel(&scaling, steps)];
     if !scaled.is_empty() {
         panels.push(skip_panel(&scaled, steps));
@@ -66,12 +60,7 @@ fn scaled<'a>(loaded: &'a Loaded, table: &'a Table) -> Vec<Scaled<'a>> {
         let scales = plan.is_some_and(|plan| plan.policy.scale != LossScale::None)
             || records.iter().any(|record| !record.scale.is_empty());
         if scales || row.numerics.skipped_steps > 0 {
-            scaled.push(Scaled {
-                row,
-                look: Look::of(index),
-                scales,
-                records,
-            });
+            scaled.push(Scaled { row, look: Look::of(index), scales, records });
         }
     }
     scaled
@@ -85,10 +74,7 @@ fn scale_panel(scaling: &[&Scaled<'_>], steps: usize) -> Panel {
             let points = staircase(record);
             low = points.iter().map(|p| p.1).fold(low, f64::min);
             high = points.iter().map(|p| p.1).fold(high, f64::max);
-            marks.push(Mark::Line {
-                points,
-                look: variant.look,
-            });
+            marks.push(Mark::Line { points, look: variant.look });
         }
     }
     let empty = if scaling.is_empty() {
@@ -98,11 +84,7 @@ fn scale_panel(scaling: &[&Scaled<'_>], steps: usize) -> Panel {
     } else {
         None
     };
-    let (from, to) = if low > high {
-        (0.0, 1.0)
-    } else {
-        (low - 0.5, high + 0.5)
-    };
+    let (from, to) = if low > high { (0.0, 1.0) } else { (low - 0.5, high + 0.5) };
     let mut y = Axis::decades("", (from, to), |exponent| format!("2{}", raised(exponent)));
     if empty.is_some() {
         y.ticks.clear();
@@ -146,9 +128,7 @@ fn skip_panel(scaled: &[Scaled<'_>], steps: usize) -> Panel {
             }));
         }
         if index > 0 {
-            marks.push(Mark::Separator {
-                y: index as f64 - 0.5,
-            });
+            marks.push(Mark::Separator { y: index as f64 - 0.5 });
         }
     }
     let gutter = scaled.iter().enumerate();
@@ -165,11 +145,7 @@ fn skip_panel(scaled: &[Scaled<'_>], steps: usize) -> Panel {
 }
 
 fn skipped_words(row: &Row) -> String {
-    format!(
-        "{} of {}",
-        text::count(row.numerics.skipped_steps),
-        text::count(row.steps)
-    )
+    format!("{} of {}", text::count(row.numerics.skipped_steps), text::count(row.steps))
 }
 
 /// A number as an exponent.
@@ -195,10 +171,7 @@ fn alt(scaled: &[Scaled<'_>]) -> String {
         return "No variant scales its loss, and no step was skipped.".to_owned();
     }
     let variants = scaled.iter().map(|variant| {
-        let last = variant
-            .records
-            .iter()
-            .filter_map(|record| record.scale.last());
+        let last = variant.records.iter().filter_map(|record| record.scale.last());
         let last: Vec<String> = last.map(|(_, scale)| scale.to_string()).collect();
         let scale = match (variant.scales, last.is_empty()) {
             (false, _) => "no loss scale".to_owned(),

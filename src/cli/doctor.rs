@@ -1,0 +1,87 @@
+//! What `mantissa doctor` says: the environment of a results file, for people.
+
+use std::fmt::Write as _;
+
+use crate::record::Environment;
+
+/// The environment, one fact a line.
+pub(super) fn page(environment: &Environment) -> String {
+    let Environment {
+        device,
+        device_name,
+        threads,
+        logical_cpus,
+        version,
+        build,
+        ..
+    } = environment;
+    let commit = environment.git.as_deref().unwrap_or("no commit");
+    let memory = match environment.memory_total {
+        Some(bytes) => bytes.to_string(),
+        None => "unknown".to_owned(),
+    };
+    let mut facts = vec![
+        ("version", format!("mantissa {version}, {commit}")),
+        ("build", build.clone()),
+        ("system", environment.os.clone()),
+        ("device", format!("{device}: {device_name}")),
+        (
+            "threads",
+            format!("{threads} of {logical_cpus} logical processors"),
+        ),
+        ("memory", memory),
+        ("features", environment.cpu_features.join(" ")),
+    ];
+    let lists = [
+        ("products", &environment.product_paths),
+        ("note", &environment.notes),
+    ];
+    for (label, lines) in lists {
+        facts.extend(lines.iter().map(|line| (label, line.clone())));
+    }
+    facts.push(("cuda", "not in this build".to_owned()));
+    facts.iter().fold(String::new(), |mut page, (label, fact)| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(page, "{label:<10}{fact}");
+        page
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Bytes;
+
+    #[test]
+    fn every_fact_has_its_line() {
+        let environment = Environment {
+            device: "cpu".into(),
+            device_name: "Model 1".into(),
+            threads: 2,
+            logical_cpus: 4,
+            memory_total: Some(Bytes(8 << 30)),
+            cpu_features: vec!["avx2".into(), "fma".into()],
+            product_paths: vec!["f32: FMA".into(), "bf16: widened to f32 (FMA)".into()],
+            os: "Linux, x86_64".into(),
+            version: "0.1.0".into(),
+            git: None,
+            build: "rustc 1.95.0, release".into(),
+            started: "2026-01-01T00:00:00Z".into(),
+            notes: vec!["slow".into()],
+        };
+        assert_eq!(
+            page(&environment),
+            "version   mantissa 0.1.0, no commit\n\
+             build     rustc 1.95.0, release\n\
+             system    Linux, x86_64\n\
+             device    cpu: Model 1\n\
+             threads   2 of 4 logical processors\n\
+             memory    8.00 GiB\n\
+             features  avx2 fma\n\
+             products  f32: FMA\n\
+             products  bf16: widened to f32 (FMA)\n\
+             note      slow\n\
+             cuda      not in this build\n"
+        );
+    }
+}

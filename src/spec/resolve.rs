@@ -1,0 +1,700 @@
+//! `Spec` → [`Plan`]: fills in what was left out and refuses what cannot be. The only validator.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use super::typed::{
+    BlockSpec, DataSpec, MeasureSpec, ModelSpec, OptimizerSpec, ScheduleSpec, SeedsSpec, TrainSpec,
+    VariantSpec,
+};
+use super::{
+    ConvBlock, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool, SchedulePlan,
+    Spec, TrainPlan, VariantPlan,
+};
+use crate::precision::{Format, Policy, PolicyError};
+
+/// What a key means when it is left out.
+pub mod defaults {
+    use crate::spec::{Activation, Pool, ScheduleKind};
+
+    /// Seeds 0, 1 and 2.
+    pub const SEEDS: u64 = 3;
+    /// The baseline's name, where a variant of plain f32 has it; else the first variant is the baseline.
+    pub const BASELINE: &str = "fp32";
+    /// Drawn digits to train on.
+    pub const DIGITS_TRAIN: usize = 6000;
+    /// Drawn digits to test on.
+    pub const DIGITS_TEST: usize = 2000;
+    /// Seed of the drawing.
+    pub const DIGITS_SEED: u64 = 0;
+    /// `activation`.
+    pub const ACTIVATION: Activation = Activation::Relu;
+    /// `dropout`: none.
+    pub const DROPOUT: f32 = 0.0;
+    /// `batch_norm`.
+    pub const BATCH_NORM: bool = false;
+    /// `kernel` of a block.
+    pub const KERNEL: usize = 3;
+    /// `padding` of a block.
+    pub const PADDING: usize = 0;
+    /// `stride`, `dilation` and `groups` of a block.
+    pub const ONE: usize = 1;
+    /// `pool` of a block.
+    pub const POOL: Pool = Pool::None;
+    /// `width` of a residual network, as in its paper.
+    pub const RESNET_WIDTH: usize = 16;
+    /// `accumulate`: every micro-batch makes a step.
+    pub const ACCUMULATE: usize = 1;
+    /// `label_smoothing`: none.
+    pub const LABEL_SMOOTHING: f32 = 0.0;
+    /// `momentum` of SGD, as in `PyTorch`.
+    pub const MOMENTUM: f64 = 0.0;
+    /// `nesterov` of SGD.
+    pub const NESTEROV: bool = false;
+    /// `weight_decay` of SGD, as in `PyTorch`.
+    pub const SGD_WEIGHT_DECAY: f64 = 0.0;
+    /// `beta1` of `AdamW`, as in `PyTorch`.
+    pub const BETA1: f64 = 0.9;
+    /// `beta2` of `AdamW`, as in `PyTorch`.
+    pub const BETA2: f64 = 0.999;
+    /// `eps` of `AdamW`, as in `PyTorch`.
+    pub const EPS: f64 = 1e-8;
+    /// `weight_decay` of `AdamW`, as in `PyTorch`.
+    pub const ADAMW_WEIGHT_DECAY: f64 = 0.01;
+    /// `kind` of the schedule.
+    pub const SCHEDULE: ScheduleKind = ScheduleKind::Cosine;
+    /// `warmup`: a tenth of the steps, at most this.
+    pub const WARMUP: u64 = 50;
+    /// `floor` of the schedule.
+    pub const FLOOR: f64 = 0.0;
+    /// `census_every`.
+    pub const CENSUS_EVERY: u64 = 200;
+    /// `timing_blocks`: enough pairs for a bootstrap interval.
+    pub const TIMING_BLOCKS: usize = 12;
+    /// `timing_steps`.
+    pub const TIMING_STEPS: usize = 5;
+    /// `timing_warmup`.
+    pub const TIMING_WARMUP: usize = 3;
+    /// `equivalence_margin`: half a percent of the test images.
+    pub const EQUIVALENCE_MARGIN: f64 = 0.005;
+}
+
+/// The most that is accepted: beyond these a number is a slip of the pen, and would only exhaust the machine.
+pub mod limits {
+    /// Width of a layer, channels, images in a batch, micro-batches in a step.
+    pub const WIDTH: usize = 65_536;
+    /// Layers or blocks in a list.
+    pub const LAYERS: usize = 1_000;
+    /// Kernel, stride, padding and dilation of a convolution.
+    pub const KERNEL: usize = 1_024;
+    /// Layers of a residual network: the deepest of its paper.
+    pub const RESNET_DEPTH: usize = 1_202;
+    /// Images drawn.
+    pub const DIGITS: usize = 1_000_000;
+    /// Optimizer steps.
+    pub const STEPS: u64 = 1_000_000_000;
+    /// Blocks of the timing phase, and steps in one.
+    pub const TIMING: usize = 10_000;
+    /// Variants.
+    pub const VARIANTS: usize = 100;
+    /// Seeds.
+    pub const SEEDS: u64 = 10_000;
+    /// Letters in a name.
+    pub const NAME: usize = 64;
+}
+
+/// A value that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {what}")]
+pub struct Invalid {
+    /// The key's path, such as `model.blocks[1].kernel`.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub what: String,
+}
+
+type Checked<T> = Result<T, Invalid>;
+
+fn refuse<T>(key: impl Into<String>, what: impl Into<String>) -> Checked<T> {
+    Err(Invalid {
+        key: key.into(),
+        what: what.into(),
+    })
+}
+
+/// `value`, which must be within `range`.
+fn whole<T: PartialOrd + Display + Copy>(
+    key: &str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Checked<T> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (least, most) = range.into_inner();
+    refuse(key, format!("is {value}; must be {least} to {most}"))
+}
+
+/// `value`, for which `ok` must hold, as `must` says in words. NaN never does.
+fn real<T: Display + Copy>(key: &str, value: T, must: &str, ok: impl Fn(T) -> bool) -> Checked<T> {
+    if ok(value) {
+        Ok(value)
+    } else {
+        refuse(key, format!("is {value}; must be {must}"))
+    }
+}
+
+/// A finite number, 0 or more.
+fn not_negative(key: &str, value: f64) -> Checked<f64> {
+    real(key, value, "finite and 0 or more", |v| {
+        v.is_finite() && v >= 0.0
+    })
+}
+
+/// A finite number over 0.
+fn positive(key: &str, value: f64) -> Checked<f64> {
+    real(key, value, "finite and over 0", |v| {
+        v.is_finite() && v > 0.0
+    })
+}
+
+/// 0 ≤ `value` < 1.
+fn below_one<T: Display + Copy + Into<f64>>(key: &str, value: T) -> Checked<T> {
+    real(key, value, "0 or more and below 1", |v| {
+        (0.0..1.0).contains(&v.into())
+    })
+}
+
+impl TryFrom<Spec> for Plan {
+    type Error = Invalid;
+
+    /// # Errors
+    /// When a value cannot be: the first found, with its key.
+    fn try_from(spec: Spec) -> Checked<Self> {
+        folder_name("name", &spec.name)?;
+        let data = data(spec.data)?;
+        let model = model(spec.model, Shape::of(&data))?;
+        let train = train(&spec.train, &data)?;
+        let measure = measure(spec.measure, &train, &data)?;
+        let variants = variants(spec.variants)?;
+        Ok(Self {
+            name: spec.name,
+            model,
+            train,
+            measure,
+            baseline: baseline(spec.baseline, &variants)?,
+            seeds: seeds(spec.seeds)?,
+            data,
+            variants,
+        })
+    }
+}
+
+/// A name that can be a folder on every system.
+fn folder_name(key: &str, name: &str) -> Checked<()> {
+    let fits = (1..=limits::NAME).contains(&name.len())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if fits {
+        return Ok(());
+    }
+    refuse(
+        key,
+        format!(
+            "{name:?} cannot be a folder's name; use 1 to {} letters, digits, - and _",
+            limits::NAME
+        ),
+    )
+}
+
+fn data(spec: DataSpec) -> Checked<DataPlan> {
+    Ok(match spec {
+        DataSpec::Digits { train, test, seed } => DataPlan::Digits {
+            train: whole(
+                "data.train",
+                train.unwrap_or(defaults::DIGITS_TRAIN),
+                1..=limits::DIGITS,
+            )?,
+            test: whole(
+                "data.test",
+                test.unwrap_or(defaults::DIGITS_TEST),
+                1..=limits::DIGITS,
+            )?,
+            seed: seed.unwrap_or(defaults::DIGITS_SEED),
+        },
+        DataSpec::Idx {
+            train_images,
+            train_labels,
+            test_images,
+            test_labels,
+            held_out,
+        } => DataPlan::Idx {
+            train_images,
+            train_labels,
+            test: match (test_images, test_labels, held_out) {
+                (Some(images), Some(labels), None) => IdxTest::Files { images, labels },
+                (None, None, Some(held_out)) => {
+                    IdxTest::HeldOut(whole("data.held_out", held_out, 1..=usize::MAX)?)
+                }
+                _ => {
+                    return refuse(
+                        "data",
+                        "give either test_images and test_labels, or held_out, for the test split",
+                    );
+                }
+            },
+        },
+        DataSpec::Cifar10 { path, augment } => DataPlan::Cifar10 { path, augment },
+        DataSpec::Cifar100 { path, augment } => DataPlan::Cifar100 { path, augment },
+    })
+}
+
+/// What is known of an image before its file is read: channels, and the side where it is square and known.
+#[derive(Clone, Copy)]
+struct Shape {
+    channels: usize,
+    side: Option<usize>,
+}
+
+impl Shape {
+    fn of(data: &DataPlan) -> Self {
+        let (channels, side) = match data {
+            DataPlan::Digits { .. } => (1, Some(28)),
+            DataPlan::Idx { .. } => (1, None),
+            DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => (3, Some(32)),
+        };
+        Self { channels, side }
+    }
+}
+
+fn model(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
+    Ok(match spec {
+        ModelSpec::Mlp {
+            hidden,
+            activation,
+            dropout,
+        } => ModelPlan::Mlp {
+            hidden: widths(hidden)?,
+            activation: activation.unwrap_or(defaults::ACTIVATION),
+            dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+        },
+        ModelSpec::Cnn {
+            blocks: typed,
+            hidden,
+            activation,
+            batch_norm,
+            dropout,
+        } => ModelPlan::Cnn {
+            blocks: blocks(&typed, image)?,
+            hidden: widths(hidden)?,
+            activation: activation.unwrap_or(defaults::ACTIVATION),
+            batch_norm: batch_norm.unwrap_or(defaults::BATCH_NORM),
+            dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+        },
+        ModelSpec::Resnet { depth, width } => ModelPlan::Resnet {
+            depth: resnet_depth(depth)?,
+            width: whole(
+                "model.width",
+                width.unwrap_or(defaults::RESNET_WIDTH),
+                1..=limits::WIDTH,
+            )?,
+        },
+    })
+}
+
+fn widths(hidden: Vec<usize>) -> Checked<Vec<usize>> {
+    at_most("model.hidden", hidden.len(), limits::LAYERS, "layers")?;
+    for (i, &width) in hidden.iter().enumerate() {
+        whole(&format!("model.hidden[{i}]"), width, 1..=limits::WIDTH)?;
+    }
+    Ok(hidden)
+}
+
+fn at_most(key: &str, length: usize, most: usize, things: &str) -> Checked<()> {
+    if length <= most {
+        return Ok(());
+    }
+    refuse(key, format!("has {length} {things}; at most {most}"))
+}
+
+fn resnet_depth(depth: usize) -> Checked<usize> {
+    if (8..=limits::RESNET_DEPTH).contains(&depth) && depth % 6 == 2 {
+        return Ok(depth);
+    }
+    let below = (depth.clamp(8, limits::RESNET_DEPTH) - 2) / 6 * 6 + 2;
+    let nearest = if below == depth.clamp(8, limits::RESNET_DEPTH) {
+        format!("nearest: {below}")
+    } else {
+        format!("nearest: {below} and {}", below + 6)
+    };
+    refuse(
+        "model.depth",
+        format!(
+            "is {depth}; must be 6n+2, from 8 to {} ({nearest})",
+            limits::RESNET_DEPTH
+        ),
+    )
+}
+
+fn blocks(typed: &[BlockSpec], mut image: Shape) -> Checked<Vec<ConvBlock>> {
+    if typed.is_empty() {
+        return refuse(
+            "model.blocks",
+            "is empty; give at least one block, or kind = \"mlp\"",
+        );
+    }
+    at_most("model.blocks", typed.len(), limits::LAYERS, "blocks")?;
+    let mut blocks = Vec::with_capacity(typed.len());
+    for (i, typed) in typed.iter().enumerate() {
+        let key = format!("model.blocks[{i}]");
+        let block = block(&key, typed, image.channels)?;
+        image = after(&key, block, image)?;
+        blocks.push(block);
+    }
+    Ok(blocks)
+}
+
+fn block(key: &str, typed: &BlockSpec, channels_in: usize) -> Checked<ConvBlock> {
+    let size = |name, value: Option<usize>, default, least| {
+        let value = value.unwrap_or(default);
+        whole(&format!("{key}.{name}"), value, least..=limits::KERNEL)
+    };
+    let block = ConvBlock {
+        channels: whole(
+            &format!("{key}.channels"),
+            typed.channels,
+            1..=limits::WIDTH,
+        )?,
+        kernel: size("kernel", typed.kernel, defaults::KERNEL, 1)?,
+        stride: size("stride", typed.stride, defaults::ONE, 1)?,
+        padding: size("padding", typed.padding, defaults::PADDING, 0)?,
+        dilation: size("dilation", typed.dilation, defaults::ONE, 1)?,
+        groups: whole(
+            &format!("{key}.groups"),
+            typed.groups.unwrap_or(defaults::ONE),
+            1..=limits::WIDTH,
+        )?,
+        pool: typed.pool.unwrap_or(defaults::POOL),
+    };
+    for (side, channels) in [("input", channels_in), ("output", block.channels)] {
+        if !channels.is_multiple_of(block.groups) {
+            return refuse(
+                format!("{key}.groups"),
+                format!(
+                    "{} groups do not divide the {channels} {side} channels",
+                    block.groups
+                ),
+            );
+        }
+    }
+    Ok(block)
+}
+
+/// The shape behind a block, or an error where the image is too small for it.
+fn after(key: &str, block: ConvBlock, image: Shape) -> Checked<Shape> {
+    let channels = block.channels;
+    let Some(side) = image.side else {
+        return Ok(Shape {
+            channels,
+            side: None,
+        });
+    };
+    let span = block.dilation * (block.kernel - 1) + 1;
+    let padded = side + 2 * block.padding;
+    if span > padded {
+        return refuse(
+            format!("{key}.kernel"),
+            format!(
+                "spans {span} pixels, but its input has only {side} and {} of padding on each side",
+                block.padding
+            ),
+        );
+    }
+    let convolved = (padded - span) / block.stride + 1;
+    let side = match block.pool {
+        Pool::None => convolved,
+        Pool::Global => 1,
+        Pool::Max | Pool::Avg if convolved >= 2 => convolved / 2,
+        Pool::Max | Pool::Avg => {
+            return refuse(
+                format!("{key}.pool"),
+                "its input is 1 pixel wide; 2 × 2 pooling needs at least 2",
+            );
+        }
+    };
+    Ok(Shape {
+        channels,
+        side: Some(side),
+    })
+}
+
+fn train(spec: &TrainSpec, data: &DataPlan) -> Checked<TrainPlan> {
+    let steps = whole("train.steps", spec.steps, 1..=limits::STEPS)?;
+    let batch = whole("train.batch", spec.batch, 1..=limits::WIDTH)?;
+    if let DataPlan::Digits { train: images, .. } = data
+        && batch > *images
+    {
+        return refuse(
+            "train.batch",
+            format!(
+                "is {batch}, but there are only {images} training images; choose 1 to {images}"
+            ),
+        );
+    }
+    if let Some(every) = spec.evaluate_every {
+        whole("train.evaluate_every", every, 1..=limits::STEPS)?;
+    }
+    Ok(TrainPlan {
+        steps,
+        batch,
+        accumulate: whole(
+            "train.accumulate",
+            spec.accumulate.unwrap_or(defaults::ACCUMULATE),
+            1..=limits::WIDTH,
+        )?,
+        optimizer: optimizer(spec.optimizer)?,
+        schedule: schedule(spec.schedule, steps)?,
+        clip_norm: spec
+            .clip_norm
+            .map(|norm| positive("train.clip_norm", norm))
+            .transpose()?,
+        label_smoothing: below_one(
+            "train.label_smoothing",
+            spec.label_smoothing.unwrap_or(defaults::LABEL_SMOOTHING),
+        )?,
+        evaluate_every: spec.evaluate_every,
+    })
+}
+
+fn optimizer(spec: OptimizerSpec) -> Checked<OptimizerPlan> {
+    const LR: &str = "train.optimizer.lr";
+    const WEIGHT_DECAY: &str = "train.optimizer.weight_decay";
+    match spec {
+        OptimizerSpec::Sgd {
+            lr,
+            momentum,
+            nesterov,
+            weight_decay,
+        } => {
+            let momentum = below_one(
+                "train.optimizer.momentum",
+                momentum.unwrap_or(defaults::MOMENTUM),
+            )?;
+            let nesterov = nesterov.unwrap_or(defaults::NESTEROV);
+            if nesterov && momentum == 0.0 {
+                return refuse(
+                    "train.optimizer.nesterov",
+                    "needs momentum; set momentum over 0",
+                );
+            }
+            Ok(OptimizerPlan::Sgd {
+                lr: not_negative(LR, lr)?,
+                momentum,
+                nesterov,
+                weight_decay: not_negative(
+                    WEIGHT_DECAY,
+                    weight_decay.unwrap_or(defaults::SGD_WEIGHT_DECAY),
+                )?,
+            })
+        }
+        OptimizerSpec::AdamW {
+            lr,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        } => Ok(OptimizerPlan::AdamW {
+            lr: not_negative(LR, lr)?,
+            beta1: below_one("train.optimizer.beta1", beta1.unwrap_or(defaults::BETA1))?,
+            beta2: below_one("train.optimizer.beta2", beta2.unwrap_or(defaults::BETA2))?,
+            eps: positive("train.optimizer.eps", eps.unwrap_or(defaults::EPS))?,
+            weight_decay: not_negative(
+                WEIGHT_DECAY,
+                weight_decay.unwrap_or(defaults::ADAMW_WEIGHT_DECAY),
+            )?,
+        }),
+    }
+}
+
+fn schedule(spec: ScheduleSpec, steps: u64) -> Checked<SchedulePlan> {
+    let warmup = spec.warmup.unwrap_or(defaults::WARMUP.min(steps / 10));
+    if warmup > steps {
+        return refuse(
+            "train.schedule.warmup",
+            format!("is {warmup}, more than the {steps} steps of the training"),
+        );
+    }
+    Ok(SchedulePlan {
+        kind: spec.kind.unwrap_or(defaults::SCHEDULE),
+        warmup,
+        floor: real(
+            "train.schedule.floor",
+            spec.floor.unwrap_or(defaults::FLOOR),
+            "0 to 1",
+            |floor| (0.0..=1.0).contains(&floor),
+        )?,
+    })
+}
+
+fn measure(spec: MeasureSpec, train: &TrainPlan, data: &DataPlan) -> Checked<MeasurePlan> {
+    let test_images = match data {
+        DataPlan::Digits { test, .. } => *test,
+        DataPlan::Idx {
+            test: IdxTest::HeldOut(images),
+            ..
+        } => *images,
+        _ => usize::MAX,
+    };
+    let blocks = spec.timing_blocks.unwrap_or(defaults::TIMING_BLOCKS);
+    let steps = spec.timing_steps.unwrap_or(defaults::TIMING_STEPS);
+    let warmup = spec.timing_warmup.unwrap_or(defaults::TIMING_WARMUP);
+    Ok(MeasurePlan {
+        census_every: whole(
+            "measure.census_every",
+            spec.census_every.unwrap_or(defaults::CENSUS_EVERY),
+            0..=limits::STEPS,
+        )?,
+        timing_blocks: whole("measure.timing_blocks", blocks, 0..=limits::TIMING)?,
+        timing_steps: whole("measure.timing_steps", steps, 1..=limits::TIMING)?,
+        timing_warmup: whole("measure.timing_warmup", warmup, 0..=limits::TIMING)?,
+        inference_batch: whole(
+            "measure.inference_batch",
+            spec.inference_batch.unwrap_or(train.batch.min(test_images)),
+            1..=limits::WIDTH.min(test_images),
+        )?,
+        equivalence_margin: real(
+            "measure.equivalence_margin",
+            spec.equivalence_margin
+                .unwrap_or(defaults::EQUIVALENCE_MARGIN),
+            "over 0 and below 1",
+            |margin| margin > 0.0 && margin < 1.0,
+        )?,
+    })
+}
+
+fn variants(typed: Vec<VariantSpec>) -> Checked<Vec<VariantPlan>> {
+    if typed.is_empty() {
+        return refuse("variants", "is empty; give at least one policy");
+    }
+    at_most("variants", typed.len(), limits::VARIANTS, "variants")?;
+    let mut names = BTreeSet::new();
+    let mut variants = Vec::with_capacity(typed.len());
+    for (i, VariantSpec { name, policy }) in typed.into_iter().enumerate() {
+        let policy: Policy = policy.parse().map_err(|error: PolicyError| Invalid {
+            key: format!("variants[{i}].policy"),
+            what: error.to_string(),
+        })?;
+        folder_name(&format!("variants[{i}].name"), &name)?;
+        // Some file systems do not tell `FP32` from `fp32`.
+        if !names.insert(name.to_ascii_lowercase()) {
+            return refuse(
+                format!("variants[{i}].name"),
+                format!("a second variant with the name {name:?}; give each its own"),
+            );
+        }
+        variants.push(VariantPlan { name, policy });
+    }
+    Ok(variants)
+}
+
+fn baseline(typed: Option<String>, variants: &[VariantPlan]) -> Checked<String> {
+    let Some(name) = typed else {
+        return Ok(default_baseline(variants));
+    };
+    if variants.iter().any(|variant| variant.name == name) {
+        return Ok(name);
+    }
+    refuse(
+        "baseline",
+        format!("no variant is called {name:?}; known: {}", names(variants)),
+    )
+}
+
+/// The variant `fp32`, if it is plain f32; else the first.
+fn default_baseline(variants: &[VariantPlan]) -> String {
+    let plain = |variant: &&VariantPlan| {
+        variant.name == defaults::BASELINE
+            && variant.policy.params == Format::F32
+            && variant.policy.compute == Format::F32
+    };
+    let chosen = variants.iter().find(plain).or(variants.first());
+    chosen
+        .map(|variant| variant.name.clone())
+        .unwrap_or_default()
+}
+
+/// The variants' names, for a message.
+fn names(variants: &[VariantPlan]) -> String {
+    let names: Vec<_> = variants.iter().map(|variant| &*variant.name).collect();
+    names.join(", ")
+}
+
+fn seeds(typed: Option<SeedsSpec>) -> Checked<Vec<u64>> {
+    match typed.unwrap_or(SeedsSpec::Count(defaults::SEEDS)) {
+        SeedsSpec::Count(count) => Ok((0..whole("seeds", count, 1..=limits::SEEDS)?).collect()),
+        SeedsSpec::List(seeds) => {
+            whole("seeds", seeds.len() as u64, 1..=limits::SEEDS).map_err(|_| Invalid {
+                key: "seeds".to_owned(),
+                what: format!(
+                    "lists {} seeds; must be 1 to {}",
+                    seeds.len(),
+                    limits::SEEDS
+                ),
+            })?;
+            let mut distinct = BTreeSet::new();
+            match seeds.iter().find(|seed| !distinct.insert(**seed)) {
+                Some(seed) => refuse("seeds", format!("lists {seed} twice")),
+                None => Ok(seeds),
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Keeps the variants in `chosen`, in that order; a name that the plan lacks may be a policy's. A baseline that is
+    /// not among them gives way to the default one.
+    pub(super) fn choose(&mut self, chosen: &[String]) -> Checked<()> {
+        const KEY: &str = "--variants";
+        let mut variants: Vec<VariantPlan> = Vec::with_capacity(chosen.len());
+        for name in chosen {
+            if variants.iter().any(|variant| variant.name == *name) {
+                return refuse(KEY, format!("{name} is given twice"));
+            }
+            let planned = self.variants.iter().find(|variant| variant.name == *name);
+            let named = Policy::NAMED.iter().find(|(known, _)| known == name);
+            variants.push(match (planned, named) {
+                (Some(variant), _) => variant.clone(),
+                (None, Some((name, policy))) => VariantPlan {
+                    name: (*name).to_owned(),
+                    policy: *policy,
+                },
+                (None, None) => {
+                    return refuse(
+                        KEY,
+                        format!(
+                            "unknown variant {name:?}; in the spec: {}; policies: {}",
+                            names(&self.variants),
+                            Policy::NAMED.map(|(name, _)| name).join(", ")
+                        ),
+                    );
+                }
+            });
+        }
+        if variants.is_empty() {
+            return refuse(KEY, "names no variant");
+        }
+        if !variants.iter().any(|variant| variant.name == self.baseline) {
+            self.baseline = default_baseline(&variants);
+        }
+        self.variants = variants;
+        Ok(())
+    }
+
+    /// Replaces the seeds by 0 to `count` − 1.
+    pub(super) fn reseed(&mut self, count: u64) -> Checked<()> {
+        self.seeds = (0..whole("--seeds", count, 1..=limits::SEEDS)?).collect();
+        Ok(())
+    }
+}

@@ -1,0 +1,361 @@
+//! TOML text and `--set` overrides → `Spec` → [`Plan`], with the place of every error.
+//!
+//! The value of an override is parsed behind as many blanks as the texts before it are long. So its spans follow on from
+//! theirs, and an offset tells which text it points into.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use serde::Deserialize as _;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer};
+
+use super::{Invalid, Plan, Spec};
+
+/// What the command line changes in a spec.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `key=value` each: a key's path with dots, and a TOML value or, failing that, a string.
+    pub set: Vec<String>,
+    /// The variants to keep or add; none: those of the spec.
+    pub variants: Option<Vec<String>>,
+    /// Seeds 0 to this; none: those of the spec.
+    pub seeds: Option<u64>,
+}
+
+/// A spec that cannot be: where, and what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {what}")]
+pub struct SpecError {
+    /// `file:line:column`, `file`, or the option of the command line.
+    pub place: String,
+    /// The key where one is known, what is wrong, and what would be right.
+    pub what: String,
+}
+
+impl Plan {
+    /// Reads a spec. `file` is what messages call it.
+    ///
+    /// # Errors
+    /// When the text is no TOML, a key is unknown or missing, or a value cannot be.
+    ///
+    /// ```
+    /// use mantissa::spec::{DEFAULT, Overrides, Plan};
+    /// let error = Plan::read("default.toml", DEFAULT, &Overrides {
+    ///     set: vec!["train.batch=0".to_owned()],
+    ///     ..Overrides::default()
+    /// });
+    /// assert_eq!(
+    ///     error.map_err(|error| error.to_string()),
+    ///     Err("--set train.batch=0: train.batch: is 0; must be 1 to 65536".to_owned()),
+    /// );
+    /// ```
+    pub fn read(file: &str, text: &str, overrides: &Overrides) -> Result<Self, SpecError> {
+        let assignments = assignments(text.len(), &overrides.set)?;
+        let mut source = Source::parse(file, text, &assignments)?;
+        for assignment in &assignments {
+            source.assign(assignment)?;
+        }
+        let mut plan = Self::try_from(source.typed()?).map_err(|error| source.place(&error))?;
+        let option = |Invalid { key, what }| SpecError { place: key, what };
+        if let Some(chosen) = &overrides.variants {
+            plan.choose(chosen).map_err(option)?;
+        }
+        if let Some(count) = overrides.seeds {
+            plan.reseed(count).map_err(option)?;
+        }
+        Ok(plan)
+    }
+}
+
+/// One `--set key.path=value`.
+struct Assignment<'a> {
+    typed: &'a str,
+    path: Vec<&'a str>,
+    value: &'a str,
+    /// [`PADDED_KEY`], the blanks, the value: a TOML document if the value is one of TOML.
+    padded: String,
+    span: Range<usize>,
+}
+
+const PADDED_KEY: &str = "v=";
+
+fn assignments(mut end: usize, typed: &[String]) -> Result<Vec<Assignment<'_>>, SpecError> {
+    let mut assignments = Vec::with_capacity(typed.len());
+    for typed in typed {
+        let Some((path, value)) = typed.split_once('=') else {
+            return refuse(typed, "expected key=value, such as train.steps=100");
+        };
+        let path: Vec<&str> = path.trim().split('.').collect();
+        if !path.iter().all(|key| is_bare_key(key)) {
+            return refuse(
+                typed,
+                "expected a key's path before the =, such as train.steps",
+            );
+        }
+        let start = end + PADDED_KEY.len();
+        let span = start..start + value.len();
+        let padded = format!("{PADDED_KEY}{:1$}{value}", "", end);
+        end = span.end;
+        assignments.push(Assignment {
+            typed,
+            path,
+            value: value.trim(),
+            padded,
+            span,
+        });
+    }
+    Ok(assignments)
+}
+
+fn refuse<T>(typed: &str, what: &str) -> Result<T, SpecError> {
+    Err(SpecError {
+        place: format!("--set {typed}"),
+        what: what.to_owned(),
+    })
+}
+
+fn is_bare_key(key: &str) -> bool {
+    !key.is_empty()
+        && key
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+}
+
+/// A parsed spec and the texts that its spans point into.
+struct Source<'a> {
+    file: &'a str,
+    text: &'a str,
+    assignments: &'a [Assignment<'a>],
+    table: Spanned<DeTable<'a>>,
+}
+
+impl<'a> Source<'a> {
+    fn parse(
+        file: &'a str,
+        text: &'a str,
+        assignments: &'a [Assignment<'a>],
+    ) -> Result<Self, SpecError> {
+        let mut source = Self {
+            file,
+            text,
+            assignments,
+            table: Spanned::new(0..0, DeTable::new()),
+        };
+        source.table = DeTable::parse(text).map_err(|error| source.explain(&error))?;
+        Ok(source)
+    }
+
+    /// Replaces or adds one value: as TOML where it is TOML, else as a string.
+    fn assign(&mut self, assignment: &'a Assignment<'a>) -> Result<(), SpecError> {
+        let Assignment {
+            typed,
+            path,
+            value,
+            padded,
+            span,
+        } = assignment;
+        let parsed = DeTable::parse(padded).map(Spanned::into_inner);
+        let value = match parsed.ok().and_then(only_value) {
+            Some(value) => value,
+            None => Spanned::new(span.clone(), DeValue::String(Cow::Borrowed(*value))),
+        };
+        let Some((last, above)) = path.split_last() else {
+            return Ok(());
+        };
+        let mut table = self.table.get_mut();
+        for key in above {
+            let start = span.start..span.start;
+            let entry = table
+                .entry(Spanned::new(start.clone(), Cow::Borrowed(*key)))
+                .or_insert_with(|| Spanned::new(start, DeValue::Table(DeTable::new())));
+            let DeValue::Table(below) = entry.get_mut() else {
+                return refuse(typed, &format!("{key} is not a table"));
+            };
+            table = below;
+        }
+        // The old key would keep its place in the file.
+        table.remove(*last);
+        table.insert(Spanned::new(span.clone(), Cow::Borrowed(*last)), value);
+        Ok(())
+    }
+
+    fn typed(&self) -> Result<Spec, SpecError> {
+        let mut table = self.table.clone();
+        reshape(table.get_mut());
+        Spec::deserialize(Deserializer::from(table)).map_err(|error| self.explain(&error))
+    }
+
+    /// The place of an invalid value.
+    fn place(&self, Invalid { key, what }: &Invalid) -> SpecError {
+        let span = span_of(self.table.get_ref(), key);
+        SpecError {
+            place: span.map_or_else(|| self.file.to_owned(), |span| self.position(span.start)),
+            what: format!("{key}: {what}"),
+        }
+    }
+
+    /// The place and the meaning of an error of TOML or serde.
+    fn explain(&self, error: &toml::de::Error) -> SpecError {
+        let what = in_our_words(error.message());
+        let Some(span) = error.span() else {
+            let place = self.file.to_owned();
+            return SpecError { place, what };
+        };
+        SpecError {
+            place: self.position(span.start),
+            what: match key_at(self.table.get_ref(), &span) {
+                Some(key) => format!("{key}: {what}"),
+                None => what,
+            },
+        }
+    }
+
+    /// An offset as `file:line:column`, or as the override that it lies in.
+    fn position(&self, offset: usize) -> String {
+        if let Some(assignment) = self
+            .assignments
+            .iter()
+            .rev()
+            .find(|assignment| assignment.span.start <= offset)
+        {
+            return format!("--set {}", assignment.typed);
+        }
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!("{}:{line}:{column}", self.file)
+    }
+}
+
+/// The value of a table that has but one.
+fn only_value(table: DeTable<'_>) -> Option<Spanned<DeValue<'_>>> {
+    let mut values = table.into_iter().map(|(_, value)| value);
+    values.next().filter(|_| values.len() == 0)
+}
+
+/// Gives the table the shape that serde reads without losing its place: `{ kind = "k", … }` becomes `{ k = { … } }`,
+/// and a bare variant's name a table.
+fn reshape(table: &mut DeTable<'_>) {
+    for key in ["data", "model"] {
+        kind_outside(table.get_mut(key));
+    }
+    if let Some(DeValue::Table(train)) = table.get_mut("train").map(Spanned::get_mut) {
+        kind_outside(train.get_mut("optimizer"));
+    }
+    if let Some(DeValue::Array(variants)) = table.get_mut("variants").map(Spanned::get_mut) {
+        for variant in variants.iter_mut() {
+            let span = variant.span();
+            if let DeValue::String(name) = variant.get_ref() {
+                let entry = |key| {
+                    let value = DeValue::String(name.clone());
+                    (
+                        Spanned::new(span.clone(), Cow::Borrowed(key)),
+                        Spanned::new(span.clone(), value),
+                    )
+                };
+                let table = ["name", "policy"].into_iter().map(entry).collect();
+                *variant.get_mut() = DeValue::Table(table);
+            }
+        }
+    }
+}
+
+fn kind_outside(value: Option<&mut Spanned<DeValue<'_>>>) {
+    let Some(value) = value else { return };
+    let span = value.span();
+    let DeValue::Table(table) = value.get_mut() else {
+        return;
+    };
+    let kind = match table.remove("kind") {
+        Some(kind) => {
+            let span = kind.span();
+            let name = match kind.into_inner() {
+                DeValue::String(name) => name,
+                other => Cow::Borrowed(other.type_str()),
+            };
+            Spanned::new(span, name)
+        }
+        None => Spanned::new(span.clone(), Cow::Borrowed("")),
+    };
+    let fields = Spanned::new(span, DeValue::Table(std::mem::take(table)));
+    table.insert(kind, fields);
+}
+
+/// The span of the value at a path such as `model.blocks[1].kernel`, or of the nearest table or list above it that is
+/// there.
+fn span_of(table: &DeTable<'_>, path: &str) -> Option<Range<usize>> {
+    let mut keys = path.split(['.', '[']).map(|key| key.trim_end_matches(']'));
+    let mut value = table.get(keys.next()?)?;
+    for key in keys {
+        let below = match value.get_ref() {
+            DeValue::Table(table) => table.get(key),
+            DeValue::Array(values) => key.parse().ok().and_then(|i: usize| values.get(i)),
+            _ => None,
+        };
+        match below {
+            Some(below) => value = below,
+            None => break,
+        }
+    }
+    Some(value.span())
+}
+
+/// The path of the key that a span is about: the key or the value that starts where it does.
+fn key_at(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        let here = || (key.span() == *span || value.span() == *span).then(String::new);
+        let rest = below(value, span).or_else(here)?;
+        Some(format!("{}{rest}", key.get_ref()))
+    })
+}
+
+/// [`key_at`] under a value, with the dot or bracket in front.
+fn below(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<String> {
+    match value.get_ref() {
+        DeValue::Table(table) => key_at(table, span).map(|rest| format!(".{rest}")),
+        DeValue::Array(values) => values.iter().enumerate().find_map(|(i, value)| {
+            let here = || (value.span() == *span).then(String::new);
+            let rest = below(value, span).or_else(here)?;
+            Some(format!("[{i}]{rest}"))
+        }),
+        _ => None,
+    }
+}
+
+/// A message of serde or TOML on one line and in the words of a spec: keys and values, not fields and variants.
+fn in_our_words(message: &str) -> String {
+    let message = message.replace('\n', " ");
+    if let Some(keys) = message.strip_prefix("unexpected keys in table: ")
+        && let Some((unknown, known)) = keys.split_once(", available keys: ")
+    {
+        return format!("unknown key \"{unknown}\"; known: {known}");
+    }
+    if let Some((head, known)) = message.split_once(", expected ")
+        && (head.starts_with("unknown field") || head.starts_with("unknown variant"))
+    {
+        let known = known.trim_start_matches("one of ").replace(" or ", ", ");
+        let head = head
+            .replace("unknown variant ``", "missing key `kind`")
+            .replace("unknown variant", "unknown value")
+            .replace("unknown field", "unknown key");
+        return format!(
+            "{}; known: {}",
+            head.replace('`', "\""),
+            known.replace('`', "")
+        );
+    }
+    let mut message = message
+        .replace("missing field", "missing key")
+        .replace('`', "\"");
+    for (rust, plain) in [
+        ("expected usize", "expected a whole number"),
+        ("expected u64", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected f32", "expected a number"),
+        ("expected a sequence", "expected a list"),
+    ] {
+        message = message.replace(rust, plain);
+    }
+    message
+}

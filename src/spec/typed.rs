@@ -1,0 +1,154 @@
+//! The spec as it is typed in TOML: every key once, with its type; what may be left out is an `Option`.
+//!
+//! `kind = "…"` beside other keys names the variant of an enum; `source` has moved it outside them by the time serde
+//! sees it, so that errors keep their place in the file.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::{Activation, Augment, Pool, ScheduleKind};
+
+/// An experiment as typed: not validated, defaults not filled in.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    pub(super) name: String,
+    pub(super) data: DataSpec,
+    pub(super) model: ModelSpec,
+    pub(super) train: TrainSpec,
+    #[serde(default)]
+    pub(super) measure: MeasureSpec,
+    pub(super) baseline: Option<String>,
+    pub(super) variants: Vec<VariantSpec>,
+    pub(super) seeds: Option<SeedsSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum DataSpec {
+    Digits {
+        train: Option<usize>,
+        test: Option<usize>,
+        seed: Option<u64>,
+    },
+    Idx {
+        train_images: PathBuf,
+        train_labels: PathBuf,
+        test_images: Option<PathBuf>,
+        test_labels: Option<PathBuf>,
+        held_out: Option<usize>,
+    },
+    Cifar10 {
+        path: PathBuf,
+        #[serde(default)]
+        augment: Augment,
+    },
+    Cifar100 {
+        path: PathBuf,
+        #[serde(default)]
+        augment: Augment,
+    },
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum ModelSpec {
+    Mlp {
+        hidden: Vec<usize>,
+        activation: Option<Activation>,
+        dropout: Option<f32>,
+    },
+    Cnn {
+        blocks: Vec<BlockSpec>,
+        hidden: Vec<usize>,
+        activation: Option<Activation>,
+        batch_norm: Option<bool>,
+        dropout: Option<f32>,
+    },
+    Resnet {
+        depth: usize,
+        width: Option<usize>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BlockSpec {
+    pub(super) channels: usize,
+    pub(super) kernel: Option<usize>,
+    pub(super) stride: Option<usize>,
+    pub(super) padding: Option<usize>,
+    pub(super) dilation: Option<usize>,
+    pub(super) groups: Option<usize>,
+    pub(super) pool: Option<Pool>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TrainSpec {
+    pub(super) steps: u64,
+    pub(super) batch: usize,
+    pub(super) accumulate: Option<usize>,
+    pub(super) optimizer: OptimizerSpec,
+    #[serde(default)]
+    pub(super) schedule: ScheduleSpec,
+    pub(super) clip_norm: Option<f64>,
+    pub(super) label_smoothing: Option<f32>,
+    pub(super) evaluate_every: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum OptimizerSpec {
+    Sgd {
+        lr: f64,
+        momentum: Option<f64>,
+        nesterov: Option<bool>,
+        weight_decay: Option<f64>,
+    },
+    AdamW {
+        lr: f64,
+        beta1: Option<f64>,
+        beta2: Option<f64>,
+        eps: Option<f64>,
+        weight_decay: Option<f64>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ScheduleSpec {
+    pub(super) kind: Option<ScheduleKind>,
+    pub(super) warmup: Option<u64>,
+    pub(super) floor: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MeasureSpec {
+    pub(super) census_every: Option<u64>,
+    pub(super) timing_blocks: Option<usize>,
+    pub(super) timing_steps: Option<usize>,
+    pub(super) timing_warmup: Option<usize>,
+    pub(super) inference_batch: Option<usize>,
+    pub(super) equivalence_margin: Option<f64>,
+}
+
+/// In TOML also a bare name, which `source` has turned into a table with that name and policy.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VariantSpec {
+    pub(super) name: String,
+    pub(super) policy: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a number of seeds, or a list of seeds from 0 upwards"
+)]
+pub(super) enum SeedsSpec {
+    Count(u64),
+    List(Vec<u64>),
+}
