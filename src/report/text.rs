@@ -40,7 +40,7 @@ pub(super) fn points(value: f64) -> String {
 pub(super) fn share(value: f64) -> String {
     let percent = value * 100.0;
     match percent {
-        p if p == 0.0 => "0%".to_owned(),
+        0.0 => "0%".to_owned(),
         p if p < 0.000_95 => format!("{p:.1e}%"),
         p if p < 0.0095 => format!("{p:.4}%"),
         p if p < 0.095 => format!("{p:.3}%"),
@@ -86,7 +86,7 @@ pub(super) fn measure(measured: Option<ClaimMeasure>) -> String {
 /// Three significant digits, with an exponent where zeros would fill the line.
 pub(super) fn decimal(value: f64) -> String {
     let text = match value.abs() {
-        v if v == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         v if !(0.001..1e6).contains(&v) => format!("{value:.2e}"),
         v => {
             let decimals = (2.0 - v.log10().floor()).clamp(0.0, 5.0) as usize;
@@ -140,13 +140,16 @@ pub(super) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// At most `length` characters, the last of them `…` where some are missing.
+/// At most `length` characters: the start and the end, with `…` for what is left out between.
 pub(super) fn shorten(text: &str, length: usize) -> String {
-    if text.chars().count() <= length {
+    let all: Vec<char> = text.chars().collect();
+    if all.len() <= length {
         return text.to_owned();
     }
-    let kept: String = text.chars().take(length.saturating_sub(1)).collect();
-    format!("{kept}…")
+    let end = length / 3;
+    let start = length.saturating_sub(end + 1);
+    let (start, end) = (&all[..start], &all[all.len() - end..]);
+    start.iter().chain(&['…']).chain(end).collect()
 }
 
 /// How a run ended, in a word.
@@ -220,7 +223,7 @@ mod tests {
             (plural(1, "run"), "1 run"),
             (list(&["a".into(), "b".into(), "c".into()]), "a, b and c"),
             (printable("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}"),
-            (shorten("precision", 5), "prec…"),
+            (shorten("precision-seven", 9), "preci…ven"),
         ] {
             assert_eq!(printed, expected);
         }
