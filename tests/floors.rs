@@ -19,10 +19,7 @@ fn modules() -> BTreeMap<String, Vec<(String, String)>> {
         let place = place.to_str().unwrap().to_owned();
         if name != "lib" && !place.ends_with("/tests.rs") {
             let text = String::from_utf8(std::fs::read(&file).unwrap()).unwrap();
-            modules
-                .entry(name.to_owned())
-                .or_default()
-                .push((place, code(&text)));
+            modules.entry(name.to_owned()).or_default().push((place, code(&text)));
         }
     }
     modules
@@ -101,9 +98,7 @@ fn top_level_names(list: &str) -> Vec<String> {
 
 fn first_name(path: &str) -> Option<String> {
     let path = path.trim_start();
-    let end = path
-        .find(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .unwrap_or(path.len());
+    let end = path.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(path.len());
     (end > 0).then(|| path[..end].to_owned())
 }
 
@@ -162,10 +157,7 @@ fn found(words: &[&str], looked_at: impl Fn(&str) -> bool) -> Vec<String> {
 #[test]
 fn reports_verdicts_formats_and_plain_data_know_no_tensor() {
     let plain = ["report", "claims", "stats", "record", "spec", "precision"];
-    assert_eq!(
-        found(&["candle"], |module| plain.contains(&module)),
-        [""; 0]
-    );
+    assert_eq!(found(&["candle"], |module| plain.contains(&module)), [""; 0]);
 }
 
 #[test]

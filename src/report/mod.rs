@@ -1,18 +1,45 @@
 //! The report: from a results folder to figures, tables and pages. Reads records, computes no measurement.
+//!
+//! What is said is computed once (`table`, `reading`, `figure`); how it looks is decided elsewhere (`csv`,
+//! `markdown`, `terminal`, `html`, `draw`).
+
+mod csv;
+mod draw;
+mod figure;
+#[cfg(test)]
+mod fixture;
+mod html;
+mod load;
+mod markdown;
+mod reading;
+mod table;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod text;
 
 use std::path::{Path, PathBuf};
 
-use crate::record::Results;
-use crate::store::StoreError;
+use crate::store::{self, StoreError};
+
+pub use load::{Loaded, load};
+pub use terminal::terminal_table;
+
+use figure::Figure;
+use table::Table;
 
 /// A report that could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// The folder holds no results file.
-    #[error("{}: not found; give the folder that `mantissa experiment` wrote with --out", .0.display())]
+    #[error(
+        "{}: not found; give the folder that `mantissa experiment` wrote with --out", .0.display()
+    )]
     Missing(PathBuf),
     /// The results file ends before its JSON does.
-    #[error("{}: cut short ({detail})", path.display())]
+    #[error(
+        "{}: cut short ({detail}); copy the file again or run the experiment again", path.display()
+    )]
     CutShort {
         /// The results file.
         path: PathBuf,
@@ -20,7 +47,10 @@ pub enum ReportError {
         detail: String,
     },
     /// The file is something else, or was changed by hand.
-    #[error("{}: not a results file of mantissa ({detail})", path.display())]
+    #[error(
+        "{}: not a results file of mantissa ({detail}); give the folder that `mantissa experiment` wrote",
+        path.display()
+    )]
     NotResults {
         /// The file.
         path: PathBuf,
@@ -28,7 +58,10 @@ pub enum ReportError {
         detail: String,
     },
     /// A newer program wrote the file.
-    #[error("{}: schema {schema} is newer than this program's", path.display())]
+    #[error(
+        "{}: schema {schema} is newer than this program's {}; use the mantissa that wrote it, or a newer one",
+        path.display(), crate::record::SCHEMA
+    )]
     Newer {
         /// The results file.
         path: PathBuf,
@@ -36,7 +69,7 @@ pub enum ReportError {
         schema: u64,
     },
     /// A part of the report could not be drawn or filled in.
-    #[error("{}: cannot be made: {detail}", path.display())]
+    #[error("{}: cannot be made: {detail}; please report this as a bug", path.display())]
     Make {
         /// The file that is missing now.
         path: PathBuf,
@@ -48,15 +81,63 @@ pub enum ReportError {
     Store(#[from] StoreError),
 }
 
-/// Writes the report of the results in `dir`.
+/// Writes `results.csv`, `summary.md`, `figures/*.png`, `figures/*.svg` and `report.html` beside `dir/results.json`,
+/// and returns their paths in that order.
 ///
 /// # Errors
-/// When there are none.
+/// When the results file cannot be read ([`load`]) or a file cannot be made or written. Files made before stay.
 pub fn render(dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
-    Err(ReportError::Missing(dir.join("results.json")))
+    let loaded = load(dir)?;
+    let table = Table::of(&loaded.results);
+    let reading = reading::sentences(&loaded, &table);
+    let figures = figure::all(&loaded, &table);
+    let mut written = Vec::new();
+
+    save(dir, "results.csv", csv::render(&table), &mut written)?;
+    let summary = markdown::render(&loaded, &table, &reading, &figures);
+    save(dir, "summary.md", Ok(summary.into_bytes()), &mut written)?;
+    let drawings = save_figures(dir, &figures, &mut written)?;
+    let page = html::render(&loaded, &table, &reading, &drawings);
+    save(dir, "report.html", page, &mut written)?;
+    Ok(written)
 }
 
-/// The comparison of an experiment's variants as text.
-pub fn terminal_table(_results: &Results) -> String {
-    String::new()
+/// A figure and its SVG text.
+struct Drawing<'a> {
+    figure: &'a Figure,
+    svg: String,
+}
+
+fn save_figures<'a>(
+    dir: &Path,
+    figures: &'a [Figure],
+    written: &mut Vec<PathBuf>,
+) -> Result<Vec<Drawing<'a>>, ReportError> {
+    let mut drawings = Vec::new();
+    for figure in figures {
+        let png = format!("figures/{}.png", figure.file);
+        save(dir, &png, draw::png(figure), written)?;
+        let path = format!("figures/{}.svg", figure.file);
+        let svg = draw::svg(figure).map_err(|detail| make_error(&dir.join(&path), detail))?;
+        save(dir, &path, Ok(svg.clone().into_bytes()), written)?;
+        drawings.push(Drawing { figure, svg });
+    }
+    Ok(drawings)
+}
+
+fn save(
+    dir: &Path,
+    name: &str,
+    contents: Result<Vec<u8>, String>,
+    written: &mut Vec<PathBuf>,
+) -> Result<(), ReportError> {
+    let path = dir.join(name);
+    let contents = contents.map_err(|detail| make_error(&path, detail))?;
+    store::write(&path, &contents)?;
+    written.push(path);
+    Ok(())
+}
+
+fn make_error(path: &Path, detail: String) -> ReportError {
+    ReportError::Make { path: path.to_owned(), detail }
 }

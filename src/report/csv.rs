@@ -1,0 +1,156 @@
+//! `results.csv`: one row a variant, plain numbers in full precision with the unit in the header, empty for null.
+
+use std::fmt::Display;
+
+use crate::record::Estimate;
+
+use super::table::{Row, Table};
+use super::text;
+
+/// A header and its field.
+type Field = (&'static str, String);
+
+/// The file's bytes.
+pub(super) fn render(table: &Table) -> Result<Vec<u8>, String> {
+    let mut writer = ::csv::Writer::from_writer(Vec::new());
+    for (index, row) in table.rows.iter().enumerate() {
+        let fields = fields(row);
+        if index == 0 {
+            let headers = fields.iter().map(|(header, _)| header);
+            writer.write_record(headers).map_err(|e| e.to_string())?;
+        }
+        let values = fields.iter().map(|(_, value)| value);
+        writer.write_record(values).map_err(|e| e.to_string())?;
+    }
+    writer.into_inner().map_err(|error| error.to_string())
+}
+
+fn fields(row: &Row) -> Vec<Field> {
+    [identity(row), accuracy(row), training(row), inference(row), numerics(row)].concat()
+}
+
+fn identity(row: &Row) -> Vec<Field> {
+    vec![
+        ("variant", row.name.clone()),
+        ("policy", row.policy.clone()),
+        ("baseline", row.is_baseline.to_string()),
+        ("emulated", row.emulated.to_string()),
+        ("runs_planned", row.runs.planned.to_string()),
+        ("runs_completed", row.runs.completed.to_string()),
+        ("runs_diverged", row.runs.diverged.to_string()),
+        ("runs_failed", row.runs.failed.to_string()),
+    ]
+}
+
+fn accuracy(row: &Row) -> Vec<Field> {
+    let spread = row.accuracy;
+    let difference = row.difference();
+    vec![
+        ("test_accuracy_mean", optional(spread.map(|s| s.mean))),
+        ("test_accuracy_sd", optional(spread.and_then(|s| s.deviation))),
+        ("test_accuracy_seeds", optional(spread.map(|s| s.seeds))),
+        ("accuracy_difference", optional(difference.map(|d| d.value))),
+        ("accuracy_difference_low", optional(difference.and_then(|d| d.low))),
+        ("accuracy_difference_high", optional(difference.and_then(|d| d.high))),
+        ("accuracy_p", optional(difference.and_then(|d| d.p))),
+        ("accuracy_p_holm", optional(difference.and_then(|d| d.p_holm))),
+        ("accuracy_probability_better", optional(difference.and_then(|d| d.probability_better))),
+        ("accuracy_pairs", optional(difference.map(|d| d.pairs))),
+        ("accuracy_verdict", optional(difference.map(|d| text::accuracy_verdict(d.verdict)))),
+    ]
+}
+
+fn training(row: &Row) -> Vec<Field> {
+    let step = row.train.as_ref().map(|train| train.step_seconds);
+    let speed = row.train.as_ref().map(|train| train.samples_per_second);
+    let memory = row.memory;
+    let mut fields = estimate(
+        ["step_seconds", "step_seconds_low", "step_seconds_high"],
+        step.map(|e| plain(e, |seconds| seconds.0)),
+    );
+    fields.extend(estimate(
+        ["samples_per_second", "samples_per_second_low", "samples_per_second_high"],
+        speed,
+    ));
+    fields.extend(estimate(
+        ["train_time_ratio", "train_time_ratio_low", "train_time_ratio_high"],
+        row.time_ratio().map(|e| plain(e, |ratio| ratio.0)),
+    ));
+    let bytes = [
+        ("peak_memory_bytes", memory.map(|m| m.peak_bytes)),
+        ("weights_bytes", memory.map(|m| m.weights)),
+        ("master_weights_bytes", memory.map(|m| m.master_weights)),
+        ("gradients_bytes", memory.map(|m| m.gradients)),
+        ("optimizer_bytes", memory.map(|m| m.optimizer)),
+        ("activations_bytes", memory.map(|m| m.activations)),
+    ];
+    fields.extend(bytes.map(|(name, value)| (name, optional(value.map(|bytes| bytes.0)))));
+    let ratio = row.memory_ratio().map(|ratio| ratio.0);
+    fields.push(("train_memory_ratio", optional(ratio)));
+    fields
+}
+
+fn inference(row: &Row) -> Vec<Field> {
+    let inference = row.inference.as_ref();
+    let seconds = inference.and_then(|i| i.batch_seconds);
+    let mut fields = vec![("inference_batch", optional(inference.map(|i| i.batch)))];
+    fields.extend(estimate(
+        ["inference_batch_seconds", "inference_batch_seconds_low", "inference_batch_seconds_high"],
+        seconds.map(|e| plain(e, |seconds| seconds.0)),
+    ));
+    fields.extend(estimate(
+        ["inference_time_ratio", "inference_time_ratio_low", "inference_time_ratio_high"],
+        row.inference_time_ratio().map(|e| plain(e, |ratio| ratio.0)),
+    ));
+    let ratio = row.inference_memory_ratio().map(|ratio| ratio.0);
+    fields.extend([
+        ("inference_peak_bytes", optional(inference.map(|i| i.peak_bytes.0))),
+        ("inference_weights_bytes", optional(inference.map(|i| i.weights.0))),
+        ("inference_memory_ratio", optional(ratio)),
+    ]);
+    fields
+}
+
+fn numerics(row: &Row) -> Vec<Field> {
+    let counts = (row.counts.elements > 0).then_some(row.counts);
+    let updates = (row.numerics.updates.elements > 0).then_some(row.numerics.updates);
+    let gradients = (row.numerics.gradients.elements > 0).then_some(row.numerics.gradients);
+    let ran = row.runs.done() > 0;
+    vec![
+        ("census_elements", optional(counts.map(|c| c.elements))),
+        ("overflow", optional(counts.map(|c| c.overflow))),
+        ("underflow", optional(counts.map(|c| c.underflow))),
+        ("subnormal", optional(counts.map(|c| c.subnormal))),
+        ("nan", optional(counts.map(|c| c.nan))),
+        ("weight_updates", optional(updates.map(|u| u.elements))),
+        ("lost_updates", optional(updates.map(|u| u.lost))),
+        ("weight_gradients", optional(gradients.map(|g| g.elements))),
+        ("zero_gradients", optional(gradients.map(|g| g.zero))),
+        ("subnormal_gradients", optional(gradients.map(|g| g.subnormal))),
+        ("infinite_gradients", optional(gradients.map(|g| g.infinite))),
+        ("nan_gradients", optional(gradients.map(|g| g.nan))),
+        ("steps", optional(ran.then_some(row.steps))),
+        ("skipped_steps", optional(ran.then_some(row.numerics.skipped_steps))),
+    ]
+}
+
+fn estimate(names: [&'static str; 3], value: Option<Estimate<f64>>) -> Vec<Field> {
+    let [name, low, high] = names;
+    vec![
+        (name, optional(value.map(|e| e.value))),
+        (low, optional(value.map(|e| e.low))),
+        (high, optional(value.map(|e| e.high))),
+    ]
+}
+
+fn plain<T: Copy>(estimate: Estimate<T>, number: fn(T) -> f64) -> Estimate<f64> {
+    Estimate {
+        value: number(estimate.value),
+        low: number(estimate.low),
+        high: number(estimate.high),
+    }
+}
+
+fn optional<T: Display>(value: Option<T>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}

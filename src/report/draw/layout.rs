@@ -1,0 +1,218 @@
+//! Where things stand in a figure, in logical units from the top left.
+
+use super::{LABEL, SMALL, WIDTH};
+use crate::report::figure::{Arrange, At, Figure, Panel};
+
+/// Left and right of everything.
+pub(super) const MARGIN: f64 = 24.0;
+
+/// Between text and what it belongs to.
+pub(super) const GAP: f64 = 10.0;
+
+/// Width of a sample in a legend.
+pub(super) const SWATCH: f64 = 26.0;
+
+/// Between two entries of a legend.
+const KEY_GAP: f64 = 26.0;
+
+/// Height of a line of the legend.
+const KEY_LINE: f64 = 22.0;
+
+/// The first line of the legend, or of the plot where there is none.
+const BODY: f64 = 80.0;
+
+/// Height of a line of the notes.
+const NOTE_LINE: f64 = 17.0;
+
+/// Above a plot with a title.
+const TITLE: f64 = 26.0;
+
+/// Below a plot: labels of the ticks; and with a label of the axis.
+const TICKS: f64 = 26.0;
+const AXIS_LABEL: f64 = 20.0;
+
+/// Bars are not thicker than this.
+const THICKEST_BAR: f64 = 17.0;
+
+/// Where everything stands.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// The left middle of each entry of the legend.
+    pub(super) legend: Vec<At>,
+    /// The plots.
+    pub(super) frames: Vec<Frame>,
+    /// The lines of the notes and their middles.
+    pub(super) notes: Vec<(String, f64)>,
+}
+
+/// The rectangle of a plot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    pub(super) left: f64,
+    pub(super) right: f64,
+    pub(super) top: f64,
+    pub(super) bottom: f64,
+    /// Whether the ticks of the vertical axis are labelled.
+    pub(super) labels: bool,
+}
+
+/// From the axes of a panel to logical units.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    x: (f64, f64),
+    y: (f64, f64),
+}
+
+impl View {
+    /// A place on the horizontal axis.
+    pub(super) fn x(&self, value: f64) -> f64 {
+        self.x.0 + self.x.1 * value
+    }
+
+    /// A place on the vertical axis.
+    pub(super) fn y(&self, value: f64) -> f64 {
+        self.y.0 + self.y.1 * value
+    }
+
+    /// A point.
+    pub(super) fn at(&self, (x, y): At) -> At {
+        (self.x(x), self.y(y))
+    }
+}
+
+impl Frame {
+    /// The view of a panel in this frame.
+    pub(super) fn view(&self, panel: &Panel) -> View {
+        let map = |from: f64, to: f64, start: f64, end: f64| {
+            let factor = (end - start) / (to - from);
+            (start - factor * from, factor)
+        };
+        View {
+            x: map(panel.x.from, panel.x.to, self.left, self.right),
+            y: map(panel.y.from, panel.y.to, self.bottom, self.top),
+        }
+    }
+
+    /// Half the thickness of a bar on a vertical axis of categories.
+    pub(super) fn half_bar(&self, view: &View) -> f64 {
+        (view.y.1.abs() * 0.3).min(THICKEST_BAR)
+    }
+}
+
+impl Layout {
+    /// The layout of a figure.
+    pub(super) fn of(figure: &Figure) -> Self {
+        let legend = legend(figure);
+        let top = legend.last().map_or(BODY - 12.0, |at| at.1 + KEY_LINE / 2.0 + 8.0);
+        let lines = wrap(&figure.notes);
+        let below = f64::from(figure.height) - 14.0 - NOTE_LINE * lines.len() as f64;
+        let notes = lines.into_iter().enumerate();
+        let notes = notes.map(|(index, line)| (line, below + NOTE_LINE * (index as f64 + 0.5)));
+        Self {
+            legend,
+            notes: notes.collect(),
+            frames: match figure.arrange {
+                Arrange::Stacked => stacked(&figure.panels, top, below),
+                Arrange::Beside => beside(&figure.panels, top, below),
+            },
+        }
+    }
+}
+
+fn legend(figure: &Figure) -> Vec<At> {
+    let (mut x, mut y) = (MARGIN, BODY);
+    let mut places = Vec::new();
+    for key in &figure.legend {
+        let width = SWATCH + 8.0 + LABEL.width(&key.label);
+        if x > MARGIN && x + width > f64::from(WIDTH) - MARGIN {
+            (x, y) = (MARGIN, y + KEY_LINE);
+        }
+        places.push((x, y));
+        x += width + KEY_GAP;
+    }
+    places
+}
+
+/// The notes in lines that fit.
+fn wrap(notes: &[String]) -> Vec<String> {
+    let fits = |line: &str| SMALL.width(line) <= f64::from(WIDTH) - 2.0 * MARGIN;
+    let mut lines = Vec::new();
+    for note in notes {
+        let mut line = String::new();
+        for word in note.split(' ') {
+            let longer = if line.is_empty() { word.to_owned() } else { format!("{line} {word}") };
+            if fits(&longer) || line.is_empty() {
+                line = longer;
+            } else {
+                lines.push(std::mem::replace(&mut line, word.to_owned()));
+            }
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// The room for the labels of the vertical axis.
+fn label_room(panels: &[Panel]) -> f64 {
+    let labels = panels.iter().flat_map(|panel| &panel.y.ticks);
+    let widest = labels.map(|tick| LABEL.width(&tick.label)).fold(0.0, f64::max);
+    if widest > 0.0 { widest + GAP } else { 0.0 }
+}
+
+/// The room for the text beside the plots.
+fn gutter_room(panels: &[Panel]) -> f64 {
+    let texts = panels.iter().flat_map(|panel| &panel.gutter);
+    let widest = texts.map(|(_, words)| LABEL.width(words)).fold(0.0, f64::max);
+    if widest > 0.0 { widest + GAP } else { 0.0 }
+}
+
+fn above(panel: &Panel) -> f64 {
+    if panel.title.is_empty() { 6.0 } else { TITLE }
+}
+
+fn under(panel: &Panel) -> f64 {
+    TICKS + if panel.x.label.is_empty() { 0.0 } else { AXIS_LABEL }
+}
+
+fn stacked(panels: &[Panel], top: f64, bottom: f64) -> Vec<Frame> {
+    let left = MARGIN + label_room(panels);
+    let right = f64::from(WIDTH) - MARGIN - gutter_room(panels).max(GAP);
+    let taken: f64 = panels.iter().map(|panel| above(panel) + under(panel)).sum();
+    let weights: f64 = panels.iter().map(|panel| panel.weight).sum();
+    let mut y = top;
+    let mut frames = Vec::new();
+    for panel in panels {
+        let height = (bottom - top - taken) * panel.weight / weights;
+        frames.push(Frame {
+            left,
+            right,
+            top: y + above(panel),
+            bottom: y + above(panel) + height,
+            labels: true,
+        });
+        y += above(panel) + height + under(panel);
+    }
+    frames
+}
+
+fn beside(panels: &[Panel], top: f64, bottom: f64) -> Vec<Frame> {
+    let between = 32.0;
+    let start = MARGIN + label_room(panels);
+    let end = f64::from(WIDTH) - MARGIN - GAP;
+    let weights: f64 = panels.iter().map(|panel| panel.weight).sum();
+    let room = end - start - between * (panels.len().saturating_sub(1)) as f64;
+    let mut x = start;
+    let mut frames = Vec::new();
+    for (index, panel) in panels.iter().enumerate() {
+        let width = room * panel.weight / weights;
+        frames.push(Frame {
+            left: x,
+            right: x + width,
+            top: top + above(panel),
+            bottom: bottom - under(panel),
+            labels: index == 0,
+        });
+        x += width + between;
+    }
+    frames
+}

@@ -1,0 +1,221 @@
+//! What the numbers show, in plain sentences: only what they allow to say, and what they do not.
+
+use crate::record::{AccuracyDifference, AccuracyVerdict, Estimate, Status};
+use crate::stats::{MIN_PAIRS, SIGNIFICANCE, wilson};
+use crate::units::Ratio;
+
+use super::load::Loaded;
+use super::table::{Row, Table, variants};
+use super::text;
+
+/// The sentences, the warnings first.
+pub(super) fn sentences(loaded: &Loaded, table: &Table) -> Vec<String> {
+    let mut said = Vec::new();
+    said.extend(unfinished(loaded, table));
+    said.extend(loaded.results.environment.notes.iter().cloned());
+    said.extend(stopped(loaded));
+    said.extend(divergence(table));
+    said.extend(no_baseline(loaded, table));
+    said.extend(no_times(table));
+    for row in table.rows.iter().filter(|row| !row.is_baseline) {
+        said.extend(cost(row));
+        said.extend(accuracy(row));
+    }
+    said.extend(few_seeds(table));
+    said.extend(numerics(table));
+    said.extend(loaded.notes.iter().cloned());
+    said.iter().map(|sentence| text::printable(sentence)).collect()
+}
+
+fn unfinished(loaded: &Loaded, table: &Table) -> Option<String> {
+    let done: usize = table.rows.iter().map(|row| row.runs.done()).sum();
+    let planned: usize = table.rows.iter().map(|row| row.runs.planned).sum();
+    if planned == 0 {
+        return Some("The plan has no variants: there is nothing to compare.".to_owned());
+    }
+    (!loaded.results.complete).then(|| {
+        format!(
+            "The experiment is not complete: {done} of {planned} runs are in. What follows covers these only; \
+             the same command goes on where it stopped."
+        )
+    })
+}
+
+fn stopped(loaded: &Loaded) -> Vec<String> {
+    let mut said = Vec::new();
+    for variant in variants(&loaded.results) {
+        for run in variant.runs.iter().filter(|r| r.status != Status::Completed) {
+            let mut sentence =
+                format!("{}, seed {}, {}", variant.name, run.seed, text::status(run.status));
+            if let Some(failure) = &run.failure {
+                sentence += &format!(" at step {}", text::count(failure.step));
+                if let Some(layer) = &failure.layer {
+                    sentence += &format!(" in layer {layer}");
+                }
+                sentence += &format!(": {}", failure.reason.trim_end_matches('.'));
+            }
+            said.push(sentence + ".");
+        }
+    }
+    said
+}
+
+/// How often a variant diverged, with the interval that so few runs leave.
+fn divergence(table: &Table) -> Vec<String> {
+    let diverged = table.rows.iter().filter(|row| row.runs.diverged > 0);
+    let sentences = diverged.filter_map(|row| {
+        let (diverged, done) = (row.runs.diverged, row.runs.done());
+        let rate = wilson(diverged as u64, done as u64)?;
+        Some(format!(
+            "{} diverged in {diverged} of {}: a rate with a 95% interval from {} to {}.",
+            row.name,
+            text::plural(done, "run"),
+            text::share(rate.low),
+            text::share(rate.high)
+        ))
+    });
+    sentences.collect()
+}
+
+fn no_baseline(loaded: &Loaded, table: &Table) -> Option<String> {
+    let name = &loaded.results.plan.baseline;
+    let ran = table.baseline().is_some_and(|row| row.runs.done() > 0);
+    (!ran && !table.rows.is_empty()).then(|| {
+        format!("The baseline {name} has no run, so nothing can be compared: there are no ratios and no verdicts.")
+    })
+}
+
+fn no_times(table: &Table) -> Vec<String> {
+    let mut said = Vec::new();
+    let emulated: Vec<String> = names(table, |row| row.emulated);
+    if !emulated.is_empty() {
+        said.push(format!(
+            "{}: emulated, so the numerics are exact and the times would say nothing of hardware; none are given.",
+            text::list(&emulated)
+        ));
+    }
+    let untimed = names(table, |row| row.train.is_none() && !row.emulated && row.runs.done() > 0);
+    if !untimed.is_empty() {
+        said.push(format!("{}: step time not measured.", text::list(&untimed)));
+    }
+    said
+}
+
+fn cost(row: &Row) -> Option<String> {
+    let baseline = row.against.as_ref()?.baseline.as_str();
+    let mut parts = Vec::new();
+    if let Some(ratio) = row.time_ratio() {
+        parts.push(format!(
+            "a training step takes {} of the time of {baseline} ({}): {}",
+            ratio.value,
+            text::interval(ratio.low, ratio.high),
+            speed(ratio)
+        ));
+    }
+    if let Some(ratio) = row.memory_ratio() {
+        parts.push(format!("training peaks at {ratio} of its memory"));
+    }
+    if let Some(ratio) = row.inference_time_ratio() {
+        parts.push(format!(
+            "inference takes {} of its time ({}): {}",
+            ratio.value,
+            text::interval(ratio.low, ratio.high),
+            speed(ratio)
+        ));
+    }
+    if let Some(ratio) = row.inference_memory_ratio() {
+        parts.push(format!("inference peaks at {ratio} of its memory"));
+    }
+    (!parts.is_empty()).then(|| format!("{}: {}.", row.name, parts.join("; ")))
+}
+
+/// What an interval of time ratios allows to say.
+fn speed(ratio: Estimate<Ratio>) -> &'static str {
+    if ratio.high.0 < 1.0 {
+        "faster"
+    } else if ratio.low.0 > 1.0 {
+        "slower"
+    } else {
+        "neither clearly faster nor slower"
+    }
+}
+
+fn accuracy(row: &Row) -> Option<String> {
+    let difference = row.difference()?;
+    let baseline = &row.against.as_ref()?.baseline;
+    let by = format!("{} pp against {baseline}", text::points(difference.value));
+    let verdict = match difference.verdict {
+        AccuracyVerdict::Worse => "worse".to_owned(),
+        AccuracyVerdict::Better => "better".to_owned(),
+        AccuracyVerdict::Equivalent => {
+            "equivalent within the margin that the plan declares".to_owned()
+        }
+        AccuracyVerdict::Inconclusive => {
+            "inconclusive, which does not mean that they are the same".to_owned()
+        }
+    };
+    Some(format!(
+        "{}: test accuracy {by} over {}: {verdict}{}.",
+        row.name,
+        text::plural(difference.pairs, "pair"),
+        p_value(difference)
+    ))
+}
+
+fn p_value(difference: &AccuracyDifference) -> String {
+    match (difference.p, difference.p_holm) {
+        (Some(p), Some(holm)) => format!(" (p = {p:.3}, {holm:.3} after Holm's correction)"),
+        (Some(p), None) => format!(" (p = {p:.3})"),
+        _ => String::new(),
+    }
+}
+
+/// A two-sided sign-flip test of n pairs cannot give less than 2 of its 2ⁿ sign patterns.
+fn few_seeds(table: &Table) -> Option<String> {
+    let differences = table.rows.iter().filter_map(Row::difference);
+    let most = differences.map(|difference| difference.pairs).max()?;
+    let smallest = 2.0_f64.powi(1 - i32::try_from(most).ok()?);
+    (most < MIN_PAIRS).then(|| {
+        format!(
+            "With {} no difference of accuracy can reach p < {SIGNIFICANCE}: the smallest p of a two-sided \
+             sign-flip test is then {smallest}. It takes at least {MIN_PAIRS} seeds to call a variant worse or better.",
+            text::plural(most, "seed"),
+        )
+    })
+}
+
+fn numerics(table: &Table) -> Vec<String> {
+    let counted = |row: &&Row| row.counts.elements > 0;
+    let mut said = Vec::new();
+    for (word, of) in [
+        ("overflow", (|row| row.counts.overflow) as fn(&Row) -> u64),
+        ("underflow", |row| row.counts.underflow),
+        ("lost updates", |row| row.numerics.updates.lost),
+        ("skipped steps", |row| row.numerics.skipped_steps),
+    ] {
+        let some: Vec<String> = table
+            .rows
+            .iter()
+            .filter(counted)
+            .filter(|row| of(row) > 0)
+            .map(|row| format!("{} {}", row.name, text::count(of(row))))
+            .collect();
+        let what = if some.is_empty() { "none".to_owned() } else { text::list(&some) };
+        if table.rows.iter().any(|row| counted(&row)) {
+            said.push(format!("Counted {word}: {what}."));
+        }
+    }
+    let uncounted = names(table, |row| row.counts.elements == 0 && row.runs.done() > 0);
+    if !uncounted.is_empty() {
+        said.push(format!(
+            "{}: no census was taken, so overflow and underflow are unknown.",
+            text::list(&uncounted)
+        ));
+    }
+    said
+}
+
+fn names(table: &Table, chosen: impl Fn(&Row) -> bool) -> Vec<String> {
+    let rows = table.rows.iter().filter(|row| chosen(row));
+    rows.map(|row| row.name.clone()).collect()
+}

@@ -1,0 +1,324 @@
+//! The comparison, computed once: a row a variant, each value typed, and the cells that every renderer shows.
+
+use std::borrow::Cow;
+
+use crate::record::{
+    AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Memory, Numerics, Results,
+    Status, TrainTime, VariantResult,
+};
+use crate::stats;
+use crate::units::{Bytes, Ratio};
+
+use super::text;
+
+/// The titles of [`Row::cells`].
+pub(super) const TITLES: [&str; 11] = [
+    "variant",
+    "test accuracy",
+    "step time",
+    "training memory",
+    "inference time",
+    "inference memory",
+    "overflow",
+    "underflow",
+    "lost updates",
+    "skipped steps",
+    "runs",
+];
+
+/// How to read the cells: for the foot of a table.
+pub(super) const LEGEND: [&str; 5] = [
+    "Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.",
+    "Step time: median with its 95% interval; × is variant ÷ baseline, below 1 is less.",
+    "Overflow: finite before rounding, infinite after. Underflow: not 0 before rounding, 0 after. Counted on census steps only, over weights, activations and gradients.",
+    "Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.",
+    "— means not measured, never 0.",
+];
+
+/// Everything the renderers show of an experiment's variants.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    /// One row a variant, in the plan's order.
+    pub(super) rows: Vec<Row>,
+}
+
+/// One variant.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    /// The variant's name as it is.
+    pub(super) name: String,
+    /// The policy's text form.
+    pub(super) policy: String,
+    /// Whether the others are compared with it.
+    pub(super) is_baseline: bool,
+    /// Whether the arithmetic is emulated.
+    pub(super) emulated: bool,
+    /// How the runs ended.
+    pub(super) runs: Runs,
+    /// Test accuracy over the seeds.
+    pub(super) accuracy: Option<Spread>,
+    /// Training speed.
+    pub(super) train: Option<TrainTime>,
+    /// Memory of training.
+    pub(super) memory: Option<Memory>,
+    /// Inference.
+    pub(super) inference: Option<Inference>,
+    /// The comparison with the baseline.
+    pub(super) against: Option<AgainstBaseline>,
+    /// Counts by role.
+    pub(super) numerics: Numerics,
+    /// The census counts of all roles together.
+    pub(super) counts: Counts,
+    /// Steps attempted over all runs.
+    pub(super) steps: u64,
+}
+
+/// How the runs of a variant ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Runs {
+    /// Seeds of the plan.
+    pub(super) planned: usize,
+    /// All steps done.
+    pub(super) completed: usize,
+    /// Became non-finite.
+    pub(super) diverged: usize,
+    /// Stopped by the machine.
+    pub(super) failed: usize,
+}
+
+impl Runs {
+    /// Runs that are in, however they ended.
+    pub(super) fn done(self) -> usize {
+        self.completed + self.diverged + self.failed
+    }
+
+    /// Runs that are not in.
+    pub(super) fn missing(self) -> usize {
+        self.planned.saturating_sub(self.done())
+    }
+
+    /// What went otherwise than planned: `1 diverged`, `2 missing`.
+    pub(super) fn troubles(self) -> Vec<String> {
+        [(self.diverged, "diverged"), (self.failed, "failed"), (self.missing(), "missing")]
+            .into_iter()
+            .filter(|(number, _)| *number > 0)
+            .map(|(number, word)| format!("{number} {word}"))
+            .collect()
+    }
+}
+
+/// A mean over seeds with its spread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Spread {
+    /// The mean.
+    pub(super) mean: f64,
+    /// Standard deviation of the seeds (n − 1); none of one seed.
+    pub(super) deviation: Option<f64>,
+    /// Seeds in it.
+    pub(super) seeds: usize,
+}
+
+impl Spread {
+    fn of(values: &[f64]) -> Option<Self> {
+        Some(Self { mean: stats::mean(values)?, deviation: stats::sd(values), seeds: values.len() })
+    }
+}
+
+/// Every variant of the plan, in its order, an interrupted experiment's unstarted ones without runs; then any others.
+pub(super) fn variants(results: &Results) -> Vec<Cow<'_, VariantResult>> {
+    let planned = results.plan.variants.iter().map(|plan| {
+        let found = results.variants.iter().find(|v| v.name == plan.name);
+        found.map_or_else(
+            || {
+                Cow::Owned(VariantResult {
+                    name: plan.name.clone(),
+                    policy: plan.policy.to_string(),
+                    emulated: false,
+                    runs: Vec::new(),
+                    train: None,
+                    inference: None,
+                    memory: None,
+                    numerics: Numerics::default(),
+                    against_baseline: None,
+                })
+            },
+            Cow::Borrowed,
+        )
+    });
+    let unplanned = results
+        .variants
+        .iter()
+        .filter(|variant| results.plan.variants.iter().all(|p| p.name != variant.name));
+    planned.chain(unplanned.map(Cow::Borrowed)).collect()
+}
+
+impl Table {
+    /// The table of an experiment, complete or not.
+    pub(super) fn of(results: &Results) -> Self {
+        Self { rows: variants(results).iter().map(|variant| Row::of(results, variant)).collect() }
+    }
+
+    /// The baseline's row, where the experiment has one.
+    pub(super) fn baseline(&self) -> Option<&Row> {
+        self.rows.iter().find(|row| row.is_baseline)
+    }
+}
+
+impl Row {
+    fn of(results: &Results, variant: &VariantResult) -> Self {
+        let ended = |status| variant.runs.iter().filter(|r| r.status == status).count();
+        let accuracies: Vec<f64> = variant.runs.iter().filter_map(|r| r.test_accuracy).collect();
+        let numerics = variant.numerics;
+        Self {
+            name: variant.name.clone(),
+            policy: variant.policy.clone(),
+            is_baseline: variant.name == results.plan.baseline,
+            emulated: variant.emulated,
+            runs: Runs {
+                planned: results.plan.seeds.len().max(variant.runs.len()),
+                completed: ended(Status::Completed),
+                diverged: ended(Status::Diverged),
+                failed: ended(Status::Failed),
+            },
+            accuracy: Spread::of(&accuracies),
+            train: variant.train.clone(),
+            memory: variant.memory,
+            inference: variant.inference.clone(),
+            against: variant.against_baseline.clone(),
+            numerics,
+            counts: numerics
+                .weights
+                .plus(numerics.activations)
+                .plus(numerics.activation_gradients)
+                .plus(numerics.weight_gradients),
+            steps: variant.runs.iter().map(|run| run.steps).sum(),
+        }
+    }
+
+    /// The name for eyes: nothing in it moves a cursor or breaks a line.
+    pub(super) fn label(&self) -> String {
+        text::printable(&self.name)
+    }
+
+    /// The difference of accuracies to the baseline.
+    pub(super) fn difference(&self) -> Option<&AccuracyDifference> {
+        self.against.as_ref()?.accuracy_difference.as_ref()
+    }
+
+    /// Step time, variant ÷ baseline.
+    pub(super) fn time_ratio(&self) -> Option<Estimate<Ratio>> {
+        self.against.as_ref()?.train_time_ratio
+    }
+
+    /// Peak training memory, variant ÷ baseline.
+    pub(super) fn memory_ratio(&self) -> Option<Ratio> {
+        self.against.as_ref()?.train_memory_ratio
+    }
+
+    /// Inference time, variant ÷ baseline.
+    pub(super) fn inference_time_ratio(&self) -> Option<Estimate<Ratio>> {
+        self.against.as_ref()?.inference_time_ratio
+    }
+
+    /// Peak inference memory, variant ÷ baseline.
+    pub(super) fn inference_memory_ratio(&self) -> Option<Ratio> {
+        self.against.as_ref()?.inference_memory_ratio
+    }
+
+    /// One cell a title of [`TITLES`], each of one or more lines: the value first, what qualifies it below.
+    pub(super) fn cells(&self) -> [Vec<String>; 11] {
+        [
+            self.name_cell(),
+            self.accuracy_cell(),
+            self.time_cell(self.train.as_ref().map(|train| train.step_seconds), self.time_ratio()),
+            memory_cell(self.memory.map(|m| m.peak_bytes), self.memory_ratio()),
+            self.time_cell(
+                self.inference.as_ref().and_then(|i| i.batch_seconds),
+                self.inference_time_ratio(),
+            ),
+            memory_cell(
+                self.inference.as_ref().map(|i| i.peak_bytes),
+                self.inference_memory_ratio(),
+            ),
+            share_cell(self.counts.overflow, self.counts.elements),
+            share_cell(self.counts.underflow, self.counts.elements),
+            share_cell(self.numerics.updates.lost, self.numerics.updates.elements),
+            share_cell(self.numerics.skipped_steps, self.steps),
+            self.runs_cell(),
+        ]
+    }
+
+    fn name_cell(&self) -> Vec<String> {
+        let mut lines = vec![self.label()];
+        if self.is_baseline {
+            lines.push("baseline".to_owned());
+        }
+        if self.emulated {
+            lines.push("emulated".to_owned());
+        }
+        lines
+    }
+
+    fn accuracy_cell(&self) -> Vec<String> {
+        let Some(spread) = self.accuracy else {
+            return vec![text::NOT_MEASURED.to_owned()];
+        };
+        let mut lines = vec![spread_text(spread)];
+        if let Some(difference) = self.difference() {
+            lines.push(format!("{} pp", text::points(difference.value)));
+            if let (Some(low), Some(high)) = (difference.low, difference.high) {
+                let (low, high) = (text::points(low), text::points(high));
+                lines.push(format!("({low} to {high})"));
+            }
+            lines.push(text::accuracy_verdict(difference.verdict).to_owned());
+        }
+        lines
+    }
+
+    fn time_cell<T: std::fmt::Display + Copy>(
+        &self,
+        time: Option<Estimate<T>>,
+        ratio: Option<Estimate<Ratio>>,
+    ) -> Vec<String> {
+        let Some(time) = time else {
+            let why = if self.emulated { "emulated: no time" } else { text::NOT_MEASURED };
+            return vec![why.to_owned()];
+        };
+        let mut lines =
+            vec![time.value.to_string(), format!("({})", text::interval(time.low, time.high))];
+        if let Some(ratio) = ratio {
+            lines.push(ratio.value.to_string());
+            lines.push(format!("({})", text::interval(ratio.low, ratio.high)));
+        }
+        lines
+    }
+
+    fn runs_cell(&self) -> Vec<String> {
+        let mut lines = vec![format!("{} of {}", self.runs.completed, self.runs.planned)];
+        lines.extend(self.runs.troubles());
+        lines
+    }
+}
+
+/// `96.12% ± 0.31`, and of one seed the value and that it is one.
+pub(super) fn spread_text(spread: Spread) -> String {
+    match spread.deviation {
+        Some(deviation) => format!("{} ± {:.2}", text::percent(spread.mean), deviation * 100.0),
+        None => format!("{} (1 seed)", text::percent(spread.mean)),
+    }
+}
+
+fn memory_cell(bytes: Option<Bytes>, ratio: Option<Ratio>) -> Vec<String> {
+    let Some(bytes) = bytes else {
+        return vec![text::NOT_MEASURED.to_owned()];
+    };
+    let ratio = ratio.map(|ratio| ratio.to_string());
+    [Some(bytes.to_string()), ratio].into_iter().flatten().collect()
+}
+
+fn share_cell(count: u64, of: u64) -> Vec<String> {
+    if of == 0 {
+        return vec![text::NOT_MEASURED.to_owned()];
+    }
+    vec![text::count(count), text::share(count as f64 / of as f64)]
+}

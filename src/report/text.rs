@@ -1,0 +1,210 @@
+//! Numbers and names as a reader sees them. Every renderer takes its words from here.
+
+use std::fmt::Display;
+
+use crate::record::{AccuracyVerdict, ClaimMeasure, ClaimVerdict, Estimate, Role, Status};
+
+/// What stands where nothing was measured.
+pub(super) const NOT_MEASURED: &str = "—";
+
+/// `1,234,567`.
+pub(super) fn count(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// An accuracy from 0 to 1 as `96.12%`.
+pub(super) fn percent(value: f64) -> String {
+    format!("{:.2}%", value * 100.0)
+}
+
+/// A difference of accuracies as `+0.12`, in percentage points.
+pub(super) fn points(value: f64) -> String {
+    let text = format!("{:.2}", (value * 100.0).abs());
+    let sign = match (text.as_str(), value < 0.0) {
+        ("0.00", _) => "±",
+        (_, true) => "−",
+        (_, false) => "+",
+    };
+    format!("{sign}{text}")
+}
+
+/// A share from 0 to 1 in percent with two significant digits: `12%`, `0.034%`, `2.1e-5%`, and `0%` only for 0.
+pub(super) fn share(value: f64) -> String {
+    let percent = value * 100.0;
+    match percent {
+        p if p == 0.0 => "0%".to_owned(),
+        p if p < 0.000_95 => format!("{p:.1e}%"),
+        p if p < 0.0095 => format!("{p:.4}%"),
+        p if p < 0.095 => format!("{p:.3}%"),
+        p if p < 0.95 => format!("{p:.2}%"),
+        p if p < 9.95 => format!("{p:.1}%"),
+        p => format!("{p:.0}%"),
+    }
+}
+
+/// An interval with its unit said once: `12.1–12.5 ms`.
+pub(super) fn interval<T: Display>(low: T, high: T) -> String {
+    let (low, high) = (low.to_string(), high.to_string());
+    let unit = |text: &str| {
+        let end = text.rfind(|c: char| c.is_ascii_digit()).map_or(0, |at| at + 1);
+        text[end..].to_owned()
+    };
+    let shared = unit(&low);
+    if shared == unit(&high) {
+        let bare = low.strip_suffix(shared.as_str()).unwrap_or(&low);
+        format!("{bare}–{high}")
+    } else {
+        format!("{low}–{high}")
+    }
+}
+
+/// A point with its interval: `12.3 ms (12.1–12.5 ms)`.
+pub(super) fn estimate<T: Display + Copy>(estimate: Estimate<T>) -> String {
+    format!("{} ({})", estimate.value, interval(estimate.low, estimate.high))
+}
+
+/// The number a claim was judged by, with its interval where it has one.
+pub(super) fn measure(measured: Option<ClaimMeasure>) -> String {
+    let Some(measured) = measured else {
+        return NOT_MEASURED.to_owned();
+    };
+    let value = decimal(measured.value);
+    match (measured.low, measured.high) {
+        (Some(low), Some(high)) => format!("{value} ({} to {})", decimal(low), decimal(high)),
+        _ => value,
+    }
+}
+
+/// Three significant digits, with an exponent where zeros would fill the line.
+pub(super) fn decimal(value: f64) -> String {
+    let text = match value.abs() {
+        v if v == 0.0 => "0".to_owned(),
+        v if !(0.001..1e6).contains(&v) => format!("{value:.2e}"),
+        v => {
+            let decimals = (2.0 - v.log10().floor()).clamp(0.0, 5.0) as usize;
+            format!("{value:.decimals$}")
+        }
+    };
+    text.replace('-', "−")
+}
+
+/// `1 run`, `2 runs`.
+pub(super) fn plural(number: usize, noun: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{end}")
+}
+
+/// `a, b and c`.
+pub(super) fn list(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [only] => only.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+/// A text without characters that would command a terminal, break a line or be forbidden in XML.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            let bidi = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let non_character = matches!(c, '\u{fffe}' | '\u{ffff}');
+            if c.is_control() || bidi || non_character { '\u{fffd}' } else { c }
+        })
+        .collect()
+}
+
+/// At most `length` characters, the last of them `…` where some are missing.
+pub(super) fn shorten(text: &str, length: usize) -> String {
+    if text.chars().count() <= length {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(length.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
+/// How a run ended, in a word.
+pub(super) fn status(status: Status) -> &'static str {
+    match status {
+        Status::Completed => "completed",
+        Status::Diverged => "diverged",
+        Status::Failed => "failed",
+    }
+}
+
+/// What the accuracies allow to say, in a word.
+pub(super) fn accuracy_verdict(verdict: AccuracyVerdict) -> &'static str {
+    match verdict {
+        AccuracyVerdict::Worse => "worse",
+        AccuracyVerdict::Better => "better",
+        AccuracyVerdict::Equivalent => "equivalent",
+        AccuracyVerdict::Inconclusive => "inconclusive",
+    }
+}
+
+/// How a claim fared, in a word.
+pub(super) fn claim_verdict(verdict: ClaimVerdict) -> &'static str {
+    match verdict {
+        ClaimVerdict::Confirmed => "confirmed",
+        ClaimVerdict::Refuted => "refuted",
+        ClaimVerdict::Inconclusive => "inconclusive",
+        ClaimVerdict::NotMeasured => "not measured",
+    }
+}
+
+/// The role of a tensor, in words.
+pub(super) fn role(role: Role) -> &'static str {
+    match role {
+        Role::Weights => "weights",
+        Role::Activations => "activations",
+        Role::ActivationGradients => "activation gradients",
+        Role::WeightGradients => "weight gradients",
+        Role::Updates => "updates",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{Bytes, Ratio, Seconds};
+
+    #[test]
+    fn numbers_read_as_a_person_would_write_them() {
+        for (printed, expected) in [
+            (count(0), "0"),
+            (count(999), "999"),
+            (count(1_234_567), "1,234,567"),
+            (percent(0.961_23), "96.12%"),
+            (points(0.0012), "+0.12"),
+            (points(-0.0012), "−0.12"),
+            (points(-0.000_01), "±0.00"),
+            (share(0.0), "0%"),
+            (share(1.0), "100%"),
+            (share(0.0123), "1.2%"),
+            (share(0.000_34), "0.034%"),
+            (share(2.1e-7), "2.1e-5%"),
+            (interval(Seconds(0.0121), Seconds(0.0125)), "12.1–12.5 ms"),
+            (interval(Seconds(0.9), Seconds(1.1)), "900 ms–1.10 s"),
+            (interval(Ratio(0.51), Ratio(0.53)), "0.51–0.53×"),
+            (interval(Bytes(5), Bytes(7)), "5–7 B"),
+            (decimal(0.516), "0.516"),
+            (decimal(-12.34), "−12.3"),
+            (decimal(1234.5), "1234"),
+            (decimal(2.5e-7), "2.50e−7"),
+            (plural(1, "run"), "1 run"),
+            (list(&["a".into(), "b".into(), "c".into()]), "a, b and c"),
+            (printable("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}"),
+            (shorten("precision", 5), "prec…"),
+        ] {
+            assert_eq!(printed, expected);
+        }
+    }
+}
