@@ -163,7 +163,7 @@ mod tests {
             final_loss: Some(0.123_46),
             steps: 400,
             skipped_steps: 0,
-            weights_digest: String::new(),
+            weights_digest: None,
             failure: None,
         }
     }
