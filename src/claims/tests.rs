@@ -93,7 +93,7 @@ fn unmeasured(plan: &VariantPlan) -> VariantResult {
         final_loss: Some(0.1),
         steps: 100,
         skipped_steps: 0,
-        weights_digest: None,
+        weights_digest: Some(String::new()),
         failure: None,
     };
     VariantResult {

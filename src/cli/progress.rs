@@ -163,7 +163,7 @@ mod tests {
             final_loss: Some(0.123_46),
             steps: 400,
             skipped_steps: 0,
-            weights_digest: None,
+            weights_digest: Some(String::new()),
             failure: None,
         }
     }

@@ -136,13 +136,13 @@ fn swatch(
     let middle = (x + layout::SWATCH / 2.0, y);
     match swatch {
         Swatch::Line(look) => {
-            canvas.dashed(&[(x - 4.0, y), (end + 4.0, y)], look.colour, 2.25, look.dash)?;
+            canvas.dashed(&[(x, y), (end, y)], look.colour, 2.25, look.dash)?;
             canvas.marker(middle, look, 4.5)
         }
         Swatch::Point(look) => canvas.marker(middle, look, 5.0),
         Swatch::Fill(fill) => canvas.filled((x, y - 7.0), (end, y + 7.0), fill),
         Swatch::Cross => canvas.cross(middle, INK),
-        Swatch::Rule => canvas.rule(middle),
+        Swatch::Rule => canvas.rule(middle, 9.0),
     }
 }
 
@@ -235,7 +235,7 @@ fn draw_mark(
             }
             Ok(())
         }
-        Mark::Rule { at } => canvas.rule(view.at(*at)),
+        Mark::Rule { at } => canvas.rule(view.at(*at), frame.half_bar(view) + 5.0),
         Mark::Divider { x } => {
             let x = view.x(*x);
             canvas.dashed(&[(x, frame.top), (x, frame.bottom)], AXIS, 1.0, &[4.0, 4.0])

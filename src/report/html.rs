@@ -6,7 +6,7 @@ use askama::Template;
 use crate::record::{ClaimResult, Counts, RunRecord, Status};
 
 use super::load::Loaded;
-use super::table::{LEGEND, Row, TITLES, Table, variants};
+use super::table::{LEGEND, Line, Row, TITLES, Table, variants};
 use super::{Drawing, text};
 
 #[derive(Template)]
@@ -29,8 +29,8 @@ struct Page {
 
 struct HtmlRow {
     baseline: bool,
-    name: Vec<String>,
-    cells: Vec<Vec<String>>,
+    name: Vec<Line>,
+    cells: Vec<Vec<Line>>,
 }
 
 struct HtmlFigure {

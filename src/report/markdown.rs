@@ -58,7 +58,7 @@ fn comparison(table: &Table) -> String {
     lines.push('\n');
     for row in &table.rows {
         let cells = row.cells().map(|cell| {
-            let lines: Vec<String> = cell.iter().map(|line| escape(line)).collect();
+            let lines: Vec<String> = cell.iter().map(|line| escape(&line.text)).collect();
             lines.join("<br>")
         });
         lines += &format!("| {} |\n", cells.join(" | "));

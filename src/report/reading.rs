@@ -17,9 +17,12 @@ pub(super) fn sentences(loaded: &Loaded, table: &Table) -> Vec<String> {
     said.extend(divergence(table));
     said.extend(no_baseline(loaded, table));
     said.extend(no_times(table));
+    said.extend(fastest(table));
     for row in table.rows.iter().filter(|row| !row.is_baseline) {
-        said.extend(cost(row));
-        said.extend(accuracy(row));
+        let parts: Vec<String> = [cost(row), accuracy(row)].into_iter().flatten().collect();
+        if !parts.is_empty() {
+            said.push(format!("{}: {}", row.name, parts.join(" ")));
+        }
     }
     said.extend(few_seeds(table));
     said.extend(numerics(table));
@@ -101,6 +104,24 @@ fn no_times(table: &Table) -> Vec<String> {
     said
 }
 
+/// The variant whose step time is the smallest part of the baseline's, if any is clearly faster.
+fn fastest(table: &Table) -> Option<String> {
+    let ratios = || table.rows.iter().filter_map(|row| Some((row, row.time_ratio()?)));
+    let baseline = &ratios().next()?.0.against.as_ref()?.baseline;
+    let faster = ratios().filter(|(_, ratio)| speed(*ratio) == FASTER);
+    let best = faster.min_by(|a, b| a.1.value.0.total_cmp(&b.1.value.0));
+    Some(best.map_or_else(
+        || format!("No variant trains clearly faster than {baseline} on this machine."),
+        |(row, ratio)| {
+            format!(
+                "The fastest to train on this machine is {}, at {} of the step time of {baseline}.",
+                row.name,
+                text::estimate(ratio)
+            )
+        },
+    ))
+}
+
 fn cost(row: &Row) -> Option<String> {
     let baseline = row.against.as_ref()?.baseline.as_str();
     let mut parts = Vec::new();
@@ -113,7 +134,7 @@ fn cost(row: &Row) -> Option<String> {
         ));
     }
     if let Some(ratio) = row.memory_ratio() {
-        parts.push(format!("training peaks at {ratio} of its memory"));
+        parts.push(format!("training needs {ratio} of its memory"));
     }
     if let Some(ratio) = row.inference_time_ratio() {
         parts.push(format!(
@@ -124,15 +145,17 @@ fn cost(row: &Row) -> Option<String> {
         ));
     }
     if let Some(ratio) = row.inference_memory_ratio() {
-        parts.push(format!("inference peaks at {ratio} of its memory"));
+        parts.push(format!("inference needs {ratio} of its memory"));
     }
-    (!parts.is_empty()).then(|| format!("{}: {}.", row.name, parts.join("; ")))
+    (!parts.is_empty()).then(|| format!("{}.", parts.join("; ")))
 }
+
+const FASTER: &str = "faster";
 
 /// What an interval of time ratios allows to say.
 fn speed(ratio: Estimate<Ratio>) -> &'static str {
     if ratio.high.0 < 1.0 {
-        "faster"
+        FASTER
     } else if ratio.low.0 > 1.0 {
         "slower"
     } else {
@@ -155,8 +178,7 @@ fn accuracy(row: &Row) -> Option<String> {
         }
     };
     Some(format!(
-        "{}: test accuracy {by} over {}: {verdict}{}.",
-        row.name,
+        "Test accuracy {by} over {}: {verdict}{}.",
         text::plural(difference.pairs, "pair"),
         p_value(difference)
     ))

@@ -1,6 +1,7 @@
 //! The comparison, computed once: a row a variant, each value typed, and the cells that every renderer shows.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use crate::record::{
     AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Memory, Numerics, Results,
@@ -71,6 +72,31 @@ pub(super) struct Row {
     pub(super) counts: Counts,
     /// Steps attempted over all runs.
     pub(super) steps: u64,
+}
+
+/// A line of a cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    /// Its words.
+    pub(super) text: String,
+    /// Whether it only qualifies the line above.
+    pub(super) detail: bool,
+}
+
+impl Line {
+    fn value(text: impl Into<String>) -> Self {
+        Self { text: text.into(), detail: false }
+    }
+
+    fn detail(text: impl Into<String>) -> Self {
+        Self { text: text.into(), detail: true }
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
 }
 
 /// How the runs of a variant ended.
@@ -226,7 +252,7 @@ impl Row {
     }
 
     /// One cell a title of [`TITLES`], each of one or more lines: the value first, what qualifies it below.
-    pub(super) fn cells(&self) -> [Vec<String>; 11] {
+    pub(super) fn cells(&self) -> [Vec<Line>; 11] {
         [
             self.name_cell(),
             self.accuracy_cell(),
@@ -248,54 +274,54 @@ impl Row {
         ]
     }
 
-    fn name_cell(&self) -> Vec<String> {
-        let mut lines = vec![self.label()];
+    fn name_cell(&self) -> Vec<Line> {
+        let mut lines = vec![Line::value(self.label())];
         if self.is_baseline {
-            lines.push("baseline".to_owned());
+            lines.push(Line::detail("baseline"));
         }
         if self.emulated {
-            lines.push("emulated".to_owned());
+            lines.push(Line::detail("emulated"));
         }
         lines
     }
 
-    fn accuracy_cell(&self) -> Vec<String> {
+    fn accuracy_cell(&self) -> Vec<Line> {
         let Some(spread) = self.accuracy else {
-            return vec![text::NOT_MEASURED.to_owned()];
+            return vec![Line::value(text::NOT_MEASURED)];
         };
-        let mut lines = vec![spread_text(spread)];
+        let mut lines = vec![Line::value(spread_text(spread))];
         if let Some(difference) = self.difference() {
-            lines.push(format!("{} pp", text::points(difference.value)));
+            lines.push(Line::value(format!("{} pp", text::points(difference.value))));
             if let (Some(low), Some(high)) = (difference.low, difference.high) {
                 let (low, high) = (text::points(low), text::points(high));
-                lines.push(format!("({low} to {high})"));
+                lines.push(Line::detail(format!("({low} to {high})")));
             }
-            lines.push(text::accuracy_verdict(difference.verdict).to_owned());
+            lines.push(Line::value(text::accuracy_verdict(difference.verdict)));
         }
         lines
     }
 
-    fn time_cell<T: std::fmt::Display + Copy>(
+    fn time_cell<T: fmt::Display>(
         &self,
         time: Option<Estimate<T>>,
         ratio: Option<Estimate<Ratio>>,
-    ) -> Vec<String> {
+    ) -> Vec<Line> {
         let Some(time) = time else {
-            let why = if self.emulated { "emulated: no time" } else { text::NOT_MEASURED };
-            return vec![why.to_owned()];
+            return if self.emulated {
+                vec![Line::detail("emulated:"), Line::detail("no time")]
+            } else {
+                vec![Line::value(text::NOT_MEASURED)]
+            };
         };
-        let mut lines =
-            vec![time.value.to_string(), format!("({})", text::interval(time.low, time.high))];
-        if let Some(ratio) = ratio {
-            lines.push(ratio.value.to_string());
-            lines.push(format!("({})", text::interval(ratio.low, ratio.high)));
-        }
+        let mut lines = estimate_lines(time);
+        lines.extend(ratio.map(estimate_lines).unwrap_or_default());
         lines
     }
 
-    fn runs_cell(&self) -> Vec<String> {
-        let mut lines = vec![format!("{} of {}", self.runs.completed, self.runs.planned)];
-        lines.extend(self.runs.troubles());
+    fn runs_cell(&self) -> Vec<Line> {
+        let completed = format!("{} of {}", self.runs.completed, self.runs.planned);
+        let mut lines = vec![Line::value(completed)];
+        lines.extend(self.runs.troubles().into_iter().map(Line::value));
         lines
     }
 }
@@ -308,17 +334,23 @@ pub(super) fn spread_text(spread: Spread) -> String {
     }
 }
 
-fn memory_cell(bytes: Option<Bytes>, ratio: Option<Ratio>) -> Vec<String> {
-    let Some(bytes) = bytes else {
-        return vec![text::NOT_MEASURED.to_owned()];
-    };
-    let ratio = ratio.map(|ratio| ratio.to_string());
-    [Some(bytes.to_string()), ratio].into_iter().flatten().collect()
+/// A point, and its interval below.
+fn estimate_lines<T: fmt::Display>(estimate: Estimate<T>) -> Vec<Line> {
+    let interval = text::interval(estimate.low, estimate.high);
+    vec![Line::value(estimate.value.to_string()), Line::detail(format!("({interval})"))]
 }
 
-fn share_cell(count: u64, of: u64) -> Vec<String> {
+fn memory_cell(bytes: Option<Bytes>, ratio: Option<Ratio>) -> Vec<Line> {
+    let Some(bytes) = bytes else {
+        return vec![Line::value(text::NOT_MEASURED)];
+    };
+    let ratio = ratio.map(|ratio| Line::value(ratio.to_string()));
+    [Some(Line::value(bytes.to_string())), ratio].into_iter().flatten().collect()
+}
+
+fn share_cell(count: u64, of: u64) -> Vec<Line> {
     if of == 0 {
-        return vec![text::NOT_MEASURED.to_owned()];
+        return vec![Line::value(text::NOT_MEASURED)];
     }
-    vec![text::count(count), text::share(count as f64 / of as f64)]
+    vec![Line::value(text::count(count)), Line::detail(text::share(count as f64 / of as f64))]
 }

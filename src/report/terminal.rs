@@ -14,7 +14,10 @@ pub fn terminal_table(results: &Results) -> String {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(TITLES.map(|title| title.replace(' ', "\n")));
     for row in Table::of(results).rows {
-        grid.add_row(row.cells().map(|lines| lines.join("\n")));
+        grid.add_row(row.cells().map(|cell| {
+            let lines: Vec<&str> = cell.iter().map(|line| line.text.as_str()).collect();
+            lines.join("\n")
+        }));
     }
     for column in grid.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

@@ -96,6 +96,24 @@ pub(super) fn decimal(value: f64) -> String {
     text.replace('-', "−")
 }
 
+/// A number as an exponent.
+pub(super) fn raised(number: i32) -> String {
+    let digit = |c: char| match c {
+        '-' => '⁻',
+        '0' => '⁰',
+        '1' => '¹',
+        '2' => '²',
+        '3' => '³',
+        '4' => '⁴',
+        '5' => '⁵',
+        '6' => '⁶',
+        '7' => '⁷',
+        '8' => '⁸',
+        _ => '⁹',
+    };
+    number.to_string().chars().map(digit).collect()
+}
+
 /// `1 run`, `2 runs`.
 pub(super) fn plural(number: usize, noun: &str) -> String {
     let end = if number == 1 { "" } else { "s" };

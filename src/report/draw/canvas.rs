@@ -224,8 +224,8 @@ impl<'a, B: Backend> Canvas<'a, B> {
     }
 
     /// A short upright line with a white edge.
-    pub(super) fn rule(&self, (x, y): At) -> Result<(), String> {
-        for (colour, width, half) in [(WHITE, 5.0, 12.0), (INK, 2.5, 11.0)] {
+    pub(super) fn rule(&self, (x, y): At, half: f64) -> Result<(), String> {
+        for (colour, width, half) in [(WHITE, 5.0, half + 1.0), (INK, 2.5, half)] {
             self.line(&[(x, y - half), (x, y + half)], colour, width)?;
         }
         Ok(())

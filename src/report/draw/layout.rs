@@ -10,10 +10,10 @@ pub(super) const MARGIN: f64 = 24.0;
 pub(super) const GAP: f64 = 10.0;
 
 /// Width of a sample in a legend.
-pub(super) const SWATCH: f64 = 26.0;
+pub(super) const SWATCH: f64 = 34.0;
 
 /// Between two entries of a legend.
-const KEY_GAP: f64 = 26.0;
+const KEY_GAP: f64 = 22.0;
 
 /// Height of a line of the legend.
 const KEY_LINE: f64 = 22.0;

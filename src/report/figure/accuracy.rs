@@ -12,7 +12,7 @@ use super::{
 /// The figure.
 pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
     let variants = variants(&loaded.results);
-    let mut marks = Vec::new();
+    let mut points = Vec::new();
     let mut values = Vec::new();
     let mut diverged = false;
     for (index, variant) in variants.iter().enumerate() {
@@ -24,17 +24,18 @@ pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
             };
             values.push(accuracy * 100.0);
             // The seeds of a variant lie in lanes of their own, so that equal ones do not hide each other.
-            let lane = (seed as f64 - (number - 1.0) / 2.0) * (0.5 / number).min(0.14);
+            let lane = (seed as f64 - (number - 1.0) / 2.0) * (0.6 / number).min(0.2);
             let at = (accuracy * 100.0, index as f64 + lane);
             if run.status == Status::Completed {
-                marks.push(Mark::Point { at, look });
+                points.push(Mark::Point { at, look });
             } else {
                 diverged = true;
                 let colour = look.colour;
-                marks.push(Mark::Cross { at, colour });
+                points.push(Mark::Cross { at, colour });
             }
         }
     }
+    let mut marks = Vec::new();
     for (index, row) in table.rows.iter().enumerate() {
         let y = index as f64;
         match row.accuracy {
@@ -42,6 +43,7 @@ pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
             None => marks.push(Mark::Words { at: (range(&values).0, y), words: no_accuracy(row) }),
         }
     }
+    marks.extend(points);
     let gutter = table.rows.iter().enumerate();
     let gutter = gutter.filter(|(_, row)| row.accuracy.is_some());
     Figure {

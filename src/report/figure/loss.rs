@@ -4,8 +4,9 @@ use crate::record::{RunRecord, Status};
 use crate::report::load::Loaded;
 use crate::report::table::Table;
 use crate::report::text;
+use crate::stats;
 
-use super::{Arrange, Axis, Figure, Key, Look, Mark, Panel, Swatch, label, variant_keys};
+use super::{Arrange, Axis, Figure, Key, Look, Mark, Panel, Swatch, Tick, label, variant_keys};
 
 /// At most so many points a line.
 const POINTS: usize = 160;
@@ -17,10 +18,26 @@ const LINEAR_SPAN: f64 = 30.0;
 struct Curve {
     name: String,
     look: Look,
-    /// (step, mean, least, most) of each window that any seed reached.
-    points: Vec<(f64, f64, f64, f64)>,
+    /// The windows that any seed reached, cut where a seed ends.
+    pieces: Vec<Vec<Window>>,
     /// (step, loss) of the last finite window of each run whose loss did not stay finite.
     ends: Vec<(f64, f64)>,
+}
+
+/// The losses of some steps, over the seeds.
+#[derive(Clone, Copy)]
+struct Window {
+    step: f64,
+    mean: f64,
+    least: f64,
+    most: f64,
+    seeds: usize,
+}
+
+impl Curve {
+    fn windows(&self) -> impl Iterator<Item = &Window> {
+        self.pieces.iter().flatten()
+    }
 }
 
 /// The figure.
@@ -34,11 +51,11 @@ pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
         .map(|(index, row)| Curve {
             name: row.name.clone(),
             look: Look::of(index),
-            points: band(loaded.records_of(&row.name), window),
+            pieces: pieces(loaded.records_of(&row.name), window),
             ends: ends(loaded.records_of(&row.name), window),
         })
         .collect();
-    let with_data = |name: &str| curves.iter().any(|c| c.name == name && !c.points.is_empty());
+    let with_data = |name: &str| curves.iter().any(|c| c.name == name && !c.pieces.is_empty());
     let mut legend = variant_keys(table, Swatch::Line, with_data);
     if curves.iter().any(|curve| !curve.ends.is_empty()) {
         legend.push(Key { label: "loss stopped being finite".to_owned(), swatch: Swatch::Cross });
@@ -61,6 +78,12 @@ fn notes(loaded: &Loaded, curves: &[Curve], window: usize) -> Vec<String> {
     let mut notes = Vec::new();
     if window > 1 {
         notes.push(format!("Each point is the mean of {window} steps."));
+    }
+    if curves.iter().any(|curve| curve.pieces.len() > 1) {
+        notes.push(
+            "A line breaks where a run ends early: from there it is the mean of the other seeds."
+                .to_owned(),
+        );
     }
     if loaded.results.plan.seeds.len() == 1 {
         notes.push("One seed: there is no band.".to_owned());
@@ -85,7 +108,7 @@ fn notes(loaded: &Loaded, curves: &[Curve], window: usize) -> Vec<String> {
 fn windows(record: &RunRecord, window: usize) -> Vec<Option<f64>> {
     let mean = |losses: &[Option<f64>]| {
         let finite: Vec<f64> = losses.iter().flatten().copied().collect();
-        (!finite.is_empty()).then(|| finite.iter().sum::<f64>() / finite.len() as f64)
+        stats::mean(&finite)
     };
     record.loss.chunks(window).map(mean).collect()
 }
@@ -95,21 +118,23 @@ fn middle(index: usize, window: usize) -> f64 {
     index as f64 * window as f64 + (window - 1) as f64 / 2.0
 }
 
-fn band<'a>(
-    records: impl Iterator<Item = &'a RunRecord>,
-    window: usize,
-) -> Vec<(f64, f64, f64, f64)> {
+/// A mean over other seeds is another curve: a piece ends where the number of seeds changes.
+fn pieces<'a>(records: impl Iterator<Item = &'a RunRecord>, window: usize) -> Vec<Vec<Window>> {
     let runs: Vec<Vec<Option<f64>>> = records.map(|record| windows(record, window)).collect();
     let longest = runs.iter().map(Vec::len).max().unwrap_or(0);
     let point = |index: usize| {
         let values: Vec<f64> =
             runs.iter().filter_map(|run| run.get(index).copied().flatten()).collect();
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        (!values.is_empty()).then_some((middle(index, window), mean, least, most))
+        Some(Window {
+            step: middle(index, window),
+            mean: stats::mean(&values)?,
+            least: values.iter().copied().fold(f64::INFINITY, f64::min),
+            most: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            seeds: values.len(),
+        })
     };
-    (0..longest).filter_map(point).collect()
+    let windows: Vec<Window> = (0..longest).filter_map(point).collect();
+    windows.chunk_by(|a, b| a.seeds == b.seeds).map(<[Window]>::to_vec).collect()
 }
 
 fn ends<'a>(records: impl Iterator<Item = &'a RunRecord>, window: usize) -> Vec<(f64, f64)> {
@@ -124,9 +149,9 @@ fn ends<'a>(records: impl Iterator<Item = &'a RunRecord>, window: usize) -> Vec<
 }
 
 fn panel(curves: &[Curve], steps: usize) -> Panel {
-    let points = || curves.iter().flat_map(|curve| &curve.points);
-    let low = points().map(|p| p.2).fold(f64::INFINITY, f64::min);
-    let high = points().map(|p| p.3).fold(f64::NEG_INFINITY, f64::max);
+    let windows = || curves.iter().flat_map(Curve::windows);
+    let low = windows().map(|w| w.least).fold(f64::INFINITY, f64::min);
+    let high = windows().map(|w| w.most).fold(f64::NEG_INFINITY, f64::max);
     let logarithmic = low > 0.0 && high / low > LINEAR_SPAN;
     let place = |loss: f64| if logarithmic { loss.log10() } else { loss };
     let empty = !(low.is_finite() && high.is_finite());
@@ -134,7 +159,7 @@ fn panel(curves: &[Curve], steps: usize) -> Panel {
         (true, _) => Axis::linear("", (0.0, 1.0), |_, _| String::new()),
         (_, true) => {
             let range = (place(low) - 0.05, place(high) + 0.05);
-            Axis::decades("", range, power_of_ten)
+            logarithmic_axis(range)
         }
         _ => {
             let pad = ((high - low) * 0.05).max(high.abs() * 0.01).max(1e-6);
@@ -154,21 +179,20 @@ fn panel(curves: &[Curve], steps: usize) -> Panel {
 }
 
 fn marks(curves: &[Curve], place: impl Fn(f64) -> f64) -> Vec<Mark> {
-    let (mut bands, mut lines) = (Vec::new(), Vec::new());
+    let (mut bands, mut lines, mut markers) = (Vec::new(), Vec::new(), Vec::new());
     for (index, curve) in curves.iter().enumerate() {
-        let edges = curve.points.iter();
-        bands.push(Mark::Band {
-            edges: edges.map(|p| (p.0, place(p.2), place(p.3))).collect(),
-            colour: curve.look.colour,
-        });
-        let points: Vec<_> = curve.points.iter().map(|p| (p.0, place(p.1))).collect();
+        let look = curve.look;
+        for piece in &curve.pieces {
+            let edges = piece.iter().map(|w| (w.step, place(w.least), place(w.most)));
+            bands.push(Mark::Band { edges: edges.collect(), colour: look.colour });
+            let points = piece.iter().map(|w| (w.step, place(w.mean)));
+            lines.push(Mark::Line { points: points.collect(), look });
+        }
         // Markers apart from each other, and apart from the other curves' markers.
-        let every = (points.len() / 8).max(1);
+        let every = (curve.windows().count() / 8).max(1);
         let first = index * every / curves.len().max(1);
-        let markers = points.iter().skip(first).step_by(every);
-        let markers: Vec<Mark> = markers.map(|&at| Mark::Point { at, look: curve.look }).collect();
-        lines.push(Mark::Line { points, look: curve.look });
-        lines.extend(markers);
+        let marked = curve.windows().skip(first).step_by(every);
+        markers.extend(marked.map(|w| Mark::Point { at: (w.step, place(w.mean)), look }));
     }
     let crosses = curves.iter().flat_map(|curve| {
         let colour = curve.look.colour;
@@ -176,24 +200,39 @@ fn marks(curves: &[Curve], place: impl Fn(f64) -> f64) -> Vec<Mark> {
     });
     let crosses =
         crosses.map(|((step, loss), colour)| Mark::Cross { at: (step, place(loss)), colour });
-    bands.into_iter().chain(lines).chain(crosses).collect()
+    bands.into_iter().chain(lines).chain(markers).chain(crosses).collect()
 }
 
-fn power_of_ten(exponent: i32) -> String {
-    match exponent {
-        0..=4 => 10_u32.pow(exponent.unsigned_abs()).to_string(),
-        -4..=-1 => format!("{:.*}", exponent.unsigned_abs() as usize, 10.0_f64.powi(exponent)),
-        _ => format!("1e{exponent}"),
+/// Decades, and 2 and 5 between them where there are few.
+fn logarithmic_axis((from, to): (f64, f64)) -> Axis {
+    let label = |factor: u32, exponent: i32| {
+        let decimals = usize::try_from(-exponent).unwrap_or(0);
+        match exponent {
+            -4..=4 => format!("{:.decimals$}", f64::from(factor) * 10.0_f64.powi(exponent)),
+            _ => format!("{factor}e{exponent}"),
+        }
+    };
+    let mut axis = Axis::decades("", (from, to), |exponent| label(1, exponent));
+    if to - from < 2.5 {
+        for exponent in from.floor() as i32..=to.ceil() as i32 {
+            for factor in [2, 5] {
+                let at = f64::from(factor).log10() + f64::from(exponent);
+                if (from..=to).contains(&at) {
+                    axis.ticks.push(Tick { at, label: label(factor, exponent) });
+                }
+            }
+        }
     }
+    axis
 }
 
 fn alt(curves: &[Curve]) -> String {
     let of = |curve: &Curve| {
         let name = text::printable(&curve.name);
-        let (Some(first), Some(last)) = (curve.points.first(), curve.points.last()) else {
+        let (Some(first), Some(last)) = (curve.windows().next(), curve.windows().last()) else {
             return format!("{name}: no data");
         };
-        let (first, last) = (text::decimal(first.1), text::decimal(last.1));
+        let (first, last) = (text::decimal(first.mean), text::decimal(last.mean));
         let ends = match curve.ends.len() {
             0 => String::new(),
             number => format!(", {} not finite at the end", text::plural(number, "run")),

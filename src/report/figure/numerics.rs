@@ -109,7 +109,7 @@ fn percent(exponent: i32) -> String {
             let decimals = power.unsigned_abs() as usize;
             format!("{:.decimals$}%", 10.0_f64.powi(power))
         }
-        power => format!("1e{power}%"),
+        power => format!("10{}%", text::raised(power)),
     }
 }
 

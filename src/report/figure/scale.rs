@@ -85,7 +85,7 @@ fn scale_panel(scaling: &[&Scaled<'_>], steps: usize) -> Panel {
         None
     };
     let (from, to) = if low > high { (0.0, 1.0) } else { (low - 0.5, high + 0.5) };
-    let mut y = Axis::decades("", (from, to), |exponent| format!("2{}", raised(exponent)));
+    let mut y = Axis::decades("", (from, to), |exponent| format!("2{}", text::raised(exponent)));
     if empty.is_some() {
         y.ticks.clear();
     }
@@ -146,24 +146,6 @@ fn skip_panel(scaled: &[Scaled<'_>], steps: usize) -> Panel {
 
 fn skipped_words(row: &Row) -> String {
     format!("{} of {}", text::count(row.numerics.skipped_steps), text::count(row.steps))
-}
-
-/// A number as an exponent.
-fn raised(number: i32) -> String {
-    let digit = |c: char| match c {
-        '-' => '⁻',
-        '0' => '⁰',
-        '1' => '¹',
-        '2' => '²',
-        '3' => '³',
-        '4' => '⁴',
-        '5' => '⁵',
-        '6' => '⁶',
-        '7' => '⁷',
-        '8' => '⁸',
-        _ => '⁹',
-    };
-    number.to_string().chars().map(digit).collect()
 }
 
 fn alt(scaled: &[Scaled<'_>]) -> String {
