@@ -221,7 +221,7 @@ fn draw_mark(
         Mark::Point { at, look } => canvas.marker(view.at(*at), *look, 4.5),
         Mark::Cross { at, colour } => canvas.cross(view.at(*at), *colour),
         Mark::Bar { y, span, fill } => {
-            let half = frame.half_bar(view);
+            let half = Frame::half_bar(view);
             let (top, bottom) = (view.y(*y) - half, view.y(*y) + half);
             canvas.filled((view.x(span.0), top), (view.x(span.1), bottom), *fill)
         }
@@ -235,7 +235,7 @@ fn draw_mark(
             }
             Ok(())
         }
-        Mark::Rule { at } => canvas.rule(view.at(*at), frame.half_bar(view) + 5.0),
+        Mark::Rule { at } => canvas.rule(view.at(*at), Frame::half_bar(view) + 5.0),
         Mark::Divider { x } => {
             let x = view.x(*x);
             canvas.dashed(&[(x, frame.top), (x, frame.bottom)], AXIS, 1.0, &[4.0, 4.0])

@@ -40,7 +40,7 @@ pub(super) fn points(value: f64) -> String {
 pub(super) fn share(value: f64) -> String {
     let percent = value * 100.0;
     match percent {
-        p if p == 0.0 => "0%".to_owned(),
+        0.0 => "0%".to_owned(),
         p if p < 0.000_95 => format!("{p:.1e}%"),
         p if p < 0.0095 => format!("{p:.4}%"),
         p if p < 0.095 => format!("{p:.3}%"),
@@ -86,7 +86,7 @@ pub(super) fn measure(measured: Option<ClaimMeasure>) -> String {
 /// Three significant digits, with an exponent where zeros would fill the line.
 pub(super) fn decimal(value: f64) -> String {
     let text = match value.abs() {
-        v if v == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         v if !(0.001..1e6).contains(&v) => format!("{value:.2e}"),
         v => {
             let decimals = (2.0 - v.log10().floor()).clamp(0.0, 5.0) as usize;

@@ -94,7 +94,7 @@ impl Frame {
     }
 
     /// Half the thickness of a bar on a vertical axis of categories.
-    pub(super) fn half_bar(&self, view: &View) -> f64 {
+    pub(super) fn half_bar(view: &View) -> f64 {
         (view.y.1.abs() * 0.3).min(THICKEST_BAR)
     }
 }
