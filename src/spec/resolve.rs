@@ -9,8 +9,8 @@ use super::typed::{
     VariantSpec,
 };
 use super::{
-    ConvBlock, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool, SchedulePlan,
-    Spec, TrainPlan, VariantPlan,
+    Augment, ConvBlock, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
+    SchedulePlan, Spec, TrainPlan, VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
@@ -246,10 +246,25 @@ fn data(spec: DataSpec) -> Checked<DataPlan> {
                 }
             },
         },
-        DataSpec::Cifar10 { path, augment } => DataPlan::Cifar10 { path, augment },
-        DataSpec::Cifar100 { path, augment } => DataPlan::Cifar100 { path, augment },
+        DataSpec::Cifar10 { path, augment } => DataPlan::Cifar10 {
+            path,
+            augment: cropped(augment)?,
+        },
+        DataSpec::Cifar100 { path, augment } => DataPlan::Cifar100 {
+            path,
+            augment: cropped(augment)?,
+        },
     })
 }
+
+/// More padding than this, and a crop could miss the image.
+fn cropped(augment: Augment) -> Checked<Augment> {
+    whole("data.augment.crop", augment.crop, 0..=CIFAR_SIDE - 1)?;
+    Ok(augment)
+}
+
+/// Height and width of an image of CIFAR.
+const CIFAR_SIDE: usize = 32;
 
 /// What is known of an image before its file is read: channels, and the side where it is square and known.
 #[derive(Clone, Copy)]
@@ -263,7 +278,7 @@ impl Shape {
         let (channels, side) = match data {
             DataPlan::Digits { .. } => (1, Some(28)),
             DataPlan::Idx { .. } => (1, None),
-            DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => (3, Some(32)),
+            DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => (3, Some(CIFAR_SIDE)),
         };
         Self { channels, side }
     }
