@@ -56,13 +56,14 @@ fn floors() -> Vec<String> {
     block.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The modules that code names after `crate::` or `mantissa::`, alone or in a list in braces.
-fn imports(code: &str) -> BTreeSet<String> {
+/// The modules that the code of a file names from the crate's root on, alone or in a list in braces.
+fn imports(file: &str, code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for root in ["crate::", "mantissa::"] {
+    let supers = "super::".repeat(file.trim_end_matches("/mod.rs").split('/').count());
+    for root in ["crate::", "mantissa::", &supers] {
         for (at, _) in code.match_indices(root) {
             let before = code[..at].chars().next_back();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$') {
+            if before.is_some_and(|c| c.is_alphanumeric() || "_$:".contains(c)) {
                 continue;
             }
             let rest = &code[at + root.len()..];
@@ -107,10 +108,18 @@ fn imports_are_found_wherever_they_stand() {
     let code = code(
         "//! crate::report\nuse crate::record::{Results, Role};\nuse crate::{data, spec::{Plan, Pool}, units::Bytes};\n\
          let x: crate::store::StoreError = mantissa::cli::run(); // crate::train\n$crate::model::X\n\
-         #[cfg(test)]\nmod tests {\nuse crate::layers;\n}",
+         use super::stats;\nuse super::super::memory;\n#[cfg(test)]\nmod tests {\nuse crate::layers;\n}",
     );
-    let found: Vec<_> = imports(&code).into_iter().collect();
-    assert_eq!(found, ["cli", "data", "record", "spec", "store", "units"]);
+    let always = ["cli", "data", "record", "spec", "store", "units"];
+    for (file, through_super) in [
+        ("claims.rs", vec!["stats", "super"]),
+        ("claims/mod.rs", vec!["stats", "super"]),
+        ("claims/table.rs", vec!["memory"]),
+        ("claims/table/row.rs", vec![]),
+    ] {
+        let expected = always.into_iter().chain(through_super).map(str::to_owned);
+        assert_eq!(imports(file, &code), expected.collect(), "{file}");
+    }
 }
 
 #[test]
@@ -127,7 +136,7 @@ fn no_module_imports_upwards() {
     let mut upward = Vec::new();
     for (module, files) in modules() {
         for (file, code) in files {
-            for imported in imports(&code) {
+            for imported in imports(&file, &code) {
                 // Macros and items of the crate's root have no floor.
                 if imported != module
                     && height(&imported).is_some_and(|at| Some(at) < height(&module))

@@ -9,8 +9,8 @@ use super::typed::{
     VariantSpec,
 };
 use super::{
-    ConvBlock, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool, SchedulePlan,
-    Spec, TrainPlan, VariantPlan,
+    Augment, ConvBlock, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
+    SchedulePlan, Spec, TrainPlan, VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
@@ -205,6 +205,7 @@ fn data(spec: DataSpec) -> Checked<DataPlan> {
             test: whole("data.test", test.unwrap_or(defaults::DIGITS_TEST), 1..=limits::DIGITS)?,
             seed: seed.unwrap_or(defaults::DIGITS_SEED),
         },
+<<<<<<< HEAD
         DataSpec::Idx { train_images, train_labels, test_images, test_labels, held_out } => {
             DataPlan::Idx {
                 train_images,
@@ -225,8 +226,49 @@ fn data(spec: DataSpec) -> Checked<DataPlan> {
         }
         DataSpec::Cifar10 { path, augment } => DataPlan::Cifar10 { path, augment },
         DataSpec::Cifar100 { path, augment } => DataPlan::Cifar100 { path, augment },
+=======
+        DataSpec::Idx {
+            train_images,
+            train_labels,
+            test_images,
+            test_labels,
+            held_out,
+        } => DataPlan::Idx {
+            train_images,
+            train_labels,
+            test: match (test_images, test_labels, held_out) {
+                (Some(images), Some(labels), None) => IdxTest::Files { images, labels },
+                (None, None, Some(held_out)) => {
+                    IdxTest::HeldOut(whole("data.held_out", held_out, 1..=usize::MAX)?)
+                }
+                _ => {
+                    return refuse(
+                        "data",
+                        "give either test_images and test_labels, or held_out, for the test split",
+                    );
+                }
+            },
+        },
+        DataSpec::Cifar10 { path, augment } => DataPlan::Cifar10 {
+            path,
+            augment: cropped(augment)?,
+        },
+        DataSpec::Cifar100 { path, augment } => DataPlan::Cifar100 {
+            path,
+            augment: cropped(augment)?,
+        },
+>>>>>>> cli
     })
 }
+
+/// More padding than this, and a crop could miss the image.
+fn cropped(augment: Augment) -> Checked<Augment> {
+    whole("data.augment.crop", augment.crop, 0..=CIFAR_SIDE - 1)?;
+    Ok(augment)
+}
+
+/// Height and width of an image of CIFAR.
+const CIFAR_SIDE: usize = 32;
 
 /// What is known of an image before its file is read: channels, and the side where it is square and known.
 #[derive(Clone, Copy)]
@@ -240,7 +282,7 @@ impl Shape {
         let (channels, side) = match data {
             DataPlan::Digits { .. } => (1, Some(28)),
             DataPlan::Idx { .. } => (1, None),
-            DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => (3, Some(32)),
+            DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => (3, Some(CIFAR_SIDE)),
         };
         Self { channels, side }
     }

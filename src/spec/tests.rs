@@ -315,6 +315,18 @@ fn a_residual_network_of_another_depth_is_told_the_nearest() {
 }
 
 #[test]
+fn a_crop_cannot_miss_the_image() {
+    let data = "data={ kind = \"cifar10\", path = \"c\", augment = { crop = 32 } }";
+    assert_eq!(
+        set(&[data]).err(),
+        Some(format!(
+            "--set {data}: data.augment.crop: is 32; must be 0 to 31"
+        ))
+    );
+    assert!(set(&[&data.replace("32", "31")]).is_ok());
+}
+
+#[test]
 fn idx_data_takes_its_test_split_from_files_or_from_what_is_held_out() {
     let idx = "data={ kind = \"idx\", train_images = \"i\", train_labels = \"l\"";
     let test = |rest: &str| {
