@@ -205,7 +205,6 @@ fn data(spec: DataSpec) -> Checked<DataPlan> {
             test: whole("data.test", test.unwrap_or(defaults::DIGITS_TEST), 1..=limits::DIGITS)?,
             seed: seed.unwrap_or(defaults::DIGITS_SEED),
         },
-<<<<<<< HEAD
         DataSpec::Idx { train_images, train_labels, test_images, test_labels, held_out } => {
             DataPlan::Idx {
                 train_images,
@@ -224,40 +223,12 @@ fn data(spec: DataSpec) -> Checked<DataPlan> {
                 },
             }
         }
-        DataSpec::Cifar10 { path, augment } => DataPlan::Cifar10 { path, augment },
-        DataSpec::Cifar100 { path, augment } => DataPlan::Cifar100 { path, augment },
-=======
-        DataSpec::Idx {
-            train_images,
-            train_labels,
-            test_images,
-            test_labels,
-            held_out,
-        } => DataPlan::Idx {
-            train_images,
-            train_labels,
-            test: match (test_images, test_labels, held_out) {
-                (Some(images), Some(labels), None) => IdxTest::Files { images, labels },
-                (None, None, Some(held_out)) => {
-                    IdxTest::HeldOut(whole("data.held_out", held_out, 1..=usize::MAX)?)
-                }
-                _ => {
-                    return refuse(
-                        "data",
-                        "give either test_images and test_labels, or held_out, for the test split",
-                    );
-                }
-            },
-        },
-        DataSpec::Cifar10 { path, augment } => DataPlan::Cifar10 {
-            path,
-            augment: cropped(augment)?,
-        },
-        DataSpec::Cifar100 { path, augment } => DataPlan::Cifar100 {
-            path,
-            augment: cropped(augment)?,
-        },
->>>>>>> cli
+        DataSpec::Cifar10 { path, augment } => {
+            DataPlan::Cifar10 { path, augment: cropped(augment)? }
+        }
+        DataSpec::Cifar100 { path, augment } => {
+            DataPlan::Cifar100 { path, augment: cropped(augment)? }
+        }
     })
 }
 

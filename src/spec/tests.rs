@@ -319,9 +319,7 @@ fn a_crop_cannot_miss_the_image() {
     let data = "data={ kind = \"cifar10\", path = \"c\", augment = { crop = 32 } }";
     assert_eq!(
         set(&[data]).err(),
-        Some(format!(
-            "--set {data}: data.augment.crop: is 32; must be 0 to 31"
-        ))
+        Some(format!("--set {data}: data.augment.crop: is 32; must be 0 to 31"))
     );
     assert!(set(&[&data.replace("32", "31")]).is_ok());
 }
