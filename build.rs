@@ -24,11 +24,7 @@ fn commit() -> Option<String> {
         return None;
     }
     let head = output("git", &["rev-parse", "--short=12", "HEAD"])?;
-    let mut names = vec![
-        "HEAD".to_owned(),
-        "index".to_owned(),
-        "packed-refs".to_owned(),
-    ];
+    let mut names = vec!["HEAD".to_owned(), "index".to_owned(), "packed-refs".to_owned()];
     names.extend(output("git", &["symbolic-ref", "-q", "HEAD"]));
     for name in names {
         if let Some(path) = output("git", &["rev-parse", "--git-path", &name]) {

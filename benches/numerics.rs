@@ -1,6 +1,5 @@
 //! Criterion benchmarks of what a step is made of: products, convolution, casts and rounding, the optimizer update, the census,
 //! and one whole step a policy, native and wide.
-#![expect(missing_docs, reason = "the macros of Criterion make undocumented functions")]
 
 use std::hint::black_box;
 

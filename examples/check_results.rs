@@ -14,7 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [folder, variants, seeds] = arguments.as_slice() else {
         return Err("usage: check_results DIR VARIANTS SEEDS".into());
     };
-    let (folder, variants, seeds) = (Path::new(folder), variants.parse()?, seeds.parse()?);
+    let folder = Path::new(folder);
+    let (variants, seeds): (usize, usize) = (variants.parse()?, seeds.parse()?);
     let results: Results = serde_json::from_slice(&store::read(&folder.join("results.json"))?)?;
     expect("the schema is this program's", results.schema == SCHEMA)?;
     expect("the experiment is complete", results.complete)?;

@@ -95,10 +95,7 @@ enum Failure {
     Machine(String),
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "errors are passed on by map_err"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "errors are passed on by map_err")]
 impl Failure {
     fn input(error: impl ToString) -> Self {
         Self::Input(error.to_string())
@@ -174,11 +171,7 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     store::prepare(&out).map_err(Failure::input)?;
 
     let environment = device::environment(device, threads);
-    let options = Options {
-        out: &out,
-        force,
-        environment: &environment,
-    };
+    let options = Options { out: &out, force, environment: &environment };
     let mut progress = Progress::new(quiet);
     let outcome = experiment::run(&plan, options, &mut |event| progress.hear(&event));
     progress.finish();
@@ -197,24 +190,15 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
 /// What the arguments mean: the plan and the folder of its results.
 fn resolve(arguments: ExperimentArguments) -> Result<(Plan, PathBuf), Failure> {
     let (file, text) = match &arguments.spec {
-        Some(path) => (
-            path.display().to_string(),
-            store::read_to_string(path).map_err(Failure::input)?,
-        ),
-        None => (
-            "experiments/default.toml".to_owned(),
-            spec::DEFAULT.to_owned(),
-        ),
+        Some(path) => {
+            (path.display().to_string(), store::read_to_string(path).map_err(Failure::input)?)
+        }
+        None => ("experiments/default.toml".to_owned(), spec::DEFAULT.to_owned()),
     };
-    let overrides = Overrides {
-        set: arguments.set,
-        variants: arguments.variants,
-        seeds: arguments.seeds,
-    };
+    let overrides =
+        Overrides { set: arguments.set, variants: arguments.variants, seeds: arguments.seeds };
     let plan = Plan::read(&file, &text, &overrides).map_err(Failure::input)?;
-    let out = arguments
-        .out
-        .unwrap_or_else(|| Path::new("reports").join(&plan.name));
+    let out = arguments.out.unwrap_or_else(|| Path::new("reports").join(&plan.name));
     Ok((plan, out))
 }
 

@@ -86,16 +86,10 @@ pub fn environment(device: Device, threads: usize) -> Environment {
     let name = name.map_or("", |cpu| cpu.brand().trim());
     let memory = system.as_ref().map_or(0, System::total_memory);
     let features = cpu_features();
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Environment {
         device: device.to_string(),
-        device_name: if name.is_empty() {
-            "unknown processor".to_owned()
-        } else {
-            name.to_owned()
-        },
+        device_name: if name.is_empty() { "unknown processor".to_owned() } else { name.to_owned() },
         threads,
         logical_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_total: (memory > 0).then_some(Bytes(memory)),
@@ -125,9 +119,7 @@ fn notes() -> Vec<String> {
     if let Ok(pin) = std::env::var(PRODUCT_PIN)
         && !pin.trim().is_empty()
     {
-        notes.push(format!(
-            "{PRODUCT_PIN}={pin} decides how products run, not the processor"
-        ));
+        notes.push(format!("{PRODUCT_PIN}={pin} decides how products run, not the processor"));
     }
     notes
 }
@@ -154,10 +146,7 @@ fn cpu_features() -> Vec<&'static str> {
         "neon" "fp16" "fhm" "bf16" "dotprod" "i8mm" "sve" "sve2");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let features: [(&'static str, bool); 0] = [];
-    features
-        .into_iter()
-        .filter_map(|(name, has)| has.then_some(name))
-        .collect()
+    features.into_iter().filter_map(|(name, has)| has.then_some(name)).collect()
 }
 
 /// How gemmkit runs the products of each native format on a processor with these features.
@@ -199,11 +188,7 @@ fn utc(seconds: u64) -> String {
     // From March on, months of 31 and 30 days alternate so that month m starts on day (153 m + 2) / 5.
     let month = (5 * day + 2) / 153;
     let day = day - (153 * month + 2) / 5 + 1;
-    let (month, january) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
+    let (month, january) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
     let year = 400 * cycle + year + january;
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
@@ -225,13 +210,8 @@ mod tests {
             assert_eq!(device.to_string(), printed);
             assert_eq!(printed.parse(), Ok(device));
         }
-        for text in [
-            "", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda0",
-        ] {
-            assert_eq!(
-                text.parse::<Device>(),
-                Err(DeviceError::Unknown(text.to_owned()))
-            );
+        for text in ["", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda0"] {
+            assert_eq!(text.parse::<Device>(), Err(DeviceError::Unknown(text.to_owned())));
         }
     }
 
@@ -260,47 +240,27 @@ mod tests {
             (
                 "x86_64",
                 vec!["avx2", "fma", "f16c", "avx512f", "avx512bf16"],
-                [
-                    "f32: AVX-512",
-                    "f16: widened to f32 (AVX-512)",
-                    "bf16: AVX512-BF16 dot products",
-                ],
+                ["f32: AVX-512", "f16: widened to f32 (AVX-512)", "bf16: AVX512-BF16 dot products"],
             ),
             (
                 "x86_64",
                 vec!["avx2", "fma", "f16c", "avx512f"],
-                [
-                    "f32: AVX-512",
-                    "f16: widened to f32 (AVX-512)",
-                    "bf16: widened to f32 (AVX-512)",
-                ],
+                ["f32: AVX-512", "f16: widened to f32 (AVX-512)", "bf16: widened to f32 (AVX-512)"],
             ),
             (
                 "x86_64",
                 vec!["avx2", "fma"],
-                [
-                    "f32: FMA",
-                    "f16: widened to f32 (scalar)",
-                    "bf16: widened to f32 (FMA)",
-                ],
+                ["f32: FMA", "f16: widened to f32 (scalar)", "bf16: widened to f32 (FMA)"],
             ),
             (
                 "x86_64",
                 vec![],
-                [
-                    "f32: scalar",
-                    "f16: widened to f32 (scalar)",
-                    "bf16: widened to f32 (scalar)",
-                ],
+                ["f32: scalar", "f16: widened to f32 (scalar)", "bf16: widened to f32 (scalar)"],
             ),
             (
                 "aarch64",
                 vec!["neon", "bf16"],
-                [
-                    "f32: NEON",
-                    "f16: widened to f32 (NEON)",
-                    "bf16: widened to f32 (NEON)",
-                ],
+                ["f32: NEON", "f16: widened to f32 (NEON)", "bf16: widened to f32 (NEON)"],
             ),
         ] {
             assert_eq!(product_paths(arch, &features), expected);

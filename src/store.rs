@@ -16,11 +16,7 @@ pub struct StoreError {
 impl StoreError {
     fn new(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self {
-            path,
-            action,
-            source,
-        }
+        move |source| Self { path, action, source }
     }
 }
 
@@ -35,8 +31,7 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
     file.write_all(contents)
         .and_then(|()| file.as_file().sync_all())
         .map_err(StoreError::new(path, "write"))?;
-    file.persist(path)
-        .map_err(|error| StoreError::new(path, "write")(error.error))?;
+    file.persist(path).map_err(|error| StoreError::new(path, "write")(error.error))?;
     Ok(())
 }
 
@@ -103,9 +98,8 @@ mod tests {
 
     fn listing(folder: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(folder).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -141,18 +135,9 @@ mod tests {
         write(&file, b"\xff").unwrap();
         let path = file.display();
         for (error, message) in [
-            (
-                write(&file.join("below"), b"").err(),
-                format!("{path}: cannot make the folder: "),
-            ),
-            (
-                prepare(&file).err(),
-                format!("{path}: cannot make the folder: "),
-            ),
-            (
-                read(&file.join("below")).err(),
-                format!("{path}/below: cannot read: "),
-            ),
+            (write(&file.join("below"), b"").err(), format!("{path}: cannot make the folder: ")),
+            (prepare(&file).err(), format!("{path}: cannot make the folder: ")),
+            (read(&file.join("below")).err(), format!("{path}/below: cannot read: ")),
             (
                 read_to_string(&file).err(),
                 format!("{path}: cannot read: invalid utf-8 sequence of 1 bytes from index 0"),

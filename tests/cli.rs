@@ -9,17 +9,9 @@ use assert_cmd::Command;
 /// Runs `mantissa` in `folder`, and returns its exit code, stdout and stderr.
 fn mantissa(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::cargo_bin("mantissa").unwrap();
-    let output = command
-        .current_dir(folder)
-        .args(arguments)
-        .output()
-        .unwrap();
+    let output = command.current_dir(folder).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 /// Each row: arguments, exit code, and all of stderr. Nothing may be printed on stdout, and no file left behind.
@@ -27,16 +19,8 @@ fn check(rows: &[(&[&str], i32, &str)]) {
     for (arguments, code, complaint) in rows {
         let folder = tempfile::tempdir().unwrap();
         std::fs::File::create(folder.path().join("file")).unwrap();
-        let expected = (
-            Some(*code),
-            String::new(),
-            format!("mantissa: {complaint}\n"),
-        );
-        assert_eq!(
-            mantissa(folder.path(), arguments),
-            expected,
-            "{arguments:?}"
-        );
+        let expected = (Some(*code), String::new(), format!("mantissa: {complaint}\n"));
+        assert_eq!(mantissa(folder.path(), arguments), expected, "{arguments:?}");
         let left = std::fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(left, 1, "{arguments:?} left something behind");
     }
@@ -88,11 +72,7 @@ fn a_bad_spec_is_one_line_and_exit_code_2() {
             "--variants: unknown variant \"fp7\"; in the spec: fp32, fp16-mixed, bf16-mixed, fp16-true, bf16-true; \
              policies: fp32, tf32, fp16-mixed, bf16-mixed, fp16-true, bf16-true",
         ),
-        (
-            &["experiment", "--seeds", "0"],
-            2,
-            "--seeds: is 0; must be 1 to 10000",
-        ),
+        (&["experiment", "--seeds", "0"], 2, "--seeds: is 0; must be 1 to 10000"),
         (
             &["report", "nowhere"],
             2,
@@ -135,12 +115,7 @@ fn wrong_usage_is_exit_code_2_and_help_is_0() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, code, on_stdout, on_stderr) in [
         (&["--help"][..], 0, "Usage: mantissa <COMMAND>", ""),
-        (
-            &["--version"],
-            0,
-            concat!("mantissa ", env!("CARGO_PKG_VERSION")),
-            "",
-        ),
+        (&["--version"], 0, concat!("mantissa ", env!("CARGO_PKG_VERSION")), ""),
         (&[], 2, "", "Usage: mantissa <COMMAND>"),
         (&["train"], 2, "", "unrecognized subcommand 'train'"),
         (&["report"], 2, "", "<DIR>"),
@@ -150,12 +125,7 @@ fn wrong_usage_is_exit_code_2_and_help_is_0() {
             "",
             "unknown device \"tpu\"; known: auto, cpu, cuda, cuda:N",
         ),
-        (
-            &["experiment", "--threads", "0"],
-            2,
-            "",
-            "0 is not in 1..=1024",
-        ),
+        (&["experiment", "--threads", "0"], 2, "", "0 is not in 1..=1024"),
     ] {
         let (exit, stdout, stderr) = mantissa(folder.path(), arguments);
         assert_eq!(exit, Some(code), "{arguments:?}");
@@ -173,18 +143,11 @@ fn formats_are_listed_one_a_line() {
     assert_eq!((exit, stderr.as_str()), (Some(0), ""));
     let names = stdout.lines().map(|line| line.split(' ').next().unwrap());
     let names: Vec<_> = names.take_while(|name| !name.is_empty()).collect();
-    assert_eq!(
-        names,
-        [
-            "format", "f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2"
-        ]
-    );
+    assert_eq!(names, ["format", "f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2"]);
     let f16 = stdout.lines().nth(3).unwrap();
     assert_eq!(
         f16.split_whitespace().collect::<Vec<_>>(),
-        [
-            "f16", "16", "5", "10", "15", "65504", "6.104e-5", "5.960e-8", "9.766e-4", "native"
-        ]
+        ["f16", "16", "5", "10", "15", "65504", "6.104e-5", "5.960e-8", "9.766e-4", "native"]
     );
 }
 
@@ -198,13 +161,9 @@ fn doctor_tells_people_and_programs_the_same() {
     let environment: mantissa::record::Environment = serde_json::from_str(&json).unwrap();
     assert_eq!(environment.product_paths.len(), 3);
     assert!(environment.threads >= 1);
-    for fact in [
-        &environment.device_name,
-        &environment.os,
-        &environment.build,
-    ]
-    .into_iter()
-    .chain(&environment.product_paths)
+    for fact in [&environment.device_name, &environment.os, &environment.build]
+        .into_iter()
+        .chain(&environment.product_paths)
     {
         assert!(!fact.is_empty() && page.contains(fact), "{fact}\n{page}");
     }

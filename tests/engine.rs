@@ -1,6 +1,8 @@
 //! The engine as a whole: runs are deterministic, memory is what the shapes give, wide and native agree, divergence is a
 //! result, and an interrupted experiment goes on.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not there")]
+
 use std::collections::BTreeMap;
 
 use mantissa::data::{self, Dataset};
@@ -90,10 +92,10 @@ fn records_do_not_depend_on_threads_or_on_the_run() {
     let policies = ["fp32", "fp16-mixed", "bf16-mixed", "fp16-true", "bf16-true", "tf32"];
     for model in [cnn(), mlp()] {
         let plan = plan(model, &policies, 7);
-        for variant in 0..policies.len() {
+        for (variant, policy) in policies.iter().enumerate() {
             let one = record(&plan, variant, 1);
-            assert_eq!(one, record(&plan, variant, 2), "{} with two threads", policies[variant]);
-            assert_eq!(one, record(&plan, variant, 2), "{} again", policies[variant]);
+            assert_eq!(one, record(&plan, variant, 2), "{policy} with two threads");
+            assert_eq!(one, record(&plan, variant, 2), "{policy} again");
             assert_eq!(one.summary.status, Status::Completed);
         }
     }

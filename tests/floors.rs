@@ -19,10 +19,7 @@ fn modules() -> BTreeMap<String, Vec<(String, String)>> {
         let place = place.to_str().unwrap().to_owned();
         if name != "lib" && !place.ends_with("/tests.rs") {
             let text = String::from_utf8(std::fs::read(&file).unwrap()).unwrap();
-            modules
-                .entry(name.to_owned())
-                .or_default()
-                .push((place, code(&text)));
+            modules.entry(name.to_owned()).or_default().push((place, code(&text)));
         }
     }
     modules
@@ -59,13 +56,14 @@ fn floors() -> Vec<String> {
     block.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The modules that code names after `crate::` or `mantissa::`, alone or in a list in braces.
-fn imports(code: &str) -> BTreeSet<String> {
+/// The modules that the code of a file names from the crate's root on, alone or in a list in braces.
+fn imports(file: &str, code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for root in ["crate::", "mantissa::"] {
+    let supers = "super::".repeat(file.trim_end_matches("/mod.rs").split('/').count());
+    for root in ["crate::", "mantissa::", &supers] {
         for (at, _) in code.match_indices(root) {
             let before = code[..at].chars().next_back();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$') {
+            if before.is_some_and(|c| c.is_alphanumeric() || "_$:".contains(c)) {
                 continue;
             }
             let rest = &code[at + root.len()..];
@@ -101,9 +99,7 @@ fn top_level_names(list: &str) -> Vec<String> {
 
 fn first_name(path: &str) -> Option<String> {
     let path = path.trim_start();
-    let end = path
-        .find(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .unwrap_or(path.len());
+    let end = path.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(path.len());
     (end > 0).then(|| path[..end].to_owned())
 }
 
@@ -112,10 +108,18 @@ fn imports_are_found_wherever_they_stand() {
     let code = code(
         "//! crate::report\nuse crate::record::{Results, Role};\nuse crate::{data, spec::{Plan, Pool}, units::Bytes};\n\
          let x: crate::store::StoreError = mantissa::cli::run(); // crate::train\n$crate::model::X\n\
-         #[cfg(test)]\nmod tests {\nuse crate::layers;\n}",
+         use super::stats;\nuse super::super::memory;\n#[cfg(test)]\nmod tests {\nuse crate::layers;\n}",
     );
-    let found: Vec<_> = imports(&code).into_iter().collect();
-    assert_eq!(found, ["cli", "data", "record", "spec", "store", "units"]);
+    let always = ["cli", "data", "record", "spec", "store", "units"];
+    for (file, through_super) in [
+        ("claims.rs", vec!["stats", "super"]),
+        ("claims/mod.rs", vec!["stats", "super"]),
+        ("claims/table.rs", vec!["memory"]),
+        ("claims/table/row.rs", vec![]),
+    ] {
+        let expected = always.into_iter().chain(through_super).map(str::to_owned);
+        assert_eq!(imports(file, &code), expected.collect(), "{file}");
+    }
 }
 
 #[test]
@@ -132,7 +136,7 @@ fn no_module_imports_upwards() {
     let mut upward = Vec::new();
     for (module, files) in modules() {
         for (file, code) in files {
-            for imported in imports(&code) {
+            for imported in imports(&file, &code) {
                 // Macros and items of the crate's root have no floor.
                 if imported != module
                     && height(&imported).is_some_and(|at| Some(at) < height(&module))
@@ -162,10 +166,7 @@ fn found(words: &[&str], looked_at: impl Fn(&str) -> bool) -> Vec<String> {
 #[test]
 fn reports_verdicts_formats_and_plain_data_know_no_tensor() {
     let plain = ["report", "claims", "stats", "record", "spec", "precision"];
-    assert_eq!(
-        found(&["candle"], |module| plain.contains(&module)),
-        [""; 0]
-    );
+    assert_eq!(found(&["candle"], |module| plain.contains(&module)), [""; 0]);
 }
 
 #[test]

@@ -28,12 +28,7 @@ const ADAM_W: Update = Update::AdamW(AdamW {
     correction2: 31.6,
 });
 
-const POINTWISE: ConvSettings = ConvSettings {
-    stride: 1,
-    padding: 0,
-    dilation: 1,
-    groups: 1,
-};
+const POINTWISE: ConvSettings = ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 };
 
 /// A name and a result for every operation that was run.
 type Results = Vec<(String, Tensor)>;
@@ -42,15 +37,9 @@ type Results = Vec<(String, Tensor)>;
 fn positions(tensor: &Tensor) -> Result<Vec<i32>> {
     let flat = tensor.flatten_all()?;
     let bits: Vec<u16> = if tensor.dtype() == DType::F16 {
-        flat.to_vec1::<f16>()?
-            .into_iter()
-            .map(f16::to_bits)
-            .collect()
+        flat.to_vec1::<f16>()?.into_iter().map(f16::to_bits).collect()
     } else {
-        flat.to_vec1::<bf16>()?
-            .into_iter()
-            .map(bf16::to_bits)
-            .collect()
+        flat.to_vec1::<bf16>()?.into_iter().map(bf16::to_bits).collect()
     };
     let position = |bits: u16| {
         let size = i32::from(bits & 0x7fff);
@@ -86,18 +75,7 @@ fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
     keep("relu's gradient", &ops::relu_backward(b, &y)?);
     keep("gelu", &ops::gelu(a)?);
     keep("gelu's gradient", &ops::gelu_backward(b, a)?);
-    keep(
-        "dropout",
-        &ops::dropout(
-            a,
-            0.3,
-            Philox {
-                seed: 7,
-                stream: 1,
-                step: 2,
-            },
-        )?,
-    );
+    keep("dropout", &ops::dropout(a, 0.3, Philox { seed: 7, stream: 1, step: 2 })?);
     keep("add", &ops::add(a, b)?);
     results.extend(pools(a, b)?);
     results.extend(statistics(a, b)?);
@@ -112,27 +90,14 @@ fn pools(a: &Tensor, b: &Tensor) -> Result<Results> {
     let mut keep = |name: &str, tensor: &Tensor| results.push((name.to_owned(), tensor.clone()));
     let (y, places) = ops::max_pool2d(a, 2)?;
     keep("max-pool", &y);
-    keep(
-        "max-pool's gradient",
-        &ops::max_pool2d_backward(&y, &places, 2, shape)?,
-    );
+    keep("max-pool's gradient", &ops::max_pool2d_backward(&y, &places, 2, shape)?);
     let y = ops::avg_pool2d(a, 3)?;
     keep("average pool", &y);
     let dy = ops::max_pool2d(b, 3)?.0;
-    keep(
-        "average pool's gradient",
-        &ops::avg_pool2d_backward(&dy, 3, shape)?,
-    );
+    keep("average pool's gradient", &ops::avg_pool2d_backward(&dy, 3, shape)?);
     keep("global average pool", &ops::global_avg_pool(a)?);
-    let corner = b
-        .narrow(2, 0, 1)?
-        .narrow(3, 0, 1)?
-        .contiguous()?
-        .reshape((n, c))?;
-    keep(
-        "global average pool's gradient",
-        &ops::global_avg_pool_backward(&corner, shape)?,
-    );
+    let corner = b.narrow(2, 0, 1)?.narrow(3, 0, 1)?.contiguous()?.reshape((n, c))?;
+    keep("global average pool's gradient", &ops::global_avg_pool_backward(&corner, shape)?);
     Ok(results)
 }
 
@@ -152,17 +117,9 @@ fn statistics(a: &Tensor, b: &Tensor) -> Result<Results> {
     let inference = ops::batch_norm_inference(a, (&saved.mean, &variance), &gamma, &beta)?;
     keep("batch norm for inference", &inference);
     let logits = a.reshape((n * c, h * w))?;
-    let labels: Vec<u32> = (0..(n * c) as u32)
-        .map(|i| i * 5 % (h * w) as u32)
-        .collect();
-    let settings = LossSettings {
-        smoothing: 0.1,
-        scale: 1024.0,
-    };
-    keep(
-        "cross-entropy",
-        &ops::cross_entropy(&logits, &labels, settings)?.gradient,
-    );
+    let labels: Vec<u32> = (0..(n * c) as u32).map(|i| i * 5 % (h * w) as u32).collect();
+    let settings = LossSettings { smoothing: 0.1, scale: 1024.0 };
+    keep("cross-entropy", &ops::cross_entropy(&logits, &labels, settings)?.gradient);
     keep("column sums", &ops::column_sums(&logits)?);
     Ok(results)
 }
@@ -171,13 +128,7 @@ fn statistics(a: &Tensor, b: &Tensor) -> Result<Results> {
 fn operations_of_fixed_order_round_once() -> Result<()> {
     for dtype in SIXTEEN_BITS {
         // Ordinary numbers; squares and sums beyond f16; f16's subnormals; numbers that bf16 alone holds.
-        for (a, b) in [
-            (2.0, 2.0),
-            (6e4, 6e4),
-            (3e-6, 3e-6),
-            (6e4, 1e-6),
-            (1e30, 1e-30),
-        ] {
+        for (a, b) in [(2.0, 2.0), (6e4, 6e4), (3e-6, 3e-6), (6e4, 1e-6), (1e30, 1e-30)] {
             let a = ops::cast(&uniform(1, (3, 5, 11, 9), (-a, a))?, dtype)?;
             let b = ops::cast(&uniform(2, (3, 5, 11, 9), (-b, b))?, dtype)?;
             let wide = fixed_order(&ops::cast(&a, DType::F32)?, &ops::cast(&b, DType::F32)?)?;
@@ -190,25 +141,17 @@ fn operations_of_fixed_order_round_once() -> Result<()> {
 #[test]
 fn loss_and_accuracy_are_those_of_the_widened_logits() -> Result<()> {
     let labels: Vec<u32> = (0..33).map(|i| i % 10).collect();
-    let settings = LossSettings {
-        smoothing: 0.1,
-        scale: 1.0,
-    };
+    let settings = LossSettings { smoothing: 0.1, scale: 1.0 };
     for dtype in SIXTEEN_BITS {
         let native = ops::cast(&uniform(1, (33, 10), (-30.0, 30.0))?, dtype)?;
         let wide = ops::cast(&native, DType::F32)?;
         let losses = [&native, &wide].map(|x| ops::cross_entropy(x, &labels, settings));
         let [native_loss, wide_loss] = losses.map(|loss| loss.map(|loss| loss.loss.to_bits()));
         assert_eq!(native_loss?, wide_loss?);
-        let (a, b) = (
-            ops::cross_entropy_loss(&native, &labels)?,
-            ops::cross_entropy_loss(&wide, &labels)?,
-        );
+        let (a, b) =
+            (ops::cross_entropy_loss(&native, &labels)?, ops::cross_entropy_loss(&wide, &labels)?);
         assert_eq!(a, b);
-        assert_eq!(
-            ops::count_correct(&native, &labels)?,
-            ops::count_correct(&wide, &labels)?
-        );
+        assert_eq!(ops::count_correct(&native, &labels)?, ops::count_correct(&wide, &labels)?);
     }
     Ok(())
 }
@@ -216,16 +159,10 @@ fn loss_and_accuracy_are_those_of_the_widened_logits() -> Result<()> {
 #[test]
 fn a_loss_gradient_beyond_f16_is_infinite_and_tiny_ones_are_subnormal() -> Result<()> {
     let logits = tensor(&[60_000.0, -60_000.0, 0.0, 0.0], DType::F16)?.reshape((2, 2))?;
-    let settings = LossSettings {
-        smoothing: 0.0,
-        scale: 262_144.0,
-    };
+    let settings = LossSettings { smoothing: 0.0, scale: 262_144.0 };
     let gradient = ops::cross_entropy(&logits, &[1, 0], settings)?.gradient;
     assert_eq!(ops::to_f32(&gradient)?, [INF, -INF, -INF, INF]);
-    let settings = LossSettings {
-        scale: 2f32.powi(-22),
-        ..settings
-    };
+    let settings = LossSettings { scale: 2f32.powi(-22), ..settings };
     let gradient = ops::cross_entropy(&logits, &[1, 0], settings)?.gradient;
     let (whole, half) = (2f32.powi(-23), 2f32.powi(-24));
     assert_eq!(ops::to_f32(&gradient)?, [whole, -whole, -half, half]);
@@ -250,10 +187,7 @@ fn convolutions([x, w, b, dy]: [&Tensor; 4], settings: ConvSettings) -> Result<R
     let dx = gradients.input.map(|dx| (name("dx"), dx));
     let mut results = vec![
         (name("conv"), ops::conv2d(x, w, Some(b), settings)?),
-        (
-            name("conv without bias"),
-            ops::conv2d(x, w, None, settings)?,
-        ),
+        (name("conv without bias"), ops::conv2d(x, w, None, settings)?),
         (name("dw"), gradients.weight),
         (name("db"), gradients.bias),
     ];
@@ -277,18 +211,14 @@ fn check_products(
 ) -> Result<()> {
     for dtype in SIXTEEN_BITS {
         // Exact sums must agree in every bit. Sums without cancellation may differ by their order: one unit at most.
-        for (fill, units) in [
-            (sixteenths as fn(u64, &[usize]) -> Result<Tensor>, 0),
-            (positive, 1),
-        ] {
+        for (fill, units) in [(sixteenths as fn(u64, &[usize]) -> Result<Tensor>, 0), (positive, 1)]
+        {
             let mut native = vec![];
             for (seed, shape) in (1..).zip(shapes) {
                 native.push(ops::cast(&fill(seed, shape)?, dtype)?);
             }
-            let wide: Vec<Tensor> = native
-                .iter()
-                .map(|t| ops::cast(t, DType::F32))
-                .collect::<Result<_>>()?;
+            let wide: Vec<Tensor> =
+                native.iter().map(|t| ops::cast(t, DType::F32)).collect::<Result<_>>()?;
             let [native, wide] =
                 [&native, &wide].map(|all| work([&all[0], &all[1], &all[2], &all[3]]));
             check_rounded(&native?, &wide?, dtype, units)?;
@@ -299,15 +229,9 @@ fn check_products(
 
 #[test]
 fn products_round_once() -> Result<()> {
-    for (n, i, o) in [
-        (1, 1, 1),
-        (7, 13, 5),
-        (1, 300, 33),
-        (19, 300, 1),
-        (65, 1, 67),
-        (3, 2, 2),
-        (67, 129, 131),
-    ] {
+    for (n, i, o) in
+        [(1, 1, 1), (7, 13, 5), (1, 300, 33), (19, 300, 1), (65, 1, 67), (3, 2, 2), (67, 129, 131)]
+    {
         check_products([&[n, i], &[o, i], &[o], &[n, o]], linear_products)?;
     }
     Ok(())
@@ -322,12 +246,7 @@ fn convolutions_round_once() -> Result<()> {
         ([1, 2, 13, 11], [3, 2, 5, 3], [3, 4], (3, 2, 2, 1)),
         ([5, 6, 5, 7], [6, 1, 3, 3], [5, 7], (1, 1, 1, 6)),
     ] {
-        let settings = ConvSettings {
-            stride,
-            padding,
-            dilation,
-            groups,
-        };
+        let settings = ConvSettings { stride, padding, dilation, groups };
         let dy = [x[0], w[0], y[0], y[1]];
         check_products([&x, &w, &[w[0]], &dy], |t| convolutions(t, settings))?;
     }
@@ -338,11 +257,8 @@ fn convolutions_round_once() -> Result<()> {
 fn check_dot(dtype: DType, (a, b, c): ([f32; 2], [f32; 2], f32), expected: f32) -> Result<()> {
     for (n, inputs, o) in [(1, 2, 1), (1, 9, 5), (3, 64, 1), (17, 2, 33), (17, 64, 33)] {
         let rows = |values: [f32; 2], count: usize| -> Result<Tensor> {
-            let row: Vec<f32> = values
-                .into_iter()
-                .chain(std::iter::repeat(0.0))
-                .take(inputs)
-                .collect();
+            let row: Vec<f32> =
+                values.into_iter().chain(std::iter::repeat(0.0)).take(inputs).collect();
             ops::from_f32(&row.repeat(count), (count, inputs), dtype)
         };
         let (x, w, bias) = (rows(a, n)?, rows(b, o)?, tensor(&vec![c; o], dtype)?);
@@ -354,10 +270,7 @@ fn check_dot(dtype: DType, (a, b, c): ([f32; 2], [f32; 2], f32), expected: f32) 
         for result in results {
             for value in ops::to_f32(&result)? {
                 let same = value == expected || (value.is_nan() && expected.is_nan());
-                assert!(
-                    same,
-                    "{dtype:?} {n} × {inputs} × {o}: {value:e}, not {expected:e}"
-                );
+                assert!(same, "{dtype:?} {n} × {inputs} × {o}: {value:e}, not {expected:e}");
             }
         }
     }
@@ -378,14 +291,8 @@ fn products_at_the_ends_of_the_formats() -> Result<()> {
         (([2048.0, 1.0], [1.0, 1.0], 1.0), 2050.0),
         (([power(-12), 0.0], [power(-12), 0.0], 0.0), power(-24)),
         (([power(-12), 0.0], [power(-13), 0.0], 0.0), 0.0),
-        (
-            ([power(-12), 0.0], [1.5 * power(-13), 0.0], 0.0),
-            power(-24),
-        ),
-        (
-            ([power(-24), power(-24)], [1.0, 1.0], power(-24)),
-            3.0 * power(-24),
-        ),
+        (([power(-12), 0.0], [1.5 * power(-13), 0.0], 0.0), power(-24)),
+        (([power(-24), power(-24)], [1.0, 1.0], power(-24)), 3.0 * power(-24)),
         (([INF, 0.0], [0.0, 0.0], 0.0), f32::NAN),
         (([INF, 1.0], [1.0, 1.0], -INF), f32::NAN),
         (([f32::NAN, 1.0], [1.0, 1.0], 0.0), f32::NAN),
@@ -395,14 +302,8 @@ fn products_at_the_ends_of_the_formats() -> Result<()> {
     }
     for (operands, expected) in [
         (([power(64), 0.0], [power(64), 0.0], 0.0), INF),
-        (
-            ([power(64), power(64)], [-power(63), -power(63)], 0.0),
-            -INF,
-        ),
-        (
-            ([power(100), power(100)], [power(20), -power(20)], 3.0),
-            3.0,
-        ),
+        (([power(64), power(64)], [-power(63), -power(63)], 0.0), -INF),
+        (([power(100), power(100)], [power(20), -power(20)], 3.0), 3.0),
         (([256.0, 1.0], [1.0, 1.0], 1.0), 258.0),
         (([f32::NAN, 1.0], [1.0, 1.0], 0.0), f32::NAN),
         (([INF, 1.0], [0.0, 1.0], 0.0), f32::NAN),
@@ -417,10 +318,7 @@ fn products_at_the_ends_of_the_formats() -> Result<()> {
     for (operands, expected) in [
         (([power(-70), 0.0], [power(-63), 0.0], 0.0), power(-133)),
         (([power(-70), 0.0], [power(-64), 0.0], 0.0), 0.0),
-        (
-            ([power(-130), power(-130)], [1.0, 1.0], power(-130)),
-            3.0 * power(-130),
-        ),
+        (([power(-130), power(-130)], [1.0, 1.0], power(-130)), 3.0 * power(-130)),
     ] {
         check_dot(DType::BF16, operands, expected)?;
     }
@@ -434,10 +332,7 @@ fn element_wise_operations_beyond_the_numbers() -> Result<()> {
         let values = ops::to_f32(result)?;
         assert_eq!(values.len(), expected.len());
         for (value, expected) in values.iter().zip(expected) {
-            assert!(
-                value == expected || (value.is_nan() && expected.is_nan()),
-                "{values:?}"
-            );
+            assert!(value == expected || (value.is_nan() && expected.is_nan()), "{values:?}");
         }
         Ok(())
     };
@@ -448,10 +343,7 @@ fn element_wise_operations_beyond_the_numbers() -> Result<()> {
             &ops::relu_backward(&x, &tensor(&[0.0, 1.0, 0.0, 1.0], dtype)?)?,
             &[0.0, INF, 0.0, 1.0],
         )?;
-        same(
-            &ops::add(&x, &tensor(&[1.0, -INF, -INF, nan], dtype)?)?,
-            &[nan, nan, -INF, nan],
-        )?;
+        same(&ops::add(&x, &tensor(&[1.0, -INF, -INF, nan], dtype)?)?, &[nan, nan, -INF, nan])?;
         for place in 0..4 {
             for other in [1.0, INF, -INF] {
                 let mut window = [other; 4];
@@ -472,10 +364,7 @@ fn element_wise_operations_beyond_the_numbers() -> Result<()> {
     same(&ops::global_avg_pool(&large)?, &[65_504.0])?;
     same(&ops::add(&large, &large)?, &[INF; 4])?;
     let tiny = tensor(&[2f32.powi(-24), 3.0 * 2f32.powi(-24)], DType::F16)?;
-    same(
-        &ops::add(&tiny, &tiny)?,
-        &[2f32.powi(-23), 3.0 * 2f32.powi(-23)],
-    )?;
+    same(&ops::add(&tiny, &tiny)?, &[2f32.powi(-23), 3.0 * 2f32.powi(-23)])?;
     same(&ops::relu(&tiny)?, &[2f32.powi(-24), 3.0 * 2f32.powi(-24)])
 }
 
@@ -484,10 +373,7 @@ fn element_wise_operations_beyond_the_numbers() -> Result<()> {
 fn long_sums_do_not_stop() -> Result<()> {
     let ones = |shape: &[usize], dtype| Tensor::ones(shape, dtype, &Device::Cpu);
     let all = |tensor: &Tensor, expected: f32| -> Result<()> {
-        assert!(
-            ops::to_f32(tensor)?.iter().all(|value| *value == expected),
-            "{tensor}"
-        );
+        assert!(ops::to_f32(tensor)?.iter().all(|value| *value == expected), "{tensor}");
         Ok(())
     };
     for dtype in SIXTEEN_BITS {
@@ -495,10 +381,7 @@ fn long_sums_do_not_stop() -> Result<()> {
         all(&ops::linear(&rows, &square, None)?, 4096.0)?;
         let (tall, thin) = (ones(&[4096, 5], dtype)?, ones(&[4096, 3], dtype)?);
         all(&ops::linear_weight_gradient(&tall, &thin)?, 4096.0)?;
-        all(
-            &ops::linear_input_gradient(&rows, &ones(&[4096, 5], dtype)?)?,
-            4096.0,
-        )?;
+        all(&ops::linear_input_gradient(&rows, &ones(&[4096, 5], dtype)?)?, 4096.0)?;
         all(&ops::column_sums(&tall)?, 4096.0)?;
         all(
             &ops::conv2d(
@@ -514,16 +397,11 @@ fn long_sums_do_not_stop() -> Result<()> {
         all(&ops::global_avg_pool(&planes)?, 1.0)?;
         let single = planes.narrow(0, 0, 1)?.contiguous()?;
         let kernel = ones(&[3, 3, 3, 3], dtype)?;
-        let settings = ConvSettings {
-            padding: 1,
-            ..POINTWISE
-        };
+        let settings = ConvSettings { padding: 1, ..POINTWISE };
         let gradients = ops::conv2d_backward(&single, (&single, &kernel), settings, false)?;
         all(&gradients.bias, 4096.0)?;
         // 63 × 63 = 3969 lies between 3968 and 3970 (f16) or 3984 (bf16): both round to 3968.
-        let expected = [
-            3968.0, 4032.0, 3968.0, 4032.0, 4096.0, 4032.0, 3968.0, 4032.0, 3968.0,
-        ];
+        let expected = [3968.0, 4032.0, 3968.0, 4032.0, 4096.0, 4032.0, 3968.0, 4032.0, 3968.0];
         assert_eq!(ops::to_f32(&gradients.weight)?, expected.repeat(9));
 
         let gamma = ones(&[3], dtype)?;
@@ -537,10 +415,7 @@ fn long_sums_do_not_stop() -> Result<()> {
 
 /// What [`ops::inspect_gradient`] should count, one value at a time.
 fn naive_counts(values: &[f32], format: Format) -> GradientCounts {
-    let mut counts = GradientCounts {
-        elements: values.len() as u64,
-        ..GradientCounts::default()
-    };
+    let mut counts = GradientCounts { elements: values.len() as u64, ..GradientCounts::default() };
     for value in values {
         let size = f64::from(value.abs());
         if size == 0.0 {
@@ -558,18 +433,7 @@ fn naive_counts(values: &[f32], format: Format) -> GradientCounts {
 
 #[test]
 fn gradients_are_counted_as_a_naive_loop_counts_them() -> Result<()> {
-    let special = [
-        0.0,
-        -0.0,
-        INF,
-        -INF,
-        f32::NAN,
-        3e-6,
-        -3e-6,
-        1e-40,
-        6.103_515_6e-5,
-        6.1e-5,
-    ];
+    let special = [0.0, -0.0, INF, -INF, f32::NAN, 3e-6, -3e-6, 1e-40, 6.103_515_6e-5, 6.1e-5];
     for (dtype, format) in [
         (DType::F32, Format::F32),
         (DType::F32, Format::F16),
@@ -583,26 +447,10 @@ fn gradients_are_counted_as_a_naive_loop_counts_them() -> Result<()> {
             let finite = tensor(&values, dtype)?;
             let summary = ops::inspect_gradient(&finite, format, 0.125)?;
             assert!(summary.is_finite());
-            let squares: f64 = ops::to_f32(&finite)?
-                .iter()
-                .map(|v| f64::from(*v * 0.125).powi(2))
-                .sum();
-            assert!(
-                (summary.squares / squares - 1.0).abs() < 1024.0 * UNIT,
-                "{dtype:?} {len}"
-            );
-            let borders = [
-                0,
-                1023,
-                1024,
-                1025,
-                16_383,
-                16_384,
-                16_385,
-                32_767,
-                32_768,
-                len - 1,
-            ];
+            let squares: f64 =
+                ops::to_f32(&finite)?.iter().map(|v| f64::from(*v * 0.125).powi(2)).sum();
+            assert!((summary.squares / squares - 1.0).abs() < 1024.0 * UNIT, "{dtype:?} {len}");
+            let borders = [0, 1023, 1024, 1025, 16_383, 16_384, 16_385, 32_767, 32_768, len - 1];
             for (shift, special) in special.iter().enumerate() {
                 for border in borders {
                     if let Some(value) = values.get_mut(border.wrapping_sub(shift)) {
@@ -631,18 +479,8 @@ fn step(gradient: &[f32], dtype: DType, params: Format) -> Result<(Vec<f32>, u64
         second: None,
         delta: None,
     };
-    let rule = Update::Sgd(Sgd {
-        lr: 1.0,
-        momentum: 0.0,
-        nesterov: false,
-        weight_decay: 0.0,
-    });
-    let conversion = Conversion {
-        unscale: 1.0,
-        clip: 1.0,
-        params,
-        compute: params,
-    };
+    let rule = Update::Sgd(Sgd { lr: 1.0, momentum: 0.0, nesterov: false, weight_decay: 0.0 });
+    let conversion = Conversion { unscale: 1.0, clip: 1.0, params, compute: params };
     let lost = ops::update(rule, tensors, conversion)?;
     Ok((ops::to_f32(&weights)?, lost))
 }
@@ -672,9 +510,8 @@ fn updates_too_small_for_the_weights_are_lost() -> Result<()> {
     ] {
         for ((dtype, params), lost) in formats.into_iter().zip(lost) {
             // Every second weight of more than two chunks is changed.
-            let gradient: Vec<f32> = (0..40_001)
-                .map(|i| if i % 2 == 1 { -change } else { 0.0 })
-                .collect();
+            let gradient: Vec<f32> =
+                (0..40_001).map(|i| if i % 2 == 1 { -change } else { 0.0 }).collect();
             let (weights, count) = step(&gradient, dtype, params)?;
             let expected = if lost { 20_000 } else { 0 };
             assert_eq!(count, expected, "{change:e} {dtype:?} {params:?}");
@@ -707,11 +544,7 @@ fn copies_and_changes_belong_to_the_new_weights() -> Result<()> {
         (Format::F32, Format::BF16, DType::F32),
         (Format::F16, Format::F16, DType::F16),
     ] {
-        let stored = if params == Format::F16 {
-            DType::F16
-        } else {
-            DType::F32
-        };
+        let stored = if params == Format::F16 { DType::F16 } else { DType::F32 };
         let weights = ops::cast(&uniform(1, len, (-2.0, 2.0))?, stored)?;
         let copy = Tensor::zeros(len, copy_type, &Device::Cpu)?;
         let delta = Tensor::zeros(len, DType::F32, &Device::Cpu)?;
@@ -725,31 +558,14 @@ fn copies_and_changes_belong_to_the_new_weights() -> Result<()> {
             second: Some(&second),
             delta: Some(&delta),
         };
-        let conversion = Conversion {
-            unscale: 1.0,
-            clip: 1.0,
-            params,
-            compute,
-        };
+        let conversion = Conversion { unscale: 1.0, clip: 1.0, params, compute };
         ops::update(ADAM_W, tensors, conversion)?;
-        let moved: Vec<f32> = before
-            .iter()
-            .zip(ops::to_f32(&delta)?)
-            .map(|(w, d)| w + d)
-            .collect();
+        let moved: Vec<f32> = before.iter().zip(ops::to_f32(&delta)?).map(|(w, d)| w + d).collect();
         let expected = tensor(&moved, DType::F32)?.to_dtype(stored)?;
         assert_eq!(bits(&weights)?, bits(&expected)?);
         assert!(ops::to_f32(&delta)?.iter().all(|delta| *delta != 0.0));
-        let narrow = if compute == Format::F16 {
-            DType::F16
-        } else {
-            DType::BF16
-        };
-        assert_eq!(
-            bits(&copy)?,
-            bits(&weights.to_dtype(narrow)?)?,
-            "{params:?} {compute:?}"
-        );
+        let narrow = if compute == Format::F16 { DType::F16 } else { DType::BF16 };
+        assert_eq!(bits(&copy)?, bits(&weights.to_dtype(narrow)?)?, "{params:?} {compute:?}");
     }
     Ok(())
 }
@@ -792,19 +608,10 @@ fn images_that_do_not_belong_together_are_errors() -> Result<()> {
     let (pooled, places) = ops::max_pool2d(&image, 2)?;
     let one: (&[f32], &[f32]) = (&[0.0], &[1.0]);
     for (name, result) in [
-        (
-            "conv bias",
-            ops::conv2d(&image, &kernel, Some(&row), POINTWISE),
-        ),
-        (
-            "statistics",
-            ops::batch_norm_inference(&image, one, &channels, &channels),
-        ),
+        ("conv bias", ops::conv2d(&image, &kernel, Some(&row), POINTWISE)),
+        ("statistics", ops::batch_norm_inference(&image, one, &channels, &channels)),
         ("max", ops::max_pool2d_backward(&image, &places, 2, shape)),
-        (
-            "places",
-            ops::max_pool2d_backward(&pooled, &places.i(..1)?, 2, shape),
-        ),
+        ("places", ops::max_pool2d_backward(&pooled, &places.i(..1)?, 2, shape)),
         ("average", ops::avg_pool2d_backward(&image, 2, shape)),
         ("global", ops::global_avg_pool_backward(&pooled, shape)),
         ("no window", ops::avg_pool2d(&image, 0)),
@@ -836,51 +643,21 @@ fn an_update_without_its_tensors_is_an_error() -> Result<()> {
         second: Some(&zeros(&[3])?),
         delta: None,
     };
-    let conversion = Conversion {
-        unscale: 1.0,
-        clip: 1.0,
-        params: Format::F32,
-        compute: Format::F32,
-    };
+    let conversion =
+        Conversion { unscale: 1.0, clip: 1.0, params: Format::F32, compute: Format::F32 };
     assert_eq!(ops::update(ADAM_W, whole, conversion)?, 0);
     for tensors in [
-        UpdateTensors {
-            first: None,
-            ..whole
-        },
-        UpdateTensors {
-            second: None,
-            ..whole
-        },
-        UpdateTensors {
-            gradient: &other,
-            ..whole
-        },
-        UpdateTensors {
-            copy: Some(&other),
-            ..whole
-        },
-        UpdateTensors {
-            second: Some(&other),
-            ..whole
-        },
-        UpdateTensors {
-            delta: Some(&other),
-            ..whole
-        },
+        UpdateTensors { first: None, ..whole },
+        UpdateTensors { second: None, ..whole },
+        UpdateTensors { gradient: &other, ..whole },
+        UpdateTensors { copy: Some(&other), ..whole },
+        UpdateTensors { second: Some(&other), ..whole },
+        UpdateTensors { delta: Some(&other), ..whole },
     ] {
         assert!(ops::update(ADAM_W, tensors, conversion).is_err());
     }
-    let momentum = Sgd {
-        lr: 1.0,
-        momentum: 0.9,
-        nesterov: false,
-        weight_decay: 0.0,
-    };
-    let without = UpdateTensors {
-        first: None,
-        ..whole
-    };
+    let momentum = Sgd { lr: 1.0, momentum: 0.9, nesterov: false, weight_decay: 0.0 };
+    let without = UpdateTensors { first: None, ..whole };
     assert!(ops::update(Update::Sgd(momentum), without, conversion).is_err());
     Ok(())
 }
@@ -897,19 +674,12 @@ fn updates(a: &Tensor, b: &Tensor) -> Result<Results> {
         second: Some(&second),
         delta: None,
     };
-    let conversion = Conversion {
-        unscale: 0.5,
-        clip: 0.9,
-        params: Format::F32,
-        compute: Format::F32,
-    };
+    let conversion =
+        Conversion { unscale: 0.5, clip: 0.9, params: Format::F32, compute: Format::F32 };
     ops::update(ADAM_W, tensors, conversion)?;
     ops::accumulate(&first, b)?;
     let names = ["weights", "copy", "first", "second"].map(str::to_owned);
-    Ok(names
-        .into_iter()
-        .zip([weights, copy, first, second])
-        .collect())
+    Ok(names.into_iter().zip([weights, copy, first, second]).collect())
 }
 
 /// Everything there is, on tensors of several chunks, as bits.
@@ -918,19 +688,10 @@ fn everything(dtype: DType) -> Result<Vec<(String, Vec<u32>)>> {
         |seed, shape: &[usize]| ops::cast(&uniform(seed, shape.to_vec(), (-2.0, 2.0))?, dtype);
     let (a, b) = (draw(1, &[5, 7, 61, 33])?, draw(2, &[5, 7, 61, 33])?);
     let mut results = fixed_order(&a, &b)?;
-    let linear = [
-        draw(1, &[131, 257])?,
-        draw(2, &[193, 257])?,
-        draw(3, &[193])?,
-        draw(4, &[131, 193])?,
-    ];
+    let linear =
+        [draw(1, &[131, 257])?, draw(2, &[193, 257])?, draw(3, &[193])?, draw(4, &[131, 193])?];
     results.extend(linear_products(linear.each_ref())?);
-    let settings = ConvSettings {
-        stride: 1,
-        padding: 1,
-        dilation: 1,
-        groups: 1,
-    };
+    let settings = ConvSettings { stride: 1, padding: 1, dilation: 1, groups: 1 };
     let conv = [
         draw(1, &[37, 5, 13, 11])?,
         draw(2, &[9, 5, 3, 3])?,
@@ -939,17 +700,12 @@ fn everything(dtype: DType) -> Result<Vec<(String, Vec<u32>)>> {
     ];
     results.extend(convolutions(conv.each_ref(), settings)?);
     results.extend(updates(&a, &b)?);
-    let squares = ops::inspect_gradient(&b, Format::F32, 0.3)?
-        .squares
-        .to_bits();
+    let squares = ops::inspect_gradient(&b, Format::F32, 0.3)?.squares.to_bits();
     let mut all: Vec<(String, Vec<u32>)> = results
         .into_iter()
         .map(|(name, tensor)| Ok((name, bits(&tensor)?)))
         .collect::<Result<_>>()?;
-    all.push((
-        "squares".to_owned(),
-        vec![squares as u32, (squares >> 32) as u32],
-    ));
+    all.push(("squares".to_owned(), vec![squares as u32, (squares >> 32) as u32]));
     Ok(all)
 }
 
@@ -958,19 +714,13 @@ fn results_do_not_depend_on_the_number_of_threads() -> Result<()> {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let mut runs = vec![];
         for threads in [1, 2, 3] {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             runs.push((threads, pool.install(|| everything(dtype))?));
         }
         let (_, alone) = runs.swap_remove(0);
         for (threads, run) in runs {
             for ((name, expected), (_, values)) in alone.iter().zip(run) {
-                assert!(
-                    *expected == values,
-                    "{name} {dtype:?} with {threads} threads"
-                );
+                assert!(*expected == values, "{name} {dtype:?} with {threads} threads");
             }
         }
     }

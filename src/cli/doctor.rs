@@ -6,15 +6,8 @@ use crate::record::Environment;
 
 /// The environment, one fact a line.
 pub(super) fn page(environment: &Environment) -> String {
-    let Environment {
-        device,
-        device_name,
-        threads,
-        logical_cpus,
-        version,
-        build,
-        ..
-    } = environment;
+    let Environment { device, device_name, threads, logical_cpus, version, build, .. } =
+        environment;
     let commit = environment.git.as_deref().unwrap_or("no commit");
     let memory = match environment.memory_total {
         Some(bytes) => bytes.to_string(),
@@ -25,17 +18,11 @@ pub(super) fn page(environment: &Environment) -> String {
         ("build", build.clone()),
         ("system", environment.os.clone()),
         ("device", format!("{device}: {device_name}")),
-        (
-            "threads",
-            format!("{threads} of {logical_cpus} logical processors"),
-        ),
+        ("threads", format!("{threads} of {logical_cpus} logical processors")),
         ("memory", memory),
         ("features", environment.cpu_features.join(" ")),
     ];
-    let lists = [
-        ("products", &environment.product_paths),
-        ("note", &environment.notes),
-    ];
+    let lists = [("products", &environment.product_paths), ("note", &environment.notes)];
     for (label, lines) in lists {
         facts.extend(lines.iter().map(|line| (label, line.clone())));
     }

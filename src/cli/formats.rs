@@ -52,22 +52,14 @@ fn row(format: Format) -> [String; 10] {
         number(format.min_normal()),
         number(format.min_subnormal()),
         number(format.epsilon()),
-        if format.is_native() {
-            "native".to_owned()
-        } else {
-            "emulated".to_owned()
-        },
+        if format.is_native() { "native".to_owned() } else { "emulated".to_owned() },
     ]
 }
 
 /// As it is where it is short, else with four significant digits.
 fn number(value: f64) -> String {
     let plain = value.to_string();
-    if plain.len() <= 8 {
-        plain
-    } else {
-        format!("{value:.3e}")
-    }
+    if plain.len() <= 8 { plain } else { format!("{value:.3e}") }
 }
 
 #[cfg(test)]

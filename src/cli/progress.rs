@@ -23,11 +23,7 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self {
-            quiet,
-            bar,
-            narrator: Narrator::default(),
-        }
+        Self { quiet, bar, narrator: Narrator::default() }
     }
 
     pub(super) fn hear(&mut self, event: &Event<'_>) {
@@ -191,14 +187,8 @@ mod tests {
             skipped_steps: 1,
             ..summary(Status::Failed)
         };
-        let start = |seed| Event::RunStarted {
-            variant: "fp32",
-            seed,
-        };
-        let finish = |summary| Event::RunFinished {
-            variant: "fp32",
-            summary,
-        };
+        let start = |seed| Event::RunStarted { variant: "fp32", seed };
+        let finish = |summary| Event::RunFinished { variant: "fp32", summary };
         let mut narrator = Narrator::default();
         for (event, line) in [
             (
@@ -207,10 +197,7 @@ mod tests {
             ),
             (start(7), None),
             (Event::Step { done: 1, of: 400 }, None),
-            (
-                finish(&completed),
-                Some("[3/5] fp32, seed 7: accuracy 96.40 %, loss 0.1235"),
-            ),
+            (finish(&completed), Some("[3/5] fp32, seed 7: accuracy 96.40 %, loss 0.1235")),
             (Event::Saved(Path::new("results.json")), None),
             (start(8), None),
             (
@@ -221,14 +208,8 @@ mod tests {
                 ),
             ),
             (start(9), None),
-            (
-                finish(&failed),
-                Some("[5/5] fp32, seed 9: failed, 1 step skipped"),
-            ),
-            (
-                Event::TimingBlock { done: 1, of: 60 },
-                Some("timing: 60 blocks"),
-            ),
+            (finish(&failed), Some("[5/5] fp32, seed 9: failed, 1 step skipped")),
+            (Event::TimingBlock { done: 1, of: 60 }, Some("timing: 60 blocks")),
             (Event::TimingBlock { done: 2, of: 60 }, None),
         ] {
             assert_eq!(narrator.line(&event).as_deref(), line, "{event:?}");

@@ -129,7 +129,7 @@ mod tests {
         T::widen(&all, &mut wide);
         let mut cases = wide.clone();
         for pair in wide.windows(2) {
-            let middle = (f64::from(pair[0]) + f64::from(pair[1])) / 2.0;
+            let middle = f64::midpoint(f64::from(pair[0]), f64::from(pair[1]));
             let middle = middle as f32;
             cases.extend([middle, middle.next_up(), middle.next_down()]);
         }

@@ -9,8 +9,8 @@ use super::typed::{
     VariantSpec,
 };
 use super::{
-    ConvBlock, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool, SchedulePlan,
-    Spec, TrainPlan, VariantPlan,
+    Augment, ConvBlock, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
+    SchedulePlan, Spec, TrainPlan, VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
@@ -117,10 +117,7 @@ pub struct Invalid {
 type Checked<T> = Result<T, Invalid>;
 
 fn refuse<T>(key: impl Into<String>, what: impl Into<String>) -> Checked<T> {
-    Err(Invalid {
-        key: key.into(),
-        what: what.into(),
-    })
+    Err(Invalid { key: key.into(), what: what.into() })
 }
 
 /// `value`, which must be within `range`.
@@ -138,32 +135,22 @@ fn whole<T: PartialOrd + Display + Copy>(
 
 /// `value`, for which `ok` must hold, as `must` says in words. NaN never does.
 fn real<T: Display + Copy>(key: &str, value: T, must: &str, ok: impl Fn(T) -> bool) -> Checked<T> {
-    if ok(value) {
-        Ok(value)
-    } else {
-        refuse(key, format!("is {value}; must be {must}"))
-    }
+    if ok(value) { Ok(value) } else { refuse(key, format!("is {value}; must be {must}")) }
 }
 
 /// A finite number, 0 or more.
 fn not_negative(key: &str, value: f64) -> Checked<f64> {
-    real(key, value, "finite and 0 or more", |v| {
-        v.is_finite() && v >= 0.0
-    })
+    real(key, value, "finite and 0 or more", |v| v.is_finite() && v >= 0.0)
 }
 
 /// A finite number over 0.
 fn positive(key: &str, value: f64) -> Checked<f64> {
-    real(key, value, "finite and over 0", |v| {
-        v.is_finite() && v > 0.0
-    })
+    real(key, value, "finite and over 0", |v| v.is_finite() && v > 0.0)
 }
 
 /// 0 ≤ `value` < 1.
 fn below_one<T: Display + Copy + Into<f64>>(key: &str, value: T) -> Checked<T> {
-    real(key, value, "0 or more and below 1", |v| {
-        (0.0..1.0).contains(&v.into())
-    })
+    real(key, value, "0 or more and below 1", |v| (0.0..1.0).contains(&v.into()))
 }
 
 impl TryFrom<Spec> for Plan {
@@ -194,9 +181,7 @@ impl TryFrom<Spec> for Plan {
 /// A name that can be a folder on every system.
 fn folder_name(key: &str, name: &str) -> Checked<()> {
     let fits = (1..=limits::NAME).contains(&name.len())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if fits {
         return Ok(());
     }
@@ -217,39 +202,44 @@ fn data(spec: DataSpec) -> Checked<DataPlan> {
                 train.unwrap_or(defaults::DIGITS_TRAIN),
                 1..=limits::DIGITS,
             )?,
-            test: whole(
-                "data.test",
-                test.unwrap_or(defaults::DIGITS_TEST),
-                1..=limits::DIGITS,
-            )?,
+            test: whole("data.test", test.unwrap_or(defaults::DIGITS_TEST), 1..=limits::DIGITS)?,
             seed: seed.unwrap_or(defaults::DIGITS_SEED),
         },
-        DataSpec::Idx {
-            train_images,
-            train_labels,
-            test_images,
-            test_labels,
-            held_out,
-        } => DataPlan::Idx {
-            train_images,
-            train_labels,
-            test: match (test_images, test_labels, held_out) {
-                (Some(images), Some(labels), None) => IdxTest::Files { images, labels },
-                (None, None, Some(held_out)) => {
-                    IdxTest::HeldOut(whole("data.held_out", held_out, 1..=usize::MAX)?)
-                }
-                _ => {
-                    return refuse(
-                        "data",
-                        "give either test_images and test_labels, or held_out, for the test split",
-                    );
-                }
-            },
-        },
-        DataSpec::Cifar10 { path, augment } => DataPlan::Cifar10 { path, augment },
-        DataSpec::Cifar100 { path, augment } => DataPlan::Cifar100 { path, augment },
+        DataSpec::Idx { train_images, train_labels, test_images, test_labels, held_out } => {
+            DataPlan::Idx {
+                train_images,
+                train_labels,
+                test: match (test_images, test_labels, held_out) {
+                    (Some(images), Some(labels), None) => IdxTest::Files { images, labels },
+                    (None, None, Some(held_out)) => {
+                        IdxTest::HeldOut(whole("data.held_out", held_out, 1..=usize::MAX)?)
+                    }
+                    _ => {
+                        return refuse(
+                            "data",
+                            "give either test_images and test_labels, or held_out, for the test split",
+                        );
+                    }
+                },
+            }
+        }
+        DataSpec::Cifar10 { path, augment } => {
+            DataPlan::Cifar10 { path, augment: cropped(augment)? }
+        }
+        DataSpec::Cifar100 { path, augment } => {
+            DataPlan::Cifar100 { path, augment: cropped(augment)? }
+        }
     })
 }
+
+/// More padding than this, and a crop could miss the image.
+fn cropped(augment: Augment) -> Checked<Augment> {
+    whole("data.augment.crop", augment.crop, 0..=CIFAR_SIDE - 1)?;
+    Ok(augment)
+}
+
+/// Height and width of an image of CIFAR.
+const CIFAR_SIDE: usize = 32;
 
 /// What is known of an image before its file is read: channels, and the side where it is square and known.
 #[derive(Clone, Copy)]
@@ -263,7 +253,7 @@ impl Shape {
         let (channels, side) = match data {
             DataPlan::Digits { .. } => (1, Some(28)),
             DataPlan::Idx { .. } => (1, None),
-            DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => (3, Some(32)),
+            DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => (3, Some(CIFAR_SIDE)),
         };
         Self { channels, side }
     }
@@ -271,28 +261,20 @@ impl Shape {
 
 fn model(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
     Ok(match spec {
-        ModelSpec::Mlp {
-            hidden,
-            activation,
-            dropout,
-        } => ModelPlan::Mlp {
+        ModelSpec::Mlp { hidden, activation, dropout } => ModelPlan::Mlp {
             hidden: widths(hidden)?,
             activation: activation.unwrap_or(defaults::ACTIVATION),
             dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
         },
-        ModelSpec::Cnn {
-            blocks: typed,
-            hidden,
-            activation,
-            batch_norm,
-            dropout,
-        } => ModelPlan::Cnn {
-            blocks: blocks(&typed, image)?,
-            hidden: widths(hidden)?,
-            activation: activation.unwrap_or(defaults::ACTIVATION),
-            batch_norm: batch_norm.unwrap_or(defaults::BATCH_NORM),
-            dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
-        },
+        ModelSpec::Cnn { blocks: typed, hidden, activation, batch_norm, dropout } => {
+            ModelPlan::Cnn {
+                blocks: blocks(&typed, image)?,
+                hidden: widths(hidden)?,
+                activation: activation.unwrap_or(defaults::ACTIVATION),
+                batch_norm: batch_norm.unwrap_or(defaults::BATCH_NORM),
+                dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+            }
+        }
         ModelSpec::Resnet { depth, width } => ModelPlan::Resnet {
             depth: resnet_depth(depth)?,
             width: whole(
@@ -331,19 +313,13 @@ fn resnet_depth(depth: usize) -> Checked<usize> {
     };
     refuse(
         "model.depth",
-        format!(
-            "is {depth}; must be 6n+2, from 8 to {} ({nearest})",
-            limits::RESNET_DEPTH
-        ),
+        format!("is {depth}; must be 6n+2, from 8 to {} ({nearest})", limits::RESNET_DEPTH),
     )
 }
 
 fn blocks(typed: &[BlockSpec], mut image: Shape) -> Checked<Vec<ConvBlock>> {
     if typed.is_empty() {
-        return refuse(
-            "model.blocks",
-            "is empty; give at least one block, or kind = \"mlp\"",
-        );
+        return refuse("model.blocks", "is empty; give at least one block, or kind = \"mlp\"");
     }
     at_most("model.blocks", typed.len(), limits::LAYERS, "blocks")?;
     let mut blocks = Vec::with_capacity(typed.len());
@@ -362,11 +338,7 @@ fn block(key: &str, typed: &BlockSpec, channels_in: usize) -> Checked<ConvBlock>
         whole(&format!("{key}.{name}"), value, least..=limits::KERNEL)
     };
     let block = ConvBlock {
-        channels: whole(
-            &format!("{key}.channels"),
-            typed.channels,
-            1..=limits::WIDTH,
-        )?,
+        channels: whole(&format!("{key}.channels"), typed.channels, 1..=limits::WIDTH)?,
         kernel: size("kernel", typed.kernel, defaults::KERNEL, 1)?,
         stride: size("stride", typed.stride, defaults::ONE, 1)?,
         padding: size("padding", typed.padding, defaults::PADDING, 0)?,
@@ -382,10 +354,7 @@ fn block(key: &str, typed: &BlockSpec, channels_in: usize) -> Checked<ConvBlock>
         if !channels.is_multiple_of(block.groups) {
             return refuse(
                 format!("{key}.groups"),
-                format!(
-                    "{} groups do not divide the {channels} {side} channels",
-                    block.groups
-                ),
+                format!("{} groups do not divide the {channels} {side} channels", block.groups),
             );
         }
     }
@@ -396,10 +365,7 @@ fn block(key: &str, typed: &BlockSpec, channels_in: usize) -> Checked<ConvBlock>
 fn after(key: &str, block: ConvBlock, image: Shape) -> Checked<Shape> {
     let channels = block.channels;
     let Some(side) = image.side else {
-        return Ok(Shape {
-            channels,
-            side: None,
-        });
+        return Ok(Shape { channels, side: None });
     };
     let span = block.dilation * (block.kernel - 1) + 1;
     let padded = side + 2 * block.padding;
@@ -424,10 +390,7 @@ fn after(key: &str, block: ConvBlock, image: Shape) -> Checked<Shape> {
             );
         }
     };
-    Ok(Shape {
-        channels,
-        side: Some(side),
-    })
+    Ok(Shape { channels, side: Some(side) })
 }
 
 fn train(spec: &TrainSpec, data: &DataPlan) -> Checked<TrainPlan> {
@@ -456,10 +419,7 @@ fn train(spec: &TrainSpec, data: &DataPlan) -> Checked<TrainPlan> {
         )?,
         optimizer: optimizer(spec.optimizer)?,
         schedule: schedule(spec.schedule, steps)?,
-        clip_norm: spec
-            .clip_norm
-            .map(|norm| positive("train.clip_norm", norm))
-            .transpose()?,
+        clip_norm: spec.clip_norm.map(|norm| positive("train.clip_norm", norm)).transpose()?,
         label_smoothing: below_one(
             "train.label_smoothing",
             spec.label_smoothing.unwrap_or(defaults::LABEL_SMOOTHING),
@@ -472,22 +432,12 @@ fn optimizer(spec: OptimizerSpec) -> Checked<OptimizerPlan> {
     const LR: &str = "train.optimizer.lr";
     const WEIGHT_DECAY: &str = "train.optimizer.weight_decay";
     match spec {
-        OptimizerSpec::Sgd {
-            lr,
-            momentum,
-            nesterov,
-            weight_decay,
-        } => {
-            let momentum = below_one(
-                "train.optimizer.momentum",
-                momentum.unwrap_or(defaults::MOMENTUM),
-            )?;
+        OptimizerSpec::Sgd { lr, momentum, nesterov, weight_decay } => {
+            let momentum =
+                below_one("train.optimizer.momentum", momentum.unwrap_or(defaults::MOMENTUM))?;
             let nesterov = nesterov.unwrap_or(defaults::NESTEROV);
             if nesterov && momentum == 0.0 {
-                return refuse(
-                    "train.optimizer.nesterov",
-                    "needs momentum; set momentum over 0",
-                );
+                return refuse("train.optimizer.nesterov", "needs momentum; set momentum over 0");
             }
             Ok(OptimizerPlan::Sgd {
                 lr: not_negative(LR, lr)?,
@@ -499,13 +449,7 @@ fn optimizer(spec: OptimizerSpec) -> Checked<OptimizerPlan> {
                 )?,
             })
         }
-        OptimizerSpec::AdamW {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-        } => Ok(OptimizerPlan::AdamW {
+        OptimizerSpec::AdamW { lr, beta1, beta2, eps, weight_decay } => Ok(OptimizerPlan::AdamW {
             lr: not_negative(LR, lr)?,
             beta1: below_one("train.optimizer.beta1", beta1.unwrap_or(defaults::BETA1))?,
             beta2: below_one("train.optimizer.beta2", beta2.unwrap_or(defaults::BETA2))?,
@@ -541,10 +485,7 @@ fn schedule(spec: ScheduleSpec, steps: u64) -> Checked<SchedulePlan> {
 fn measure(spec: MeasureSpec, train: &TrainPlan, data: &DataPlan) -> Checked<MeasurePlan> {
     let test_images = match data {
         DataPlan::Digits { test, .. } => *test,
-        DataPlan::Idx {
-            test: IdxTest::HeldOut(images),
-            ..
-        } => *images,
+        DataPlan::Idx { test: IdxTest::HeldOut(images), .. } => *images,
         _ => usize::MAX,
     };
     let blocks = spec.timing_blocks.unwrap_or(defaults::TIMING_BLOCKS);
@@ -566,8 +507,7 @@ fn measure(spec: MeasureSpec, train: &TrainPlan, data: &DataPlan) -> Checked<Mea
         )?,
         equivalence_margin: real(
             "measure.equivalence_margin",
-            spec.equivalence_margin
-                .unwrap_or(defaults::EQUIVALENCE_MARGIN),
+            spec.equivalence_margin.unwrap_or(defaults::EQUIVALENCE_MARGIN),
             "over 0 and below 1",
             |margin| margin > 0.0 && margin < 1.0,
         )?,
@@ -606,10 +546,7 @@ fn baseline(typed: Option<String>, variants: &[VariantPlan]) -> Checked<String> 
     if variants.iter().any(|variant| variant.name == name) {
         return Ok(name);
     }
-    refuse(
-        "baseline",
-        format!("no variant is called {name:?}; known: {}", names(variants)),
-    )
+    refuse("baseline", format!("no variant is called {name:?}; known: {}", names(variants)))
 }
 
 /// The variant `fp32`, if it is plain f32; else the first.
@@ -620,9 +557,7 @@ fn default_baseline(variants: &[VariantPlan]) -> String {
             && variant.policy.compute == Format::F32
     };
     let chosen = variants.iter().find(plain).or(variants.first());
-    chosen
-        .map(|variant| variant.name.clone())
-        .unwrap_or_default()
+    chosen.map(|variant| variant.name.clone()).unwrap_or_default()
 }
 
 /// The variants' names, for a message.
@@ -637,11 +572,7 @@ fn seeds(typed: Option<SeedsSpec>) -> Checked<Vec<u64>> {
         SeedsSpec::List(seeds) => {
             whole("seeds", seeds.len() as u64, 1..=limits::SEEDS).map_err(|_| Invalid {
                 key: "seeds".to_owned(),
-                what: format!(
-                    "lists {} seeds; must be 1 to {}",
-                    seeds.len(),
-                    limits::SEEDS
-                ),
+                what: format!("lists {} seeds; must be 1 to {}", seeds.len(), limits::SEEDS),
             })?;
             let mut distinct = BTreeSet::new();
             match seeds.iter().find(|seed| !distinct.insert(**seed)) {
@@ -666,10 +597,9 @@ impl Plan {
             let named = Policy::NAMED.iter().find(|(known, _)| known == name);
             variants.push(match (planned, named) {
                 (Some(variant), _) => variant.clone(),
-                (None, Some((name, policy))) => VariantPlan {
-                    name: (*name).to_owned(),
-                    policy: *policy,
-                },
+                (None, Some((name, policy))) => {
+                    VariantPlan { name: (*name).to_owned(), policy: *policy }
+                }
                 (None, None) => {
                     return refuse(
                         KEY,

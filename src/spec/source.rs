@@ -88,38 +88,23 @@ fn assignments(mut end: usize, typed: &[String]) -> Result<Vec<Assignment<'_>>, 
         };
         let path: Vec<&str> = path.trim().split('.').collect();
         if !path.iter().all(|key| is_bare_key(key)) {
-            return refuse(
-                typed,
-                "expected a key's path before the =, such as train.steps",
-            );
+            return refuse(typed, "expected a key's path before the =, such as train.steps");
         }
         let start = end + PADDED_KEY.len();
         let span = start..start + value.len();
         let padded = format!("{PADDED_KEY}{:1$}{value}", "", end);
         end = span.end;
-        assignments.push(Assignment {
-            typed,
-            path,
-            value: value.trim(),
-            padded,
-            span,
-        });
+        assignments.push(Assignment { typed, path, value: value.trim(), padded, span });
     }
     Ok(assignments)
 }
 
 fn refuse<T>(typed: &str, what: &str) -> Result<T, SpecError> {
-    Err(SpecError {
-        place: format!("--set {typed}"),
-        what: what.to_owned(),
-    })
+    Err(SpecError { place: format!("--set {typed}"), what: what.to_owned() })
 }
 
 fn is_bare_key(key: &str) -> bool {
-    !key.is_empty()
-        && key
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+    !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
 /// A parsed spec and the texts that its spans point into.
@@ -136,25 +121,15 @@ impl<'a> Source<'a> {
         text: &'a str,
         assignments: &'a [Assignment<'a>],
     ) -> Result<Self, SpecError> {
-        let mut source = Self {
-            file,
-            text,
-            assignments,
-            table: Spanned::new(0..0, DeTable::new()),
-        };
+        let mut source =
+            Self { file, text, assignments, table: Spanned::new(0..0, DeTable::new()) };
         source.table = DeTable::parse(text).map_err(|error| source.explain(&error))?;
         Ok(source)
     }
 
     /// Replaces or adds one value: as TOML where it is TOML, else as a string.
     fn assign(&mut self, assignment: &'a Assignment<'a>) -> Result<(), SpecError> {
-        let Assignment {
-            typed,
-            path,
-            value,
-            padded,
-            span,
-        } = assignment;
+        let Assignment { typed, path, value, padded, span } = assignment;
         let parsed = DeTable::parse(padded).map(Spanned::into_inner);
         let value = match parsed.ok().and_then(only_value) {
             Some(value) => value,
@@ -213,11 +188,8 @@ impl<'a> Source<'a> {
 
     /// An offset as `file:line:column`, or as the override that it lies in.
     fn position(&self, offset: usize) -> String {
-        if let Some(assignment) = self
-            .assignments
-            .iter()
-            .rev()
-            .find(|assignment| assignment.span.start <= offset)
+        if let Some(assignment) =
+            self.assignments.iter().rev().find(|assignment| assignment.span.start <= offset)
         {
             return format!("--set {}", assignment.typed);
         }
@@ -339,15 +311,9 @@ fn in_our_words(message: &str) -> String {
             .replace("unknown variant ``", "missing key `kind`")
             .replace("unknown variant", "unknown value")
             .replace("unknown field", "unknown key");
-        return format!(
-            "{}; known: {}",
-            head.replace('`', "\""),
-            known.replace('`', "")
-        );
+        return format!("{}; known: {}", head.replace('`', "\""), known.replace('`', ""));
     }
-    let mut message = message
-        .replace("missing field", "missing key")
-        .replace('`', "\"");
+    let mut message = message.replace("missing field", "missing key").replace('`', "\"");
     for (rust, plain) in [
         ("expected usize", "expected a whole number"),
         ("expected u64", "expected a whole number"),

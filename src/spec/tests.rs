@@ -103,11 +103,7 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
             "kind = \"lion\"",
             "small.toml:24:8: train.optimizer.kind: unknown value \"lion\"; known: sgd, adamw",
         ),
-        (
-            "lr = 1e-3",
-            "",
-            "small.toml:23:1: train.optimizer: missing key \"lr\"",
-        ),
+        ("lr = 1e-3", "", "small.toml:23:1: train.optimizer: missing key \"lr\""),
         (
             "steps = 20",
             "steps = \"many\"",
@@ -123,11 +119,7 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
             "seeds = \"two\"",
             "small.toml:2:9: seeds: expected a number of seeds, or a list of seeds from 0 upwards",
         ),
-        (
-            "train = 100",
-            "train = = 100",
-            "small.toml:7:9: extra \"=\", expected nothing",
-        ),
+        ("train = 100", "train = = 100", "small.toml:7:9: extra \"=\", expected nothing"),
     ]);
 }
 
@@ -139,11 +131,7 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
             "\"../small\"",
             "small.toml:1:8: name: \"../small\" cannot be a folder's name; use 1 to 64 letters, digits, - and _",
         ),
-        (
-            "train = 100",
-            "train = 0",
-            "small.toml:7:9: data.train: is 0; must be 1 to 1000000",
-        ),
+        ("train = 100", "train = 0", "small.toml:7:9: data.train: is 0; must be 1 to 1000000"),
         (
             "hidden = [8]",
             "hidden = [8, 0]",
@@ -185,21 +173,13 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
             "kernel = 28",
             "small.toml:17:8: model.blocks[0].pool: its input is 1 pixel wide; 2 × 2 pooling needs at least 2",
         ),
-        (
-            "steps = 20",
-            "steps = 0",
-            "small.toml:20:9: train.steps: is 0; must be 1 to 1000000000",
-        ),
+        ("steps = 20", "steps = 0", "small.toml:20:9: train.steps: is 0; must be 1 to 1000000000"),
         (
             "steps = 20",
             "steps = 2_000_000_000",
             "small.toml:20:9: train.steps: is 2000000000; must be 1 to 1000000000",
         ),
-        (
-            "batch = 10",
-            "batch = 0",
-            "small.toml:21:9: train.batch: is 0; must be 1 to 65536",
-        ),
+        ("batch = 10", "batch = 0", "small.toml:21:9: train.batch: is 0; must be 1 to 65536"),
         (
             "batch = 10",
             "batch = 101",
@@ -312,33 +292,17 @@ fn variants_and_seeds_that_cannot_be_are_refused() {
             "baseline = \"tf32\"",
             "small.toml:2:12: baseline: no variant is called \"tf32\"; known: fp32, fp16-mixed",
         ),
-        (
-            "seeds = 2",
-            "seeds = 0",
-            "small.toml:2:9: seeds: is 0; must be 1 to 10000",
-        ),
-        (
-            "seeds = 2",
-            "seeds = []",
-            "small.toml:2:9: seeds: lists 0 seeds; must be 1 to 10000",
-        ),
-        (
-            "seeds = 2",
-            "seeds = [7, 3, 7]",
-            "small.toml:2:9: seeds: lists 7 twice",
-        ),
+        ("seeds = 2", "seeds = 0", "small.toml:2:9: seeds: is 0; must be 1 to 10000"),
+        ("seeds = 2", "seeds = []", "small.toml:2:9: seeds: lists 0 seeds; must be 1 to 10000"),
+        ("seeds = 2", "seeds = [7, 3, 7]", "small.toml:2:9: seeds: lists 7 twice"),
     ]);
 }
 
 #[test]
 fn a_residual_network_of_another_depth_is_told_the_nearest() {
-    for (depth, nearest) in [
-        (0, "8"),
-        (7, "8"),
-        (18, "14 and 20"),
-        (21, "20 and 26"),
-        (1203, "1202"),
-    ] {
+    for (depth, nearest) in
+        [(0, "8"), (7, "8"), (18, "14 and 20"), (21, "20 and 26"), (1203, "1202")]
+    {
         let model = format!("model={{ kind = \"resnet\", depth = {depth} }}");
         assert_eq!(
             set(&[&model]).err(),
@@ -348,6 +312,16 @@ fn a_residual_network_of_another_depth_is_told_the_nearest() {
         );
     }
     assert!(set(&["model={ kind = \"resnet\", depth = 20 }"]).is_ok());
+}
+
+#[test]
+fn a_crop_cannot_miss_the_image() {
+    let data = "data={ kind = \"cifar10\", path = \"c\", augment = { crop = 32 } }";
+    assert_eq!(
+        set(&[data]).err(),
+        Some(format!("--set {data}: data.augment.crop: is 32; must be 0 to 31"))
+    );
+    assert!(set(&[&data.replace("32", "31")]).is_ok());
 }
 
 #[test]
@@ -362,16 +336,9 @@ fn idx_data_takes_its_test_split_from_files_or_from_what_is_held_out() {
     assert_eq!(test(", held_out = 9"), Ok(IdxTest::HeldOut(9)));
     assert_eq!(
         test(", test_images = \"ti\", test_labels = \"tl\""),
-        Ok(IdxTest::Files {
-            images: "ti".into(),
-            labels: "tl".into()
-        })
+        Ok(IdxTest::Files { images: "ti".into(), labels: "tl".into() })
     );
-    for both_or_neither in [
-        "",
-        ", test_images = \"ti\"",
-        ", held_out = 9, test_images = \"ti\"",
-    ] {
+    for both_or_neither in ["", ", test_images = \"ti\"", ", held_out = 9, test_images = \"ti\""] {
         assert_eq!(
             test(both_or_neither),
             Err(format!(
@@ -386,11 +353,7 @@ fn idx_data_takes_its_test_split_from_files_or_from_what_is_held_out() {
 fn a_spec_without_optional_keys_becomes_a_whole_plan() {
     let expected = Plan {
         name: "small".into(),
-        data: DataPlan::Digits {
-            train: 100,
-            test: 50,
-            seed: 0,
-        },
+        data: DataPlan::Digits { train: 100, test: 50, seed: 0 },
         model: ModelPlan::Cnn {
             blocks: vec![ConvBlock {
                 channels: 4,
@@ -417,11 +380,7 @@ fn a_spec_without_optional_keys_becomes_a_whole_plan() {
                 eps: 1e-8,
                 weight_decay: 0.01,
             },
-            schedule: SchedulePlan {
-                kind: ScheduleKind::Cosine,
-                warmup: 2,
-                floor: 0.0,
-            },
+            schedule: SchedulePlan { kind: ScheduleKind::Cosine, warmup: 2, floor: 0.0 },
             clip_norm: None,
             label_smoothing: 0.0,
             evaluate_every: None,
@@ -436,10 +395,7 @@ fn a_spec_without_optional_keys_becomes_a_whole_plan() {
         },
         baseline: "fp32".into(),
         variants: ["fp32", "fp16-mixed"]
-            .map(|name| VariantPlan {
-                name: name.into(),
-                policy: name.parse().unwrap(),
-            })
+            .map(|name| VariantPlan { name: name.into(), policy: name.parse().unwrap() })
             .into(),
         seeds: vec![0, 1],
     };
@@ -483,18 +439,8 @@ policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
 "#;
     let expected = Plan {
         name: "all".into(),
-        data: DataPlan::Cifar100 {
-            path: "c".into(),
-            augment: Augment {
-                crop: 4,
-                flip: true,
-            },
-        },
-        model: ModelPlan::Mlp {
-            hidden: vec![30, 20],
-            activation: Activation::Gelu,
-            dropout: 0.25,
-        },
+        data: DataPlan::Cifar100 { path: "c".into(), augment: Augment { crop: 4, flip: true } },
+        model: ModelPlan::Mlp { hidden: vec![30, 20], activation: Activation::Gelu, dropout: 0.25 },
         train: TrainPlan {
             steps: 500,
             batch: 7,
@@ -505,11 +451,7 @@ policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
                 nesterov: true,
                 weight_decay: 5e-4,
             },
-            schedule: SchedulePlan {
-                kind: ScheduleKind::Linear,
-                warmup: 9,
-                floor: 0.1,
-            },
+            schedule: SchedulePlan { kind: ScheduleKind::Linear, warmup: 9, floor: 0.1 },
             clip_norm: Some(1.5),
             label_smoothing: 0.125,
             evaluate_every: Some(100),
@@ -525,9 +467,7 @@ policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
         baseline: "half".into(),
         variants: vec![VariantPlan {
             name: "half".into(),
-            policy: "params=f32,compute=f16,reduce=f32,scale=static:128"
-                .parse()
-                .unwrap(),
+            policy: "params=f32,compute=f16,reduce=f32,scale=static:128".parse().unwrap(),
         }],
         seeds: vec![5, 2],
     };
@@ -548,11 +488,7 @@ fn set_changes_one_value_each_and_later_ones_win() {
     let mut expected = read(GOOD).unwrap();
     expected.name = "other".into();
     expected.train.steps = 30;
-    expected.train.schedule = SchedulePlan {
-        kind: ScheduleKind::Linear,
-        warmup: 3,
-        floor: 0.0,
-    };
+    expected.train.schedule = SchedulePlan { kind: ScheduleKind::Linear, warmup: 3, floor: 0.0 };
     expected.measure.census_every = 7;
     if let ModelPlan::Cnn { hidden, .. } = &mut expected.model {
         *hidden = vec![3, 4];
@@ -564,14 +500,8 @@ fn set_changes_one_value_each_and_later_ones_win() {
 fn a_bad_set_is_named_as_it_was_typed() {
     for (assignment, message) in [
         ("train.steps", "expected key=value, such as train.steps=100"),
-        (
-            "=3",
-            "expected a key's path before the =, such as train.steps",
-        ),
-        (
-            "train..steps=3",
-            "expected a key's path before the =, such as train.steps",
-        ),
+        ("=3", "expected a key's path before the =, such as train.steps"),
+        ("train..steps=3", "expected a key's path before the =, such as train.steps"),
         ("name.first=3", "name is not a table"),
         (
             "train.step=3",
@@ -583,10 +513,7 @@ fn a_bad_set_is_named_as_it_was_typed() {
             "measure.every: unknown key \"every\"; known: census_every, timing_blocks, timing_steps, timing_warmup, \
              inference_batch, equivalence_margin",
         ),
-        (
-            "train.steps=ten",
-            "train.steps: invalid type: string \"ten\", expected a whole number",
-        ),
+        ("train.steps=ten", "train.steps: invalid type: string \"ten\", expected a whole number"),
         ("train.batch=0", "train.batch: is 0; must be 1 to 65536"),
     ] {
         assert_eq!(
@@ -598,10 +525,8 @@ fn a_bad_set_is_named_as_it_was_typed() {
 
 #[test]
 fn an_error_in_the_file_keeps_its_place_beside_overrides() {
-    let overrides = Overrides {
-        set: vec!["seeds=1".into(), "train.steps=5".into()],
-        ..Overrides::default()
-    };
+    let overrides =
+        Overrides { set: vec!["seeds=1".into(), "train.steps=5".into()], ..Overrides::default() };
     let text = GOOD.replace("batch = 10", "batch = 0");
     assert_eq!(
         Plan::read("small.toml", &text, &overrides).map_err(|error| error.to_string()),
@@ -625,10 +550,7 @@ fn variants_and_seeds_of_the_command_line_replace_those_of_the_spec() {
             .map_err(|error| error.to_string())
     };
     let chosen = |names: &str, baseline: &str, seeds| Ok((names.into(), baseline.into(), seeds));
-    assert_eq!(
-        choose(&["bf16-true", "fp32"], None),
-        chosen("bf16-true fp32", "fp32", vec![0, 1])
-    );
+    assert_eq!(choose(&["bf16-true", "fp32"], None), chosen("bf16-true fp32", "fp32", vec![0, 1]));
     assert_eq!(
         choose(&["fp16-mixed", "tf32"], Some(1)),
         chosen("fp16-mixed tf32", "fp16-mixed", vec![0])
@@ -641,14 +563,8 @@ fn variants_and_seeds_of_the_command_line_replace_those_of_the_spec() {
                 .into()
         )
     );
-    assert_eq!(
-        choose(&["fp32", "fp32"], None),
-        Err("--variants: fp32 is given twice".into())
-    );
-    assert_eq!(
-        choose(&["fp32"], Some(0)),
-        Err("--seeds: is 0; must be 1 to 10000".into())
-    );
+    assert_eq!(choose(&["fp32", "fp32"], None), Err("--variants: fp32 is given twice".into()));
+    assert_eq!(choose(&["fp32"], Some(0)), Err("--seeds: is 0; must be 1 to 10000".into()));
 }
 
 #[test]

@@ -144,10 +144,7 @@ pub(super) struct VariantSpec {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a number of seeds, or a list of seeds from 0 upwards"
-)]
+#[serde(untagged, expecting = "expected a number of seeds, or a list of seeds from 0 upwards")]
 pub(super) enum SeedsSpec {
     Count(u64),
     List(Vec<u64>),

@@ -249,7 +249,10 @@ impl<'a> Trainer<'a> {
             self.parameters.iter().zip(gradients).zip(&self.model.parameters)
         {
             let delta = match &census {
-                Some(_) => Some(Tensor::zeros(parameter.len(), DType::F32, &Device::Cpu)?),
+                Some(_) => {
+                    let shape = parameter.shape.as_slice();
+                    Some(Tensor::zeros(shape, DType::F32, &Device::Cpu)?)
+                }
                 None => None,
             };
             let set = UpdateTensors {
