@@ -131,7 +131,7 @@ fn the_summary_reads_well() {
 
     ### Loss scale and skipped steps
 
-    ![Loss scale and skipped steps. fp16-mixed: loss scale 32768, 32768 and 32768 at the end, skipped 6 of 720 steps, the first at step 2.](figures/loss-scale.png)
+    ![Loss scale and skipped steps. fp16-mixed: loss scale 32768, 32768 and 32768 at the end, skipped steps 6 of 720, the first at step 2.](figures/loss-scale.png)
 
     ## How to read the table
 
