@@ -73,19 +73,20 @@ pub(super) fn png(figure: &Figure) -> Result<Vec<u8>, String> {
 
 /// Each pixel the mean of a square of `side` × `side`, which smooths every edge.
 fn reduce(large: &[u8], width: usize, side: usize) -> Vec<u8> {
-    let rows = large.chunks_exact(width * 3 * side);
     let mut small = Vec::with_capacity(large.len() / (side * side));
-    for rows in rows {
-        for x in (0..width).step_by(side) {
-            for channel in 0..3 {
-                let mut sum = 0;
-                for row in rows.chunks_exact(width * 3) {
-                    let square = row[x * 3..(x + side) * 3].iter().skip(channel).step_by(3);
-                    sum += square.map(|value| u32::from(*value)).sum::<u32>();
+    let mut sums = vec![0_u16; width / side * 3];
+    for rows in large.chunks_exact(width * 3 * side) {
+        sums.fill(0);
+        for row in rows.chunks_exact(width * 3) {
+            for (sum, square) in sums.chunks_exact_mut(3).zip(row.chunks_exact(3 * side)) {
+                for pixel in square.chunks_exact(3) {
+                    sum[0] += u16::from(pixel[0]);
+                    sum[1] += u16::from(pixel[1]);
+                    sum[2] += u16::from(pixel[2]);
                 }
-                small.push((sum / (side * side) as u32) as u8);
             }
         }
+        small.extend(sums.iter().map(|sum| (sum / (side * side) as u16) as u8));
     }
     small
 }
@@ -256,5 +257,18 @@ fn draw_mark(
             let at = (x + layout::GAP, y);
             canvas.text(at, words, QUIET, Anchor::Left)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reduce;
+
+    #[test]
+    fn a_pixel_becomes_the_mean_of_its_square() {
+        // Two rows of four pixels: a white square beside one of two reds and two blacks.
+        let (white, red, black) = ([255; 3], [200, 0, 0], [0; 3]);
+        let large = [white, white, red, black, white, white, black, red].concat();
+        assert_eq!(reduce(&large, 4, 2), [255, 255, 255, 100, 0, 0]);
     }
 }
