@@ -140,17 +140,8 @@ fn detail(loaded: &Loaded, row: &Row) -> Detail {
 
 fn run_cells(run: &RunSummary) -> [String; 7] {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| text::NOT_MEASURED.to_owned());
-    let why = run.failure.as_ref().map(|failure| {
-        let layer = failure.layer.as_ref();
-        let layer = layer.map_or_else(String::new, |layer| format!(", layer {layer}"));
-        format!("step {}{layer}: {}", failure.step, failure.reason)
-    });
-    let status = match run.status {
-        Status::Completed => text::status(run.status).to_owned(),
-        Status::Diverged | Status::Failed => {
-            format!("{} ({})", text::status(run.status), or_dash(why))
-        }
-    };
+    let why = run.failure.as_ref().map(|failure| format!(" {}", text::failure(failure)));
+    let status = format!("{}{}", text::status(run.status), why.unwrap_or_default());
     [
         run.seed.to_string(),
         text::printable(&status),

@@ -1,7 +1,5 @@
 //! What the numbers show, in plain sentences: only what they allow to say, and what they do not.
 
-use std::fmt::Write as _;
-
 use crate::record::{AccuracyDifference, AccuracyVerdict, Estimate, Status};
 use crate::stats::{MIN_PAIRS, SIGNIFICANCE, wilson};
 use crate::units::Ratio;
@@ -46,21 +44,24 @@ fn unfinished(loaded: &Loaded, table: &Table) -> Option<String> {
     })
 }
 
+/// Every run that stopped early, those that stopped alike together.
 fn stopped(loaded: &Loaded) -> Vec<String> {
     let mut said = Vec::new();
     for variant in variants(&loaded.results) {
-        for run in variant.runs.iter().filter(|r| r.status != Status::Completed) {
-            let mut sentence =
-                format!("{}, seed {}, {}", variant.name, run.seed, text::status(run.status));
-            if let Some(failure) = &run.failure {
-                let _ = write!(sentence, " at step {}", text::count(failure.step));
-                if let Some(layer) = &failure.layer {
-                    let _ = write!(sentence, " in layer {layer}");
-                }
-                let _ = write!(sentence, ": {}", failure.reason.trim_end_matches('.'));
+        let mut ends: Vec<(String, Vec<String>)> = Vec::new();
+        for run in variant.runs.iter().filter(|run| run.status != Status::Completed) {
+            let why = run.failure.as_ref().map(|failure| format!(" {}", text::failure(failure)));
+            let end = format!("{}{}", text::status(run.status), why.unwrap_or_default());
+            let seed = run.seed.to_string();
+            match ends.iter_mut().find(|(known, _)| *known == end) {
+                Some((_, seeds)) => seeds.push(seed),
+                None => ends.push((end, vec![seed])),
             }
-            said.push(sentence + ".");
         }
+        said.extend(ends.into_iter().map(|(end, seeds)| {
+            let noun = if seeds.len() == 1 { "seed" } else { "seeds" };
+            format!("{}, {noun} {}, {end}.", variant.name, text::list(&seeds))
+        }));
     }
     said
 }
@@ -106,9 +107,11 @@ fn no_times(table: &Table) -> Vec<String> {
     said
 }
 
-/// The variant whose step time is the smallest part of the baseline's, if any is clearly faster.
+/// Of the variants that completed a run, the one whose step time is the smallest part of the baseline's, if any is
+/// clearly faster.
 fn fastest(table: &Table) -> Option<String> {
-    let ratios = || table.rows.iter().filter_map(|row| Some((row, row.time_ratio()?)));
+    let ran = || table.rows.iter().filter(|row| row.runs.completed > 0);
+    let ratios = || ran().filter_map(|row| Some((row, row.time_ratio()?)));
     let baseline = &ratios().next()?.0.against.as_ref()?.baseline;
     let faster = ratios().filter(|(_, ratio)| speed(*ratio) == FASTER);
     let best = faster.min_by(|a, b| a.1.value.0.total_cmp(&b.1.value.0));

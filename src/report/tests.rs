@@ -6,7 +6,7 @@ use super::draw;
 use super::fixture::{self, loaded, renamed, save};
 use super::table::Table;
 use super::{Loaded, ReportError, csv, figure, load, markdown, reading, render, terminal_table};
-use crate::record::{Numerics, Status, VariantResult};
+use crate::record::{Failure, Numerics, Status, VariantResult};
 use crate::store;
 
 /// A name that would do harm where it is not escaped.
@@ -342,6 +342,20 @@ fn runs_that_all_diverged_are_all_shown() {
     };
     let said = ["3 diverged", "fp32 diverged in 3 of 3 runs"];
     check_degenerate("all diverged", change, &said);
+}
+
+#[test]
+fn runs_that_failed_alike_are_told_once_and_on_one_line() {
+    let change = |loaded: &mut Loaded| {
+        for run in &mut loaded.results.variants[2].runs {
+            run.status = Status::Failed;
+            let reason = "out of memory.\n   0: main\n".to_owned();
+            run.failure = Some(Failure { step: 7, layer: None, reason });
+        }
+    };
+    let said =
+        ["bf16-mixed, seeds 0, 1 and 2, failed at step 7: out of memory.", "No variant trains"];
+    check_degenerate("failed", change, &said);
 }
 
 #[test]

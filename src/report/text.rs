@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::record::{AccuracyVerdict, ClaimMeasure, ClaimVerdict, Estimate, Role, Status};
+use crate::record::{AccuracyVerdict, ClaimMeasure, ClaimVerdict, Estimate, Failure, Role, Status};
 
 /// What stands where nothing was measured.
 pub(super) const NOT_MEASURED: &str = "—";
@@ -159,6 +159,18 @@ pub(super) fn status(status: Status) -> &'static str {
         Status::Diverged => "diverged",
         Status::Failed => "failed",
     }
+}
+
+/// Where and why a run stopped, on one line: `at step 130 in layer hidden.1: the loss is not finite`.
+pub(super) fn failure(failure: &Failure) -> String {
+    let layer = failure.layer.as_ref().map(|layer| format!(" in layer {layer}"));
+    let reason = failure.reason.lines().next().unwrap_or_default();
+    format!(
+        "at step {}{}: {}",
+        count(failure.step),
+        layer.unwrap_or_default(),
+        reason.trim_end_matches('.')
+    )
 }
 
 /// What the accuracies allow to say, in a word.
