@@ -36,17 +36,20 @@ const EMPTY: Script = Script::new(15.0, Weight::Normal, MUTED);
 /// The figure as an SVG document whose text stays text.
 pub(super) fn svg(figure: &Figure) -> Result<String, String> {
     canvas::register_fonts()?;
-    let size = (WIDTH * UNITS, figure.height * UNITS);
+    let layout = Layout::of(figure);
+    let size = (WIDTH * UNITS, layout.height * UNITS);
     let mut document = String::new();
     {
         let area = SVGBackend::with_string(&mut document, size).into_drawing_area();
-        draw(&Canvas::new(&area, Type::Svg), figure)?;
+        let canvas = Canvas::new(&area, Type::Svg);
+        canvas.clear(WHITE)?;
+        draw(&canvas, figure, &layout)?;
         area.present().map_err(|error| error.to_string())?;
     }
     let given = format!("width=\"{}\" height=\"{}\"", size.0, size.1);
     let wanted = format!(
         "width=\"{WIDTH}\" height=\"{}\" role=\"img\" aria-label=\"{}\"",
-        figure.height,
+        layout.height,
         attribute(&figure.alt)
     );
     Ok(document.replacen(&given, &wanted, 1))
@@ -55,32 +58,35 @@ pub(super) fn svg(figure: &Figure) -> Result<String, String> {
 /// The figure as the bytes of a PNG file, at two pixels a logical unit.
 pub(super) fn png(figure: &Figure) -> Result<Vec<u8>, String> {
     canvas::register_fonts()?;
-    let size = (WIDTH * UNITS, figure.height * UNITS);
-    let mut large = vec![255; size.0 as usize * size.1 as usize * 3];
+    let layout = Layout::of(figure);
+    let size = (WIDTH * UNITS, layout.height * UNITS);
+    // White already: to fill it pixel by pixel is the slowest part of a drawing.
+    let mut large = vec![u8::MAX; size.0 as usize * size.1 as usize * 3];
     {
         let area = BitMapBackend::with_buffer(&mut large, size).into_drawing_area();
-        draw(&Canvas::new(&area, Type::Bitmap), figure)?;
+        draw(&Canvas::new(&area, Type::Bitmap), figure, &layout)?;
         area.present().map_err(|error| error.to_string())?;
     }
     let pixels = reduce(&large, size.0 as usize, (UNITS / PIXELS) as usize);
-    encode(&pixels, WIDTH * PIXELS, figure.height * PIXELS)
+    encode(&pixels, WIDTH * PIXELS, layout.height * PIXELS)
 }
 
 /// Each pixel the mean of a square of `side` × `side`, which smooths every edge.
 fn reduce(large: &[u8], width: usize, side: usize) -> Vec<u8> {
-    let rows = large.chunks_exact(width * 3 * side);
     let mut small = Vec::with_capacity(large.len() / (side * side));
-    for rows in rows {
-        for x in (0..width).step_by(side) {
-            for channel in 0..3 {
-                let mut sum = 0;
-                for row in rows.chunks_exact(width * 3) {
-                    let square = row[x * 3..(x + side) * 3].iter().skip(channel).step_by(3);
-                    sum += square.map(|value| u32::from(*value)).sum::<u32>();
+    let mut sums = vec![0_u16; width / side * 3];
+    for rows in large.chunks_exact(width * 3 * side) {
+        sums.fill(0);
+        for row in rows.chunks_exact(width * 3) {
+            for (sum, square) in sums.chunks_exact_mut(3).zip(row.chunks_exact(3 * side)) {
+                for pixel in square.chunks_exact(3) {
+                    sum[0] += u16::from(pixel[0]);
+                    sum[1] += u16::from(pixel[1]);
+                    sum[2] += u16::from(pixel[2]);
                 }
-                small.push((sum / (side * side) as u32) as u8);
             }
         }
+        small.extend(sums.iter().map(|sum| (sum / (side * side) as u16) as u8));
     }
     small
 }
@@ -107,15 +113,17 @@ fn attribute(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-fn draw(canvas: &Canvas<'_, impl canvas::Backend>, figure: &Figure) -> Result<(), String> {
-    let layout = Layout::of(figure);
-    canvas.clear(WHITE)?;
+fn draw(
+    canvas: &Canvas<'_, impl canvas::Backend>,
+    figure: &Figure,
+    layout: &Layout,
+) -> Result<(), String> {
     let left = layout::MARGIN;
     canvas.text((left, 28.0), &figure.title, HEADING, Anchor::Left)?;
     canvas.text((left, 52.0), &figure.subtitle, QUIET, Anchor::Left)?;
     for (key, at) in figure.legend.iter().zip(&layout.legend) {
         swatch(canvas, key.swatch, *at)?;
-        let words = (at.0 + layout::SWATCH + 8.0, at.1);
+        let words = (at.0 + layout::swatch_width(key.swatch) + 8.0, at.1);
         canvas.text(words, &key.label, LABEL, Anchor::Left)?;
     }
     for (panel, frame) in figure.panels.iter().zip(&layout.frames) {
@@ -132,8 +140,8 @@ fn swatch(
     swatch: Swatch,
     (x, y): (f64, f64),
 ) -> Result<(), String> {
-    let end = x + layout::SWATCH;
-    let middle = (x + layout::SWATCH / 2.0, y);
+    let end = x + layout::swatch_width(swatch);
+    let middle = (f64::midpoint(x, end), y);
     match swatch {
         Swatch::Line(look) => {
             canvas.dashed(&[(x, y), (end, y)], look.colour, 2.25, look.dash)?;
@@ -152,12 +160,12 @@ fn draw_panel(
     frame: &Frame,
 ) -> Result<(), String> {
     let view = frame.view(panel);
-    axes(canvas, panel, frame, &view)?;
     if let Some(words) = &panel.empty {
         let middle =
             (f64::midpoint(frame.left, frame.right), f64::midpoint(frame.top, frame.bottom));
         return canvas.text(middle, words, EMPTY, Anchor::Middle);
     }
+    axes(canvas, panel, frame, &view)?;
     for mark in &panel.marks {
         draw_mark(canvas, mark, frame, &view)?;
     }
@@ -221,7 +229,7 @@ fn draw_mark(
         Mark::Point { at, look } => canvas.marker(view.at(*at), *look, 4.5),
         Mark::Cross { at, colour } => canvas.cross(view.at(*at), *colour),
         Mark::Bar { y, span, fill } => {
-            let half = Frame::half_bar(view);
+            let half = view.half_bar();
             let (top, bottom) = (view.y(*y) - half, view.y(*y) + half);
             canvas.filled((view.x(span.0), top), (view.x(span.1), bottom), *fill)
         }
@@ -235,7 +243,7 @@ fn draw_mark(
             }
             Ok(())
         }
-        Mark::Rule { at } => canvas.rule(view.at(*at), Frame::half_bar(view) + 5.0),
+        Mark::Rule { at } => canvas.rule(view.at(*at), view.half_bar() + 5.0),
         Mark::Divider { x } => {
             let x = view.x(*x);
             canvas.dashed(&[(x, frame.top), (x, frame.bottom)], AXIS, 1.0, &[4.0, 4.0])
@@ -249,5 +257,18 @@ fn draw_mark(
             let at = (x + layout::GAP, y);
             canvas.text(at, words, QUIET, Anchor::Left)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reduce;
+
+    #[test]
+    fn a_pixel_becomes_the_mean_of_its_square() {
+        // Two rows of four pixels: a white square beside one of two reds and two blacks.
+        let (white, red, black) = ([255; 3], [200, 0, 0], [0; 3]);
+        let large = [white, white, red, black, white, white, black, red].concat();
+        assert_eq!(reduce(&large, 4, 2), [255, 255, 255, 100, 0, 0]);
     }
 }

@@ -28,8 +28,8 @@ pub(super) struct Figure {
     pub(super) subtitle: String,
     /// The same in words and numbers.
     pub(super) alt: String,
-    /// Logical height; the width is always the same.
-    pub(super) height: u32,
+    /// The height that the plots need at least, in logical units.
+    pub(super) room: f64,
     /// How the panels lie.
     pub(super) arrange: Arrange,
     /// What the marks mean.
@@ -259,9 +259,8 @@ pub(super) fn all(loaded: &Loaded, table: &Table) -> Vec<Figure> {
 }
 
 /// The height that `rows` lines of the vertical axis need.
-fn height_for(rows: usize, each: u32) -> u32 {
-    let rows = u32::try_from(rows).unwrap_or(u32::MAX).min(400);
-    (200 + rows * each).max(540)
+fn room_for(rows: usize, each: f64) -> f64 {
+    rows.min(400) as f64 * each + 60.0
 }
 
 /// A name as a label beside an axis or in a legend.

@@ -3,7 +3,7 @@
 
 use askama::Template;
 
-use crate::record::{ClaimResult, Counts, RunRecord, Status};
+use crate::record::{ClaimResult, Counts, ExponentHistogram, Role, RunRecord, RunSummary, Status};
 
 use super::load::Loaded;
 use super::table::{LEGEND, Line, Row, TITLES, Table, variants};
@@ -138,7 +138,7 @@ fn detail(loaded: &Loaded, row: &Row) -> Detail {
     }
 }
 
-fn run_cells(run: &crate::record::RunSummary) -> [String; 7] {
+fn run_cells(run: &RunSummary) -> [String; 7] {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| text::NOT_MEASURED.to_owned());
     let why = run.failure.as_ref().map(|failure| {
         let layer = failure.layer.as_ref();
@@ -162,9 +162,12 @@ fn run_cells(run: &crate::record::RunSummary) -> [String; 7] {
     ]
 }
 
+/// A layer, a role, its counts, and the lowest and the highest binade that holds a value.
+type LayerSum<'a> = (&'a str, Role, Counts, Option<(i32, i32)>);
+
 /// The census by layer and role, summed over the runs, in the order in which the records list them.
 fn layers<'a>(records: impl Iterator<Item = &'a RunRecord>) -> Vec<[String; 8]> {
-    let mut sums: Vec<(&str, crate::record::Role, Counts, Option<(i32, i32)>)> = Vec::new();
+    let mut sums: Vec<LayerSum<'_>> = Vec::new();
     for entry in records.flat_map(|record| &record.census) {
         let range = binades(&entry.exponents);
         let known = sums.iter_mut().find(|s| s.0 == entry.layer && s.1 == entry.role);
@@ -196,7 +199,7 @@ fn layers<'a>(records: impl Iterator<Item = &'a RunRecord>) -> Vec<[String; 8]> 
             of(counts.nan),
             range.map_or_else(
                 || text::NOT_MEASURED.to_owned(),
-                |(low, high)| format!("2^{low} to 2^{high}").replace('-', "−"),
+                |(low, high)| format!("2{} to 2{}", text::raised(low), text::raised(high)),
             ),
         ]
     });
@@ -204,7 +207,7 @@ fn layers<'a>(records: impl Iterator<Item = &'a RunRecord>) -> Vec<[String; 8]> 
 }
 
 /// The lowest and the highest binade that holds a value.
-fn binades(histogram: &crate::record::ExponentHistogram) -> Option<(i32, i32)> {
+fn binades(histogram: &ExponentHistogram) -> Option<(i32, i32)> {
     let low = histogram.bins.iter().position(|count| *count > 0)?;
     let high = histogram.bins.iter().rposition(|count| *count > 0)?;
     let exponent = |index: usize| i32::try_from(index).map(|index| histogram.first + index);

@@ -22,7 +22,7 @@ pub(super) fn render(
     page += &comparison(table);
     page += "\n## What this shows\n\n";
     for sentence in reading {
-        page += &format!("- {}\n", escape(sentence));
+        let _ = writeln!(page, "- {}", escape(sentence));
     }
     if !results.claims.is_empty() {
         page += &claims(&results.claims);
@@ -34,7 +34,7 @@ pub(super) fn render(
     }
     page += "\n## How to read the table\n\n";
     for line in LEGEND {
-        page += &format!("- {}\n", escape(line));
+        let _ = writeln!(page, "- {}", escape(line));
     }
     page
 }
@@ -61,7 +61,7 @@ fn comparison(table: &Table) -> String {
             let lines: Vec<String> = cell.iter().map(|line| escape(&line.text)).collect();
             lines.join("<br>")
         });
-        lines += &format!("| {} |\n", cells.join(" | "));
+        let _ = writeln!(lines, "| {} |", cells.join(" | "));
     }
     lines
 }
@@ -77,7 +77,7 @@ fn claims(claims: &[ClaimResult]) -> String {
             claim.threshold.clone(),
             claim.missing.clone().unwrap_or_default(),
         ];
-        lines += &format!("| {} |\n", cells.map(|cell| escape(&cell)).join(" | "));
+        let _ = writeln!(lines, "| {} |", cells.map(|cell| escape(&cell)).join(" | "));
     }
     lines
 }

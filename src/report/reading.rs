@@ -1,5 +1,7 @@
 //! What the numbers show, in plain sentences: only what they allow to say, and what they do not.
 
+use std::fmt::Write as _;
+
 use crate::record::{AccuracyDifference, AccuracyVerdict, Estimate, Status};
 use crate::stats::{MIN_PAIRS, SIGNIFICANCE, wilson};
 use crate::units::Ratio;
@@ -51,11 +53,11 @@ fn stopped(loaded: &Loaded) -> Vec<String> {
             let mut sentence =
                 format!("{}, seed {}, {}", variant.name, run.seed, text::status(run.status));
             if let Some(failure) = &run.failure {
-                sentence += &format!(" at step {}", text::count(failure.step));
+                let _ = write!(sentence, " at step {}", text::count(failure.step));
                 if let Some(layer) = &failure.layer {
-                    sentence += &format!(" in layer {layer}");
+                    let _ = write!(sentence, " in layer {layer}");
                 }
-                sentence += &format!(": {}", failure.reason.trim_end_matches('.'));
+                let _ = write!(sentence, ": {}", failure.reason.trim_end_matches('.'));
             }
             said.push(sentence + ".");
         }

@@ -39,17 +39,120 @@ fn rendered(loaded: &Loaded) -> (tempfile::TempDir, String) {
 
 #[test]
 fn the_terminal_table_says_everything() {
-    insta::assert_snapshot!(terminal_table(&loaded().results), @"");
+    insta::assert_snapshot!(terminal_table(&loaded().results), @r##"
+    ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+     variant                    test             step   training        inference   inference   overflow   underflow        lost   skipped         runs 
+                            accuracy             time     memory             time      memory                            updates     steps              
+    ════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════
+     fp32              96.08% ± 0.23          4.20 ms   4.42 MiB          1.10 ms    1.88 MiB          0           0           0         0       3 of 3 
+     baseline                          (4.12–4.33 ms)              (1.08–1.13 ms)                     0%          0%          0%        0%              
+    ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+     fp16-mixed        96.08% ± 0.15          5.75 ms   3.81 MiB          1.51 ms     965 KiB         83       5,507      28,700         6       3 of 3 
+                            ±0.00 pp   (5.64–5.93 ms)      0.86×   (1.48–1.55 ms)       0.50×    3.6e-4%      0.024%      0.016%     0.83%              
+                    (−0.20 to +0.15)            1.37×                       1.37×                                                                       
+                        inconclusive     (1.34–1.41×)                (1.34–1.41×)                                                                       
+    ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+     bf16-mixed        96.04% ± 0.22          2.18 ms   3.81 MiB           572 µs     965 KiB          0           4          21         0       3 of 3 
+                            −0.04 pp   (2.14–2.25 ms)      0.86×     (561–589 µs)       0.50×         0%     1.8e-5%     1.2e-5%        0%              
+                    (−0.24 to +0.11)            0.52×                       0.52×                                                                       
+                        inconclusive     (0.51–0.54×)                (0.51–0.54×)                                                                       
+    ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+     fp16-true        82.38% ± 18.17          4.70 ms   3.81 MiB          1.23 ms     965 KiB      1,440     282,100   1,470,000         0       2 of 3 
+                           −13.70 pp   (4.61–4.85 ms)      0.86×   (1.21–1.27 ms)       0.50×    0.0063%        1.2%       0.82%        0%   1 diverged 
+                  (−13.90 to −13.55)            1.12×                       1.12×                                                                       
+                        inconclusive     (1.10–1.15×)                (1.10–1.15×)                                                                       
+    ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+     e5m2              95.08% ± 0.23        emulated:          —        emulated:     965 KiB         26      73,883     385,000         0       3 of 3 
+     emulated               −1.00 pp          no time                     no time       0.50×    1.1e-4%       0.32%       0.21%        0%              
+                    (−1.20 to −0.85)                                                                                                                    
+                        inconclusive                                                                                                                    
+    ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    "##);
 }
 
 #[test]
 fn the_summary_reads_well() {
-    insta::assert_snapshot!(summary(&loaded()), @"");
+    insta::assert_snapshot!(summary(&loaded()), @r##"
+    # digits
+
+    cpu · Example Processor 9000 · 2 threads · mantissa 0.1.0 · 2026-01-02T03:04:05Z
+
+    | variant | test accuracy | step time | training memory | inference time | inference memory | overflow | underflow | lost updates | skipped steps | runs |
+    | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+    | fp32<br>baseline | 96.08% ± 0.23 | 4.20 ms<br>(4.12–4.33 ms) | 4.42 MiB | 1.10 ms<br>(1.08–1.13 ms) | 1.88 MiB | 0<br>0% | 0<br>0% | 0<br>0% | 0<br>0% | 3 of 3 |
+    | fp16-mixed | 96.08% ± 0.15<br>±0.00 pp<br>(−0.20 to +0.15)<br>inconclusive | 5.75 ms<br>(5.64–5.93 ms)<br>1.37×<br>(1.34–1.41×) | 3.81 MiB<br>0.86× | 1.51 ms<br>(1.48–1.55 ms)<br>1.37×<br>(1.34–1.41×) | 965 KiB<br>0.50× | 83<br>3.6e-4% | 5,507<br>0.024% | 28,700<br>0.016% | 6<br>0.83% | 3 of 3 |
+    | bf16-mixed | 96.04% ± 0.22<br>−0.04 pp<br>(−0.24 to +0.11)<br>inconclusive | 2.18 ms<br>(2.14–2.25 ms)<br>0.52×<br>(0.51–0.54×) | 3.81 MiB<br>0.86× | 572 µs<br>(561–589 µs)<br>0.52×<br>(0.51–0.54×) | 965 KiB<br>0.50× | 0<br>0% | 4<br>1.8e-5% | 21<br>1.2e-5% | 0<br>0% | 3 of 3 |
+    | fp16-true | 82.38% ± 18.17<br>−13.70 pp<br>(−13.90 to −13.55)<br>inconclusive | 4.70 ms<br>(4.61–4.85 ms)<br>1.12×<br>(1.10–1.15×) | 3.81 MiB<br>0.86× | 1.23 ms<br>(1.21–1.27 ms)<br>1.12×<br>(1.10–1.15×) | 965 KiB<br>0.50× | 1,440<br>0.0063% | 282,100<br>1.2% | 1,470,000<br>0.82% | 0<br>0% | 2 of 3<br>1 diverged |
+    | e5m2<br>emulated | 95.08% ± 0.23<br>−1.00 pp<br>(−1.20 to −0.85)<br>inconclusive | emulated:<br>no time | — | emulated:<br>no time | 965 KiB<br>0.50× | 26<br>1.1e-4% | 73,883<br>0.32% | 385,000<br>0.21% | 0<br>0% | 3 of 3 |
+
+    ## What this shows
+
+    - fp16-true, seed 2, diverged at step 130 in layer hidden.1: the loss is not finite.
+    - fp16-true diverged in 1 of 3 runs: a rate with a 95% interval from 6.1% to 79%.
+    - e5m2: emulated, so the numerics are exact and the times would say nothing of hardware; none are given.
+    - The fastest to train on this machine is bf16-mixed, at 0.52× (0.51–0.54×) of the step time of fp32.
+    - fp16-mixed: a training step takes 1.37× of the time of fp32 (1.34–1.41×): slower; training needs 0.86× of its memory; inference takes 1.37× of its time (1.34–1.41×): slower; inference needs 0.50× of its memory. Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, 1.000 after Holm's correction).
+    - bf16-mixed: a training step takes 0.52× of the time of fp32 (0.51–0.54×): faster; training needs 0.86× of its memory; inference takes 0.52× of its time (0.51–0.54×): faster; inference needs 0.50× of its memory. Test accuracy −0.04 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, 1.000 after Holm's correction).
+    - fp16-true: a training step takes 1.12× of the time of fp32 (1.10–1.15×): slower; training needs 0.86× of its memory; inference takes 1.12× of its time (1.10–1.15×): slower; inference needs 0.50× of its memory. Test accuracy −13.70 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, 1.000 after Holm's correction).
+    - e5m2: inference needs 0.50× of its memory. Test accuracy −1.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, 1.000 after Holm's correction).
+    - With 3 seeds no difference of accuracy can reach p &lt; 0.05: the smallest p of a two-sided sign-flip test is then 0.25. It takes at least 6 seeds to call a variant worse or better.
+    - Counted overflow: fp16-mixed 83, fp16-true 1,440 and e5m2 26.
+    - Counted underflow: fp16-mixed 5,507, bf16-mixed 4, fp16-true 282,100 and e5m2 73,883.
+    - Counted lost updates: fp16-mixed 28,700, bf16-mixed 21, fp16-true 1,470,000 and e5m2 385,000.
+    - Counted skipped steps: fp16-mixed 6.
+
+    ## Claims
+
+    | claim | variant | verdict | measured | threshold | what would settle it |
+    | --- | --- | --- | --- | --- | --- |
+    | train-time | bf16-mixed | inconclusive | 0.520 (0.499 to 0.541) | step time ÷ baseline at most 0.5 | more timed blocks |
+
+    ## Figures
+
+    ### Training loss by step
+
+    ![Training loss by step, mean over the seeds. fp32: from 2.34 to 0.0764; fp16-mixed: from 2.36 to 0.0964; bf16-mixed: from 2.38 to 0.116; fp16-true: from 2.40 to 0.138, 1 run not finite at the end; e5m2: from 2.42 to 0.156.](figures/loss.png)
+
+    ### Time of one training step
+
+    ![Time of one training step. fp32: 4.20 ms (4.12–4.33 ms); fp16-mixed: 5.75 ms (5.64–5.93 ms), 1.37× (1.34–1.41×) of the baseline; bf16-mixed: 2.18 ms (2.14–2.25 ms), 0.52× (0.51–0.54×) of the baseline; fp16-true: 4.70 ms (4.61–4.85 ms), 1.12× (1.10–1.15×) of the baseline; e5m2: emulated: no time.](figures/step-time.png)
+
+    ### Peak memory of training
+
+    ![Peak memory of training. fp32: 4.42 MiB (weights 1.05 MiB, master weights 0 B, gradients 1.05 MiB, optimizer 1.05 MiB, activations and work space 1.26 MiB); fp16-mixed: 3.81 MiB · 0.86× (weights 540 KiB, master weights 1.05 MiB, gradients 540 KiB, optimizer 1.05 MiB, activations and work space 660 KiB); bf16-mixed: 3.81 MiB · 0.86× (weights 540 KiB, master weights 1.05 MiB, gradients 540 KiB, optimizer 1.05 MiB, activations and work space 660 KiB); fp16-true: 3.81 MiB · 0.86× (weights 540 KiB, master weights 1.05 MiB, gradients 540 KiB, optimizer 1.05 MiB, activations and work space 660 KiB); e5m2: not measured.](figures/memory.png)
+
+    ### Test accuracy
+
+    ![Test accuracy, mean ± standard deviation. fp32: 96.08% ± 0.23; fp16-mixed: 96.08% ± 0.15; bf16-mixed: 96.04% ± 0.22; fp16-true: 82.38% ± 18.17 · 1 diverged; e5m2: 95.08% ± 0.23.](figures/accuracy.png)
+
+    ### Overflow and underflow by role
+
+    ![Overflow and underflow by role. fp32: weights 0 overflow and 0 underflow of 9,000,000, activations 0 overflow and 0 underflow of 2,400,000, activation gradients 0 overflow and 0 underflow of 2,400,000, weight gradients 0 overflow and 0 underflow of 9,000,000; fp16-mixed: weights 0 overflow and 41 underflow of 9,000,000, activations 5 overflow and 0 underflow of 2,400,000, activation gradients 26 overflow and 4,100 underflow of 2,400,000, weight gradients 52 overflow and 1,366 underflow of 9,000,000; bf16-mixed: weights 0 overflow and 0 underflow of 9,000,000, activations 0 overflow and 0 underflow of 2,400,000, activation gradients 0 overflow and 3 underflow of 2,400,000, weight gradients 0 overflow and 1 underflow of 9,000,000; fp16-true: weights 0 overflow and 2,100 underflow of 9,000,000, activations 90 overflow and 0 underflow of 2,400,000, activation gradients 450 overflow and 210,000 underflow of 2,400,000, weight gradients 900 overflow and 70,000 underflow of 9,000,000; e5m2: weights 0 overflow and 550 underflow of 9,000,000, activations 1 overflow and 0 underflow of 2,400,000, activation gradients 8 overflow and 55,000 underflow of 2,400,000, weight gradients 17 overflow and 18,333 underflow of 9,000,000.](figures/overflow-underflow.png)
+
+    ### Loss scale and skipped steps
+
+    ![Loss scale and skipped steps. fp16-mixed: loss scale 32768, 32768 and 32768 at the end, skipped steps 6 of 720, the first at step 2.](figures/loss-scale.png)
+
+    ## How to read the table
+
+    - Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.
+    - Step time: median with its 95% interval; × is variant ÷ baseline, below 1 is less.
+    - Overflow: finite before rounding, infinite after. Underflow: not 0 before rounding, 0 after. Counted on census steps only, over weights, activations and gradients.
+    - Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.
+    - — means not measured, never 0.
+    "##);
 }
 
 #[test]
 fn the_sheet_holds_plain_numbers() {
-    insta::assert_snapshot!(sheet(&loaded()), @"");
+    insta::assert_snapshot!(sheet(&loaded()), @r##"
+    variant,policy,baseline,emulated,runs_planned,runs_completed,runs_diverged,runs_failed,test_accuracy_mean,test_accuracy_sd,test_accuracy_seeds,accuracy_difference,accuracy_difference_low,accuracy_difference_high,accuracy_p,accuracy_p_holm,accuracy_probability_better,accuracy_pairs,accuracy_verdict,step_seconds,step_seconds_low,step_seconds_high,samples_per_second,samples_per_second_low,samples_per_second_high,train_time_ratio,train_time_ratio_low,train_time_ratio_high,peak_memory_bytes,weights_bytes,master_weights_bytes,gradients_bytes,optimizer_bytes,activations_bytes,train_memory_ratio,inference_batch,inference_batch_seconds,inference_batch_seconds_low,inference_batch_seconds_high,inference_time_ratio,inference_time_ratio_low,inference_time_ratio_high,inference_peak_bytes,inference_weights_bytes,inference_memory_ratio,census_elements,overflow,underflow,subnormal,nan,weight_updates,lost_updates,weight_gradients,zero_gradients,subnormal_gradients,infinite_gradients,nan_gradients,steps,skipped_steps
+    fp32,"params=f32,compute=f32,reduce=f32,scale=none",true,false,3,3,0,0,0.9608333333333333,0.00225462487641142,3,,,,,,,,,0.0042,0.004116,0.004326,30476.190476190477,29866.666666666668,31390.47619047619,,,,4638720,1105920,0,1105920,1105920,1320960,,256,0.0011,0.001078,0.0011330000000000001,,,,1976320,1105920,,22800000,0,0,0,0,180000000,0,180000000,1000,0,0,0,720,0
+    fp16-mixed,"params=f32,compute=f16,reduce=f32,scale=static:65536",false,false,3,3,0,0,0.9608333333333333,0.0015275252316519481,3,0.00000000000000003700743415417188,-0.001999999999999963,0.0015000000000000371,0.25,1,0.5,3,inconclusive,0.0057540000000000004,0.00563892,0.0059266200000000005,22245.39450816823,21800.486618004863,22912.756343413275,1.37,1.3426,1.4111000000000002,3993600,552960,1105920,552960,1105920,675840,0.8609271523178808,256,0.0015070000000000003,0.0014768600000000002,0.0015522100000000003,1.37,1.3426,1.4111000000000002,988160,552960,0.5,22800000,83,5507,11014,0,180000000,28700,180000000,1000,4100,52,0,720,6
+    bf16-mixed,"params=f32,compute=bf16,reduce=f32,scale=none",false,false,3,3,0,0,0.9604333333333334,0.0021548395145192115,3,-0.00039999999999999297,-0.002399999999999993,0.001100000000000007,0.25,1,0.5,3,inconclusive,0.0021839999999999997,0.00214032,0.0022495199999999996,58608.058608058614,57435.897435897445,60366.30036630038,0.52,0.5096,0.5356000000000001,3993600,552960,1105920,552960,1105920,675840,0.8609271523178808,256,0.000572,0.00056056,0.00058916,0.52,0.5096,0.5356000000000001,988160,552960,0.5,22800000,0,4,8,0,180000000,21,180000000,1000,3,0,0,720,0
+    fp16-true,"params=f32,compute=f16,reduce=f32,scale=none",false,false,3,2,1,0,0.8238333333333333,0.18173492601405306,3,-0.13699999999999998,-0.13899999999999998,-0.13549999999999998,0.25,1,0.5,3,inconclusive,0.004704,0.00460992,0.00484512,27210.884353741498,26666.666666666668,28027.210884353743,1.12,1.0976000000000001,1.1536000000000002,3993600,552960,1105920,552960,1105920,675840,0.8609271523178808,256,0.0012320000000000002,0.0012073600000000002,0.0012689600000000002,1.12,1.0976000000000001,1.1536000000000002,988160,552960,0.5,22800000,1440,282100,564200,0,180000000,1470000,180000000,1000,210000,900,0,611,0
+    e5m2,"params=f32,compute=bf16,reduce=f32,scale=none",false,true,3,3,0,0,0.9508333333333333,0.00225462487641142,3,-0.010000000000000009,-0.012000000000000009,-0.00850000000000001,0.25,1,0.5,3,inconclusive,,,,,,,,,,,,,,,,,256,,,,,,,988160,552960,0.5,22800000,26,73883,147766,0,180000000,385000,180000000,1000,55000,17,0,720,0
+    "##);
 }
 
 #[test]
@@ -61,17 +164,47 @@ fn every_file_is_written_and_listed() {
         .iter()
         .map(|path| path.strip_prefix(dir.path()).unwrap().display().to_string())
         .collect();
-    insta::assert_snapshot!(names.join("\n"), @"");
+    insta::assert_snapshot!(names.join("\n"), @r##"
+    results.csv
+    summary.md
+    figures/loss.png
+    figures/loss.svg
+    figures/step-time.png
+    figures/step-time.svg
+    figures/memory.png
+    figures/memory.svg
+    figures/accuracy.png
+    figures/accuracy.svg
+    figures/overflow-underflow.png
+    figures/overflow-underflow.svg
+    figures/loss-scale.png
+    figures/loss-scale.svg
+    report.html
+    "##);
+}
+
+/// Width and height that an SVG declares.
+fn declared_size(svg: &str) -> (u32, u32) {
+    let number = |name: &str| {
+        let (_, rest) = svg.split_once(&format!(" {name}=\"")).unwrap();
+        rest.split('"').next().unwrap().parse().unwrap()
+    };
+    (number("width"), number("height"))
 }
 
 #[test]
-fn pictures_decode_to_twice_the_logical_size() {
+fn pictures_decode_to_twice_the_size_of_the_drawing() {
     let loaded = loaded();
     for figure in figure::all(&loaded, &Table::of(&loaded.results)) {
         let file = draw::png(&figure).unwrap();
-        let reader = png::Decoder::new(file.as_slice()).read_info().unwrap();
-        let expected = (1920, figure.height * 2);
-        assert_eq!((reader.info().width, reader.info().height), expected, "{}", figure.file);
+        let mut reader = png::Decoder::new(file.as_slice()).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        let (width, height) = declared_size(&draw::svg(&figure).unwrap());
+        assert_eq!((info.width, info.height), (2 * width, 2 * height), "{}", figure.file);
+        assert_eq!((width, height), (960, 540), "{}", figure.file);
+        let dark = pixels.chunks_exact(3).filter(|pixel| pixel.iter().all(|part| *part < 100));
+        assert!(dark.count() > 1000, "{} is blank", figure.file);
     }
 }
 
@@ -287,7 +420,11 @@ fn a_missing_or_broken_record_is_noted_and_the_rest_read() {
     store::write(&record("fp32", 2), &other).unwrap();
     let read = load(dir.path()).unwrap();
     assert_eq!(read.records.len() as u64, 4 * fixture::SEEDS);
-    insta::assert_snapshot!(read.notes.join("\n"), @"");
+    insta::assert_snapshot!(read.notes.join("\n"), @r##"
+    The record of fp32, seed 0, is not shown: runs/fp32/seed-0/record.json is missing.
+    The record of fp32, seed 1, is not shown: runs/fp32/seed-1/record.json cannot be read: EOF while parsing a value at line 1 column 11.
+    The record of fp32, seed 2, is not shown: runs/fp32/seed-2/record.json belongs to bf16-mixed, seed 2.
+    "##);
 }
 
 /// The error of a results file, without its folder.
@@ -321,33 +458,13 @@ fn a_file_that_cannot_be_read_says_why_and_what_to_do() {
     assert!(matches!(error, ReportError::NotResults { .. }));
     let cut = cut.split(" at line").next().unwrap();
     let all = [&missing, cut, &empty, &newer, &other, &binary, &half];
-    insta::assert_snapshot!(all.join("\n"), @"");
-}
-
-#[test]
-fn zz_view() {
-    let mut l = loaded();
-    let dir = Path::new("/tmp/view/a");
-    save(dir, &l);
-    render(dir).unwrap();
-    for number in 0..15 {
-        let mut variant = l.results.variants[1 + number % 3].clone();
-        variant.name = format!("variant-with-quite-a-long-name-{number}");
-        let mut plan = l.results.plan.variants[1].clone();
-        plan.name.clone_from(&variant.name);
-        l.results.plan.variants.push(plan);
-        l.results.variants.push(variant);
-    }
-    let dir = Path::new("/tmp/view/b");
-    save(dir, &l);
-    render(dir).unwrap();
-    let mut l = renamed(HOSTILE);
-    l.results.complete = false;
-    l.records.clear();
-    for v in &mut l.results.variants {
-        without_runs(v);
-    }
-    let dir = Path::new("/tmp/view/c");
-    save(dir, &l);
-    render(dir).unwrap();
+    insta::assert_snapshot!(all.join("\n"), @r##"
+    results.json: not found; give the folder that `mantissa experiment` wrote with --out
+    results.json: cut short (EOF while parsing a string
+    results.json: cut short (EOF while parsing a value at line 1 column 0); copy the file again or run the experiment again
+    results.json: schema 2 is newer than this program's 1; use the mantissa that wrote it, or a newer one
+    results.json: not a results file of mantissa (missing field `schema` at line 1 column 13); give the folder that `mantissa experiment` wrote
+    results.json: not a results file of mantissa (expected value at line 1 column 1); give the folder that `mantissa experiment` wrote
+    results.json: not a results file of mantissa (missing field `experiment` at line 1 column 13); give the folder that `mantissa experiment` wrote
+    "##);
 }

@@ -140,13 +140,16 @@ pub(super) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// At most `length` characters, the last of them `…` where some are missing.
+/// At most `length` characters: the start and the end, with `…` for what is left out between.
 pub(super) fn shorten(text: &str, length: usize) -> String {
-    if text.chars().count() <= length {
+    let all: Vec<char> = text.chars().collect();
+    if all.len() <= length {
         return text.to_owned();
     }
-    let kept: String = text.chars().take(length.saturating_sub(1)).collect();
-    format!("{kept}…")
+    let end = length / 3;
+    let start = length.saturating_sub(end + 1);
+    let (start, end) = (&all[..start], &all[all.len() - end..]);
+    start.iter().chain(&['…']).chain(end).collect()
 }
 
 /// How a run ended, in a word.
@@ -220,7 +223,7 @@ mod tests {
             (plural(1, "run"), "1 run"),
             (list(&["a".into(), "b".into(), "c".into()]), "a, b and c"),
             (printable("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}"),
-            (shorten("precision", 5), "prec…"),
+            (shorten("precision-seven", 9), "preci…ven"),
         ] {
             assert_eq!(printed, expected);
         }

@@ -1,16 +1,16 @@
 //! Where things stand in a figure, in logical units from the top left.
 
 use super::{LABEL, SMALL, WIDTH};
-use crate::report::figure::{Arrange, At, Figure, Panel};
+use crate::report::figure::{Arrange, At, Figure, Panel, Swatch};
+
+/// No figure is lower than this.
+const LEAST_HEIGHT: f64 = 540.0;
 
 /// Left and right of everything.
 pub(super) const MARGIN: f64 = 24.0;
 
 /// Between text and what it belongs to.
 pub(super) const GAP: f64 = 10.0;
-
-/// Width of a sample in a legend.
-pub(super) const SWATCH: f64 = 34.0;
 
 /// Between two entries of a legend.
 const KEY_GAP: f64 = 22.0;
@@ -37,6 +37,8 @@ const THICKEST_BAR: f64 = 17.0;
 /// Where everything stands.
 #[derive(Debug)]
 pub(super) struct Layout {
+    /// The whole figure's height.
+    pub(super) height: u32,
     /// The left middle of each entry of the legend.
     pub(super) legend: Vec<At>,
     /// The plots.
@@ -74,6 +76,11 @@ impl View {
         self.y.0 + self.y.1 * value
     }
 
+    /// Half the thickness of a bar, where the vertical axis has one line a category.
+    pub(super) fn half_bar(&self) -> f64 {
+        (self.y.1.abs() * 0.3).min(THICKEST_BAR)
+    }
+
     /// A point.
     pub(super) fn at(&self, (x, y): At) -> At {
         (self.x(x), self.y(y))
@@ -92,11 +99,6 @@ impl Frame {
             y: map(panel.y.from, panel.y.to, self.bottom, self.top),
         }
     }
-
-    /// Half the thickness of a bar on a vertical axis of categories.
-    pub(super) fn half_bar(view: &View) -> f64 {
-        (view.y.1.abs() * 0.3).min(THICKEST_BAR)
-    }
 }
 
 impl Layout {
@@ -105,10 +107,13 @@ impl Layout {
         let legend = legend(figure);
         let top = legend.last().map_or(BODY - 12.0, |at| at.1 + KEY_LINE / 2.0 + 8.0);
         let lines = wrap(&figure.notes);
-        let below = f64::from(figure.height) - 14.0 - NOTE_LINE * lines.len() as f64;
+        let foot = 14.0 + NOTE_LINE * lines.len() as f64;
+        let height = (top + figure.room + foot).max(LEAST_HEIGHT).ceil();
+        let below = height - foot;
         let notes = lines.into_iter().enumerate();
         let notes = notes.map(|(index, line)| (line, below + NOTE_LINE * (index as f64 + 0.5)));
         Self {
+            height: height as u32,
             legend,
             notes: notes.collect(),
             frames: match figure.arrange {
@@ -119,11 +124,20 @@ impl Layout {
     }
 }
 
+/// The width of a sample in a legend.
+pub(super) fn swatch_width(swatch: Swatch) -> f64 {
+    match swatch {
+        Swatch::Line(_) => 36.0,
+        Swatch::Fill(_) => 26.0,
+        Swatch::Point(_) | Swatch::Cross | Swatch::Rule => 12.0,
+    }
+}
+
 fn legend(figure: &Figure) -> Vec<At> {
     let (mut x, mut y) = (MARGIN, BODY);
     let mut places = Vec::new();
     for key in &figure.legend {
-        let width = SWATCH + 8.0 + LABEL.width(&key.label);
+        let width = swatch_width(key.swatch) + 8.0 + LABEL.width(&key.label);
         if x > MARGIN && x + width > f64::from(WIDTH) - MARGIN {
             (x, y) = (MARGIN, y + KEY_LINE);
         }

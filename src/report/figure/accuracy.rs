@@ -6,7 +6,7 @@ use crate::report::table::{Row, Table, spread_text, variants};
 use crate::report::text;
 
 use super::{
-    Arrange, Axis, Colour, Figure, Key, Look, Mark, Panel, Shape, Swatch, height_for, label,
+    Arrange, Axis, Colour, Figure, Key, Look, Mark, Panel, Shape, Swatch, label, room_for,
 };
 
 /// The figure.
@@ -52,7 +52,7 @@ pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
         subtitle: "Every seed is a point. Beside: mean ± standard deviation over the seeds."
             .to_owned(),
         alt: alt(table),
-        height: height_for(table.rows.len(), 30),
+        room: room_for(table.rows.len(), 30.0),
         arrange: Arrange::Stacked,
         legend: legend(diverged),
         panels: vec![Panel {

@@ -70,11 +70,12 @@ impl Axis {
         }
     }
 
-    /// An axis of steps from 0.
+    /// An axis of steps from 0, with ticks at whole ones; without ticks where no step was made.
     pub(super) fn steps(steps: usize) -> Self {
-        Self::linear("step", (0.0, steps.max(1) as f64), |value, decimals| {
-            format!("{value:.decimals$}")
-        })
+        let range = (0.0, steps.max(1) as f64);
+        let mut axis = Self::linear("step", range, |value, _| format!("{value:.0}"));
+        axis.ticks.retain(|tick| steps > 0 && tick.at.fract() == 0.0);
+        axis
     }
 }
 
@@ -109,6 +110,15 @@ mod tests {
             ((-0.5, 0.5), vec!["-0.4", "-0.2", "0.0", "0.2", "0.4"]),
         ] {
             assert_eq!(labels(&Axis::linear("", range, plain)), expected, "{range:?}");
+        }
+    }
+
+    #[test]
+    fn steps_are_whole() {
+        for (steps, expected) in
+            [(0, vec![]), (3, vec!["0", "1", "2", "3"]), (9, vec!["0", "2", "4", "6", "8"])]
+        {
+            assert_eq!(labels(&Axis::steps(steps)), expected, "{steps}");
         }
     }
 

@@ -6,11 +6,14 @@ use crate::report::text;
 use crate::units::{Bytes, Seconds};
 
 use super::{
-    Arrange, Axis, Colour, Figure, Fill, Hatch, Key, Look, Mark, Panel, Swatch, height_for, label,
+    Arrange, Axis, Colour, Figure, Fill, Hatch, Key, Look, Mark, Panel, Swatch, label, room_for,
 };
 
+/// A part of the peak: its name, its bytes and its look.
+type Part = (&'static str, fn(&Memory) -> Bytes, Fill);
+
 /// The parts of the peak, from the axis outwards.
-const PARTS: [(&str, fn(&Memory) -> Bytes, Fill); 5] = [
+const PARTS: [Part; 5] = [
     ("weights", |memory| memory.weights, Fill { colour: Colour(0, 114, 178), hatch: Hatch::Plain }),
     (
         "master weights",
@@ -70,7 +73,7 @@ pub(super) fn step_time(table: &Table) -> Figure {
             let ratio = ratio.map(|r| format!(", {} of the baseline", text::estimate(r)));
             text::estimate(train.step_seconds) + &ratio.unwrap_or_default()
         }),
-        height: height_for(table.rows.len(), 24),
+        room: room_for(table.rows.len(), 24.0),
         arrange: Arrange::Stacked,
         legend: Vec::new(),
         panels: vec![Panel {
@@ -120,7 +123,7 @@ pub(super) fn memory(table: &Table) -> Figure {
             "Live bytes at the peak, by what they hold. × is variant ÷ baseline; less is smaller."
                 .to_owned(),
         alt: alt("Peak memory of training", table, memory_words),
-        height: height_for(table.rows.len(), 24),
+        room: room_for(table.rows.len(), 24.0),
         arrange: Arrange::Stacked,
         legend: legend.to_vec(),
         panels: vec![Panel {
@@ -158,10 +161,14 @@ fn variant_axis(table: &Table) -> Axis {
     Axis::categories(table.rows.iter().map(|row| label(&row.name)).collect())
 }
 
-/// From 0 to a little beyond the largest value.
+/// From 0 to a little beyond the largest value; without ticks where nothing was measured.
 fn cost_axis(label: String, largest: f64) -> Axis {
     let end = if largest > 0.0 { largest * 1.04 } else { 1.0 };
-    Axis::linear(label, (0.0, end), |value, decimals| format!("{value:.decimals$}"))
+    let mut axis = Axis::linear(label, (0.0, end), |value, decimals| format!("{value:.decimals$}"));
+    if largest <= 0.0 {
+        axis.ticks.clear();
+    }
+    axis
 }
 
 /// The unit in which [`Seconds`] prints `longest`, and how many make a second.

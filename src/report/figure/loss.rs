@@ -66,7 +66,7 @@ pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
         subtitle: "Line: mean over the seeds. Band: from the lowest to the highest seed."
             .to_owned(),
         alt: alt(&curves),
-        height: 540,
+        room: 300.0,
         arrange: Arrange::Stacked,
         legend,
         panels: vec![panel(&curves, steps)],
@@ -88,20 +88,19 @@ fn notes(loaded: &Loaded, curves: &[Curve], window: usize) -> Vec<String> {
     if loaded.results.plan.seeds.len() == 1 {
         notes.push("One seed: there is no band.".to_owned());
     }
-    for curve in curves {
-        let listed = loaded.results.variants.iter().find(|v| v.name == curve.name);
-        let listed = listed.map_or(0, |variant| variant.runs.len());
-        let read = loaded.records_of(&curve.name).count();
-        if read < listed {
-            notes.push(format!(
-                "{}: the records of {} of {} are missing or broken.",
-                label(&curve.name),
-                listed - read,
-                text::plural(listed, "run"),
-            ));
-        }
+    let missing: Vec<String> =
+        curves.iter().filter_map(|curve| missing_records(loaded, &curve.name)).collect();
+    if !missing.is_empty() {
+        notes.push(format!("Run records missing or broken: {}.", text::list(&missing)));
     }
     notes
+}
+
+/// How many records of a variant's runs could not be read, if any.
+fn missing_records(loaded: &Loaded, name: &str) -> Option<String> {
+    let listed = loaded.results.variants.iter().find(|variant| variant.name == name)?.runs.len();
+    let read = loaded.records_of(name).count();
+    (read < listed).then(|| format!("{} {} of {listed}", label(name), listed - read))
 }
 
 /// The mean of each window of steps; none where no loss in it was finite.

@@ -4,10 +4,16 @@ use crate::record::{Counts, Numerics, Role};
 use crate::report::table::Table;
 use crate::report::text;
 
-use super::{Arrange, Axis, Figure, Look, Mark, Panel, Swatch, Tick, height_for, variant_keys};
+use super::{Arrange, Axis, Figure, Look, Mark, Panel, Swatch, Tick, room_for, variant_keys};
+
+/// The counts of one role.
+type OfRole = fn(&Numerics) -> Counts;
+
+/// One of the counts.
+type OfCounts = fn(Counts) -> u64;
 
 /// The roles of the census, in the order of a step.
-const ROLES: [(Role, fn(&Numerics) -> Counts); 4] = [
+const ROLES: [(Role, OfRole); 4] = [
     (Role::Weights, |numerics| numerics.weights),
     (Role::Activations, |numerics| numerics.activations),
     (Role::ActivationGradients, |numerics| numerics.activation_gradients),
@@ -15,7 +21,7 @@ const ROLES: [(Role, fn(&Numerics) -> Counts); 4] = [
 ];
 
 /// What is counted.
-const KINDS: [(&str, fn(Counts) -> u64); 2] =
+const KINDS: [(&str, OfCounts); 2] =
     [("overflow", |counts| counts.overflow), ("underflow", |counts| counts.underflow)];
 
 /// How far left of the smallest decade 0 stands, in decades.
@@ -33,7 +39,7 @@ pub(super) fn figure(table: &Table) -> Figure {
         title: "Overflow and underflow by role".to_owned(),
         subtitle: "Share of the values looked at on census steps, on a logarithmic axis; left of the dashed line: exactly 0.".to_owned(),
         alt: alt(table),
-        height: height_for(table.rows.len() * ROLES.len(), 14),
+        room: room_for(table.rows.len() * ROLES.len(), 14.0),
         arrange: Arrange::Beside,
         legend: variant_keys(table, Swatch::Point, counted),
         panels: KINDS
@@ -59,7 +65,7 @@ fn shares(table: &Table) -> Vec<f64> {
     shares
 }
 
-fn panel(table: &Table, name: &str, count: fn(Counts) -> u64, lowest: f64) -> Panel {
+fn panel(table: &Table, name: &str, count: OfCounts, lowest: f64) -> Panel {
     let zero = lowest - ZERO;
     let mut marks = vec![Mark::Divider { x: lowest - ZERO / 2.0 }];
     marks.extend((1..ROLES.len()).map(|role| Mark::Separator { y: role as f64 - 0.5 }));

@@ -6,7 +6,7 @@ use crate::report::load::Loaded;
 use crate::report::table::{Row, Table};
 use crate::report::text;
 
-use super::{Arrange, Axis, Figure, Key, Look, Mark, Panel, Swatch, height_for, label};
+use super::{Arrange, Axis, Figure, Key, Look, Mark, Panel, Swatch, label, room_for};
 
 /// A variant that scales its loss or skipped a step.
 struct Scaled<'a> {
@@ -43,7 +43,7 @@ pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
         title: "Loss scale and skipped steps".to_owned(),
         subtitle: "Above: the loss scale, one line a seed. Below: each skipped step as a mark, one lane a seed.".to_owned(),
         alt: alt(&scaled),
-        height: height_for(scaled.len() + 6, 36),
+        room: room_for(scaled.len() + 6, 36.0),
         arrange: Arrange::Stacked,
         legend: legend.collect(),
         panels,
@@ -145,6 +145,9 @@ fn skip_panel(scaled: &[Scaled<'_>], steps: usize) -> Panel {
 }
 
 fn skipped_words(row: &Row) -> String {
+    if row.steps == 0 {
+        return "no run".to_owned();
+    }
     format!("{} of {}", text::count(row.numerics.skipped_steps), text::count(row.steps))
 }
 
@@ -163,7 +166,7 @@ fn alt(scaled: &[Scaled<'_>]) -> String {
         let first = variant.skips().min();
         let first = first.map(|step| format!(", the first at step {step}"));
         format!(
-            "{}: {scale}, skipped {} steps{}",
+            "{}: {scale}, skipped steps {}{}",
             variant.row.label(),
             skipped_words(variant.row),
             first.unwrap_or_default()
