@@ -14,7 +14,7 @@ const EPSILON: f32 = 1e-5;
 pub struct BatchNormSaved {
     /// Mean of each channel.
     pub mean: Vec<f32>,
-    /// 1 / √(variance + [`EPSILON`]) of each channel, with the variance over N H W, not one less.
+    /// 1 / √(variance + 1e-5) of each channel, with the variance over N H W, not one less.
     pub inverse_deviation: Vec<f32>,
 }
 

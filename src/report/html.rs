@@ -3,7 +3,7 @@
 
 use askama::Template;
 
-use crate::record::{ClaimResult, Counts, ExponentHistogram, Role, RunRecord, RunSummary, Status};
+use crate::record::{ClaimResult, Counts, ExponentHistogram, Role, RunRecord, RunSummary};
 
 use super::load::Loaded;
 use super::table::{LEGEND, Line, Row, TITLES, Table, variants};
