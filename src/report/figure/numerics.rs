@@ -111,7 +111,7 @@ fn panel(table: &Table, name: &str, count: OfCounts, lowest: f64) -> Panel {
 fn percent(exponent: i32) -> String {
     match exponent + 2 {
         power @ 0..=2 => format!("{}%", 10_u32.pow(power.unsigned_abs())),
-        power @ -2..0 => {
+        power @ -3..0 => {
             let decimals = power.unsigned_abs() as usize;
             format!("{:.decimals$}%", 10.0_f64.powi(power))
         }
