@@ -203,9 +203,7 @@ fn kept(plan: &Plan, options: Options<'_>) -> Result<Records, ExperimentError> {
 
 /// The record of a run that could not be done.
 fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
-    // candle appends a backtrace in lines of its own where the environment asks for one.
-    let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
-    let failure = Failure { step: 0, layer: None, reason };
+    let failure = Failure { step: 0, layer: None, reason: error.to_string() };
     RunRecord {
         variant: variant.name.clone(),
         summary: RunSummary {

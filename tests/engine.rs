@@ -128,10 +128,11 @@ fn memory_is_the_sum_that_the_shapes_give() {
         let parts: u64 = found.iter().map(|bytes| bytes.0).sum();
         assert_eq!(memory.peak_bytes.0, parts + memory.activations.0);
         // The peak comes with the first layer's weight gradient, the last of the backward pass: what is live then beside
-        // the gradients is the batch and the gradient of the first layer's result, and a few small vectors.
+        // the gradients is the batch and the gradient of the first layer's result. The allocator also sees candle's bookkeeping,
+        // a few hundred bytes for each of some twenty tensors.
         let width = if variant == 0 { 4 } else { 2 };
         let live = 37 * (784 + 32) * width;
-        assert!((live..live + 4096).contains(&memory.activations.0), "{live} {memory:?}");
+        assert!((live..live + 8192).contains(&memory.activations.0), "{live} {memory:?}");
     }
 }
 

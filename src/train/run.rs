@@ -5,6 +5,7 @@ use crate::data::{Batch, Batches, DataError, Dataset, augmentation};
 use crate::memory::Meter;
 use crate::model::Model;
 use crate::numerics::Census;
+use crate::precision::LossScale;
 use crate::record::{
     Evaluation, Failure, GradientCounts, Memory, RunRecord, RunSummary, Skip, Status, UpdateCounts,
 };
@@ -21,8 +22,13 @@ pub enum RunError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// An operation failed.
-    #[error("{0}")]
+    #[error("{}", first_line(.0))]
     Operation(#[from] candle_core::Error),
+}
+
+/// candle appends a backtrace, in lines of its own, where the environment asks for one.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// Everything a run gathers on its way.
@@ -81,6 +87,7 @@ pub fn run(
     let mut batches = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
     let meter = Meter::start();
     let mut trainer = Trainer::new(model, &plan.train, variant.policy, seed, data.shape)?;
+    let held = meter.live();
     let mut log = Log::new();
     let mut failure = None;
     for step in 0..plan.train.steps {
@@ -95,10 +102,10 @@ pub fn run(
             trainer.step(&micro, None)?
         };
         if log.memory.is_none() && !with_census && step >= STEPS_BEFORE_MEMORY {
-            log.memory = memory(&trainer, (live, meter.peak()), variant, plan);
+            log.memory = memory(&trainer, (held, meter.peak().0 - live.0), variant, plan);
         }
         let finite = outcome.loss.is_finite();
-        log.take_in(step, outcome, variant.policy.scale.value() != 1.0);
+        log.take_in(step, outcome, variant.policy.scale != LossScale::None);
         progress(step + 1);
         failure = divergence(&mut trainer, step, finite, &micro)?;
         if failure.is_some() {
@@ -129,10 +136,7 @@ fn divergence(
     batches: &[Batch],
 ) -> Result<Option<Failure>, RunError> {
     if !loss_is_finite {
-        let layer = match batches.first() {
-            Some(batch) => trainer.layer_to_blame(batch)?,
-            None => None,
-        };
+        let layer = trainer.layer_to_blame(batches)?;
         let reason = "the loss is not finite".to_owned();
         return Ok(Some(Failure { step, layer, reason }));
     }
@@ -154,11 +158,11 @@ fn evaluate(
     Ok(Evaluation { step, accuracy: test.accuracy, loss })
 }
 
-/// Memory by category from one measured step: what was live before it and the peak in it. None where the arithmetic is
-/// emulated: its tensors are wider than the format.
+/// Memory by category: what the allocator says the run's state holds, and how far one measured step rose above what was
+/// live before it. None where the arithmetic is emulated: its tensors are wider than the format.
 fn memory(
     trainer: &Trainer<'_>,
-    (before, peak): (Bytes, Bytes),
+    (held, passing): (Bytes, u64),
     variant: &VariantPlan,
     plan: &Plan,
 ) -> Option<Memory> {
@@ -174,15 +178,14 @@ fn memory(
     } else {
         weights * 4 / (u64::from(variant.policy.compute.bits()) / 8)
     };
-    let persistent = weights + master + optimizer;
-    let passing = peak.0 - before.0;
+    let peak = held.0 + passing;
     Some(Memory {
-        peak_bytes: Bytes(persistent + passing),
+        peak_bytes: Bytes(peak),
         weights: Bytes(weights),
         master_weights: Bytes(master),
         gradients: Bytes(gradients),
         optimizer: Bytes(optimizer),
-        activations: Bytes(passing.saturating_sub(gradients)),
+        activations: Bytes(peak.saturating_sub(weights + master + optimizer + gradients)),
     })
 }
 

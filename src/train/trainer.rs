@@ -173,8 +173,7 @@ impl<'a> Trainer<'a> {
         let mut loss = 0.0;
         let mut sums: Option<Vec<Tensor>> = None;
         for (index, batch) in batches.iter().enumerate() {
-            let pass = self.steps as u32 * batches.len() as u32 + index as u32;
-            let mode = Mode::Training { seed: self.seed, pass };
+            let mode = self.training(self.steps, (index, batches.len()));
             let mut pass = Pass::new(arithmetic, mode, weights, &mut self.statistics)
                 .with_census(census.as_deref_mut());
             let x = input(batch, self.image, arithmetic)?;
@@ -189,12 +188,10 @@ impl<'a> Trainer<'a> {
             let gradients = pass.into_gradients()?;
             sums = Some(match sums {
                 None if batches.len() == 1 => gradients,
-                None => gradients
-                    .iter()
-                    .map(|gradient| {
-                        ops::from_f32(&ops::to_f32(gradient)?, gradient.shape(), DType::F32)
-                    })
-                    .collect::<Result<_>>()?,
+                None => {
+                    let wide = gradients.iter().map(|gradient| ops::cast(gradient, DType::F32));
+                    wide.collect::<Result<_>>()?
+                }
                 Some(sums) => {
                     for (sum, gradient) in sums.iter().zip(&gradients) {
                         ops::accumulate(sum, gradient)?;
@@ -316,19 +313,30 @@ impl<'a> Trainer<'a> {
         Ok(Test { accuracy: correct as f64 / count, loss: loss / count })
     }
 
-    /// The layer whose result is the first not to be finite on a batch.
+    /// The layer whose result is the first not to be finite on the micro-batches of the last step, whose update was
+    /// skipped: its forward pass is done again.
     ///
     /// # Errors
-    /// When the batch is not of the model's shape.
-    pub fn layer_to_blame(&mut self, batch: &Batch) -> Result<Option<String>> {
+    /// When a batch is not of the model's shape.
+    pub fn layer_to_blame(&self, batches: &[Batch]) -> Result<Option<String>> {
         let weights = self.weights();
         let arithmetic = Arithmetic::of(self.policy.compute);
-        let mode = Mode::Training { seed: self.seed, pass: self.steps as u32 };
         // The batch's statistics are not to count twice.
         let mut statistics = self.statistics.clone();
-        let mut pass = Pass::new(arithmetic, mode, &weights, &mut statistics).watching();
-        self.model.forward(input(batch, self.image, arithmetic)?, &mut pass)?;
-        Ok(pass.first_non_finite().map(str::to_owned))
+        for (index, batch) in batches.iter().enumerate() {
+            let mode = self.training(self.steps.saturating_sub(1), (index, batches.len()));
+            let mut pass = Pass::new(arithmetic, mode, &weights, &mut statistics).watching();
+            self.model.forward(input(batch, self.image, arithmetic)?, &mut pass)?;
+            if let Some(layer) = pass.first_non_finite() {
+                return Ok(Some(layer.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The mode of micro-batch `index` of `count` in a step.
+    fn training(&self, step: u64, (index, count): (usize, usize)) -> Mode {
+        Mode::Training { seed: self.seed, pass: step as u32 * count as u32 + index as u32 }
     }
 
     /// SHA-256 over all master weights as little-endian f32, in the order of the parameters.
@@ -369,11 +377,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When a tensor cannot be copied.
     pub fn for_inference(&self) -> Result<Inferencer<'a>> {
-        let weights = self
-            .weights()
-            .iter()
-            .map(|w| w.copy()?.detach().contiguous())
-            .collect::<Result<_>>()?;
+        let weights = self.weights().iter().map(Tensor::copy).collect::<Result<_>>()?;
         let arithmetic = Arithmetic::of(self.policy.compute);
         let statistics = self.statistics.clone();
         Ok(Inferencer { model: self.model, weights, statistics, arithmetic, image: self.image })
