@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::schedule::factor;
 use crate::data::Batch;
 use crate::layers::{Arithmetic, Mode, Pass, RunningStatistics};
+use crate::memory;
 use crate::model::Model;
 use crate::numerics::{self, Census};
 use crate::ops::{
@@ -93,6 +94,7 @@ impl<'a> Trainer<'a> {
         seed: u64,
         image: [usize; 3],
     ) -> Result<Self> {
+        memory::keep_freed_pages();
         let values = model.initial_values(seed);
         let parameters = model
             .parameters
