@@ -27,9 +27,7 @@ pub enum DeviceError {
     #[error("unknown device {0:?}; known: auto, cpu, cuda, cuda:N")]
     Unknown(String),
     /// The build lacks CUDA.
-    #[error(
-        "--device {0}: this build has no CUDA; rebuild with --features cuda or use --device cpu"
-    )]
+    #[error("--device {0}: this version runs on the CPU only; use --device cpu")]
     NoCuda(Device),
 }
 

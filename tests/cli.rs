@@ -103,9 +103,7 @@ fn cuda_in_a_build_without_it_is_exit_code_3() {
         check(&[(
             &["experiment", "--device", device],
             3,
-            &format!(
-                "--device {named}: this build has no CUDA; rebuild with --features cuda or use --device cpu"
-            ),
+            &format!("--device {named}: this version runs on the CPU only; use --device cpu"),
         )]);
     }
 }

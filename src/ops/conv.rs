@@ -5,13 +5,13 @@
 
 use std::ops::Range;
 
-use candle_core::{Error, Result, Tensor, WithDType as _};
+use candle_core::{DType, Error, Result, Tensor, WithDType as _};
 use gemmkit::{Bias, MatMut, MatRef, Parallelism};
 
 use super::element::{Element, by_dtype};
 use super::host::{buffer, build, expect_shape, view};
 use super::parallel::{for_each, sum, vectorized};
-use super::product::{product, widen_all};
+use super::product::product;
 use crate::memory::uncounted;
 
 /// Most groups that the images of a batch are worked on in.
@@ -308,13 +308,16 @@ pub fn conv2d_backward(
     expect_shape("the gradient of a convolution", dy, &shape)?;
     by_dtype!(x.dtype(), T => {
         let (dy, source, weight) = (view::<T>(dy)?, view::<T>(x)?, view::<T>(w)?);
-        let wide_weight = widen_all(&weight);
         let image = if with_input { sizes.image() } else { 0 };
+        // f32 needs no f32 copies: space that only 16 bits use would count against the memory of FP32.
+        let copies = usize::from(T::DTYPE != DType::F32);
+        let mut weight_copy = buffer::<f32>(copies * weight.len());
+        let wide_weight = vectorized(|| T::widened(&weight, &mut weight_copy));
         let lengths = [
-            sizes.image(),
-            sizes.out_image(),
+            copies * sizes.image(),
+            copies * sizes.out_image(),
             sizes.patch() * sizes.out_plane(),
-            image,
+            copies * image,
             weight.len(),
             sizes.outputs,
         ];
@@ -331,7 +334,7 @@ pub fn conv2d_backward(
                 .collect();
             let work = |_, (inputs, (space, dx)): (_, (&mut [f32], &mut [T]))| {
                 let (dy, x): (&[T], &[T]) = inputs;
-                backward_images(sizes, (dy, x, &wide_weight), Space::carve(space, lengths), dx);
+                backward_images(sizes, (dy, x, wide_weight), Space::carve(space, lengths), dx);
             };
             for_each(tasks, work);
         };
@@ -393,8 +396,8 @@ fn backward_images<T: Element>(
         }
         weight_gradient(sizes, (dy, x), patches, dw);
         if let Some(dx) = dx.next() {
-            input_gradient(sizes, (dy, w), patches, wide_dx);
-            vectorized(|| T::narrow(wide_dx, dx));
+            let fill = |dx: &mut [f32]| input_gradient(sizes, (dy, w), patches, dx);
+            vectorized(|| T::store(dx, wide_dx, fill));
         }
     }
 }

@@ -4,8 +4,8 @@ use candle_core::{Result, Tensor};
 use gemmkit::{Bias, MatMut, MatRef, Parallelism};
 
 use super::element::{Element, by_dtype};
-use super::host::{buffer, build, expect_shape, view};
-use super::parallel::{BLOCK, for_each, vectorized};
+use super::host::{build, expect_shape, view};
+use super::parallel::{for_each, vectorized};
 use crate::memory;
 
 /// How many workers a product may use: those of the pool that the caller is in.
@@ -121,13 +121,4 @@ pub fn column_sums(dy: &Tensor) -> Result<Tensor> {
             }));
         })
     })
-}
-
-/// All of `source` as f32 in a new buffer.
-pub(crate) fn widen_all<T: Element>(source: &[T]) -> Vec<f32> {
-    let mut target = buffer::<f32>(source.len());
-    for (target, source) in target.chunks_mut(BLOCK).zip(source.chunks(BLOCK)) {
-        vectorized(|| T::widen(source, target));
-    }
-    target
 }
