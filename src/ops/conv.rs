@@ -10,7 +10,7 @@ use gemmkit::{Bias, MatMut, MatRef, Parallelism};
 
 use super::element::{Element, by_dtype};
 use super::host::{buffer, build, expect_shape, view};
-use super::parallel::{for_each, sum, vectorized};
+use super::parallel::{carve, for_each, sum, vectorized};
 use super::product::product;
 use crate::memory::uncounted;
 
@@ -123,6 +123,7 @@ impl Sizes {
 
     /// For one row of patches, the kernel element of it at (`channel`, `i`, `j`): calls `each(output row, input row)` for
     /// the output rows that see a row of the image.
+    #[inline(always)]
     fn rows(self, i: usize, mut each: impl FnMut(usize, usize)) {
         let ConvSettings { stride, padding, dilation, .. } = self.settings;
         for out_row in 0..self.out.0 {
@@ -180,6 +181,7 @@ fn unfold<T: Element>(image: &[T], sizes: Sizes, patches: &mut [T]) {
 }
 
 /// The reverse of [`unfold`]: adds every patch value to the image value that it came from.
+#[inline(always)]
 fn fold(patches: &[f32], sizes: Sizes, image: &mut [f32]) {
     let stride = sizes.settings.stride;
     let mut rows = patches.chunks_exact(sizes.out_plane());
@@ -283,16 +285,6 @@ fn forward_image<T: Element>(
     }
 }
 
-/// The work space of one group of images in the backward pass, in f32.
-struct Space<'a> {
-    x: &'a mut [f32],
-    dy: &'a mut [f32],
-    patches: &'a mut [f32],
-    dx: &'a mut [f32],
-    dw: &'a mut [f32],
-    db: &'a mut [f32],
-}
-
 /// The gradients of [`conv2d`]. dy: N × O × H′ × W′. The one with respect to x only if `with_input`.
 ///
 /// # Errors
@@ -312,7 +304,7 @@ pub fn conv2d_backward(
         // f32 needs no f32 copies: space that only 16 bits use would count against the memory of FP32.
         let copies = usize::from(T::DTYPE != DType::F32);
         let mut weight_copy = buffer::<f32>(copies * weight.len());
-        let wide_weight = vectorized(|| T::widened(&weight, &mut weight_copy));
+        let wide_weight = vectorized!(T::widened(&weight, &mut weight_copy));
         let lengths = [
             copies * sizes.image(),
             copies * sizes.out_image(),
@@ -334,7 +326,7 @@ pub fn conv2d_backward(
                 .collect();
             let work = |_, (inputs, (space, dx)): (_, (&mut [f32], &mut [T]))| {
                 let (dy, x): (&[T], &[T]) = inputs;
-                backward_images(sizes, (dy, x, wide_weight), Space::carve(space, lengths), dx);
+                backward_images(sizes, (dy, x, wide_weight), carve(space, lengths), dx);
             };
             for_each(tasks, work);
         };
@@ -366,38 +358,26 @@ fn add_shares(space: &[f32], share: usize, range: Range<usize>) -> Vec<f32> {
     total
 }
 
-impl<'a> Space<'a> {
-    /// Cuts one share into its six parts.
-    fn carve(mut share: &'a mut [f32], lengths: [usize; 6]) -> Self {
-        let [x, dy, patches, dx, dw, db] = lengths.map(|length| {
-            let (part, rest) = std::mem::take(&mut share).split_at_mut(length);
-            share = rest;
-            part
-        });
-        Self { x, dy, patches, dx, dw, db }
-    }
-}
-
 /// The images of one share: their dx, and in `space` the sums of their dw and db.
 fn backward_images<T: Element>(
     sizes: Sizes,
     (dy, x, w): (&[T], &[T], &[f32]),
-    space: Space<'_>,
+    space: [&mut [f32]; 6],
     dx: &mut [T],
 ) {
-    let Space { x: wide_x, dy: wide_dy, patches, dx: wide_dx, dw, db } = space;
+    let [wide_x, wide_dy, patches, wide_dx, dw, db] = space;
     dw.fill(0.0);
     db.fill(0.0);
     let mut dx = dx.chunks_mut(sizes.image());
     for (dy, x) in dy.chunks(sizes.out_image()).zip(x.chunks(sizes.image())) {
-        let (dy, x) = vectorized(|| (T::widened(dy, wide_dy), T::widened(x, wide_x)));
+        let (dy, x) = vectorized!((T::widened(dy, wide_dy), T::widened(x, wide_x)));
         for (db, plane) in db.iter_mut().zip(dy.chunks(sizes.out_plane())) {
-            *db += vectorized(|| sum(plane));
+            *db += vectorized!(sum(plane));
         }
         weight_gradient(sizes, (dy, x), patches, dw);
         if let Some(dx) = dx.next() {
             let fill = |dx: &mut [f32]| input_gradient(sizes, (dy, w), patches, dx);
-            vectorized(|| T::store(dx, wide_dx, fill));
+            vectorized!(T::store(dx, wide_dx, fill));
         }
     }
 }
@@ -445,6 +425,6 @@ fn input_gradient(sizes: Sizes, (dy, w): (&[f32], &[f32]), patches: &mut [f32], 
             patches,
             Parallelism::Serial,
         );
-        vectorized(|| fold(patches, sizes, dx));
+        vectorized!(fold(patches, sizes, dx));
     }
 }

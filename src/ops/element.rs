@@ -17,6 +17,7 @@ pub trait Element: WithDType + FusedScalar + Default + Sized {
     fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>>;
 
     /// `source` as f32: itself if it is f32, else widened into `buffer`.
+    #[inline(always)]
     fn widened<'a>(source: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
         let target = &mut buffer[..source.len()];
         Self::widen(source, target);
@@ -24,6 +25,7 @@ pub trait Element: WithDType + FusedScalar + Default + Sized {
     }
 
     /// Lets `fill` compute f32 values and stores them rounded once; without a detour if the target is f32.
+    #[inline(always)]
     fn store(target: &mut [Self], buffer: &mut [f32], fill: impl FnOnce(&mut [f32])) {
         let values = &mut buffer[..target.len()];
         fill(values);
@@ -32,10 +34,12 @@ pub trait Element: WithDType + FusedScalar + Default + Sized {
 }
 
 impl Element for f32 {
+    #[inline(always)]
     fn widen(source: &[Self], target: &mut [f32]) {
         target.copy_from_slice(source);
     }
 
+    #[inline(always)]
     fn narrow(source: &[f32], target: &mut [Self]) {
         target.copy_from_slice(source);
     }
@@ -44,10 +48,12 @@ impl Element for f32 {
         if let CpuStorage::F32(values) = storage { Some(values) } else { None }
     }
 
+    #[inline(always)]
     fn widened<'a>(source: &'a [Self], _buffer: &'a mut [f32]) -> &'a [f32] {
         source
     }
 
+    #[inline(always)]
     fn store(target: &mut [Self], _buffer: &mut [Self], fill: impl FnOnce(&mut [Self])) {
         fill(target);
     }
@@ -68,14 +74,14 @@ impl Element for f16 {
 }
 
 impl Element for bf16 {
-    #[inline]
+    #[inline(always)]
     fn widen(source: &[Self], target: &mut [f32]) {
         for (wide, narrow) in target.iter_mut().zip(source) {
             *wide = f32::from_bits(u32::from(narrow.to_bits()) << 16);
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn narrow(source: &[f32], target: &mut [Self]) {
         for (narrow, wide) in target.iter_mut().zip(source) {
             *narrow = Self::from_bits(bf16_bits(*wide));
@@ -88,7 +94,7 @@ impl Element for bf16 {
 }
 
 /// The bits of `value` rounded to bf16, nearest even, without a branch; a NaN stays one.
-#[inline]
+#[inline(always)]
 fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;

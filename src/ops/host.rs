@@ -126,7 +126,7 @@ pub fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
         let source = view::<S>(tensor)?;
         build::<T>(tensor.shape(), |target| {
             let tasks = target.chunks_mut(CHUNK).zip(source.chunks(CHUNK)).collect();
-            for_each(tasks, |_, (target, source)| vectorized(|| {
+            for_each(tasks, |_, (target, source)| vectorized!({
                 let mut from = [0.0; BLOCK];
                 for (target, source) in target.chunks_mut(BLOCK).zip(source.chunks(BLOCK)) {
                     T::narrow(S::widened(source, &mut from), target);
@@ -147,7 +147,7 @@ pub fn from_f32(values: &[f32], shape: impl Into<Shape>, dtype: DType) -> Result
     }
     by_dtype!(dtype, T => build::<T>(shape, |target| {
         let tasks = target.chunks_mut(CHUNK).zip(values.chunks(CHUNK)).collect();
-        for_each(tasks, |_, (target, source)| vectorized(|| T::narrow(source, target)));
+        for_each(tasks, |_, (target, source)| vectorized!(T::narrow(source, target)));
     }))
 }
 
@@ -170,6 +170,6 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
 /// When the tensor is not a contiguous f32 tensor on the CPU.
 pub fn round_in_place(tensor: &Tensor, round: impl FnOnce(&mut [f32])) -> Result<()> {
     edit::<f32>(tensor, |values| {
-        vectorized(|| memory::uncounted(|| round(values)));
+        vectorized!(memory::uncounted(|| round(values)));
     })
 }

@@ -35,7 +35,7 @@ fn planes<T>(x: &[T], c: usize, plane: usize, channel: usize) -> impl Iterator<I
 }
 
 /// Σ f(a) in f32: sixteen partial sums, added in a fixed order.
-#[inline]
+#[inline(always)]
 fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0_f32; 16];
     let blocks = values.chunks_exact(16);
@@ -52,7 +52,7 @@ fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 fn statistics<T: Element>(x: &[T], c: usize, plane: usize, channel: usize) -> (f32, f32) {
     let count = (x.len() / c) as f32;
     let blocks = || planes(x, c, plane, channel).flat_map(|plane| plane.chunks(BLOCK));
-    vectorized(|| {
+    vectorized!({
         let mut wide = [0.0; BLOCK];
         let mut total = 0.0;
         for block in blocks() {
@@ -136,7 +136,7 @@ fn normalize(
                 let channel = plane % c;
                 let factor = gamma[channel] / (variance[channel] + EPSILON).sqrt();
                 let (mean, shift) = (mean[channel], beta[channel]);
-                vectorized(|| {
+                vectorized!({
                     let (mut from, mut to) = ([0.0; BLOCK], [0.0; BLOCK]);
                     for (y, x) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
                         let x = T::widened(x, &mut from);
@@ -159,7 +159,7 @@ fn gradient_sums<T: Element>(
     (mean, inverse): (f32, f32),
 ) -> (f32, f32) {
     let pairs = planes(dy, c, plane, channel).zip(planes(x, c, plane, channel));
-    vectorized(|| {
+    vectorized!({
         let mut buffers = [[0.0; BLOCK]; 3];
         let [wide_dy, wide_x, products] = &mut buffers;
         let (mut plain, mut weighted) = (0.0, 0.0);
@@ -205,7 +205,7 @@ pub fn batch_norm_backward(
                 let (mean, inverse) = (saved.mean[channel], saved.inverse_deviation[channel]);
                 let (plain, weighted) = (sums[channel].0 / count, sums[channel].1 / count);
                 let factor = scale[channel] * inverse;
-                vectorized(|| {
+                vectorized!({
                     let mut buffers = [[0.0; BLOCK]; 3];
                     let [wide_dy, wide_x, to] = &mut buffers;
                     let inputs = dy.chunks(BLOCK).zip(x.chunks(BLOCK));

@@ -9,11 +9,24 @@ pub(crate) const CHUNK: usize = 16 * 1024;
 /// Elements worked on at a time inside a task: buffers of this size stay in the first-level cache.
 pub(crate) const BLOCK: usize = 1024;
 
-/// Runs `work` compiled for AVX2 where the processor has it, so that its loops use all of the vector unit.
+/// Evaluates an expression compiled for AVX2 where the processor has it, so that its loops use all of the vector unit.
 ///
-/// Only integer and IEEE operations are inside: the result is the same either way.
+/// Only integer and IEEE operations are inside: the result is the same either way. What the expression calls must be inlined
+/// with it, or it stays code for any processor: a function that holds a loop is marked `#[inline(always)]`, since it has two
+/// callers here.
+macro_rules! vectorized {
+    ($work:expr) => {
+        $crate::ops::parallel::with_vectors(
+            #[inline(always)]
+            || $work,
+        )
+    };
+}
+pub(crate) use vectorized;
+
+/// Behind [`vectorized!`].
 #[inline]
-pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn with_vectors<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
@@ -53,8 +66,17 @@ pub(crate) fn map_indices<R: Send>(
     }
 }
 
+/// Cuts a share of work space into parts of these lengths.
+pub(crate) fn carve<const N: usize>(mut share: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+    lengths.map(|length| {
+        let (part, rest) = std::mem::take(&mut share).split_at_mut(length);
+        share = rest;
+        part
+    })
+}
+
 /// The sum of `values` in f32: sixteen partial sums a block, added in a fixed order.
-#[inline]
+#[inline(always)]
 pub(crate) fn sum(values: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; 16];
     let blocks = values.chunks_exact(16);
@@ -68,7 +90,7 @@ pub(crate) fn sum(values: &[f32]) -> f32 {
 }
 
 /// Sixteen partial sums added in pairs.
-#[inline]
+#[inline(always)]
 pub(crate) fn tree(mut lanes: [f32; 16]) -> f32 {
     let mut half = 8;
     while half > 0 {

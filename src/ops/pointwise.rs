@@ -13,7 +13,7 @@ fn map(x: &Tensor, f: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Resul
         let source = view::<T>(x)?;
         build::<T>(x.shape(), |y| {
             let tasks = y.chunks_mut(CHUNK).zip(source.chunks(CHUNK)).collect();
-            for_each(tasks, |task, (y, x)| vectorized(|| {
+            for_each(tasks, |task, (y, x)| vectorized!({
                 let (mut from, mut to) = ([0.0; BLOCK], [0.0; BLOCK]);
                 for (block, (y, x)) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)).enumerate() {
                     let x = T::widened(x, &mut from);
@@ -36,7 +36,7 @@ fn zip(
         build::<T>(a.shape(), |y| {
             let tasks =
                 y.chunks_mut(CHUNK).zip(left.chunks(CHUNK).zip(right.chunks(CHUNK))).collect();
-            for_each(tasks, |_, (y, (a, b))| vectorized(|| {
+            for_each(tasks, |_, (y, (a, b))| vectorized!({
                 let mut buffers = [[0.0; BLOCK]; 3];
                 let [from, other, to] = &mut buffers;
                 let inputs = a.chunks(BLOCK).zip(b.chunks(BLOCK));
@@ -146,7 +146,7 @@ pub fn accumulate(sum: &Tensor, gradient: &Tensor) -> Result<()> {
         let gradient = view::<T>(gradient)?;
         edit::<f32>(sum, |sum| {
             let tasks = sum.chunks_mut(CHUNK).zip(gradient.chunks(CHUNK)).collect();
-            for_each(tasks, |_, (sum, gradient)| vectorized(|| {
+            for_each(tasks, |_, (sum, gradient)| vectorized!({
                 let mut wide = [0.0; BLOCK];
                 for (sum, gradient) in sum.chunks_mut(BLOCK).zip(gradient.chunks(BLOCK)) {
                     for (sum, value) in sum.iter_mut().zip(T::widened(gradient, &mut wide)) {

@@ -1,14 +1,14 @@
 //! Pooling over windows that do not overlap (stride = side), and over whole images. Rows and columns left over at the lower
 //! and right edge are ignored, as by PyTorch's default.
 
-use candle_core::{Device, Result, Tensor, WithDType as _};
+use candle_core::{DType, Device, Result, Tensor, WithDType as _};
 
 use super::element::{Element, by_dtype};
 use super::host::{buffer, build, expect_shape, view};
-use super::parallel::{for_each, sum, vectorized};
+use super::parallel::{carve, for_each, sum, vectorized};
 
-/// Image planes in one task.
-const PLANES: usize = 16;
+/// Most tasks that the planes of a batch are worked on in; each has its share of the work space.
+const TASKS: usize = 16;
 
 /// Sizes of one plane before and after pooling.
 #[derive(Clone, Copy)]
@@ -40,14 +40,27 @@ impl Window {
         self.height * self.width
     }
 
-    /// Position in the input plane of the first value of output `o`'s window.
-    fn start(self, o: usize) -> usize {
-        (o / self.out_width()) * self.side * self.width + (o % self.out_width()) * self.side
+    /// Values in a window.
+    fn area(self) -> usize {
+        self.side * self.side
     }
 
-    /// Offset in the input plane of value `i` of a window.
-    fn offset(self, i: usize) -> usize {
-        (i / self.side) * self.width + i % self.side
+    /// Where in the plane each value of a window is, counted from its first.
+    fn offsets(self) -> Vec<usize> {
+        (0..self.area()).map(|i| i / self.side * self.width + i % self.side).collect()
+    }
+
+    /// The values at one place of all windows of a plane, side by side: loops over them become vectors whatever the sides.
+    #[inline(always)]
+    fn gather(self, x: &[f32], place: usize, values: &mut [f32]) {
+        let (row, column) = (place / self.side, place % self.side);
+        let rows = values.chunks_exact_mut(self.out_width());
+        for (values, x) in rows.zip(x.chunks_exact(self.side * self.width)) {
+            let windows = x[row * self.width..].chunks_exact(self.side);
+            for (value, window) in values.iter_mut().zip(windows) {
+                *value = window[column];
+            }
+        }
     }
 }
 
@@ -59,39 +72,60 @@ impl Window {
 pub fn max_pool2d(x: &Tensor, side: usize) -> Result<(Tensor, Tensor)> {
     let (n, c, height, width) = x.dims4()?;
     let (shape, window) = Window::of([n, c, height, width], side)?;
-    by_dtype!(x.dtype(), T => {
-        let x = view::<T>(x)?;
-        let mut places = vec![0_u8; n * c * window.out_plane()];
-        let y = build::<T>(shape.to_vec(), |y| {
-            let outputs = y.chunks_mut(PLANES * window.out_plane())
-                .zip(places.chunks_mut(PLANES * window.out_plane()));
-            let tasks = x.chunks(PLANES * window.plane()).zip(outputs).collect();
-            for_each(tasks, |_, (x, (y, places)): (&[T], (&mut [T], &mut [u8]))| {
-                let planes = y.chunks_mut(window.out_plane())
-                    .zip(places.chunks_mut(window.out_plane()));
-                for (x, (y, places)) in x.chunks(window.plane()).zip(planes) {
-                    max_pool_plane(x, y, places, window);
-                }
-            });
-        })?;
-        Ok((y, Tensor::from_vec(places, shape.to_vec(), &Device::Cpu)?))
-    })
+    let mut places = vec![0_u8; n * c * window.out_plane()];
+    let y = by_planes(x, shape, window, &mut places, max_plane)?;
+    Ok((y, Tensor::from_vec(places, shape.to_vec(), &Device::Cpu)?))
 }
 
 /// One plane of [`max_pool2d`].
-fn max_pool_plane<T: Element>(x: &[T], y: &mut [T], places: &mut [u8], window: Window) {
-    for (o, (y, place)) in y.iter_mut().zip(places).enumerate() {
-        let start = window.start(o);
-        let (mut best, mut at) = (x[start], 0);
-        for i in 1..window.side * window.side {
-            let value = x[start + window.offset(i)];
-            let is_nan = |value: T| value.partial_cmp(&value).is_none();
-            if value > best || (is_nan(value) && !is_nan(best)) {
-                (best, at) = (value, i);
+fn max_plane(window: Window, x: &[f32], values: &mut [f32], (y, places): (&mut [f32], &mut [u8])) {
+    vectorized!({
+        y.fill(f32::NEG_INFINITY);
+        for place in 0..window.area() {
+            window.gather(x, place, values);
+            for (value, (best, at)) in values.iter().zip(y.iter_mut().zip(&mut *places)) {
+                let larger = (*value > *best) | (value.is_nan() & !best.is_nan());
+                *best = if larger { *value } else { *best };
+                *at = if larger { place as u8 } else { *at };
             }
         }
-        (*y, *place) = (best, at as u8);
-    }
+    });
+}
+
+/// Planes of x with those of y and of what belongs to y, and work space.
+type Task<'a, T, P> = ((&'a [T], (&'a mut [T], &'a mut [P])), &'a mut [f32]);
+
+/// A tensor of the given shape of which `pool` computes each plane in f32 from the plane of x, with work space of the new
+/// plane's size, and what else belongs to it.
+fn by_planes<P: Send>(
+    x: &Tensor,
+    shape: [usize; 4],
+    window: Window,
+    beside: &mut [P],
+    pool: impl Fn(Window, &[f32], &mut [f32], (&mut [f32], &mut [P])) + Sync + Send,
+) -> Result<Tensor> {
+    let (plane, out_plane) = (window.plane(), window.out_plane());
+    let planes = (shape[0] * shape[1]).div_ceil(TASKS).max(1);
+    by_dtype!(x.dtype(), T => {
+        let x = view::<T>(x)?;
+        // f32 needs no f32 copies.
+        let copies = usize::from(T::DTYPE != DType::F32);
+        let lengths = [copies * plane, copies * out_plane, out_plane];
+        let share = lengths.iter().sum();
+        let mut space = buffer::<f32>(share * TASKS);
+        build::<T>(shape.to_vec(), |y| {
+            let outputs = y.chunks_mut(planes * out_plane).zip(beside.chunks_mut(planes * out_plane));
+            let tasks = x.chunks(planes * plane).zip(outputs).zip(space.chunks_mut(share)).collect();
+            for_each(tasks, |_, ((x, (y, beside)), space): Task<'_, T, P>| {
+                let [wide_x, wide_y, values] = carve(space, lengths);
+                let outputs = y.chunks_mut(out_plane).zip(beside.chunks_mut(out_plane));
+                for (x, (y, beside)) in x.chunks(plane).zip(outputs) {
+                    let x = vectorized!(T::widened(x, wide_x));
+                    T::store(y, wide_y, |y| pool(window, x, values, (y, beside)));
+                }
+            });
+        })
+    })
 }
 
 /// The gradient of [`max_pool2d`]: dy goes to the place of the maximum. `shape` is x's.
@@ -115,15 +149,24 @@ pub fn max_pool2d_backward(
         return Err(candle_core::Error::Msg("max-pool places must be on the CPU".to_owned()).bt());
     };
     let places = &storage.as_slice::<u8>()?[start..end];
+    let planes = (shape[0] * shape[1]).div_ceil(TASKS).max(1);
+    let offsets = window.offsets();
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
         build::<T>(shape.to_vec(), |dx| {
-            let inputs = dy.chunks(window.out_plane()).zip(places.chunks(window.out_plane()));
-            let tasks = dx.chunks_mut(window.plane()).zip(inputs).collect();
+            let inputs = dy.chunks(planes * window.out_plane())
+                .zip(places.chunks(planes * window.out_plane()));
+            let tasks = dx.chunks_mut(planes * window.plane()).zip(inputs).collect();
             for_each(tasks, |_, (dx, (dy, places)): (&mut [T], (&[T], &[u8]))| {
                 dx.fill(T::default());
-                for (o, (dy, place)) in dy.iter().zip(places).enumerate() {
-                    dx[window.start(o) + window.offset(usize::from(*place))] = *dy;
+                let planes = dy.chunks(window.out_plane()).zip(places.chunks(window.out_plane()));
+                for (dx, (dy, places)) in dx.chunks_mut(window.plane()).zip(planes) {
+                    let rows = dy.chunks(window.out_width()).zip(places.chunks(window.out_width()));
+                    for (dx, (dy, places)) in dx.chunks_mut(side * window.width).zip(rows) {
+                        for (column, (dy, place)) in dy.iter().zip(places).enumerate() {
+                            dx[column * side + offsets[usize::from(*place)]] = *dy;
+                        }
+                    }
                 }
             });
         })
@@ -137,24 +180,23 @@ pub fn max_pool2d_backward(
 pub fn avg_pool2d(x: &Tensor, side: usize) -> Result<Tensor> {
     let (n, c, height, width) = x.dims4()?;
     let (shape, window) = Window::of([n, c, height, width], side)?;
-    let area = (side * side) as f32;
-    by_dtype!(x.dtype(), T => {
-        let x = view::<T>(x)?;
-        let mut wide = buffer::<f32>(n * c * window.out_plane());
-        let tasks = wide.chunks_mut(window.out_plane()).zip(x.chunks(window.plane())).collect();
-        for_each(tasks, |_, (y, x): (&mut [f32], &[T])| {
-            for (o, y) in y.iter_mut().enumerate() {
-                let mut value = [0.0];
-                *y = 0.0;
-                for i in 0..side * side {
-                    T::widen(&[x[window.start(o) + window.offset(i)]], &mut value);
-                    *y += value[0];
-                }
-                *y /= area;
+    by_planes(x, shape, window, &mut vec![(); n * c * window.out_plane()], mean_plane)
+}
+
+/// One plane of [`avg_pool2d`].
+fn mean_plane(window: Window, x: &[f32], values: &mut [f32], (y, _): (&mut [f32], &mut [()])) {
+    vectorized!({
+        y.fill(0.0);
+        for place in 0..window.area() {
+            window.gather(x, place, values);
+            for (y, value) in y.iter_mut().zip(&*values) {
+                *y += value;
             }
-        });
-        super::from_f32(&wide, shape.to_vec(), T::DTYPE)
-    })
+        }
+        for y in y {
+            *y /= window.area() as f32;
+        }
+    });
 }
 
 /// The gradient of [`avg_pool2d`]: dy / side² to every value of the window. `shape` is x's.
@@ -164,7 +206,7 @@ pub fn avg_pool2d(x: &Tensor, side: usize) -> Result<Tensor> {
 pub fn avg_pool2d_backward(dy: &Tensor, side: usize, shape: [usize; 4]) -> Result<Tensor> {
     let (pooled, window) = Window::of(shape, side)?;
     expect_shape("the gradient of average pool", dy, &pooled)?;
-    let area = (side * side) as f32;
+    let area = window.area() as f32;
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
         build::<T>(shape.to_vec(), |dx| {
@@ -172,11 +214,14 @@ pub fn avg_pool2d_backward(dy: &Tensor, side: usize, shape: [usize; 4]) -> Resul
             for_each(tasks, |_, (dx, dy): (&mut [T], &[T])| {
                 dx.fill(T::default());
                 let (mut wide, mut narrow) = ([0.0], [T::default()]);
-                for (o, dy) in dy.iter().enumerate() {
-                    T::widen(&[*dy], &mut wide);
-                    T::narrow(&[wide[0] / area], &mut narrow);
-                    for i in 0..side * side {
-                        dx[window.start(o) + window.offset(i)] = narrow[0];
+                let rows = dx.chunks_exact_mut(side * window.width);
+                for (dx, dy) in rows.zip(dy.chunks_exact(window.out_width())) {
+                    for dx in dx.chunks_exact_mut(window.width) {
+                        for (values, dy) in dx.chunks_exact_mut(side).zip(dy) {
+                            T::widen(&[*dy], &mut wide);
+                            T::narrow(&[wide[0] / area], &mut narrow);
+                            values.fill(narrow[0]);
+                        }
                     }
                 }
             });
@@ -193,14 +238,10 @@ pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
     let plane = height * width;
     by_dtype!(x.dtype(), T => {
         let x = view::<T>(x)?;
-        let mut wide = vec![0.0; plane * PLANES];
-        let mut means = vec![0.0; n * c];
-        for (means, x) in means.chunks_mut(PLANES).zip(x.chunks(plane * PLANES)) {
-            let x = vectorized(|| T::widened(x, &mut wide));
-            for (mean, x) in means.iter_mut().zip(x.chunks(plane)) {
-                *mean = vectorized(|| sum(x)) / plane as f32;
-            }
-        }
+        let mut wide = vec![0.0; plane];
+        let means: Vec<f32> = x.chunks(plane)
+            .map(|x| vectorized!(sum(T::widened(x, &mut wide)) / plane as f32))
+            .collect();
         super::from_f32(&means, (n, c), T::DTYPE)
     })
 }

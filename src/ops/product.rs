@@ -107,7 +107,7 @@ pub fn column_sums(dy: &Tensor) -> Result<Tensor> {
         let dy = view::<T>(dy)?;
         build::<T>(outputs, |sums| {
             let tasks = sums.chunks_mut(COLUMNS).collect();
-            for_each(tasks, |task, sums: &mut [T]| vectorized(|| {
+            for_each(tasks, |task, sums: &mut [T]| vectorized!({
                 let mut wide = [0.0; COLUMNS];
                 let mut total = [0.0_f32; COLUMNS];
                 let start = task * COLUMNS;

@@ -46,14 +46,14 @@ pub fn inspect_gradient(
         let values = view::<T>(gradient)?;
         let pieces = map_indices(values.len().div_ceil(CHUNK), |piece| {
             let end = values.len().min((piece + 1) * CHUNK);
-            vectorized(|| inspect::<T>(&values[piece * CHUNK..end], smallest_normal, unscale))
+            vectorized!(inspect::<T>(&values[piece * CHUNK..end], smallest_normal, unscale))
         });
         Ok(pieces.into_iter().fold(GradientSummary::default(), GradientSummary::plus))
     })
 }
 
 /// One piece of [`inspect_gradient`].
-#[inline]
+#[inline(always)]
 fn inspect<T: Element>(values: &[T], smallest_normal: f32, unscale: f32) -> GradientSummary {
     let mut buffers = [[0.0; BLOCK]; 2];
     let [wide, squares] = &mut buffers;
@@ -154,6 +154,7 @@ impl Values<'_> {
         }
     }
 
+    #[inline(always)]
     fn load(&self, start: usize, target: &mut [f32]) {
         let end = start + target.len();
         match self {
@@ -164,6 +165,7 @@ impl Values<'_> {
     }
 
     /// Stores `source` rounded once, to `format` where the storage type does not do it.
+    #[inline(always)]
     fn store(&mut self, start: usize, source: &mut [f32], format: Format) {
         let end = start + source.len();
         match self {
@@ -237,7 +239,7 @@ pub fn update(rule: Update, tensors: UpdateTensors<'_>, conversion: Conversion) 
                     let lost = std::sync::atomic::AtomicU64::new(0);
                     let tasks = pieces.into_iter().zip(gradient.chunks(CHUNK)).collect();
                     for_each(tasks, |_, (piece, gradient)| {
-                        let count = vectorized(|| update_piece(rule, piece, gradient, conversion));
+                        let count = vectorized!(update_piece(rule, piece, gradient, conversion));
                         lost.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
                     });
                     Ok(lost.into_inner())
@@ -283,7 +285,7 @@ fn pieces(tensors: [Option<Values<'_>>; 5], len: usize) -> Vec<Piece<'_>> {
 }
 
 /// One chunk of [`update`].
-#[inline]
+#[inline(always)]
 fn update_piece<G: Element>(
     rule: Update,
     mut piece: Piece<'_>,
@@ -341,7 +343,7 @@ fn update_piece<G: Element>(
 
 impl Sgd {
     /// Δw of a block into `delta`; `velocity` is updated.
-    #[inline]
+    #[inline(always)]
     fn delta(
         self,
         gradient: &[f32],
@@ -365,7 +367,7 @@ impl Sgd {
 
 impl AdamW {
     /// Δw of a block into `delta`; the moments are updated.
-    #[inline]
+    #[inline(always)]
     fn delta(
         self,
         gradient: &[f32],
