@@ -118,13 +118,14 @@ fn notes(features: &[&str]) -> Vec<String> {
         );
     }
     if cfg!(debug_assertions) {
-        notes
-            .push("built without optimization: times say nothing; build with --release".to_owned());
+        notes.push(
+            "Built without optimization: times say nothing; build with --release.".to_owned(),
+        );
     }
     if let Ok(pin) = std::env::var(PRODUCT_PIN)
         && !pin.trim().is_empty()
     {
-        notes.push(format!("{PRODUCT_PIN}={pin} decides how products run, not the processor"));
+        notes.push(format!("{PRODUCT_PIN}={pin} decides how products run, not the processor."));
     }
     notes
 }
