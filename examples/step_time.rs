@@ -17,7 +17,15 @@ use mantissa::train::Trainer;
 /// Steps before the clock starts.
 const WARM_UP: u64 = 5;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// What goes wrong here, to be printed.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> Result<(), Failure> {
+    // In the pool, as the program itself works.
+    rayon::scope(|_| run())
+}
+
+fn run() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [name, policy, steps] = arguments.as_slice() else {
         return Err("usage: step_time MODEL POLICY STEPS".into());

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::device::{self, Device};
 use crate::experiment::{self, ExperimentError, Options};
@@ -167,13 +168,15 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let device = arguments.device.resolve().map_err(Failure::machine)?;
     let threads = arguments.threads;
     let (plan, out) = resolve(arguments)?;
-    let threads = start_threads(threads)?;
+    let pool = worker_threads(threads)?;
     store::prepare(&out).map_err(Failure::input)?;
 
-    let environment = device::environment(device, threads);
+    let environment = device::environment(device, pool.current_num_threads());
     let options = Options { out: &out, force, environment: &environment };
     let mut progress = Progress::new(quiet);
-    let outcome = experiment::run(&plan, options, &mut |event| progress.hear(&event));
+    // From inside the pool, where an operation hands out its work without waking a sleeping thread for it.
+    let outcome =
+        pool.install(|| experiment::run(&plan, options, &mut |event| progress.hear(&event)));
     progress.finish();
     let results = outcome.inspect_err(|_| store::remove_if_empty(&out))?;
 
@@ -202,15 +205,14 @@ fn resolve(arguments: ExperimentArguments) -> Result<(Plan, PathBuf), Failure> {
     Ok((plan, out))
 }
 
-/// Starts the pool of worker threads and tells how many there are.
-fn start_threads(asked: Option<u16>) -> Result<usize, Failure> {
+/// The pool of worker threads.
+fn worker_threads(asked: Option<u16>) -> Result<ThreadPool, Failure> {
     let available = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = asked.map_or_else(available, usize::from);
-    rayon::ThreadPoolBuilder::new()
+    ThreadPoolBuilder::new()
         .num_threads(threads)
-        .build_global()
-        .map_err(|error| Failure::Machine(format!("cannot start {threads} threads: {error}")))?;
-    Ok(threads)
+        .build()
+        .map_err(|error| Failure::Machine(format!("cannot start {threads} threads: {error}")))
 }
 
 /// A run that diverged is a result; one that failed is not.
@@ -237,7 +239,7 @@ fn report(folder: &Path) -> Result<(), Failure> {
 
 fn doctor(json: bool) -> Result<(), Failure> {
     let device = Device::Auto.resolve().map_err(Failure::machine)?;
-    let environment = device::environment(device, start_threads(None)?);
+    let environment = device::environment(device, worker_threads(None)?.current_num_threads());
     if json {
         let json = serde_json::to_string_pretty(&environment).map_err(Failure::machine)?;
         return print(&json);

@@ -1,5 +1,7 @@
 //! The end of a step: one pass that converts, unscales and counts the weight gradients, and one that updates the weights.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 
@@ -138,75 +140,82 @@ pub struct UpdateTensors<'a> {
     pub delta: Option<&'a Tensor>,
 }
 
-/// A tensor's values for writing, of any type; cut in chunks with the others.
-enum Values<'a> {
-    F32(&'a mut [f32]),
-    F16(&'a mut [f16]),
-    Bf16(&'a mut [bf16]),
-}
-
-impl Values<'_> {
-    fn chunks(self) -> Vec<Self> {
-        match self {
-            Self::F32(values) => values.chunks_mut(CHUNK).map(Self::F32).collect(),
-            Self::F16(values) => values.chunks_mut(CHUNK).map(Self::F16).collect(),
-            Self::Bf16(values) => values.chunks_mut(CHUNK).map(Self::Bf16).collect(),
-        }
-    }
-
-    #[inline(always)]
-    fn load(&self, start: usize, target: &mut [f32]) {
-        let end = start + target.len();
-        match self {
-            Self::F32(values) => f32::widen(&values[start..end], target),
-            Self::F16(values) => f16::widen(&values[start..end], target),
-            Self::Bf16(values) => bf16::widen(&values[start..end], target),
-        }
-    }
-
-    /// Stores `source` rounded once, to `format` where the storage type does not do it.
-    #[inline(always)]
-    fn store(&mut self, start: usize, source: &mut [f32], format: Format) {
-        let end = start + source.len();
-        match self {
-            Self::F32(values) => {
-                if format != Format::F32 {
-                    for value in source.iter_mut() {
-                        *value = format.round(*value);
-                    }
-                }
-                f32::narrow(source, &mut values[start..end]);
-            }
-            Self::F16(values) => f16::narrow(source, &mut values[start..end]),
-            Self::Bf16(values) => bf16::narrow(source, &mut values[start..end]),
-        }
-    }
-}
-
 /// Calls `work` with the values of a tensor for writing; without any where there is no tensor.
-fn with_values<R>(
+fn with_values<T: Element, R>(
     tensor: Option<&Tensor>,
-    work: impl FnOnce(Option<Values<'_>>) -> Result<R>,
+    work: impl FnOnce(Option<&mut [T]>) -> Result<R>,
 ) -> Result<R> {
     let Some(tensor) = tensor else {
         return work(None);
     };
     let mut result = None;
-    match tensor.dtype() {
-        DType::F16 => edit::<f16>(tensor, |v| result = Some(work(Some(Values::F16(v))))),
-        DType::BF16 => edit::<bf16>(tensor, |v| result = Some(work(Some(Values::Bf16(v))))),
-        _ => edit::<f32>(tensor, |v| result = Some(work(Some(Values::F32(v))))),
-    }?;
+    edit::<T>(tensor, |values| result = Some(work(Some(values))))?;
     result.unwrap_or_else(|| Err(candle_core::Error::Msg("nothing was edited".to_owned()).bt()))
 }
 
-/// One chunk of every tensor of a parameter.
-struct Piece<'a> {
-    weights: Values<'a>,
-    copy: Option<Values<'a>>,
-    first: Option<Values<'a>>,
-    second: Option<Values<'a>>,
-    delta: Option<Values<'a>>,
+/// A gradient's values, of any type.
+#[derive(Clone, Copy)]
+enum Gradient<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Gradient<'a> {
+    /// The values from `start`, `len` at most.
+    fn part(self, start: usize, len: usize) -> Self {
+        fn part<T>(values: &[T], start: usize, len: usize) -> &[T] {
+            &values[start..values.len().min(start + len)]
+        }
+        match self {
+            Self::F32(values) => Self::F32(part(values, start, len)),
+            Self::F16(values) => Self::F16(part(values, start, len)),
+            Self::Bf16(values) => Self::Bf16(part(values, start, len)),
+        }
+    }
+
+    /// As f32: itself if it is, else widened into `buffer`.
+    #[inline(always)]
+    fn widened(self, buffer: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Self::F32(values) => values,
+            Self::F16(values) => f16::widened(values, buffer),
+            Self::Bf16(values) => bf16::widened(values, buffer),
+        }
+    }
+}
+
+/// The values of one parameter, or a part of them: weights in W, their copy in C.
+struct Piece<'a, W, C> {
+    weights: &'a mut [W],
+    copy: Option<&'a mut [C]>,
+    gradient: Gradient<'a>,
+    first: Option<&'a mut [f32]>,
+    second: Option<&'a mut [f32]>,
+    delta: Option<&'a mut [f32]>,
+}
+
+impl<'a, W, C> Piece<'a, W, C> {
+    /// Cuts it into pieces of `size` values; the last may be shorter.
+    fn parts(self, size: usize) -> impl Iterator<Item = Self> {
+        fn cut<'a, T>(
+            values: Option<&'a mut [T]>,
+            size: usize,
+        ) -> impl FnMut() -> Option<&'a mut [T]> {
+            let mut parts = values.map(|values| values.chunks_mut(size));
+            move || parts.as_mut()?.next()
+        }
+        let (mut copy, mut delta) = (cut(self.copy, size), cut(self.delta, size));
+        let (mut first, mut second) = (cut(self.first, size), cut(self.second, size));
+        self.weights.chunks_mut(size).enumerate().map(move |(index, weights)| Self {
+            weights,
+            copy: copy(),
+            gradient: self.gradient.part(index * size, size),
+            first: first(),
+            second: second(),
+            delta: delta(),
+        })
+    }
 }
 
 /// How gradients and weights are converted: `unscale` is 1/S times the factor of clipping.
@@ -230,23 +239,44 @@ pub struct Conversion {
 /// When a tensor is not a contiguous CPU tensor of f32, f16 or bf16, or a tensor that the rule needs is missing.
 pub fn update(rule: Update, tensors: UpdateTensors<'_>, conversion: Conversion) -> Result<u64> {
     check_tensors(rule, tensors)?;
-    by_dtype!(tensors.gradient.dtype(), G => {
-        let gradient = view::<G>(tensors.gradient)?;
-        with_values(Some(tensors.weights), |weights| with_values(tensors.copy, |copy| {
-            with_values(tensors.first, |first| with_values(tensors.second, |second| {
-                with_values(tensors.delta, |delta| {
-                    let pieces = pieces([weights, copy, first, second, delta], gradient.len());
-                    let lost = std::sync::atomic::AtomicU64::new(0);
-                    let tasks = pieces.into_iter().zip(gradient.chunks(CHUNK)).collect();
-                    for_each(tasks, |_, (piece, gradient)| {
-                        let count = vectorized!(update_piece(rule, piece, gradient, conversion));
-                        lost.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
-                    });
-                    Ok(lost.into_inner())
-                })
+    let UpdateTensors { weights, copy, gradient, first, second, delta } = tensors;
+    let copy_dtype = copy.unwrap_or(weights).dtype();
+    by_dtype!(weights.dtype(), W => by_dtype!(copy_dtype, C => {
+        with_gradient(gradient, |gradient| with_values::<W, _>(Some(weights), |weights| {
+            with_values::<C, _>(copy, |copy| with_values(first, |first| {
+                with_values(second, |second| with_values(delta, |delta| {
+                    let weights = weights.unwrap_or_default();
+                    let piece = Piece { weights, copy, gradient, first, second, delta };
+                    Ok(update_values(rule, piece, conversion))
+                }))
             }))
         }))
-    })
+    }))
+}
+
+/// Calls `work` with the values of a gradient.
+fn with_gradient<R>(gradient: &Tensor, work: impl FnOnce(Gradient<'_>) -> Result<R>) -> Result<R> {
+    match gradient.dtype() {
+        DType::F16 => work(Gradient::F16(&view::<f16>(gradient)?)),
+        DType::BF16 => work(Gradient::Bf16(&view::<bf16>(gradient)?)),
+        _ => work(Gradient::F32(&view::<f32>(gradient)?)),
+    }
+}
+
+/// All of [`update`] on one parameter's values.
+fn update_values<W: Element, C: Element>(
+    rule: Update,
+    piece: Piece<'_, W, C>,
+    conversion: Conversion,
+) -> u64 {
+    let lost = AtomicU64::new(0);
+    for_each(piece.parts(CHUNK).collect(), |_, piece| {
+        let blocks = piece.parts(BLOCK);
+        let count: u64 =
+            vectorized!(blocks.map(|block| update_block(rule, block, conversion)).sum());
+        lost.fetch_add(count, Ordering::Relaxed);
+    });
+    lost.into_inner()
 }
 
 /// # Errors
@@ -267,78 +297,72 @@ fn check_tensors(rule: Update, tensors: UpdateTensors<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The tensors of a parameter cut into chunks that belong together. The first must be there.
-fn pieces(tensors: [Option<Values<'_>>; 5], len: usize) -> Vec<Piece<'_>> {
-    let count = len.div_ceil(CHUNK);
-    let [weights, copy, first, second, delta] = tensors.map(|values| {
-        let mut chunks: Vec<Option<Values<'_>>> =
-            values.map_or_else(Vec::new, |v| v.chunks().into_iter().map(Some).collect());
-        chunks.resize_with(count, || None);
-        chunks.into_iter()
-    });
-    weights
-        .zip(copy.zip(first).zip(second.zip(delta)))
-        .filter_map(|(weights, ((copy, first), (second, delta)))| {
-            weights.map(|weights| Piece { weights, copy, first, second, delta })
-        })
-        .collect()
-}
-
-/// One chunk of [`update`].
+/// One block of [`update`].
 #[inline(always)]
-fn update_piece<G: Element>(
+fn update_block<W: Element, C: Element>(
     rule: Update,
-    mut piece: Piece<'_>,
-    gradient: &[G],
+    piece: Piece<'_, W, C>,
     conversion: Conversion,
 ) -> u64 {
-    let mut buffers = [[0.0_f32; BLOCK]; 5];
-    let mut lost = 0;
-    for (block, gradient) in gradient.chunks(BLOCK).enumerate() {
-        let (start, len) = (block * BLOCK, gradient.len());
-        let [g, old, new, first, second] = buffers.each_mut().map(|buffer| &mut buffer[..len]);
-        G::widen(gradient, g);
-        for value in g.iter_mut() {
-            *value = *value * conversion.unscale * conversion.clip;
+    let mut buffers = [[0.0_f32; BLOCK]; 4];
+    let Conversion { unscale, clip, params, compute } = conversion;
+    let len = piece.weights.len();
+    let [wide, old, moved, new] = buffers.each_mut().map(|buffer| &mut buffer[..len]);
+    let gradient = Converted { values: piece.gradient.widened(wide), unscale, clip };
+    W::widen(piece.weights, old);
+    match (rule, piece.first, piece.second) {
+        (Update::Sgd(sgd), first, _) => sgd.delta(gradient, old, first, moved),
+        (Update::AdamW(adam), Some(first), Some(second)) => {
+            adam.delta(gradient, old, (first, second), moved);
         }
-        piece.weights.load(start, old);
-        for (state, values) in [(&piece.first, &mut *first), (&piece.second, &mut *second)] {
-            if let Some(state) = state {
-                state.load(start, values);
-            }
+        (Update::AdamW(_), _, _) => return 0,
+    }
+    W::store(piece.weights, new, |new| {
+        for ((new, old), moved) in new.iter_mut().zip(&*old).zip(&*moved) {
+            *new = old + moved;
         }
-        match rule {
-            Update::Sgd(sgd) => {
-                sgd.delta(g, old, piece.first.is_some().then_some(&mut *first), new);
-            }
-            Update::AdamW(adam) => adam.delta(g, old, (&mut *first, &mut *second), new),
-        }
-        for (state, values) in [(&mut piece.first, &mut *first), (&mut piece.second, &mut *second)]
-        {
-            if let Some(state) = state {
-                state.store(start, values, Format::F32);
-            }
-        }
-        if let Some(delta) = &mut piece.delta {
-            delta.store(start, new, Format::F32);
-        }
-        // `g` has done its work: it now says where Δw was not 0.
-        for ((moved, new), old) in g.iter_mut().zip(new.iter_mut()).zip(old.iter()) {
-            *moved = *new;
-            *new += old;
-        }
-        piece.weights.store(start, new, conversion.params);
-        piece.weights.load(start, new);
-        let mut count = 0_u32;
-        for ((moved, new), old) in g.iter().zip(new.iter()).zip(old.iter()) {
-            count += u32::from(*moved != 0.0) & u32::from(new == old);
-        }
-        lost += u64::from(count);
-        if let Some(copy) = &mut piece.copy {
-            copy.store(start, new, conversion.compute);
+        round::<W>(params, new);
+    });
+    let new = W::widened(piece.weights, new);
+    let mut lost = 0_u32;
+    for ((moved, new), old) in moved.iter().zip(new).zip(&*old) {
+        lost += u32::from(*moved != 0.0) & u32::from(new == old);
+    }
+    if let Some(delta) = piece.delta {
+        delta.copy_from_slice(moved);
+    }
+    if let Some(copy) = piece.copy {
+        C::store(copy, moved, |copy| {
+            copy.copy_from_slice(new);
+            round::<C>(compute, copy);
+        });
+    }
+    lost.into()
+}
+
+/// Rounds to `format` what is stored in f32; another storage type rounds as it is written.
+#[inline(always)]
+fn round<T: Element>(format: Format, values: &mut [f32]) {
+    if T::DTYPE == DType::F32 && format != Format::F32 {
+        for value in values {
+            *value = format.round(*value);
         }
     }
-    lost
+}
+
+/// A gradient as the rules see it.
+#[derive(Clone, Copy)]
+struct Converted<'a> {
+    values: &'a [f32],
+    unscale: f32,
+    clip: f32,
+}
+
+impl<'a> Converted<'a> {
+    #[inline(always)]
+    fn iter(self) -> impl Iterator<Item = f32> + use<'a> {
+        self.values.iter().map(move |value| value * self.unscale * self.clip)
+    }
 }
 
 impl Sgd {
@@ -346,7 +370,7 @@ impl Sgd {
     #[inline(always)]
     fn delta(
         self,
-        gradient: &[f32],
+        gradient: Converted<'_>,
         weights: &[f32],
         velocity: Option<&mut [f32]>,
         delta: &mut [f32],
@@ -370,7 +394,7 @@ impl AdamW {
     #[inline(always)]
     fn delta(
         self,
-        gradient: &[f32],
+        gradient: Converted<'_>,
         weights: &[f32],
         (first, second): (&mut [f32], &mut [f32]),
         delta: &mut [f32],
