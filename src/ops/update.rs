@@ -271,9 +271,14 @@ fn update_values<W: Element, C: Element>(
 ) -> u64 {
     let lost = AtomicU64::new(0);
     for_each(piece.parts(CHUNK).collect(), |_, piece| {
-        let blocks = piece.parts(BLOCK);
-        let count: u64 =
-            vectorized!(blocks.map(|block| update_block(rule, block, conversion)).sum());
+        let count = vectorized!({
+            // Not a sum of a map: that would be a call to code without the wide vectors.
+            let mut count = 0;
+            for block in piece.parts(BLOCK) {
+                count += update_block(rule, block, conversion);
+            }
+            count
+        });
         lost.fetch_add(count, Ordering::Relaxed);
     });
     lost.into_inner()
