@@ -66,17 +66,21 @@ __device__ void unfold(const T* x, T* patches, Convolution sizes) {
     }
 FOR_EACH_STORAGE(UNFOLD)
 
-// The output row or column that sees image position `at` through kernel element `element`; `none` if there is none.
-__device__ inline u32 seen_by(u32 at, u32 element, u32 outputs, Convolution sizes, u32 none) {
-    const u32 shift = element * sizes.dilation;
-    const u32 distance = at + sizes.padding - shift;
-    const bool seen = at + sizes.padding >= shift && distance % sizes.stride == 0;
-    return seen && distance / sizes.stride < outputs ? distance / sizes.stride : none;
+// That no output sees a value.
+constexpr u32 NONE = 0xffffffff;
+
+// The output row or column, of `outputs`, that sees image position `at` through kernel element `element`.
+__device__ inline u32 seen_by(u32 at, u32 element, u32 outputs, Convolution sizes) {
+    const i32 distance = (i32)(at + sizes.padding) - (i32)(element * sizes.dilation);
+    if (distance < 0 || (u32)distance % sizes.stride != 0) {
+        return NONE;
+    }
+    const u32 output = (u32)distance / sizes.stride;
+    return output < outputs ? output : NONE;
 }
 
 template <class T>
 __device__ void fold(const float* patches, T* x, Convolution sizes) {
-    constexpr u32 NONE = 0xffffffff;
     const u32 out_plane = sizes.out_height * sizes.out_width;
     const u32 columns = sizes.images * out_plane;
     const u64 planes = (u64)sizes.images * sizes.channels;
@@ -87,12 +91,12 @@ __device__ void fold(const float* patches, T* x, Convolution sizes) {
         each([&](u32 at) {
             float total = 0.0f;
             for (u32 i = 0; i < sizes.kernel_height; ++i) {
-                const u32 row = seen_by(at / sizes.width, i, sizes.out_height, sizes, NONE);
+                const u32 row = seen_by(at / sizes.width, i, sizes.out_height, sizes);
                 if (row == NONE) {
                     continue;
                 }
                 for (u32 j = 0; j < sizes.kernel_width; ++j) {
-                    const u32 column = seen_by(at % sizes.width, j, sizes.out_width, sizes, NONE);
+                    const u32 column = seen_by(at % sizes.width, j, sizes.out_width, sizes);
                     if (column != NONE) {
                         const u64 patch = ((u64)channel * sizes.kernel_height + i) * sizes.kernel_width + j;
                         total += patches[patch * columns + image * out_plane + row * sizes.out_width + column];

@@ -129,7 +129,8 @@ impl Case {
                     let (y, x) = (out / sizes.out_width as usize, out % sizes.out_width as usize);
                     let row = (y * stride + i * dilation).checked_sub(padding);
                     let column = (x * stride + j * dilation).checked_sub(padding);
-                    let at = row.zip(column).filter(|(row, column)| *row < height && *column < width);
+                    let at =
+                        row.zip(column).filter(|(row, column)| *row < height && *column < width);
                     sources.push(at.map(|(row, column)| {
                         ((image * channels + channel) * height + row) * width + column
                     }));
@@ -228,8 +229,7 @@ fn patches_are_unfolded_and_folded_back_in_order() {
 
 fn swap_outer<T: Storage>(device: Device, x: &[T], [outer, inner, plane]: [usize; 3]) -> Vec<T> {
     let (source, target) = (array(x), unwritten::<T>(x.len()));
-    let arguments =
-        (source.pointer(), target.pointer(), outer as u32, inner as u32, plane as u32);
+    let arguments = (source.pointer(), target.pointer(), outer as u32, inner as u32, plane as u32);
     device.launch(&format!("swap_outer_{}", T::SUFFIX), PLANES, arguments);
     target.values()
 }
@@ -293,15 +293,8 @@ fn forward<T: Storage>(device: Device, case: Case, operands: &Operands<T>, relu:
         let (product, bias) = (array(&product), array(&operands.b));
         let result = unwritten::<T>(images * case.outputs * case.out_plane());
         let sizes = (images as u32, case.outputs as u32, case.out_plane() as u32);
-        let arguments = (
-            product.pointer(),
-            bias.pointer(),
-            result.pointer(),
-            sizes.0,
-            sizes.1,
-            sizes.2,
-            relu,
-        );
+        let arguments =
+            (product.pointer(), bias.pointer(), result.pointer(), sizes.0, sizes.1, sizes.2, relu);
         device.launch(&format!("conv_result_{}", T::SUFFIX), PLANES, arguments);
         y.extend(result.values());
     }
@@ -377,8 +370,13 @@ fn check_convolution<T: Storage>(device: Device) {
         let sums = Array::new(&operands.dy, narrow(0.0));
         let db = unwritten::<T>(case.outputs);
         let sizes = case.out_shape();
-        let arguments =
-            (sums.pointer(), db.pointer(), sizes[0] as u32, sizes[1] as u32, case.out_plane() as u32);
+        let arguments = (
+            sums.pointer(),
+            db.pointer(),
+            sizes[0] as u32,
+            sizes[1] as u32,
+            case.out_plane() as u32,
+        );
         device.launch(&format!("channel_sums_{}", T::SUFFIX), line(2, 8), arguments);
         assert_near("db", &db.values(), &values::<T>(&expected.bias), |_| {
             bound(case.image[0] * case.out_plane())

@@ -4,8 +4,8 @@ use mantissa::ops::{self, LossSettings};
 
 use crate::emulation::{Array, Device, Geometry, devices, line};
 use crate::support::{
-    Storage, array, assert_near, assert_same, awkward, for_each_storage, sum_bound, tensor, uniform,
-    unwritten, values, wide,
+    Storage, array, assert_near, assert_same, awkward, for_each_storage, narrow, sum_bound, tensor,
+    uniform, unwritten, values, wide,
 };
 
 /// Rows and classes, and threads of a block.
@@ -37,8 +37,7 @@ fn check_cross_entropy<T: Storage>(device: Device) {
             let name = format!("cross_entropy_{}", T::SUFFIX);
             device.launch(&name, line(2, threads), arguments);
             let settings = LossSettings { smoothing, scale: scale / parts as f32 };
-            let expected =
-                ops::cross_entropy(&tensor(&x, (rows, classes)), &at, settings).unwrap();
+            let expected = ops::cross_entropy(&tensor(&x, (rows, classes)), &at, settings).unwrap();
             // A probability is at most 1; exponentials are right within units, sums of them as sums are.
             let relative = sum_bound((0..classes).map(|_| 1.0)).max(1e-6);
             let bound = f64::from(settings.scale) / rows as f64 * relative;
@@ -90,7 +89,8 @@ fn losses_and_their_gradients_are_the_cpu_within_units() {
 #[test]
 fn special_logits_give_what_the_cpu_gives() {
     const INF: f32 = f32::INFINITY;
-    let x = [[0.0, INF, 1.0], [f32::NAN, 0.0, 0.0], [-INF, 0.0, 0.0], [-INF; 3], [1e30, -1e30, 0.0]];
+    let x =
+        [[0.0, INF, 1.0], [f32::NAN, 0.0, 0.0], [-INF, 0.0, 0.0], [-INF; 3], [1e30, -1e30, 0.0]];
     let x: Vec<f32> = x.concat();
     let at = [0, 1, 0, 2, 1];
     for device in devices() {
@@ -125,7 +125,7 @@ fn check_count_correct<T: Storage>(device: Device) {
     for (rows, classes, threads) in [(700, 2, 2), (300, 3, 4), (50, 10, 32)] {
         // Few different values, so that ties are common; and values of every kind.
         let coarse = uniform::<T>(3, rows * classes, (-2.0, 2.0));
-        let coarse = coarse.iter().map(|v| crate::support::narrow(wide(*v).round())).collect();
+        let coarse = coarse.iter().map(|v| narrow(wide(*v).round())).collect();
         for x in [coarse, awkward::<T>(4, rows * classes)] {
             let at = labels(rows, classes);
             let (logits, label, correct) = (array(&x), Array::new(&at, 0), Array::new(&[5_u64], 0));
@@ -157,7 +157,7 @@ fn check_column_sums<T: Storage>(device: Device) {
         };
         assert_near("column_sums", &sums.values(), &values::<T>(&expected), bound);
         // Of whole numbers every order gives the same sum.
-        let whole = vec![crate::support::narrow::<T>(1.0); rows * columns];
+        let whole = vec![narrow::<T>(1.0); rows * columns];
         let source = array(&whole);
         let arguments = (source.pointer(), sums.pointer(), rows as u32, columns as u32);
         device.launch(&format!("column_sums_{}", T::SUFFIX), geometry, arguments);

@@ -4,8 +4,8 @@ use mantissa::ops;
 
 use crate::emulation::{Array, Device, Geometry, line};
 use crate::support::{
-    Storage, array, assert_near, assert_same, awkward, for_each_storage, sum_bound, tensor, uniform,
-    unwritten, values, wide,
+    Storage, array, assert_near, assert_same, awkward, for_each_storage, narrow, sum_bound, tensor,
+    uniform, unwritten, values, wide,
 };
 
 /// Shapes with and without left-over rows and columns, and window sides.
@@ -31,21 +31,15 @@ fn check_max_pool<T: Storage>(device: Device) {
     for (shape, side) in CASES {
         let (planes, height, width, edge) = sizes(shape, side);
         let small = pooled(shape, side);
-        // Few different values, so that many are equal; and values of every kind.
-        let coarse: Vec<T> = uniform::<T>(3, count(shape), (-2.0, 2.0));
-        let coarse = coarse.iter().map(|v| crate::support::narrow(wide(*v).round())).collect();
+        // Few different values, many of them NaN, so that many are equal; and values of every kind.
+        let uneven = uniform::<f32>(3, count(shape), (-2.0, 3.0));
+        let coarse = uneven.iter().map(|v| if *v > 2.0 { f32::NAN } else { v.round() });
+        let coarse: Vec<T> = coarse.map(narrow).collect();
         for x in [awkward::<T>(1, count(shape)), coarse] {
             let (source, target) = (array(&x), unwritten::<T>(count(small)));
             let places = Array::new(&vec![99_u8; count(small)], 7);
-            let arguments = (
-                source.pointer(),
-                target.pointer(),
-                places.pointer(),
-                planes,
-                height,
-                width,
-                edge,
-            );
+            let arguments =
+                (source.pointer(), target.pointer(), places.pointer(), planes, height, width, edge);
             device.launch(&format!("max_pool2d_{}", T::SUFFIX), GEOMETRY, arguments);
             let (y, at) = ops::max_pool2d(&tensor(&x, shape.to_vec()), side).unwrap();
             assert_same("max_pool2d", &target.values(), &values::<T>(&y));
@@ -54,15 +48,8 @@ fn check_max_pool<T: Storage>(device: Device) {
 
             let dy: Vec<T> = awkward(2, count(small));
             let (gradient, dx) = (array(&dy), unwritten::<T>(count(shape)));
-            let arguments = (
-                gradient.pointer(),
-                places.pointer(),
-                dx.pointer(),
-                planes,
-                height,
-                width,
-                edge,
-            );
+            let arguments =
+                (gradient.pointer(), places.pointer(), dx.pointer(), planes, height, width, edge);
             device.launch(&format!("max_pool2d_backward_{}", T::SUFFIX), GEOMETRY, arguments);
             let dy = tensor(&dy, small.to_vec());
             let expected = ops::max_pool2d_backward(&dy, &at, side, shape).unwrap();

@@ -157,7 +157,8 @@ pub(crate) fn assert_near<T: Storage>(
 
 /// The bound on the difference of two sums of these values in f32, whatever their orders: γₙ Σ |v| for each.
 pub(crate) fn sum_bound(values: impl Iterator<Item = f64>) -> f64 {
-    let (count, total) = values.fold((0_u32, 0.0), |(count, total), v| (count + 1, total + v.abs()));
+    let (count, total) =
+        values.fold((0_u32, 0.0), |(count, total), v| (count + 1, total + v.abs()));
     2.0 * f64::from(count) * UNIT * total
 }
 

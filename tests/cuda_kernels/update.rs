@@ -216,7 +216,7 @@ impl<W: Storage, C: Storage> Parameter<W, C> {
             copy: self.copy.as_ref().map_or(null.cast(), |copy| copy.0.pointer().cast()),
             first: state(0),
             second: state(1),
-            delta: if index % 2 == 0 { self.delta.0.pointer() } else { null },
+            delta: if index.is_multiple_of(2) { self.delta.0.pointer() } else { null },
         }
     }
 
@@ -227,7 +227,7 @@ impl<W: Storage, C: Storage> Parameter<W, C> {
             gradient,
             first: self.states.first().map(|state| &state.1),
             second: self.states.get(1).map(|state| &state.1),
-            delta: (index % 2 == 0).then_some(&self.delta.1),
+            delta: index.is_multiple_of(2).then_some(&self.delta.1),
         };
         ops::update(rule, tensors, how).unwrap()
     }
@@ -419,7 +419,8 @@ impl Cpu {
         gradients: &[Vec<G>],
     ) -> (StepOutcome, Vec<ParameterSummary>) {
         let scale = self.scale.value();
-        let gradients: Vec<_> = gradients.iter().map(|values| tensor(values, values.len())).collect();
+        let gradients: Vec<_> =
+            gradients.iter().map(|values| tensor(values, values.len())).collect();
         let summaries: Vec<_> = gradients
             .iter()
             .map(|gradient| ops::inspect_gradient(gradient, setup.compute, 1.0 / scale).unwrap())
@@ -465,7 +466,8 @@ fn parameter_summary(summary: GradientSummary) -> ParameterSummary {
 
 /// Bits, so that NaN is equal to itself: a sum of squares may be one.
 fn assert_outcome(got: StepOutcome, expected: StepOutcome) {
-    let same = got.squares == expected.squares || (got.squares.is_nan() && expected.squares.is_nan());
+    let same =
+        got.squares == expected.squares || (got.squares.is_nan() && expected.squares.is_nan());
     let finite = |outcome| StepOutcome { squares: 0.0, ..outcome };
     assert!(same, "{} is not {}", got.squares, expected.squares);
     assert_eq!(finite(got), finite(expected));
@@ -518,7 +520,8 @@ const ADAM_W: AdamW = AdamW {
 
 /// A scale that grows after two finite steps.
 fn dynamic() -> LossScale {
-    let settings = DynamicScale { scale: 1024.0, growth: 1.5, interval: 2, ..DynamicScale::DEFAULT };
+    let settings =
+        DynamicScale { scale: 1024.0, growth: 1.5, interval: 2, ..DynamicScale::DEFAULT };
     LossScale::Dynamic(settings)
 }
 
