@@ -155,7 +155,6 @@ __device__ void column_sums(const T* dy, T* sums, u32 rows, u32 columns) {
         if (y == 0 && first + x < columns) {
             sums[first + x] = narrow<T>(partial[0][x]);
         }
-        __syncthreads();
     }
 }
 
