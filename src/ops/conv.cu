@@ -1,6 +1,6 @@
 // Convolution lowered to matrix products over a range of R images at a time: twin of conv.rs.
 //
-// All matrices are row-major. Let P = H′ W′ be the values of one output plane, Q = R P, and for one of G groups
+// All matrices are row-major. Let P = H′ W′ be the values of one output plane, Q = R P, below 2³², and for one of G groups
 // O' = O / G outputs and K' = (C / G) K K′ values of a patch.
 //
 //   patches   C K K′ × Q   row (c, i, j), column (image, output row, output column); group g has K' rows from g K' on
