@@ -14,7 +14,10 @@ const MAGNITUDE: i32 = i32::MAX;
 /// the f32 whose last place is that power lets the addition round. Both are computed and one is chosen.
 ///
 /// Bits are held as `i32`: magnitudes are never negative, and baseline x86-64 compares only signed integers.
+///
+/// Laid out as in C: the CUDA kernels round by the same fields (`ops/common.cuh`).
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Rounder {
     dropped_bits: u32,
     below_half: i32,

@@ -1,0 +1,134 @@
+// Element-wise operations, in one pass each: twins of pointwise.rs and of the casts in host.rs.
+//
+// Kernels that take a count: one-dimensional, any number of blocks and threads; a thread works on four values at a time.
+#include "common.cuh"
+
+// y = max(x, 0); a NaN stays one.
+#define RELU(suffix, T)                                                                            \
+    extern "C" __global__ void relu_##suffix(const T* x, T* y, u64 count) {                        \
+        map(x, y, count, [](float x) { return x <= 0.0f ? 0.0f : x; });                            \
+    }
+FOR_EACH_STORAGE(RELU)
+
+// dx = dy where the result y of relu is not 0, 0 elsewhere.
+#define RELU_BACKWARD(suffix, T)                                                                   \
+    extern "C" __global__ void relu_backward_##suffix(const T* dy, const T* y, T* dx, u64 count) { \
+        zip(dy, y, dx, count, [](float dy, float y) { return y <= 0.0f ? 0.0f : dy; });            \
+    }
+FOR_EACH_STORAGE(RELU_BACKWARD)
+
+// The distribution function of the standard normal, by erfc so that the lower tail keeps its digits.
+__device__ inline float normal_cdf(float x) { return 0.5f * erfcf(-x * 0.70710678118654752f); }
+
+// y = x Φ(x). The device's erfcf is not the CPU's: equal within some units of f32, not bit by bit.
+#define GELU(suffix, T)                                                                            \
+    extern "C" __global__ void gelu_##suffix(const T* x, T* y, u64 count) {                        \
+        map(x, y, count, [](float x) { return x * normal_cdf(x); });                               \
+    }
+FOR_EACH_STORAGE(GELU)
+
+__device__ inline float gelu_gradient(float dy, float x) {
+    const float density = expf(-0.5f * x * x) * 0.39894228040143268f;
+    const float slope = fabsf(x) == infinity() ? 0.0f : x * density;
+    return dy * (normal_cdf(x) + slope);
+}
+
+// dx = dy (Φ(x) + x φ(x)); x is gelu's argument.
+#define GELU_BACKWARD(suffix, T)                                                                   \
+    extern "C" __global__ void gelu_backward_##suffix(const T* dy, const T* x, T* dx, u64 count) { \
+        zip(dy, x, dx, count, gelu_gradient);                                                      \
+    }
+FOR_EACH_STORAGE(GELU_BACKWARD)
+
+template <class T>
+__device__ void dropout(const T* x, T* y, u64 count, u64 keep_from, float scale, u64 seed, u32 stream, u32 step) {
+    const bool whole = holds_quads(x) && holds_quads(y);
+    for (u64 quad = first_index(); quad * 4 < count; quad += index_step()) {
+        const Words words = philox4x32(quad, step, stream, seed);
+        const auto drop = [&](T value, int i) {
+            return narrow<T>(words.word[i] >= keep_from ? widen(value) * scale : 0.0f);
+        };
+        if (whole && quad * 4 + 4 <= count) {
+            Quad<T> values = reinterpret_cast<const Quad<T>*>(x)[quad];
+            for (int i = 0; i < 4; ++i) {
+                values.values[i] = drop(values.values[i], i);
+            }
+            reinterpret_cast<Quad<T>*>(y)[quad] = values;
+        } else {
+            for (int i = 0; i < 4 && quad * 4 + i < count; ++i) {
+                y[quad * 4 + i] = drop(x[quad * 4 + i], i);
+            }
+        }
+    }
+}
+
+// Keeps a value, times `scale`, where its random word is at least `keep_from`; else 0. The CPU's: keep_from is ⌊p 2³²⌋ and
+// scale is 1 / (1 − p) in f32. Value i takes word i mod 4 of Philox block i / 4. The gradient is the same operation on dy.
+#define DROPOUT(suffix, T)                                                                         \
+    extern "C" __global__ void dropout_##suffix(                                                   \
+        const T* x, T* y, u64 count, u64 keep_from, float scale, u64 seed, u32 stream, u32 step) { \
+        dropout(x, y, count, keep_from, scale, seed, stream, step);                                \
+    }
+FOR_EACH_STORAGE(DROPOUT)
+
+// y = a + b.
+#define ADD(suffix, T)                                                                             \
+    extern "C" __global__ void add_##suffix(const T* a, const T* b, T* y, u64 count) {             \
+        zip(a, b, y, count, [](float a, float b) { return a + b; });                               \
+    }
+FOR_EACH_STORAGE(ADD)
+
+// sum += gradient, in f32: what several micro-batches or ranges of images add up to.
+#define ACCUMULATE(suffix, T)                                                                      \
+    extern "C" __global__ void accumulate_##suffix(float* sum, const T* gradient, u64 count) {     \
+        zip(sum, gradient, sum, count, [](float sum, float gradient) { return sum + gradient; });  \
+    }
+FOR_EACH_STORAGE(ACCUMULATE)
+
+// y = value, rounded.
+#define FILL(suffix, T)                                                                            \
+    extern "C" __global__ void fill_##suffix(T* y, float value, u64 count) {                       \
+        for (u64 i = first_index(); i < count; i += index_step()) {                                \
+            y[i] = narrow<T>(value);                                                               \
+        }                                                                                          \
+    }
+FOR_EACH_STORAGE(FILL)
+
+// y = x in another storage type, rounded once.
+#define CAST(from, S, to, T)                                                                       \
+    extern "C" __global__ void cast_##from##_##to(const S* x, T* y, u64 count) {                   \
+        map(x, y, count, [](float x) { return x; });                                               \
+    }
+CAST(f32, float, f16, __half)
+CAST(f32, float, bf16, __nv_bfloat16)
+CAST(f16, __half, f32, float)
+CAST(f16, __half, bf16, __nv_bfloat16)
+CAST(bf16, __nv_bfloat16, f32, float)
+CAST(bf16, __nv_bfloat16, f16, __half)
+
+// How many values of x are infinite or NaN is added to *total, which the caller sets to 0 before.
+#define COUNT_NON_FINITE(suffix, T)                                                                \
+    extern "C" __global__ void count_non_finite_##suffix(const T* x, u64 count, u64* total) {      \
+        u32 found = 0;                                                                             \
+        for (u64 i = first_index(); i < count; i += index_step()) {                                \
+            found += !(fabsf(widen(x[i])) < infinity());                                           \
+        }                                                                                          \
+        if (found > 0) {                                                                           \
+            atomicAdd(total, (u64)found);                                                          \
+        }                                                                                          \
+    }
+FOR_EACH_STORAGE(COUNT_NON_FINITE)
+
+// The end of a product that was made with an f32 result: adds the bias in f32, applies relu if it is asked for, rounds once.
+// product: rows × columns, bias: columns, or null for none, y: rows × columns. Geometry of for_each_in_planes.
+#define BIAS_ROUND(suffix, T)                                                                      \
+    extern "C" __global__ void bias_round_##suffix(                                                \
+        const float* product, const T* bias, T* y, u32 rows, u32 columns, u32 relu) {              \
+        for_each_in_planes(rows, columns, [&](u64 row, auto each) {                                \
+            each([&](u32 i) {                                                                      \
+                const float sum = product[row * columns + i];                                      \
+                y[row * columns + i] = finish_product<T>(sum, bias ? bias + i : nullptr, relu);    \
+            });                                                                                    \
+        });                                                                                        \
+    }
+FOR_EACH_STORAGE(BIAS_ROUND)

@@ -1,0 +1,116 @@
+// Wide mode: rounding of f32 tensors in place to any format, with or without the census. Twin of numerics.
+#include "common.cuh"
+
+// values = values rounded. One-dimensional, any geometry.
+extern "C" __global__ void round_values(float* values, u64 count, Rounder rounder) {
+    map(values, values, count, [rounder](float value) { return rounder.round(value); });
+}
+
+// One bin for each exponent of f32 from -149 to 127, of which the first 23 are those below its normal range.
+constexpr u32 BINS = 277;
+constexpr u32 SUBNORMAL_BINS = 23;
+
+// What a census adds up, as numerics::Tally does. #[repr(C)], all u64.
+struct Tally {
+    u64 elements;
+    u64 overflow;
+    u64 underflow;
+    u64 subnormal;
+    u64 nan;
+    // Of the values before rounding.
+    u64 zeros;
+    u64 non_finite;
+    u64 bins[BINS];
+};
+
+// One block's share of a tally; a block sees fewer than 2^32 values.
+struct BlockTally {
+    u32 overflow;
+    u32 underflow;
+    u32 subnormal;
+    u32 nan;
+    u32 zeros;
+    u32 non_finite;
+    u32 bins[BINS];
+};
+
+constexpr u32 COUNTERS = sizeof(BlockTally) / sizeof(u32);
+
+// Counts the exponent of a value before rounding.
+__device__ inline void count_exponent(BlockTally& tally, float value) {
+    const u32 magnitude = (u32)(__float_as_int(value) & MAGNITUDE_BITS);
+    const u32 field = magnitude >> 23;
+    if (magnitude == 0) {
+        atomicAdd(&tally.zeros, 1u);
+    } else if (field == 255) {
+        atomicAdd(&tally.non_finite, 1u);
+    } else {
+        const u32 bin = field > 0 ? SUBNORMAL_BINS + field - 1 : 31 - __clz((i32)magnitude);
+        atomicAdd(&tally.bins[bin], 1u);
+    }
+}
+
+// Counts what rounding did to a value. One that was infinite before is no overflow; a finite one that became NaN counts as
+// both, where the format answers overflow with NaN.
+__device__ inline void count_rounding(BlockTally& tally, float before, float after, float min_normal) {
+    const float magnitude = fabsf(after);
+    if (fabsf(before) < infinity() && !(magnitude < infinity())) {
+        atomicAdd(&tally.overflow, 1u);
+    }
+    if (before != 0.0f && magnitude == 0.0f) {
+        atomicAdd(&tally.underflow, 1u);
+    }
+    if (magnitude > 0.0f && magnitude < min_normal) {
+        atomicAdd(&tally.subnormal, 1u);
+    }
+    if (is_nan(after)) {
+        atomicAdd(&tally.nan, 1u);
+    }
+}
+
+// Lets `count_value` count each value into the block's own tally, and adds that to the whole one.
+template <class F>
+__device__ void tally_values(u64 count, Tally* tally, F count_value) {
+    __shared__ BlockTally shared;
+    u32* counters = reinterpret_cast<u32*>(&shared);
+    for (u32 i = threadIdx.x; i < COUNTERS; i += blockDim.x) {
+        counters[i] = 0;
+    }
+    __syncthreads();
+    for (u64 i = first_index(); i < count; i += index_step()) {
+        count_value(shared, i);
+    }
+    __syncthreads();
+    // Both structures hold the same counters in the same order, but for `elements`.
+    u64* totals = &tally->overflow;
+    for (u32 i = threadIdx.x; i < COUNTERS; i += blockDim.x) {
+        if (counters[i] > 0) {
+            atomicAdd(&totals[i], (u64)counters[i]);
+        }
+    }
+    if (first_index() == 0) {
+        atomicAdd(&tally->elements, count);
+    }
+}
+
+// values = values rounded, and what that did is added to *tally. One-dimensional, any geometry.
+extern "C" __global__ void round_census(float* values, u64 count, Rounder rounder, Tally* tally) {
+    const float min_normal = __int_as_float(rounder.min_normal);
+    tally_values(count, tally, [&](BlockTally& shared, u64 i) {
+        const float before = values[i];
+        const float after = rounder.round(before);
+        count_exponent(shared, before);
+        count_rounding(shared, before, after, min_normal);
+        values[i] = after;
+    });
+}
+
+// Adds to *tally the number of values, of NaNs, and the exponents, of what is not rounded. One-dimensional, any geometry.
+extern "C" __global__ void observe_census(const float* values, u64 count, Tally* tally) {
+    tally_values(count, tally, [&](BlockTally& shared, u64 i) {
+        count_exponent(shared, values[i]);
+        if (is_nan(values[i])) {
+            atomicAdd(&shared.nan, 1u);
+        }
+    });
+}

@@ -1,0 +1,162 @@
+// Runs CUDA kernels on the CPU, so that a machine without a GPU can compare them with their CPU twins.
+//
+// The blocks of a grid run one after the other. The threads of a block are fibers of one operating system thread, which run in
+// turn from one barrier to the next, in order or backwards: a result that differs between the two depends on a race. A barrier
+// that only some threads of a block reach is an error. Only what the kernels use is here.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+namespace emulator {
+
+struct Index {
+    unsigned x, y, z;
+};
+
+// What a kernel launch is: its geometry, and a function that calls the kernel with its arguments, once for each thread.
+struct Launch {
+    Index grid;
+    Index block;
+    unsigned backwards;
+    void (*body)(void*);
+    void* data;
+};
+
+// Deep enough for a kernel, the call of it, and the dynamic linker's first look at a function of the mathematics library.
+constexpr std::size_t STACK_BYTES = 128 * 1024;
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
+    Index thread;
+    bool done;
+    // Where in the source the barrier is that it waits at.
+    unsigned barrier;
+};
+
+struct State {
+    ucontext_t scheduler;
+    std::vector<Fiber> fibers;
+    Fiber* running;
+    Index block;
+    Launch launch;
+};
+
+inline thread_local State state;
+
+inline void barrier(unsigned line) {
+    state.running->barrier = line;
+    swapcontext(&state.running->context, &state.scheduler);
+}
+
+inline void run_fiber() {
+    state.launch.body(state.launch.data);
+    state.running->done = true;
+    swapcontext(&state.running->context, &state.scheduler);
+}
+
+// Runs every fiber of `count` to its next barrier or its end. Returns what is wrong with where they stopped, if anything.
+inline const char* run_to_barrier(std::size_t count) {
+    for (std::size_t turn = 0; turn < count; ++turn) {
+        state.running = &state.fibers[state.launch.backwards ? count - 1 - turn : turn];
+        swapcontext(&state.scheduler, &state.running->context);
+    }
+    for (std::size_t i = 1; i < count; ++i) {
+        if (state.fibers[i].done != state.fibers[0].done) {
+            return "a barrier that only some threads of the block reach";
+        }
+        if (!state.fibers[0].done && state.fibers[i].barrier != state.fibers[0].barrier) {
+            return "threads of one block at different barriers";
+        }
+    }
+    return nullptr;
+}
+
+inline const char* run_block(std::size_t count) {
+    const Index shape = state.launch.block;
+    for (std::size_t i = 0; i < count; ++i) {
+        Fiber& fiber = state.fibers[i];
+        const unsigned at = static_cast<unsigned>(i);
+        fiber.thread = {at % shape.x, at / shape.x % shape.y, at / shape.x / shape.y};
+        fiber.done = false;
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = STACK_BYTES;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, run_fiber, 0);
+    }
+    do {
+        if (const char* error = run_to_barrier(count)) {
+            return error;
+        }
+    } while (!state.fibers[0].done);
+    return nullptr;
+}
+
+}  // namespace emulator
+
+// Runs a launch to its end. Returns what is wrong with it, or null.
+extern "C" __attribute__((used)) inline const char* emulator_launch(emulator::Launch launch) {
+    using emulator::state;
+    const std::size_t count = std::size_t{launch.block.x} * launch.block.y * launch.block.z;
+    if (count == 0 || count > 1024) {
+        return "a block must have 1 to 1024 threads";
+    }
+    state.launch = launch;
+    if (state.fibers.size() < count) {
+        state.fibers.resize(count);
+    }
+    for (unsigned z = 0; z < launch.grid.z; ++z) {
+        for (unsigned y = 0; y < launch.grid.y; ++y) {
+            for (unsigned x = 0; x < launch.grid.x; ++x) {
+                state.block = {x, y, z};
+                if (const char* error = emulator::run_block(count)) {
+                    return error;
+                }
+            }
+        }
+    }
+    return nullptr;
+}
+
+#define __global__
+#define __device__
+// One block at a time runs on an operating system thread.
+#define __shared__ static thread_local
+#define __launch_bounds__(threads)
+
+#define threadIdx (emulator::state.running->thread)
+#define blockIdx (emulator::state.block)
+#define blockDim (emulator::state.launch.block)
+#define gridDim (emulator::state.launch.grid)
+#define __syncthreads() emulator::barrier(__LINE__)
+
+// Fibers give way at barriers only, so that a plain addition is atomic.
+template <class T>
+inline T atomicAdd(T* target, T value) {
+    const T before = *target;
+    *target += value;
+    return before;
+}
+
+inline int __float_as_int(float value) {
+    int bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+inline float __int_as_float(int bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }

@@ -1,0 +1,172 @@
+//! Cross-entropy within units of the CPU's exponentials and sums; counts exactly.
+
+use mantissa::ops::{self, LossSettings};
+
+use crate::emulation::{Array, Device, Geometry, devices, line};
+use crate::support::{
+    Storage, array, assert_near, assert_same, awkward, for_each_storage, narrow, sum_bound, tensor,
+    uniform, unwritten, values, wide,
+};
+
+/// Rows and classes, and threads of a block.
+const CASES: [(usize, usize, u32); 4] = [(7, 10, 4), (5, 3, 32), (3, 1000, 64), (1, 1, 1)];
+
+fn labels(rows: usize, classes: usize) -> Vec<u32> {
+    (0..rows).map(|row| (row * 7 % classes) as u32).collect()
+}
+
+fn check_cross_entropy<T: Storage>(device: Device) {
+    for (rows, classes, threads) in CASES {
+        let x: Vec<T> = uniform(1, rows * classes, (-8.0, 8.0));
+        let at = labels(rows, classes);
+        let (logits, label) = (array(&x), Array::new(&at, 0));
+        for (smoothing, scale, parts) in [(0.0_f32, 1.0_f32, 1_u32), (0.1, 1024.0, 3)] {
+            let (gradient, losses) = (unwritten::<T>(rows * classes), unwritten::<f32>(rows));
+            let factor = array(&[scale]);
+            let arguments = (
+                logits.pointer(),
+                label.pointer(),
+                gradient.pointer(),
+                losses.pointer(),
+                rows as u32,
+                classes as u32,
+                smoothing,
+                factor.pointer(),
+                parts,
+            );
+            let name = format!("cross_entropy_{}", T::SUFFIX);
+            device.launch(&name, line(2, threads), arguments);
+            let settings = LossSettings { smoothing, scale: scale / parts as f32 };
+            let expected = ops::cross_entropy(&tensor(&x, (rows, classes)), &at, settings).unwrap();
+            // A probability is at most 1; exponentials are right within units, sums of them as sums are.
+            let relative = sum_bound((0..classes).map(|_| 1.0)).max(1e-6);
+            let bound = f64::from(settings.scale) / rows as f64 * relative;
+            let got = gradient.values();
+            assert_near(&name, &got, &values::<T>(&expected.gradient), |_| bound);
+
+            let loss = array(&[0.25_f32]);
+            let arguments = (losses.pointer(), rows as u32, parts, 0_u32, loss.pointer());
+            device.launch("mean_loss", line(1, threads), arguments);
+            let mean = expected.loss / parts as f32;
+            assert_near("mean_loss", &loss.values(), &[0.25 + mean], |_| 20.0 * relative);
+            device.launch(
+                "mean_loss",
+                line(1, threads),
+                (losses.pointer(), rows as u32, parts, 1_u32, loss.pointer()),
+            );
+            assert_near("mean_loss", &loss.values(), &[mean], |_| 20.0 * relative);
+        }
+    }
+}
+
+fn check_evaluation<T: Storage>(device: Device) {
+    for (rows, classes, threads) in CASES {
+        let x: Vec<T> = uniform(2, rows * classes, (-8.0, 8.0));
+        let at = labels(rows, classes);
+        let (logits, label, losses) = (array(&x), Array::new(&at, 0), unwritten::<f32>(rows));
+        let arguments =
+            (logits.pointer(), label.pointer(), losses.pointer(), rows as u32, classes as u32);
+        device.launch(&format!("cross_entropy_loss_{}", T::SUFFIX), line(2, threads), arguments);
+        let expected = ops::cross_entropy_loss(&tensor(&x, (rows, classes)), &at).unwrap();
+        let relative = sum_bound((0..classes).map(|_| 1.0)).max(1e-6);
+        assert_near("losses", &losses.values(), &expected, |_| 20.0 * relative);
+
+        let total = Array::new(&[1.5_f64], 0.0);
+        let arguments = (losses.pointer(), rows as u32, total.pointer());
+        device.launch("add_losses", line(1, threads), arguments);
+        let exact = losses.values().iter().map(|loss| f64::from(*loss)).sum::<f64>() + 1.5;
+        assert!((total.values()[0] - exact).abs() < 1e-12, "{rows} × {classes}");
+    }
+}
+
+#[test]
+fn losses_and_their_gradients_are_the_cpu_within_units() {
+    for_each_storage!(check_cross_entropy);
+    for_each_storage!(check_evaluation);
+}
+
+/// Where a logit is infinite or NaN, so are the results of the CPU and of the kernel.
+#[test]
+fn special_logits_give_what_the_cpu_gives() {
+    const INF: f32 = f32::INFINITY;
+    let x =
+        [[0.0, INF, 1.0], [f32::NAN, 0.0, 0.0], [-INF, 0.0, 0.0], [-INF; 3], [1e30, -1e30, 0.0]];
+    let x: Vec<f32> = x.concat();
+    let at = [0, 1, 0, 2, 1];
+    for device in devices() {
+        for smoothing in [0.0_f32, 0.1] {
+            let (logits, label, scale) = (array(&x), Array::new(&at, 0), array(&[1.0_f32]));
+            let (gradient, losses) = (unwritten::<f32>(15), unwritten::<f32>(5));
+            let arguments = (
+                logits.pointer(),
+                label.pointer(),
+                gradient.pointer(),
+                losses.pointer(),
+                5_u32,
+                3_u32,
+                smoothing,
+                scale.pointer(),
+                1_u32,
+            );
+            device.launch("cross_entropy_f32", line(2, 2), arguments);
+            let settings = LossSettings { smoothing, scale: 1.0 };
+            let expected = ops::cross_entropy(&tensor(&x, (5, 3)), &at, settings).unwrap();
+            let expected = values::<f32>(&expected.gradient);
+            assert_near("gradient", &gradient.values(), &expected, |_| 1e-6);
+            if smoothing == 0.0 {
+                let expected = ops::cross_entropy_loss(&tensor(&x, (5, 3)), &at).unwrap();
+                assert_near("losses", &losses.values(), &expected, |_| 1e-6);
+            }
+        }
+    }
+}
+
+fn check_count_correct<T: Storage>(device: Device) {
+    for (rows, classes, threads) in [(700, 2, 2), (300, 3, 4), (50, 10, 32)] {
+        // Few different values, so that ties are common; and values of every kind.
+        let coarse = uniform::<T>(3, rows * classes, (-2.0, 2.0));
+        let coarse = coarse.iter().map(|v| narrow(wide(*v).round())).collect();
+        for x in [coarse, awkward::<T>(4, rows * classes)] {
+            let at = labels(rows, classes);
+            let (logits, label, correct) = (array(&x), Array::new(&at, 0), Array::new(&[5_u64], 0));
+            let arguments =
+                (logits.pointer(), label.pointer(), rows as u32, classes as u32, correct.pointer());
+            device.launch(&format!("count_correct_{}", T::SUFFIX), line(3, threads), arguments);
+            let expected = ops::count_correct(&tensor(&x, (rows, classes)), &at).unwrap();
+            assert_eq!(correct.values(), [5 + expected], "{rows} × {classes} {}", T::SUFFIX);
+        }
+    }
+}
+
+#[test]
+fn correct_rows_are_counted_as_by_the_cpu() {
+    for_each_storage!(check_count_correct);
+}
+
+fn check_column_sums<T: Storage>(device: Device) {
+    for (rows, columns) in [(1, 1), (5, 33), (77, 70), (16, 32)] {
+        let dy: Vec<T> = uniform(5, rows * columns, (-1.0, 1.0));
+        let (source, sums) = (array(&dy), unwritten::<T>(columns));
+        let arguments = (source.pointer(), sums.pointer(), rows as u32, columns as u32);
+        let geometry = Geometry { grid: (2, 1), block: (32, 16) };
+        device.launch(&format!("column_sums_{}", T::SUFFIX), geometry, arguments);
+        let expected = ops::column_sums(&tensor(&dy, (rows, columns))).unwrap();
+        let bound = |i| {
+            let column = dy.iter().skip(i).step_by(columns);
+            sum_bound(column.map(|v| f64::from(wide(*v))))
+        };
+        assert_near("column_sums", &sums.values(), &values::<T>(&expected), bound);
+        // Of whole numbers every order gives the same sum.
+        let whole = vec![narrow::<T>(1.0); rows * columns];
+        let source = array(&whole);
+        let arguments = (source.pointer(), sums.pointer(), rows as u32, columns as u32);
+        device.launch(&format!("column_sums_{}", T::SUFFIX), geometry, arguments);
+        let expected = ops::column_sums(&tensor(&whole, (rows, columns))).unwrap();
+        assert_same("column_sums", &sums.values(), &values::<T>(&expected));
+    }
+}
+
+#[test]
+fn column_sums_are_the_cpu_within_their_bound() {
+    for_each_storage!(check_column_sums);
+}
