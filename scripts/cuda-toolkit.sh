@@ -71,10 +71,11 @@ if [ ! -x "$folder/bin/nvcc" ]; then
 fi
 
 home=$(printf %q "$(cd "$folder" && pwd)")
-# 80 is the oldest GPU with bf16; what is built for it runs on every later one.
+# 80 is the oldest GPU with bf16; what is built for it runs on every later one. candle's kernels take minutes, and are
+# compiled on half of the processors unless CUDAFORGE_THREADS says otherwise.
 cat <<END
 export CUDA_HOME=$home CUDA_PATH=$home
 export PATH=$home/bin:\$PATH
 export LD_LIBRARY_PATH=$home/lib\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}
-export CUDA_COMPUTE_CAP=\${CUDA_COMPUTE_CAP:-80}
+export CUDA_COMPUTE_CAP=\${CUDA_COMPUTE_CAP:-80} CUDAFORGE_THREADS=\${CUDAFORGE_THREADS:-$(nproc)}
 END

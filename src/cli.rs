@@ -164,13 +164,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let (quiet, force) = (arguments.quiet, arguments.force);
-    let device = arguments.device.resolve().map_err(Failure::machine)?;
+    let choice = arguments.device.resolve().map_err(Failure::machine)?;
     let threads = arguments.threads;
     let (plan, out) = resolve(arguments)?;
     let threads = start_threads(threads)?;
     store::prepare(&out).map_err(Failure::input)?;
 
-    let environment = device::environment(device, threads);
+    let environment = device::environment(&choice, threads);
     let options = Options { out: &out, force, environment: &environment };
     let mut progress = Progress::new(quiet);
     let outcome = experiment::run(&plan, options, &mut |event| progress.hear(&event));
@@ -236,13 +236,13 @@ fn report(folder: &Path) -> Result<(), Failure> {
 }
 
 fn doctor(json: bool) -> Result<(), Failure> {
-    let device = Device::Auto.resolve().map_err(Failure::machine)?;
-    let environment = device::environment(device, start_threads(None)?);
+    let choice = Device::Auto.resolve().map_err(Failure::machine)?;
+    let environment = device::environment(&choice, start_threads(None)?);
     if json {
         let json = serde_json::to_string_pretty(&environment).map_err(Failure::machine)?;
         return print(&json);
     }
-    print(&doctor::page(&environment))
+    print(&doctor::page(&environment, &device::gpus()))
 }
 
 /// Prints a result. A reader that has gone, as `head` does, is no failure.

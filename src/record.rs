@@ -3,6 +3,8 @@
 //! `results.json` is a contract that tools outside the project read: bytes are integers, times are seconds, ratios are
 //! variant ÷ baseline, and what could not be measured is `null`, never 0.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Plan;
@@ -35,7 +37,7 @@ pub struct Results {
 pub struct Environment {
     /// `cpu` or `cuda:N`.
     pub device: String,
-    /// The processor's own name.
+    /// The own name of the processor or the GPU.
     pub device_name: String,
     /// Worker threads.
     pub threads: usize,
@@ -59,6 +61,51 @@ pub struct Environment {
     pub started: String,
     /// What a reader must know before trusting a number, such as a fallback to the CPU.
     pub notes: Vec<String>,
+    /// The GPU that ran it; none on the CPU, and left out of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
+}
+
+/// A GPU, its driver, and what this program was built with for it. What could not be told is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Its own name.
+    pub name: String,
+    /// Its compute capability, such as `9.0`.
+    pub compute_capability: String,
+    /// Its memory.
+    pub memory_total: Option<Bytes>,
+    /// The driver's version.
+    pub driver: Option<String>,
+    /// The newest version of CUDA that the driver can run.
+    pub driver_cuda: String,
+    /// The version of CUDA that this program was built with.
+    pub build_cuda: String,
+    /// The compute capability that this program was built for.
+    pub build_capability: String,
+    /// The limit of its power in watts.
+    pub power_limit_watts: Option<f64>,
+    /// The highest clock of its multiprocessors in MHz.
+    pub clock_mhz: Option<u32>,
+    /// The highest clock of its memory in MHz.
+    pub memory_clock_mhz: Option<u32>,
+}
+
+impl fmt::Display for Gpu {
+    /// What is known, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let facts = [
+            Some(self.name.clone()),
+            Some(format!("compute capability {}", self.compute_capability)),
+            self.memory_total.map(|bytes| bytes.to_string()),
+            self.driver.as_ref().map(|version| format!("driver {version}")),
+            Some(format!("driver for CUDA {}", self.driver_cuda)),
+            self.power_limit_watts.map(|watts| format!("{watts:.0} W at most")),
+            self.clock_mhz.map(|clock| format!("{clock} MHz at most")),
+            self.memory_clock_mhz.map(|clock| format!("memory {clock} MHz at most")),
+        ];
+        f.pad(&facts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// Everything measured of one variant.
