@@ -497,3 +497,44 @@ pub struct ExponentHistogram {
     /// Values in each binade, from `first` on.
     pub bins: Vec<u64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_without_a_gpu_is_what_it_was_before_cuda() {
+        let cpu = Environment::default();
+        let text = serde_json::to_string(&cpu).unwrap();
+        assert!(!text.contains("gpu"), "{text}");
+        assert_eq!(serde_json::from_str::<Environment>(&text).unwrap(), cpu);
+        let gpu = Environment { gpu: Some(Gpu::default()), ..cpu };
+        let text = serde_json::to_string(&gpu).unwrap();
+        assert_eq!(serde_json::from_str::<Environment>(&text).unwrap(), gpu);
+    }
+
+    #[test]
+    fn a_gpu_says_what_is_known_of_it() {
+        let little = Gpu {
+            name: "Example GPU".into(),
+            compute_capability: "9.0".into(),
+            driver_cuda: "13.0".into(),
+            ..Gpu::default()
+        };
+        let known = "Example GPU, compute capability 9.0, driver for CUDA 13.0";
+        assert_eq!(little.to_string(), known);
+        let all = Gpu {
+            memory_total: Some(Bytes(80 << 30)),
+            driver: Some("580.1".into()),
+            power_limit_watts: Some(699.6),
+            clock_mhz: Some(1980),
+            memory_clock_mhz: Some(2619),
+            ..little
+        };
+        assert_eq!(
+            all.to_string(),
+            "Example GPU, compute capability 9.0, 80.0 GiB, driver 580.1, driver for CUDA 13.0, 700 W at most, \
+             1980 MHz at most, memory 2619 MHz at most"
+        );
+    }
+}
