@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use crate::record::{Environment, Gpu};
+use crate::record::Environment;
 use crate::units::Bytes;
 use gpu::{Build, GpuError};
 

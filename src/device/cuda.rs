@@ -12,6 +12,7 @@ use crate::record::Gpu;
 use crate::units::Bytes;
 
 /// What the driver says and what this program was built with.
+#[expect(clippy::unnecessary_wraps, reason = "a build without CUDA has nothing to say here")]
 pub(super) fn ask() -> Option<Result<(Facts, Build), GpuError>> {
     Some(facts().map(|facts| (facts, build())))
 }

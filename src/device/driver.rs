@@ -40,7 +40,7 @@ fn fill() -> Result<(), String> {
     let library = unsafe { Library::new("libcuda.so.1") }.map_err(|error| error.to_string())?;
     for (name, place) in NAMES.iter().zip(&TABLE) {
         // SAFETY: an address is read and not followed. An older driver lacks some, and those keep their answer.
-        if let Ok(address) = unsafe { library.get::<*mut c_void>(name) } {
+        if let Ok(address) = unsafe { library.get::<*mut c_void>(*name) } {
             place.store(*address, Ordering::Release);
         }
     }
