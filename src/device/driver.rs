@@ -4,6 +4,7 @@
 //! help. So the build script writes a function of the same name for each that CUDA's header declares. It jumps to where
 //! the table points: at first to an answer that says there is no driver, and to the driver's own after [`load`].
 
+use std::error::Error as _;
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -37,7 +38,10 @@ pub(super) fn load() -> Result<(), String> {
 
 fn fill() -> Result<(), String> {
     // SAFETY: what the driver does as it is loaded is what it does in every CUDA program.
-    let library = unsafe { Library::new("libcuda.so.1") }.map_err(|error| error.to_string())?;
+    let library = unsafe { Library::new("libcuda.so.1") }.map_err(|error| {
+        // The error itself says no more than that it failed.
+        error.source().map_or_else(|| error.to_string(), ToString::to_string)
+    })?;
     for (name, place) in NAMES.iter().zip(&TABLE) {
         // SAFETY: an address is read and not followed. An older driver lacks some, and those keep their answer.
         if let Ok(address) = unsafe { library.get::<*mut c_void>(*name) } {
