@@ -1,12 +1,31 @@
-//! Tells the program which source and compiler it was built from. Works without git, and outside a checkout.
+//! Tells the program which source and compiler it was built from, without git or outside a checkout too. With the feature
+//! `cuda` it also compiles the kernels.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
-fn main() {
-    for path in ["src", "build.rs", "Cargo.toml", "Cargo.lock"] {
+#[path = "build/cuda.rs"]
+mod cuda;
+
+fn main() -> ExitCode {
+    for path in ["src", "build", "build.rs", "Cargo.toml", "Cargo.lock"] {
         rerun_if_changed(path);
     }
+    tell_source_and_compiler();
+    if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return ExitCode::SUCCESS;
+    }
+    let out = std::env::var_os("OUT_DIR").unwrap_or_default();
+    let Err(message) = cuda::prepare(Path::new(&out)) else {
+        return ExitCode::SUCCESS;
+    };
+    for line in message.lines() {
+        println!("cargo::error={line}");
+    }
+    ExitCode::FAILURE
+}
+
+fn tell_source_and_compiler() {
     if let Some(commit) = commit() {
         println!("cargo::rustc-env=MANTISSA_COMMIT={commit}");
     }

@@ -165,13 +165,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let (quiet, force) = (arguments.quiet, arguments.force);
-    let device = arguments.device.resolve().map_err(Failure::machine)?;
+    let choice = arguments.device.resolve().map_err(Failure::machine)?;
     let threads = arguments.threads;
     let (plan, out) = resolve(arguments)?;
     let pool = worker_threads(threads)?;
     store::prepare(&out).map_err(Failure::input)?;
 
-    let environment = device::environment(device, pool.current_num_threads());
+    let environment = device::environment(&choice, pool.current_num_threads());
     let options = Options { out: &out, force, environment: &environment };
     let mut progress = Progress::new(quiet);
     // From inside the pool, where an operation hands out its work without waking a sleeping thread for it.
@@ -238,13 +238,13 @@ fn report(folder: &Path) -> Result<(), Failure> {
 }
 
 fn doctor(json: bool) -> Result<(), Failure> {
-    let device = Device::Auto.resolve().map_err(Failure::machine)?;
-    let environment = device::environment(device, worker_threads(None)?.current_num_threads());
+    let choice = Device::Auto.resolve().map_err(Failure::machine)?;
+    let environment = device::environment(&choice, worker_threads(None)?.current_num_threads());
     if json {
         let json = serde_json::to_string_pretty(&environment).map_err(Failure::machine)?;
         return print(&json);
     }
-    print(&doctor::page(&environment))
+    print(&doctor::page(&environment, &device::gpus()))
 }
 
 /// Prints a result. A reader that has gone, as `head` does, is no failure.

@@ -1,5 +1,16 @@
 //! The machine: which device runs the experiment, and what a reader of its numbers must know of it.
 
+#[cfg_attr(
+    feature = "cuda",
+    expect(unsafe_code, reason = "some of the driver's functions are not safe in cudarc")
+)]
+#[cfg_attr(not(feature = "cuda"), path = "device/no_cuda.rs")]
+mod cuda;
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+#[expect(unsafe_code, reason = "it stands in for a library that is loaded at run time")]
+mod driver;
+pub mod gpu;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,6 +19,7 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use crate::record::Environment;
 use crate::units::Bytes;
+use gpu::{Build, GpuError};
 
 /// A device as asked for. Text form: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +41,23 @@ pub enum DeviceError {
     /// The build lacks CUDA.
     #[error("--device {0}: this version runs on the CPU only; use --device cpu")]
     NoCuda(Device),
+    /// The GPU is there, and nothing of this version runs on it.
+    #[error(
+        "--device {0}: that GPU can be used, but this version trains on the CPU only; use --device cpu"
+    )]
+    NoOperations(Device),
+    /// The build has CUDA and the machine no GPU for it.
+    #[error("--device {0}: {1}")]
+    Gpu(Device, GpuError),
+}
+
+/// The device that runs, and how it came to be chosen where a reader of its numbers must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Never [`Device::Auto`].
+    pub device: Device,
+    /// Why it is not the one that could be expected.
+    pub note: Option<String>,
 }
 
 impl FromStr for Device {
@@ -60,20 +89,76 @@ impl fmt::Display for Device {
 }
 
 impl Device {
-    /// The device that this build runs on when asked for `self`: never [`Device::Auto`].
+    /// The device that this build trains on when asked for `self`: the CPU, since the operations have no CUDA side yet. What
+    /// else could be expected is said.
     ///
     /// # Errors
     /// When CUDA is asked for.
-    pub fn resolve(self) -> Result<Self, DeviceError> {
-        match self {
-            Self::Auto | Self::Cpu => Ok(Self::Cpu),
-            Self::Cuda(_) => Err(DeviceError::NoCuda(self)),
-        }
+    pub fn resolve(self) -> Result<Choice, DeviceError> {
+        let note = match self {
+            Self::Cpu => None,
+            Self::Auto => first_gpu().map(|gpu| match gpu {
+                Ok(number) => format!(
+                    "--device auto is the CPU here: {} can be used, but this version trains on the CPU only.",
+                    Self::Cuda(number)
+                ),
+                Err(error) => {
+                    format!("--device auto is the CPU here, for want of a GPU: {error}.")
+                }
+            }),
+            Self::Cuda(number) => {
+                self.check(number)?;
+                return Err(DeviceError::NoOperations(self));
+            }
+        };
+        Ok(Choice { device: Self::Cpu, note })
+    }
+
+    /// Whether this build can use GPU `number`, the one that `self` names.
+    fn check(self, number: usize) -> Result<(), DeviceError> {
+        let asked = cuda::ask().ok_or(DeviceError::NoCuda(self))?;
+        asked
+            .and_then(|(facts, build)| gpu::judge(number, &facts, build))
+            .map_err(|error| DeviceError::Gpu(self, error))
     }
 }
 
+/// The first GPU that can be used; none in a build without CUDA.
+fn first_gpu() -> Option<Result<usize, GpuError>> {
+    let asked = cuda::ask()?;
+    Some(asked.and_then(|(facts, build)| gpu::first_usable(&facts, build)))
+}
+
+/// What this build makes of the machine's GPUs, a line each.
+pub fn gpus() -> Vec<String> {
+    let (facts, build) = match cuda::ask() {
+        None => return vec!["not in this build".to_owned()],
+        Some(Err(error)) => return vec![format!("in this build, but no usable GPU: {error}")],
+        Some(Ok(asked)) => asked,
+    };
+    let Build { cuda, capability } = build;
+    let mut lines = vec![format!("built with CUDA {cuda} for compute capability {capability}")];
+    if facts.capabilities.is_empty() {
+        lines.push(format!("no usable GPU: {}", GpuError::NoGpu));
+    }
+    for number in 0..facts.capabilities.len() {
+        let verdict = match gpu::judge(number, &facts, build) {
+            Ok(()) => "usable".to_owned(),
+            Err(error) => format!("not usable: {error}"),
+        };
+        let gpu =
+            cuda::describe(number).map_or_else(|| "unknown".to_owned(), |gpu| gpu.to_string());
+        lines.push(format!("{}: {gpu}; {verdict}", Device::Cuda(number)));
+    }
+    lines
+}
+
 /// What is known of this machine and this build, now.
-pub fn environment(device: Device, threads: usize) -> Environment {
+pub fn environment(choice: &Choice, threads: usize) -> Environment {
+    let gpu = match choice.device {
+        Device::Cuda(number) => cuda::describe(number),
+        Device::Auto | Device::Cpu => None,
+    };
     let system = System::new_with_specifics(
         RefreshKind::nothing()
             .with_cpu(CpuRefreshKind::nothing())
@@ -82,23 +167,25 @@ pub fn environment(device: Device, threads: usize) -> Environment {
     let system = system.ok();
     let name = system.as_ref().and_then(|system| system.cpus().first());
     let name = name.map_or("", |cpu| cpu.brand().trim());
+    let name = gpu.as_ref().map_or(name, |gpu| &gpu.name);
     let memory = system.as_ref().map_or(0, System::total_memory);
     let features = cpu_features();
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Environment {
-        device: device.to_string(),
+        device: choice.device.to_string(),
         device_name: if name.is_empty() { "unknown processor".to_owned() } else { name.to_owned() },
         threads,
         logical_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_total: (memory > 0).then_some(Bytes(memory)),
         product_paths: product_paths(std::env::consts::ARCH, &features),
-        notes: notes(&features),
+        notes: notes(&features).into_iter().chain(choice.note.clone()).collect(),
         cpu_features: features.into_iter().map(str::to_owned).collect(),
         os: operating_system(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         git: option_env!("MANTISSA_COMMIT").map(str::to_owned),
         build: env!("MANTISSA_BUILD").to_owned(),
         started: utc(since_epoch.as_secs()),
+        gpu,
     }
 }
 
@@ -252,6 +339,35 @@ mod tests {
         ] {
             assert_eq!(utc(seconds), expected);
         }
+    }
+
+    #[test]
+    fn the_cpu_can_always_be_had() {
+        let cpu = Choice { device: Device::Cpu, note: None };
+        assert_eq!(Device::Cpu.resolve(), Ok(cpu));
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_cuda_knows_no_gpu() {
+        assert_eq!(Device::Auto.resolve(), Device::Cpu.resolve());
+        assert_eq!(Device::Cuda(1).resolve(), Err(DeviceError::NoCuda(Device::Cuda(1))));
+        assert_eq!(gpus(), ["not in this build"]);
+    }
+
+    // Which one holds depends on the machine: with a GPU in it, or none.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_gpu_is_refused_with_the_reason_and_auto_says_it() {
+        let auto = Device::Auto.resolve().unwrap();
+        assert_eq!(auto.device, Device::Cpu);
+        let note = auto.note.unwrap();
+        match Device::Cuda(0).resolve() {
+            Err(DeviceError::NoOperations(device)) => assert_eq!(device, Device::Cuda(0)),
+            Err(DeviceError::Gpu(_, error)) => assert!(note.contains(&error.to_string()), "{note}"),
+            other => panic!("{other:?}"),
+        }
+        assert_ne!(gpus(), ["not in this build"]);
     }
 
     #[test]

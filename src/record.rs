@@ -3,6 +3,8 @@
 //! `results.json` is a contract that tools outside the project read: bytes are integers, times are seconds, ratios are
 //! variant ÷ baseline, and what could not be measured is `null`, never 0.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Plan;
@@ -35,7 +37,7 @@ pub struct Results {
 pub struct Environment {
     /// `cpu` or `cuda:N`.
     pub device: String,
-    /// The processor's own name.
+    /// The own name of the processor or the GPU.
     pub device_name: String,
     /// Worker threads.
     pub threads: usize,
@@ -59,6 +61,51 @@ pub struct Environment {
     pub started: String,
     /// What a reader must know before trusting a number, such as a fallback to the CPU.
     pub notes: Vec<String>,
+    /// The GPU that ran it; none on the CPU, and left out of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
+}
+
+/// A GPU, its driver, and what this program was built with for it. What could not be told is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Its own name.
+    pub name: String,
+    /// Its compute capability, such as `9.0`.
+    pub compute_capability: String,
+    /// Its memory.
+    pub memory_total: Option<Bytes>,
+    /// The driver's version.
+    pub driver: Option<String>,
+    /// The newest version of CUDA that the driver can run.
+    pub driver_cuda: String,
+    /// The version of CUDA that this program was built with.
+    pub build_cuda: String,
+    /// The compute capability that this program was built for.
+    pub build_capability: String,
+    /// The limit of its power in watts.
+    pub power_limit_watts: Option<f64>,
+    /// The highest clock of its multiprocessors in MHz.
+    pub clock_mhz: Option<u32>,
+    /// The highest clock of its memory in MHz.
+    pub memory_clock_mhz: Option<u32>,
+}
+
+impl fmt::Display for Gpu {
+    /// What is known, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let facts = [
+            Some(self.name.clone()),
+            Some(format!("compute capability {}", self.compute_capability)),
+            self.memory_total.map(|bytes| bytes.to_string()),
+            self.driver.as_ref().map(|version| format!("driver {version}")),
+            Some(format!("driver for CUDA {}", self.driver_cuda)),
+            self.power_limit_watts.map(|watts| format!("{watts:.0} W at most")),
+            self.clock_mhz.map(|clock| format!("{clock} MHz at most")),
+            self.memory_clock_mhz.map(|clock| format!("memory {clock} MHz at most")),
+        ];
+        f.pad(&facts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// Everything measured of one variant.
@@ -449,4 +496,45 @@ pub struct ExponentHistogram {
     pub first: i32,
     /// Values in each binade, from `first` on.
     pub bins: Vec<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_without_a_gpu_is_what_it_was_before_cuda() {
+        let cpu = Environment::default();
+        let text = serde_json::to_string(&cpu).unwrap();
+        assert!(!text.contains("gpu"), "{text}");
+        assert_eq!(serde_json::from_str::<Environment>(&text).unwrap(), cpu);
+        let gpu = Environment { gpu: Some(Gpu::default()), ..cpu };
+        let text = serde_json::to_string(&gpu).unwrap();
+        assert_eq!(serde_json::from_str::<Environment>(&text).unwrap(), gpu);
+    }
+
+    #[test]
+    fn a_gpu_says_what_is_known_of_it() {
+        let little = Gpu {
+            name: "Example GPU".into(),
+            compute_capability: "9.0".into(),
+            driver_cuda: "13.0".into(),
+            ..Gpu::default()
+        };
+        let known = "Example GPU, compute capability 9.0, driver for CUDA 13.0";
+        assert_eq!(little.to_string(), known);
+        let all = Gpu {
+            memory_total: Some(Bytes(80 << 30)),
+            driver: Some("580.1".into()),
+            power_limit_watts: Some(699.6),
+            clock_mhz: Some(1980),
+            memory_clock_mhz: Some(2619),
+            ..little
+        };
+        assert_eq!(
+            all.to_string(),
+            "Example GPU, compute capability 9.0, 80.0 GiB, driver 580.1, driver for CUDA 13.0, 700 W at most, \
+             1980 MHz at most, memory 2619 MHz at most"
+        );
+    }
 }

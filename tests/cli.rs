@@ -97,6 +97,7 @@ fn a_folder_that_cannot_be_written_is_found_before_training() {
     ]);
 }
 
+#[cfg(not(feature = "cuda"))]
 #[test]
 fn cuda_in_a_build_without_it_is_exit_code_3() {
     for (device, named) in [("cuda", "cuda:0"), ("cuda:1", "cuda:1")] {
@@ -106,6 +107,19 @@ fn cuda_in_a_build_without_it_is_exit_code_3() {
             &format!("--device {named}: this version runs on the CPU only; use --device cpu"),
         )]);
     }
+}
+
+// On a machine with a driver it counts its GPUs, on one without it says so.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_that_is_not_there_is_one_line_and_exit_code_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["experiment", "--device", "cuda:999"];
+    let (exit, stdout, stderr) = mantissa(folder.path(), &arguments);
+    assert_eq!((exit, stdout.as_str()), (Some(3), ""), "{stderr}");
+    assert!(stderr.starts_with("mantissa: --device cuda:999: "), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

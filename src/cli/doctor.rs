@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::record::Environment;
 
-/// The environment, one fact a line.
-pub(super) fn page(environment: &Environment) -> String {
+/// The environment, one fact a line, and then what the build makes of the GPUs.
+pub(super) fn page(environment: &Environment, gpus: &[String]) -> String {
     let Environment { device, device_name, threads, logical_cpus, version, build, .. } =
         environment;
     let commit = environment.git.as_deref().unwrap_or("no commit");
@@ -22,11 +22,14 @@ pub(super) fn page(environment: &Environment) -> String {
         ("memory", memory),
         ("features", environment.cpu_features.join(" ")),
     ];
-    let lists = [("products", &environment.product_paths), ("note", &environment.notes)];
+    let lists = [
+        ("products", environment.product_paths.as_slice()),
+        ("note", &environment.notes),
+        ("cuda", gpus),
+    ];
     for (label, lines) in lists {
         facts.extend(lines.iter().map(|line| (label, line.clone())));
     }
-    facts.push(("cuda", "not in this build".to_owned()));
     facts.iter().fold(String::new(), |mut page, (label, fact)| {
         // Writing to a string cannot fail.
         let _ = writeln!(page, "{label:<10}{fact}");
@@ -55,9 +58,10 @@ mod tests {
             build: "rustc 1.95.0, release".into(),
             started: "2026-01-01T00:00:00Z".into(),
             notes: vec!["slow".into()],
+            gpu: None,
         };
         assert_eq!(
-            page(&environment),
+            page(&environment, &["not in this build".into()]),
             "version   mantissa 0.1.0, no commit\n\
              build     rustc 1.95.0, release\n\
              system    Linux, x86_64\n\

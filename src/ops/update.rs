@@ -195,7 +195,7 @@ struct Piece<'a, W, C> {
     delta: Option<&'a mut [f32]>,
 }
 
-impl<'a, W, C> Piece<'a, W, C> {
+impl<W, C> Piece<'_, W, C> {
     /// Cuts it into pieces of `size` values; the last may be shorter.
     fn parts(self, size: usize) -> impl Iterator<Item = Self> {
         fn cut<'a, T>(

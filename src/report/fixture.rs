@@ -148,6 +148,7 @@ fn results() -> Results {
             build: "rustc 1.95.0, release".to_owned(),
             started: "2026-01-02T03:04:05Z".to_owned(),
             notes: Vec::new(),
+            gpu: None,
         },
         variants: VARIANTS.iter().enumerate().map(|(i, t)| variant(t, i)).collect(),
         claims: vec![ClaimResult {

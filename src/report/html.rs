@@ -211,6 +211,7 @@ fn environment_rows(loaded: &Loaded) -> Vec<(&'static str, String)> {
     let rows = [
         ("device", environment.device.clone()),
         ("processor", environment.device_name.clone()),
+        ("GPU", environment.gpu.as_ref().map_or_else(String::new, ToString::to_string)),
         (
             "threads",
             format!("{} of {} logical processors", environment.threads, environment.logical_cpus),
