@@ -273,9 +273,9 @@ fn update_values<W: Element, C: Element>(
     for_each(piece.parts(CHUNK).collect(), |_, piece| {
         let count = vectorized!({
             // Not a sum of a map: that would be a call to code without the wide vectors.
-            let mut count = 0;
+            let (mut buffers, mut count) = ([[0.0; BLOCK]; 4], 0);
             for block in piece.parts(BLOCK) {
-                count += update_block(rule, block, conversion);
+                count += update_block(rule, block, conversion, &mut buffers);
             }
             count
         });
@@ -308,8 +308,8 @@ fn update_block<W: Element, C: Element>(
     rule: Update,
     piece: Piece<'_, W, C>,
     conversion: Conversion,
+    buffers: &mut [[f32; BLOCK]; 4],
 ) -> u64 {
-    let mut buffers = [[0.0_f32; BLOCK]; 4];
     let Conversion { unscale, clip, params, compute } = conversion;
     let len = piece.weights.len();
     let [wide, old, moved, new] = buffers.each_mut().map(|buffer| &mut buffer[..len]);
@@ -320,6 +320,7 @@ fn update_block<W: Element, C: Element>(
         (Update::AdamW(adam), Some(first), Some(second)) => {
             adam.delta(gradient, old, (first, second), moved);
         }
+        // `check_tensors` saw that they are there.
         (Update::AdamW(_), _, _) => return 0,
     }
     W::store(piece.weights, new, |new| {
