@@ -5,7 +5,7 @@
 #     eval "$(scripts/cuda-toolkit.sh)"            # or with a folder of your choice as its argument
 #     cargo build --release --features cuda
 #
-# It downloads about 0.8 GB once and keeps 1.3 GB; a later call only prints. To start over, delete the folder.
+# It downloads about 0.8 GB once and keeps 1.2 GB; a later call only prints. To start over, delete the folder.
 set -euo pipefail
 
 wheels=(
