@@ -5,14 +5,13 @@ use std::hint::black_box;
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use mantissa::data::{self, Batch, Batches};
+use mantissa::data::{self, Batches};
 use mantissa::model::Model;
 use mantissa::numerics::{self, Census};
 use mantissa::ops::{self, AdamW, ConvSettings, Conversion, Update, UpdateTensors};
 use mantissa::precision::{Format, Policy};
-use mantissa::record::Role;
 use mantissa::spec::{DEFAULT, Overrides, Plan};
-use mantissa::train::Trainer;
+use mantissa::train::{Loaded, Trainer};
 
 const TYPES: [(&str, DType); 3] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
 
@@ -21,7 +20,7 @@ fn tensor(shape: &[usize], dtype: DType) -> Tensor {
     let values: Vec<f32> = (0..shape.iter().product())
         .map(|i: usize| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0)
         .collect();
-    ops::from_f32(&values, shape, dtype).expect("a tensor")
+    ops::from_f32(&values, shape, dtype, &Device::Cpu).expect("a tensor")
 }
 
 fn products(c: &mut Criterion) {
@@ -74,9 +73,8 @@ fn rounding(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("emulated", format), |b| {
             b.iter(|| numerics::round(format, black_box(&mut buffer)));
         });
-        let mut census = Census::default();
         group.bench_function(BenchmarkId::new("census", format), |b| {
-            b.iter(|| census.round("layer", Role::Activations, format, black_box(&mut buffer)));
+            b.iter(|| numerics::round_counted(format, black_box(&mut buffer)));
         });
     }
     group.finish();
@@ -133,20 +131,28 @@ fn whole_steps(c: &mut Criterion) {
     let model = Model::new(&plan.model, data.shape, data.classes).expect("a model");
     let mut batches =
         Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0).expect("batches");
-    let batch: [Batch; 1] = [batches.batch(0)];
+    let batch = Loaded::new(batches.batch(0), data.shape, &Device::Cpu).expect("a batch");
+    let batch = [batch];
     let mut group = c.benchmark_group("one step of the default experiment");
     for variant in &plan.variants {
         let mut trainer =
-            Trainer::new(&model, &plan.train, variant.policy, 0, data.shape).expect("a run");
+            Trainer::new(&model, &plan.train, variant.policy, 0, (data.shape, &Device::Cpu))
+                .expect("a run");
         group.bench_function(BenchmarkId::new("native", &variant.name), |b| {
-            b.iter(|| trainer.step(black_box(&batch), None));
+            b.iter(|| step(&mut trainer, &batch, None));
         });
         let mut census = Census::default();
         group.bench_function(BenchmarkId::new("census", &variant.name), |b| {
-            b.iter(|| trainer.step(black_box(&batch), Some(&mut census)));
+            b.iter(|| step(&mut trainer, &batch, Some(&mut census)));
         });
     }
     group.finish();
+}
+
+/// One step, with a look at what it did.
+fn step(trainer: &mut Trainer<'_>, batch: &[Loaded], census: Option<&mut Census>) {
+    trainer.step(black_box(batch), census).expect("a step");
+    black_box(trainer.outcomes().expect("outcomes"));
 }
 
 criterion_group! {

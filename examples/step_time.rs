@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use candle_core::Device;
 use mantissa::data::{self, Batches};
 use mantissa::model::Model;
 use mantissa::precision::Policy;
@@ -36,12 +37,13 @@ fn run() -> Result<(), Failure> {
     let model = Model::new(&plan, data.shape, data.classes)?;
     let train = train_plan(batch, steps + WARM_UP);
     let mut batches = Batches::new(&data, batch, Augment::default(), 0)?;
-    let mut trainer = Trainer::new(&model, &train, policy, 0, data.shape)?;
+    let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape, &Device::Cpu))?;
     let mut seconds = Vec::new();
     for step in 0..steps + WARM_UP {
-        let batch = [batches.batch(step)];
+        let batch = [trainer.load(batches.batch(step))?];
         let start = Instant::now();
         trainer.step(&batch, None)?;
+        trainer.outcomes()?;
         if step >= WARM_UP {
             seconds.push(start.elapsed().as_secs_f64());
         }

@@ -172,7 +172,8 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     store::prepare(&out).map_err(Failure::input)?;
 
     let environment = device::environment(&choice, pool.current_num_threads());
-    let options = Options { out: &out, force, environment: &environment };
+    let device = candle_core::Device::Cpu;
+    let options = Options { out: &out, force, device: &device, environment: &environment };
     let mut progress = Progress::new(quiet);
     // From inside the pool, where an operation hands out its work without waking a sleeping thread for it.
     let outcome =

@@ -5,6 +5,8 @@ mod compare;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
+
 use crate::claims;
 use crate::data::{self, Batches, DataError};
 use crate::model::{Model, ModelError};
@@ -100,6 +102,8 @@ pub struct Options<'a> {
     /// Replace another experiment's results.
     pub force: bool,
     /// Where this runs.
+    pub device: &'a Device,
+    /// What is known of where this runs.
     pub environment: &'a Environment,
 }
 
@@ -120,6 +124,7 @@ pub fn run(
     let model = Model::new(&plan.model, data.shape, data.classes)?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let runs = plan.variants.len() * plan.seeds.len();
+    let on = (&model, &data, options.device);
     listen(Event::Started { runs, kept: records.len() });
 
     let save = |records: &Records, timings: &[Timing], complete: bool| {
@@ -137,7 +142,7 @@ pub fn run(
             listen(Event::RunStarted { variant: &variant.name, seed: *seed });
             let of = plan.train.steps;
             let mut progress = |done| listen(Event::Step { done, of });
-            let record = train::run(plan, (&model, &data), (variant, *seed), &mut progress)
+            let record = train::run(plan, on, (variant, *seed), &mut progress)
                 .unwrap_or_else(|error| failed(variant, *seed, &error));
             store::write(&record_path(options.out, &variant.name, *seed), &json(&record))?;
             listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
@@ -147,7 +152,7 @@ pub fn run(
         }
     }
     let mut progress = |done, of| listen(Event::TimingBlock { done, of });
-    let timings = train::time_variants(plan, (&model, &data), &plan.variants, &mut progress)
+    let timings = train::time_variants(plan, on, &plan.variants, &mut progress)
         .map_err(ExperimentError::Timing)?;
     let (results, path) = save(&records, &timings, true)?;
     listen(Event::Saved(&path));

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use candle_core::Device;
 use mantissa::data::{self, Dataset};
 use mantissa::experiment::{self, Event, Options};
 use mantissa::model::Model;
@@ -81,8 +82,10 @@ fn record(plan: &Plan, variant: usize, threads: usize) -> RunRecord {
     let data = data::load(&plan.data).unwrap();
     let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let work =
-        || train::run(plan, (&model, &data), (&plan.variants[variant], 0), &mut |_| ()).unwrap();
+    let work = || {
+        train::run(plan, (&model, &data, &Device::Cpu), (&plan.variants[variant], 0), &mut |_| ())
+            .unwrap()
+    };
     pool.install(work)
 }
 
@@ -128,10 +131,10 @@ fn memory_is_the_sum_that_the_shapes_give() {
         let parts: u64 = found.iter().map(|bytes| bytes.0).sum();
         assert_eq!(memory.peak_bytes.0, parts + memory.activations.0);
         // The peak comes with the first layer's weight gradient, the last of the backward pass: what is live then beside
-        // the gradients is the batch and the gradient of the first layer's result. The allocator also sees candle's bookkeeping,
-        // a few hundred bytes for each of some twenty tensors.
-        let width = if variant == 0 { 4 } else { 2 };
-        let live = 37 * (784 + 32) * width;
+        // the gradients is the batch in f32, its copy in 16 bits, and the gradient of the first layer's result. The allocator
+        // also sees candle's bookkeeping, a few hundred bytes for each of some twenty tensors.
+        let (width, copy) = if variant == 0 { (4, 0) } else { (2, 2) };
+        let live = 37 * (784 * (4 + copy) + 32 * width);
         assert!((live..live + 8192).contains(&memory.activations.0), "{live} {memory:?}");
     }
 }
@@ -157,7 +160,8 @@ fn an_interrupted_experiment_goes_on() {
     let mut plan = plan(mlp(), &["fp32", "bf16-mixed"], 6);
     plan.seeds = vec![0, 1];
     let environment = Environment::default();
-    let options = |out| Options { out, force: false, environment: &environment };
+    let options =
+        |out| Options { out, force: false, device: &Device::Cpu, environment: &environment };
     let whole = folder.path().join("whole");
     let expected = experiment::run(&plan, options(&whole), &mut |_| ()).unwrap();
     assert!(expected.complete);

@@ -11,11 +11,11 @@ mod ops_support;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use mantissa::ops::{
-    self, AdamW, BatchNormSaved, ConvSettings, Conversion, LossSettings, Philox, Sgd, Update,
+    self, AdamW, BatchNormSaved, ConvSettings, Conversion, LossSettings, Random, Sgd, Update,
     UpdateTensors,
 };
 use mantissa::precision::Format;
-use ops_support::{UNIT, bits, tensor, uniform};
+use ops_support::{UNIT, bits, numbers, tensor, uniform};
 
 /// Numbers of both signs, none of which is 0.
 const SIGNED: (f32, f32) = (-2.0, 2.0);
@@ -411,10 +411,10 @@ fn batch_norm() -> Result<()> {
         }
         let biased = (wide.transpose(0, 1)?.flatten_from(1)?.var(D::Minus1)?
             * ((n * h * w - 1) as f64 / (n * h * w) as f64))?;
-        check(&case, &tensor(&variance, DType::F32)?, &biased, &vec![condition; c])?;
+        check(&case, &variance, &biased, &vec![condition; c])?;
         let BatchNormSaved { mean, .. } = saved;
         let means = wide.mean((0, 2, 3))?;
-        check(&case, &tensor(&mean, DType::F32)?, &means, &vec![condition; c])?;
+        check(&case, &mean, &means, &vec![condition; c])?;
     }
     Ok(())
 }
@@ -424,8 +424,7 @@ fn batch_norm_for_inference() -> Result<()> {
     let x = uniform(1, (3, 5, 11, 9), SIGNED)?;
     let (gamma, beta) = (uniform(2, 5, SIGNED)?, uniform(3, 5, SIGNED)?);
     let (mean, variance) = (uniform(4, 5, SIGNED)?, uniform(5, 5, (0.1, 2.0))?);
-    let statistics = (ops::to_f32(&mean)?, ops::to_f32(&variance)?);
-    let y = ops::batch_norm_inference(&x, (&statistics.0, &statistics.1), &gamma, &beta)?;
+    let y = ops::batch_norm_inference(&x, (&mean, &variance), &gamma, &beta)?;
     let wide = |tensor: &Tensor| spread(&tensor.to_dtype(DType::F64)?);
     let deviation = (wide(&variance)? + 1e-5)?.sqrt()?;
     let factor = (wide(&gamma)? / deviation)?;
@@ -439,7 +438,8 @@ fn batch_norm_for_inference() -> Result<()> {
 /// The mask by its definition: value i is kept if word i mod 4 of block ⌊i/4⌋ is at least p 2³².
 #[test]
 fn dropout_keeps_what_the_generator_says() -> Result<()> {
-    let random = Philox { seed: 0x0123_4567_89ab_cdef, stream: 3, step: 17 };
+    let pass = numbers(&[17])?;
+    let random = Random { seed: 0x0123_4567_89ab_cdef, stream: 3, pass };
     let x = uniform(1, 40_001, SIGNED)?;
     for p in [0.0_f32, 0.1, 0.5, 0.9] {
         let scale = 1.0 / (1.0 - p);
@@ -453,7 +453,7 @@ fn dropout_keeps_what_the_generator_says() -> Result<()> {
                 if f64::from(words[i % 4]) >= threshold { x * scale } else { 0.0 }
             })
             .collect();
-        assert_eq!(ops::to_f32(&ops::dropout(&x, p, random)?)?, expected, "p = {p}");
+        assert_eq!(ops::to_f32(&ops::dropout(&x, p, &random)?)?, expected, "p = {p}");
         let kept = expected.iter().filter(|value| **value != 0.0).count() as f64;
         let (n, keep) = (40_001.0, 1.0 - f64::from(p));
         // Five standard deviations of a binomial count.
@@ -468,23 +468,60 @@ fn dropout_keeps_what_the_generator_says() -> Result<()> {
 #[test]
 fn dropout_drops_other_values_for_other_steps_streams_and_seeds() -> Result<()> {
     let ones = Tensor::ones(4096, DType::F32, &Device::Cpu)?;
-    let first = Philox { seed: 1, stream: 0, step: 0 };
-    let masks: Vec<Vec<f32>> = [
-        first,
-        Philox { step: 1, ..first },
-        Philox { stream: 1, ..first },
-        Philox { seed: 2, ..first },
-        Philox { seed: 1 | 1 << 32, ..first },
+    let pass = numbers(&[0])?;
+    let first = Random { seed: 1, stream: 0, pass: pass.clone() };
+    let mask = |random: &Random| ops::to_f32(&ops::dropout(&ones, 0.5, random)?);
+    let mut masks = [
+        first.clone(),
+        Random { stream: 1, ..first.clone() },
+        Random { seed: 2, ..first.clone() },
+        Random { seed: 1 | 1 << 32, ..first.clone() },
     ]
-    .into_iter()
-    .map(|random| ops::to_f32(&ops::dropout(&ones, 0.5, random)?))
-    .collect::<Result<_>>()?;
+    .iter()
+    .map(mask)
+    .collect::<Result<Vec<_>>>()?;
+    ops::next_pass(&pass)?;
+    masks.push(mask(&first)?);
     for (i, a) in masks.iter().enumerate() {
         for b in &masks[..i] {
             let same = a.iter().zip(b).filter(|(a, b)| a == b).count();
             // Five standard deviations of 4096 throws of a coin around a half.
             assert!(same.abs_diff(2048) <= 160, "{same} of 4096 alike");
         }
+    }
+    Ok(())
+}
+
+/// Micro-batches share a step: each adds its mean over their number, and divides its gradient by it.
+#[test]
+fn micro_batches_share_the_loss() -> Result<()> {
+    let logits = uniform(1, (5, 3), SIGNED)?;
+    let labels = numbers(&[0, 2, 1, 0, 2])?;
+    let scale = tensor(&[8.0], DType::F32)?;
+    let of = |micro_batches| {
+        let settings = LossSettings { smoothing: 0.0, micro_batches };
+        ops::cross_entropy(&logits, &labels, settings, &scale)
+    };
+    let (whole, shared) = (of(1)?, of(4)?);
+    let quarter = (whole.gradient / 4.0)?;
+    assert_eq!(bits(&shared.gradient)?, bits(&quarter)?, "a power of two divides exactly");
+    let loss = tensor(&[55.0], DType::F32)?;
+    for index in 0..4 {
+        ops::mean_loss(&shared.losses, 4, index == 0, &loss)?;
+    }
+    let mean = f64::from(ops::to_f32(&loss)?[0]);
+    let losses = ops::to_f32(&whole.losses)?;
+    let expected = losses.iter().map(|loss| f64::from(*loss)).sum::<f64>() / 5.0;
+    assert!((mean - expected).abs() <= 16.0 * UNIT * expected, "{mean} {expected}");
+    Ok(())
+}
+
+#[test]
+fn a_label_that_is_no_class_is_refused() -> Result<()> {
+    let logits = uniform(1, (2, 3), SIGNED)?;
+    for labels in [&[0, 3][..], &[0], &[0, 1, 2]] {
+        assert!(ops::count_correct(&logits, &numbers(labels)?).is_err(), "{labels:?}");
+        assert!(ops::cross_entropy_loss(&logits, &numbers(labels)?).is_err(), "{labels:?}");
     }
     Ok(())
 }
@@ -511,20 +548,21 @@ fn cross_entropy() -> Result<()> {
             let case = format!("{n} × {classes}, smoothing {smoothing}, scale {scale}");
             let logits = uniform(1, (n, classes), (-10.0, 10.0))?;
             let labels: Vec<u32> = (0..n as u32).map(|i| (i * 7 + 1) % classes as u32).collect();
-            let settings = LossSettings { smoothing, scale };
-            let result = ops::cross_entropy(&logits, &labels, settings)?;
+            let settings = LossSettings { smoothing, micro_batches: 1 };
+            let (at, factor) = (numbers(&labels)?, tensor(&[scale], DType::F32)?);
+            let result = ops::cross_entropy(&logits, &at, settings, &factor)?;
+            let loss = ops::zeros(1, &Device::Cpu)?;
+            ops::mean_loss(&result.losses, 1, true, &loss)?;
             let dy = Tensor::full(f64::from(scale), (), &Device::Cpu)?;
             let expected =
                 autograd(&[&logits], &dy, |t| smoothed_loss(&t[0], &labels, f64::from(smoothing)))?;
             let rounding = UNIT * (classes + 24) as f64;
-            let loss = tensor(&[result.loss], DType::F32)?.squeeze(0)?;
-            check(&case, &loss, &expected[0], &[rounding * (20.0 + n as f64)])?;
+            check(&case, &loss.squeeze(0)?, &expected[0], &[rounding * (20.0 + n as f64)])?;
             let bound = vec![rounding * f64::from(scale) / n as f64; n * classes];
             check(&case, &result.gradient, &expected[1], &bound)?;
             if smoothing == 0.0 {
-                let rows = ops::cross_entropy_loss(&logits, &labels)?;
-                let mean = rows.iter().map(|loss| f64::from(*loss)).sum::<f64>() / n as f64;
-                assert!((mean - f64::from(result.loss)).abs() <= rounding * 40.0, "{case}");
+                let rows = ops::cross_entropy_loss(&logits, &at)?;
+                assert_eq!(bits(&rows)?, bits(&result.losses)?, "{case}");
             }
         }
     }
@@ -550,8 +588,10 @@ fn cross_entropy_of_infinite_logits() -> Result<()> {
     ] {
         let logits = tensor(&row, DType::F32)?.reshape((1, 3))?;
         for (smoothing, expected) in [(0.0, plain), (0.1, smoothed)] {
-            let loss =
-                ops::cross_entropy(&logits, &[0], LossSettings { smoothing, scale: 1.0 })?.loss;
+            let settings = LossSettings { smoothing, micro_batches: 1 };
+            let one = tensor(&[1.0], DType::F32)?;
+            let losses = ops::cross_entropy(&logits, &numbers(&[0])?, settings, &one)?.losses;
+            let loss = ops::to_f32(&losses)?[0];
             let same = loss == expected || (loss - expected).abs() < 1e-6;
             assert!(same || (loss.is_nan() && expected.is_nan()), "{row:?}: {loss} {expected}");
         }
@@ -572,7 +612,11 @@ fn only_a_label_with_the_first_largest_logit_is_correct() -> Result<()> {
     ] {
         let logits = tensor(&row, DType::F32)?.reshape((1, 3))?;
         for (label, expected) in (0_u32..).zip(correct) {
-            assert_eq!(ops::count_correct(&logits, &[label])?, expected, "{row:?} {label}");
+            assert_eq!(
+                ops::count_correct(&logits, &numbers(&[label])?)?,
+                expected,
+                "{row:?} {label}"
+            );
         }
     }
     Ok(())

@@ -1,37 +1,36 @@
 //! Batch norm and its running statistics.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Layer, Pass, Registry, Saved, Start};
 use crate::ops;
 
-/// Share of the newest batch in the running statistics, as PyTorch's default.
-const MOMENTUM: f32 = 0.1;
-
 /// Mean and variance over the batches so far, for inference; f32 under every policy.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct RunningStatistics {
     /// Mean of each channel.
-    pub mean: Vec<f32>,
+    pub mean: Tensor,
     /// Unbiased variance of each channel.
-    pub variance: Vec<f32>,
+    pub variance: Tensor,
 }
 
 impl RunningStatistics {
     /// Mean 0 and variance 1.
-    pub fn new(channels: usize) -> Self {
-        Self { mean: vec![0.0; channels], variance: vec![1.0; channels] }
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub fn new(channels: usize, device: &Device) -> Result<Self> {
+        let mean = ops::zeros(channels, device)?;
+        let variance = ops::from_f32(&vec![1.0; channels], channels, DType::F32, device)?;
+        Ok(Self { mean, variance })
     }
 
-    /// Takes in a batch of `count` values a channel; `variance` is the biased one.
-    fn take_in(&mut self, mean: &[f32], variance: &[f32], count: usize) {
-        let unbiased = count as f32 / (count.max(2) - 1) as f32;
-        for (running, new) in self.mean.iter_mut().zip(mean) {
-            *running += MOMENTUM * (new - *running);
-        }
-        for (running, new) in self.variance.iter_mut().zip(variance) {
-            *running += MOMENTUM * (new * unbiased - *running);
-        }
+    /// Equal statistics that change on their own.
+    ///
+    /// # Errors
+    /// As [`RunningStatistics::new`].
+    pub fn copy(&self) -> Result<Self> {
+        Ok(Self { mean: ops::copy(&self.mean)?, variance: ops::copy(&self.variance)? })
     }
 }
 
@@ -60,13 +59,15 @@ impl Layer for BatchNorm {
         let (gamma, beta) = (pass.weight(self.gamma), pass.weight(self.beta));
         if !pass.is_training() {
             let running = pass.statistics(self.statistics);
-            let given = (running.mean.as_slice(), running.variance.as_slice());
+            let given = (&running.mean, &running.variance);
             let y = ops::batch_norm_inference(&x, given, &gamma, &beta)?;
             return pass.activation(&self.name, y);
         }
         let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta)?;
-        let count = x.elem_count() / saved.mean.len();
-        pass.statistics(self.statistics).take_in(&saved.mean, &variance, count);
+        let running = pass.statistics(self.statistics);
+        let count = x.elem_count() / saved.mean.elem_count();
+        let running = (&running.mean, &running.variance);
+        ops::take_in_statistics(running, (&saved.mean, &variance), count)?;
         pass.save(Saved::BatchNorm(x, saved));
         pass.activation(&self.name, y)
     }

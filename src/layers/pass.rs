@@ -3,8 +3,8 @@
 use candle_core::{DType, Error, Result, Tensor};
 
 use super::RunningStatistics;
-use crate::numerics::{self, Census};
-use crate::ops::{self, BatchNormSaved, Philox};
+use crate::numerics::Census;
+use crate::ops::{self, BatchNormSaved, Random};
 use crate::precision::Format;
 use crate::record::Role;
 
@@ -35,14 +35,14 @@ impl Arithmetic {
 }
 
 /// What a pass is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Mode {
     /// Forward and backward: keeps a tape, drops, uses and updates the batch's statistics.
     Training {
         /// The run's seed, for dropout.
         seed: u64,
-        /// Number of the forward pass in the run, for dropout.
-        pass: u32,
+        /// Number of the forward pass in the run, for dropout: one u32 on the tensors' device.
+        pass: Tensor,
     },
     /// Forward only: no tape, no dropout, running statistics.
     Inference,
@@ -72,7 +72,7 @@ pub struct Pass<'a> {
     arithmetic: Arithmetic,
     mode: Mode,
     weights: &'a [Tensor],
-    statistics: &'a mut [RunningStatistics],
+    statistics: &'a [RunningStatistics],
     census: Option<&'a mut Census>,
     tape: Vec<Saved>,
     gradients: Vec<Option<Tensor>>,
@@ -85,7 +85,7 @@ impl<'a> Pass<'a> {
         arithmetic: Arithmetic,
         mode: Mode,
         weights: &'a [Tensor],
-        statistics: &'a mut [RunningStatistics],
+        statistics: &'a [RunningStatistics],
     ) -> Self {
         let gradients = vec![None; weights.len()];
         let (census, tape, watch) = (None, Vec::new(), Watch::Off);
@@ -127,14 +127,16 @@ impl<'a> Pass<'a> {
     }
 
     /// Running statistics of one batch norm.
-    pub fn statistics(&mut self, index: usize) -> &mut RunningStatistics {
-        &mut self.statistics[index]
+    pub fn statistics(&self, index: usize) -> &RunningStatistics {
+        &self.statistics[index]
     }
 
     /// Random numbers for one use in this pass; none in inference.
-    pub fn random(&self, stream: u32) -> Option<Philox> {
-        match self.mode {
-            Mode::Training { seed, pass } => Some(Philox { seed, stream, step: pass }),
+    pub fn random(&self, stream: u32) -> Option<Random> {
+        match &self.mode {
+            Mode::Training { seed, pass } => {
+                Some(Random { seed: *seed, stream, pass: pass.clone() })
+            }
             Mode::Inference => None,
         }
     }
@@ -189,9 +191,7 @@ impl<'a> Pass<'a> {
     /// When the tensor is not the engine's own.
     pub fn activation(&mut self, layer: &str, result: Tensor) -> Result<Tensor> {
         self.round(layer, Role::Activations, &result)?;
-        if matches!(self.watch, Watch::On)
-            && ops::to_f32(&result)?.iter().any(|value| !value.is_finite())
-        {
+        if matches!(self.watch, Watch::On) && !ops::all_finite(&result)? {
             self.watch = Watch::Found(layer.to_owned());
         }
         Ok(result)
@@ -225,8 +225,11 @@ impl<'a> Pass<'a> {
         let format = self.arithmetic.format;
         match &mut self.census {
             _ if !self.arithmetic.wide => Ok(()),
-            Some(census) => ops::round_in_place(tensor, |v| census.round(layer, role, format, v)),
-            None => ops::round_in_place(tensor, |values| numerics::round(format, values)),
+            Some(census) => {
+                census.add(layer, role, &ops::round_counted(tensor, format)?);
+                Ok(())
+            }
+            None => ops::round(tensor, format),
         }
     }
 

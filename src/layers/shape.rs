@@ -125,7 +125,7 @@ impl Dropout {
 impl Layer for Dropout {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         match pass.random(self.stream) {
-            Some(random) => pass.activation(&self.name, ops::dropout(&x, self.p, random)?),
+            Some(random) => pass.activation(&self.name, ops::dropout(&x, self.p, &random)?),
             None => Ok(x),
         }
     }
@@ -133,7 +133,7 @@ impl Layer for Dropout {
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         match pass.random(self.stream) {
             Some(random) => {
-                let dx = ops::dropout(&dy, self.p, random)?;
+                let dx = ops::dropout(&dy, self.p, &random)?;
                 pass.activation_gradient(&self.name, dx).map(Some)
             }
             None => Ok(Some(dy)),

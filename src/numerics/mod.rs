@@ -24,30 +24,8 @@ pub struct Census {
 }
 
 impl Census {
-    /// Rounds every value of `values` to `format`, in place and in parallel, and counts what that did.
-    pub fn round(&mut self, layer: &str, role: Role, format: Format, values: &mut [f32]) {
-        let tally = if values.len() <= CHUNK {
-            Tally::of_rounding(format, values)
-        } else {
-            let chunks = values.par_chunks_mut(CHUNK);
-            let tallies = chunks.map(|chunk| Tally::of_rounding(format, chunk));
-            tallies.reduce(Tally::default, |a, b| a.plus(&b))
-        };
-        self.add(layer, role, &tally);
-    }
-
-    /// Counts `values` as they are: their number, NaNs and exponents. For what is not rounded, as [`Role::Updates`].
-    pub fn observe(&mut self, layer: &str, role: Role, values: &[f32]) {
-        let tally = if values.len() <= CHUNK {
-            Tally::of_values(values)
-        } else {
-            let tallies = values.par_chunks(CHUNK).map(Tally::of_values);
-            tallies.reduce(Tally::default, |a, b| a.plus(&b))
-        };
-        self.add(layer, role, &tally);
-    }
-
-    fn add(&mut self, layer: &str, role: Role, tally: &Tally) {
+    /// Adds the tally of one tensor.
+    pub fn add(&mut self, layer: &str, role: Role, tally: &Tally) {
         self.tallies.entry((layer.to_owned(), role)).or_default().add(tally);
     }
 
@@ -86,6 +64,24 @@ pub fn round(format: Format, values: &mut [f32]) {
     } else {
         values.par_chunks_mut(CHUNK).for_each(round_all);
     }
+}
+
+/// Rounds every value of `values` to `format`, in place and in parallel, and counts what that did.
+pub fn round_counted(format: Format, values: &mut [f32]) -> Tally {
+    if values.len() <= CHUNK {
+        return Tally::of_rounding(format, values);
+    }
+    let tallies = values.par_chunks_mut(CHUNK).map(|chunk| Tally::of_rounding(format, chunk));
+    tallies.reduce(Tally::default, |a, b| a.plus(&b))
+}
+
+/// Counts `values` as they are: their number, NaNs and exponents. For what is not rounded, as [`Role::Updates`].
+pub fn observe(values: &[f32]) -> Tally {
+    if values.len() <= CHUNK {
+        return Tally::of_values(values);
+    }
+    let tallies = values.par_chunks(CHUNK).map(Tally::of_values);
+    tallies.reduce(Tally::default, |a, b| a.plus(&b))
 }
 
 #[cfg(test)]
@@ -173,7 +169,7 @@ mod tests {
 
                     let mut after = before.clone();
                     let mut census = Census::default();
-                    census.round("layer", Role::Weights, format, &mut after);
+                    census.add("layer", Role::Weights, &round_counted(format, &mut after));
                     let record = record(census);
                     assert_eq!(
                         (record.counts, record.exponents),
@@ -216,7 +212,7 @@ mod tests {
         ];
         for (value, (overflow, underflow, subnormal, nan), (zeros, non_finite, exponent)) in table {
             let mut census = Census::default();
-            census.round("layer", Role::Activations, Format::F16, &mut [value]);
+            census.add("layer", Role::Activations, &round_counted(Format::F16, &mut [value]));
             let expected = LayerCensus {
                 layer: "layer".to_owned(),
                 role: Role::Activations,
@@ -235,11 +231,10 @@ mod tests {
     #[test]
     fn overflow_to_nan_counts_as_both_but_infinity_only_as_nan() {
         let mut census = Census::default();
-        census.round(
+        census.add(
             "layer",
             Role::Weights,
-            Format::FP8_E4M3,
-            &mut [480.0, f32::INFINITY, f32::NAN, 448.0],
+            &round_counted(Format::FP8_E4M3, &mut [480.0, f32::INFINITY, f32::NAN, 448.0]),
         );
         let counts = record(census).counts;
         assert_eq!((counts.overflow, counts.nan), (1, 3));
@@ -250,7 +245,7 @@ mod tests {
         for count in [0, 5, CHUNK, 2 * CHUNK + 3] {
             let values = values(count, 127);
             let mut census = Census::default();
-            census.observe("layer", Role::Updates, &values);
+            census.add("layer", Role::Updates, &observe(&values));
             let record = record(census);
             let (counts, exponents) = naive(Format::F32, &values);
             let expected =
@@ -270,7 +265,7 @@ mod tests {
             ("b", Role::Weights),
             ("a", Role::Updates),
         ] {
-            census.observe(layer, role, &[1.0, 0.0]);
+            census.add(layer, role, &observe(&[1.0, 0.0]));
         }
         assert!(!census.is_empty());
         let records = census.into_records(&["b".to_owned(), "unseen".to_owned(), "a".to_owned()]);
@@ -296,7 +291,11 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let mut census = Census::default();
-                census.round("layer", Role::Weights, Format::F16, &mut values.clone());
+                census.add(
+                    "layer",
+                    Role::Weights,
+                    &round_counted(Format::F16, &mut values.clone()),
+                );
                 record(census)
             })
         };

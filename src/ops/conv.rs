@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Error, Result, Tensor, WithDType as _};
+use candle_core::{DType, Device, Error, Result, Tensor, WithDType as _};
 use gemmkit::{Bias, MatMut, MatRef, Parallelism};
 
 use super::element::{Element, by_dtype};
@@ -341,8 +341,8 @@ pub fn conv2d_backward(
         let biases = add_shares(&space, share, offset + weight.len()..share);
         Ok(ConvGradients {
             input,
-            weight: super::from_f32(&weights, w.shape(), T::DTYPE)?,
-            bias: super::from_f32(&biases, sizes.outputs, T::DTYPE)?,
+            weight: super::from_f32(&weights, w.shape(), T::DTYPE, &Device::Cpu)?,
+            bias: super::from_f32(&biases, sizes.outputs, T::DTYPE, &Device::Cpu)?,
         })
     })
 }

@@ -5,16 +5,30 @@ use gemmkit::FusedScalar;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// A type that tensors are stored in and products accept. Implemented for f32, f16 and bf16.
-pub trait Element: WithDType + FusedScalar + Default + Sized {
+/// A type that tensors are stored in.
+pub trait Stored: WithDType + Default {
+    /// The storage's values, if they are of this type.
+    fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>>;
+}
+
+macro_rules! stored {
+    ($($type:ty: $variant:ident),*) => {$(
+        impl Stored for $type {
+            fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
+                if let CpuStorage::$variant(values) = storage { Some(values) } else { None }
+            }
+        }
+    )*};
+}
+stored!(f32: F32, f16: F16, bf16: BF16, u32: U32, u8: U8);
+
+/// A type that products accept. Implemented for f32, f16 and bf16.
+pub trait Element: Stored + FusedScalar {
     /// Writes `source` as f32, exactly.
     fn widen(source: &[Self], target: &mut [f32]);
 
     /// Writes `source` rounded to nearest even.
     fn narrow(source: &[f32], target: &mut [Self]);
-
-    /// The storage's values, if they are of this type.
-    fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>>;
 
     /// `source` as f32: itself if it is f32, else widened into `buffer`.
     #[inline(always)]
@@ -44,10 +58,6 @@ impl Element for f32 {
         target.copy_from_slice(source);
     }
 
-    fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
-    }
-
     #[inline(always)]
     fn widened<'a>(source: &'a [Self], _buffer: &'a mut [f32]) -> &'a [f32] {
         source
@@ -67,10 +77,6 @@ impl Element for f16 {
     fn narrow(source: &[f32], target: &mut [Self]) {
         target.convert_from_f32_slice(source);
     }
-
-    fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::F16(values) = storage { Some(values) } else { None }
-    }
 }
 
 impl Element for bf16 {
@@ -86,10 +92,6 @@ impl Element for bf16 {
         for (narrow, wide) in target.iter_mut().zip(source) {
             *narrow = Self::from_bits(bf16_bits(*wide));
         }
-    }
-
-    fn of(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
-        if let CpuStorage::BF16(values) = storage { Some(values) } else { None }
     }
 }
 

@@ -5,14 +5,17 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
+use candle_core::backend::BackendStorage as _;
 use candle_core::{
     CpuStorage, DType, Device, Error, InplaceOp1, Layout, Result, Shape, Storage, StorageRef,
     Tensor,
 };
 
-use super::element::{Element, by_dtype};
+use super::element::{Element, Stored, by_dtype};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
 use crate::memory;
+use crate::numerics::{self, Tally};
+use crate::precision::Format;
 
 /// A contiguous CPU tensor's values, borrowed.
 pub(crate) struct View<'a, T> {
@@ -25,7 +28,7 @@ pub(crate) struct View<'a, T> {
 ///
 /// # Errors
 /// When it is on another device, not contiguous, or of another type.
-pub(crate) fn view<T: Element>(tensor: &Tensor) -> Result<View<'_, T>> {
+pub(crate) fn view<T: Stored>(tensor: &Tensor) -> Result<View<'_, T>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
         return Err(Error::RequiresContiguous { op: "mantissa" }.bt());
@@ -37,7 +40,7 @@ pub(crate) fn view<T: Element>(tensor: &Tensor) -> Result<View<'_, T>> {
     Ok(View { storage, range: start..end, element: PhantomData })
 }
 
-impl<T: Element> Deref for View<'_, T> {
+impl<T: Stored> Deref for View<'_, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -87,9 +90,9 @@ pub(crate) fn build<T: Element>(
 ///
 /// # Errors
 /// As [`view`].
-pub(crate) fn edit<T: Element>(tensor: &Tensor, edit: impl FnOnce(&mut [T])) -> Result<()> {
+pub(crate) fn edit<T: Stored>(tensor: &Tensor, edit: impl FnOnce(&mut [T])) -> Result<()> {
     struct Edit<T, F>(Cell<Option<F>>, PhantomData<T>);
-    impl<T: Element, F: FnOnce(&mut [T])> InplaceOp1 for Edit<T, F> {
+    impl<T: Stored, F: FnOnce(&mut [T])> InplaceOp1 for Edit<T, F> {
         fn name(&self) -> &'static str {
             "edit"
         }
@@ -97,11 +100,7 @@ pub(crate) fn edit<T: Element>(tensor: &Tensor, edit: impl FnOnce(&mut [T])) -> 
             let Some((start, end)) = layout.contiguous_offsets() else {
                 return Err(Error::RequiresContiguous { op: "edit" }.bt());
             };
-            let dtype = match storage {
-                CpuStorage::F16(_) => DType::F16,
-                CpuStorage::BF16(_) => DType::BF16,
-                _ => DType::F32,
-            };
+            let dtype = storage.dtype();
             let Some(values) = T::of(storage) else {
                 return Err(Error::UnsupportedDTypeForOp(dtype, "edit").bt());
             };
@@ -112,6 +111,15 @@ pub(crate) fn edit<T: Element>(tensor: &Tensor, edit: impl FnOnce(&mut [T])) -> 
         }
     }
     tensor.inplace_op1(&Edit(Cell::new(Some(edit)), PhantomData))
+}
+
+/// The first value of a tensor.
+///
+/// # Errors
+/// As [`view`], and when there is none.
+pub(crate) fn first<T: Stored>(tensor: &Tensor) -> Result<T> {
+    let missing = || Error::Msg("a tensor without values".to_owned()).bt();
+    view::<T>(tensor)?.first().copied().ok_or_else(missing)
 }
 
 /// `tensor` in another storage type, rounded once; the same tensor if it already is of that type.
@@ -136,15 +144,21 @@ pub fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     }))
 }
 
-/// A tensor of `dtype` from f32 values, rounded once.
+/// A tensor of `dtype` on `device` from f32 values, rounded once.
 ///
 /// # Errors
 /// When the shape does not fit, or the type is not f32, f16 or bf16.
-pub fn from_f32(values: &[f32], shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+pub fn from_f32(
+    values: &[f32],
+    shape: impl Into<Shape>,
+    dtype: DType,
+    device: &Device,
+) -> Result<Tensor> {
     let shape = shape.into();
     if shape.elem_count() != values.len() {
         return Err(Error::Msg(format!("{} values do not fill {shape:?}", values.len())).bt());
     }
+    debug_assert!(device.is_cpu());
     by_dtype!(dtype, T => build::<T>(shape, |target| {
         let tasks = target.chunks_mut(CHUNK).zip(values.chunks(CHUNK)).collect();
         for_each(tasks, |_, (target, source)| vectorized!(T::narrow(source, target)));
@@ -164,12 +178,76 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
     })
 }
 
-/// Lets `round` change the values of an f32 tensor in place: the rounding step of wide mode.
+/// An f32 tensor of zeros.
 ///
 /// # Errors
-/// When the tensor is not a contiguous f32 tensor on the CPU.
-pub fn round_in_place(tensor: &Tensor, round: impl FnOnce(&mut [f32])) -> Result<()> {
-    edit::<f32>(tensor, |values| {
-        vectorized!(memory::uncounted(|| round(values)));
+/// When there is no memory for it.
+pub fn zeros(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+    Tensor::zeros(shape, DType::F32, device)
+}
+
+/// An equal tensor with storage of its own.
+///
+/// # Errors
+/// As [`cast`].
+pub fn copy(tensor: &Tensor) -> Result<Tensor> {
+    by_dtype!(tensor.dtype(), T => {
+        let source = view::<T>(tensor)?;
+        build::<T>(tensor.shape(), |target| target.copy_from_slice(&source))
     })
+}
+
+/// Overwrites `target` with the values of `source`, a tensor of the same shape and type: f32 or u32.
+///
+/// # Errors
+/// When they are not that.
+pub fn copy_into(target: &Tensor, source: &Tensor) -> Result<()> {
+    fn values<T: Stored>(target: &Tensor, source: &Tensor) -> Result<()> {
+        let source = view::<T>(source)?;
+        edit::<T>(target, |target| target.copy_from_slice(&source))
+    }
+    expect_shape("the tensor to copy", source, target.dims())?;
+    match target.dtype() {
+        DType::U32 => values::<u32>(target, source),
+        _ => values::<f32>(target, source),
+    }
+}
+
+/// Whether no value is infinite or NaN.
+///
+/// # Errors
+/// As [`cast`].
+pub fn all_finite(tensor: &Tensor) -> Result<bool> {
+    Ok(to_f32(tensor)?.iter().all(|value| value.is_finite()))
+}
+
+/// Rounds an f32 tensor to `format`, in place: the rounding step of wide mode.
+///
+/// # Errors
+/// When the tensor is not a contiguous f32 tensor.
+pub fn round(tensor: &Tensor, format: Format) -> Result<()> {
+    edit::<f32>(tensor, |values| {
+        vectorized!(memory::uncounted(|| numerics::round(format, values)));
+    })
+}
+
+/// As [`round`], and counts what that did.
+///
+/// # Errors
+/// As [`round`].
+pub fn round_counted(tensor: &Tensor, format: Format) -> Result<Tally> {
+    let mut tally = Tally::default();
+    edit::<f32>(tensor, |values| {
+        tally = vectorized!(memory::uncounted(|| numerics::round_counted(format, values)));
+    })?;
+    Ok(tally)
+}
+
+/// Counts the values of an f32 tensor as they are.
+///
+/// # Errors
+/// As [`round`].
+pub fn observe(tensor: &Tensor) -> Result<Tally> {
+    let values = view::<f32>(tensor)?;
+    Ok(memory::uncounted(|| numerics::observe(&values)))
 }

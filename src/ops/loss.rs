@@ -1,9 +1,9 @@
 //! Softmax cross-entropy: logits in any type, everything else in f32.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::element::{Element, by_dtype};
-use super::host::{build, view};
+use super::host::{View, buffer, build, edit, expect_shape, first, view};
 use super::parallel::map_indices;
 
 /// How the loss and its gradient are formed.
@@ -11,16 +11,16 @@ use super::parallel::map_indices;
 pub struct LossSettings {
     /// ε: the target is 1 − ε + ε/C for the label and ε/C for the rest (Szegedy et al. 2016).
     pub smoothing: f32,
-    /// Multiplies the gradient, in f32: the loss scale, over the number of micro-batches.
-    pub scale: f32,
+    /// How many micro-batches share a step: loss and gradient are divided by it, in f32.
+    pub micro_batches: usize,
 }
 
-/// A loss and its gradient.
+/// Losses and a gradient.
 #[derive(Clone, Debug)]
 pub struct LossGradient {
-    /// Mean over the batch, not scaled.
-    pub loss: f32,
-    /// With respect to the logits, N × C, times [`LossSettings::scale`].
+    /// The loss of each row, N, f32: neither scaled nor divided.
+    pub losses: Tensor,
+    /// Of the mean loss with respect to the logits, N × C, times the loss scale.
     pub gradient: Tensor,
 }
 
@@ -48,27 +48,30 @@ fn row_loss(probabilities: &mut [f32], label: usize, smoothing: f32) -> f32 {
     }
 }
 
-/// Mean loss over the batch and its gradient. logits: N × C; labels: N, below C.
+/// The loss of each row, and the gradient of their mean times `scale`, the loss scale: one f32. logits: N × C; labels: N,
+/// u32, below C.
 ///
 /// # Errors
-/// When the tensor is not a contiguous CPU matrix of f32, f16 or bf16, or a label is out of range.
+/// When the tensors are not contiguous, not of these shapes and types, or a label is out of range.
 pub fn cross_entropy(
     logits: &Tensor,
-    labels: &[u32],
+    labels: &Tensor,
     settings: LossSettings,
+    scale: &Tensor,
 ) -> Result<LossGradient> {
     let (n, classes) = check_labels(logits, labels)?;
-    let LossSettings { smoothing, scale } = settings;
-    let factor = scale / n as f32;
+    let LossSettings { smoothing, micro_batches } = settings;
+    let labels = labels_below(labels, classes)?;
+    let factor = first::<f32>(scale)? / micro_batches as f32 / n as f32;
     by_dtype!(logits.dtype(), T => {
         let logits = view::<T>(logits)?;
-        let mut loss = 0.0_f32;
+        let mut losses = buffer::<f32>(n);
         let gradient = build::<T>((n, classes), |gradient| {
             let mut row = vec![0.0; classes];
-            let rows = gradient.chunks_mut(classes).zip(logits.chunks(classes)).zip(labels);
-            for ((gradient, logits), label) in rows {
+            let rows = gradient.chunks_mut(classes).zip(logits.chunks(classes));
+            for ((gradient, logits), (loss, label)) in rows.zip(losses.iter_mut().zip(&*labels)) {
                 T::widen(logits, &mut row);
-                loss += row_loss(&mut row, *label as usize, smoothing);
+                *loss = row_loss(&mut row, *label as usize, smoothing);
                 row[*label as usize] -= 1.0 - smoothing;
                 for value in &mut row {
                     *value = (*value - smoothing / classes as f32) * factor;
@@ -76,23 +79,42 @@ pub fn cross_entropy(
                 T::narrow(&row, gradient);
             }
         })?;
-        Ok(LossGradient { loss: loss / n as f32, gradient })
+        Ok(LossGradient { losses: Tensor::from_vec(losses, n, &Device::Cpu)?, gradient })
     })
 }
 
-/// The loss of each row, without a gradient: for evaluation. Shapes as [`cross_entropy`].
+/// The mean of the losses, over the number of micro-batches, into `loss`, one f32: written by a step's first micro-batch, and
+/// added to by the others.
+///
+/// # Errors
+/// When a tensor is not contiguous or not f32.
+pub fn mean_loss(
+    losses: &Tensor,
+    micro_batches: usize,
+    is_first: bool,
+    loss: &Tensor,
+) -> Result<()> {
+    let rows = losses.dims1()?;
+    let total = view::<f32>(losses)?.iter().fold(0.0, |total, loss| total + loss);
+    let share = total / rows as f32 / micro_batches as f32;
+    edit::<f32>(loss, |loss| loss[0] = if is_first { share } else { loss[0] + share })
+}
+
+/// The loss of each row, f32, without a gradient: for evaluation. Shapes as [`cross_entropy`].
 ///
 /// # Errors
 /// As [`cross_entropy`].
-pub fn cross_entropy_loss(logits: &Tensor, labels: &[u32]) -> Result<Vec<f32>> {
+pub fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     let (n, classes) = check_labels(logits, labels)?;
+    let labels = labels_below(labels, classes)?;
     by_dtype!(logits.dtype(), T => {
         let logits = view::<T>(logits)?;
-        Ok(map_indices(n, |i| {
+        let losses = map_indices(n, |i| {
             let mut row = vec![0.0; classes];
             T::widen(&logits[i * classes..(i + 1) * classes], &mut row);
             row_loss(&mut row, labels[i] as usize, 0.0)
-        }))
+        });
+        Tensor::from_vec(losses, n, &Device::Cpu)
     })
 }
 
@@ -100,13 +122,14 @@ pub fn cross_entropy_loss(logits: &Tensor, labels: &[u32]) -> Result<Vec<f32>> {
 ///
 /// # Errors
 /// As [`cross_entropy`].
-pub fn count_correct(logits: &Tensor, labels: &[u32]) -> Result<u64> {
+pub fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
     let (_, classes) = check_labels(logits, labels)?;
+    let labels = labels_below(labels, classes)?;
     by_dtype!(logits.dtype(), T => {
         let logits = view::<T>(logits)?;
         let mut row = vec![0.0; classes];
         let mut correct = 0;
-        for (logits, label) in logits.chunks(classes).zip(labels) {
+        for (logits, label) in logits.chunks(classes).zip(&*labels) {
             T::widen(logits, &mut row);
             let target = row[*label as usize];
             // On a tie the first class wins, as argmax does; a comparison with NaN is false.
@@ -119,12 +142,21 @@ pub fn count_correct(logits: &Tensor, labels: &[u32]) -> Result<u64> {
     })
 }
 
-/// N and C, if every label is below C and there is one a row.
-fn check_labels(logits: &Tensor, labels: &[u32]) -> Result<(usize, usize)> {
+/// N and C, if there is one label a row.
+fn check_labels(logits: &Tensor, labels: &Tensor) -> Result<(usize, usize)> {
     let (n, classes) = logits.dims2()?;
-    if labels.len() != n || labels.iter().any(|label| *label as usize >= classes) {
-        let text = format!("{n} labels below {classes} expected, one a row");
-        return Err(candle_core::Error::Msg(text).bt());
-    }
+    expect_shape("the labels", labels, &[n])?;
     Ok((n, classes))
+}
+
+/// The labels, if every one is below C. A GPU does not look: what the data sets hold was checked as they were read.
+fn labels_below(labels: &Tensor, classes: usize) -> Result<View<'_, u32>> {
+    let labels = view::<u32>(labels)?;
+    match labels.iter().find(|label| **label as usize >= classes) {
+        None => Ok(labels),
+        Some(label) => {
+            let text = format!("label {label} is not below {classes}, the number of classes");
+            Err(candle_core::Error::Msg(text).bt())
+        }
+    }
 }

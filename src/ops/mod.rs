@@ -16,22 +16,31 @@ mod philox;
 mod pointwise;
 mod pool;
 mod product;
+mod step;
 mod update;
 
 pub use conv::{ConvGradients, ConvSettings, conv2d, conv2d_backward};
-pub use element::Element;
-pub use host::{cast, from_f32, round_in_place, to_f32};
-pub use loss::{LossGradient, LossSettings, count_correct, cross_entropy, cross_entropy_loss};
+pub use element::{Element, Stored};
+pub use host::{
+    all_finite, cast, copy, copy_into, from_f32, observe, round, round_counted, to_f32, zeros,
+};
+pub use loss::{
+    LossGradient, LossSettings, count_correct, cross_entropy, cross_entropy_loss, mean_loss,
+};
 pub use norm::{
     BatchNormGradients, BatchNormSaved, batch_norm, batch_norm_backward, batch_norm_inference,
+    take_in_statistics,
 };
-pub use philox::{Philox, philox4x32};
-pub use pointwise::{accumulate, add, dropout, gelu, gelu_backward, relu, relu_backward};
+pub use philox::{Philox, Random, philox4x32};
+pub use pointwise::{
+    accumulate, add, dropout, gelu, gelu_backward, next_pass, relu, relu_backward,
+};
 pub use pool::{
     avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
     max_pool2d_backward,
 };
 pub use product::{column_sums, linear, linear_input_gradient, linear_weight_gradient};
+pub use step::{ParameterTensors, Rates, StepEnd, StepOutcome, StepSettings};
 pub use update::{
     AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,
 };

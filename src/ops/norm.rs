@@ -1,21 +1,24 @@
 //! Batch norm over N, H and W (Ioffe and Szegedy 2015), with statistics in f32 whatever the tensors' type.
 
-use candle_core::{Result, Tensor, WithDType as _};
+use candle_core::{Device, Result, Tensor, WithDType as _};
 
 use super::element::{Element, by_dtype};
-use super::host::{build, expect_shape, view};
+use super::host::{View, build, edit, expect_shape, view};
 use super::parallel::{BLOCK, for_each, map_indices, sum, tree, vectorized};
 
 /// Added to the variance.
 const EPSILON: f32 = 1e-5;
 
+/// Share of the newest batch in the running statistics.
+const MOMENTUM: f32 = 0.1;
+
 /// What the backward pass needs beside x and gamma.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct BatchNormSaved {
-    /// Mean of each channel.
-    pub mean: Vec<f32>,
-    /// 1 / √(variance + 1e-5) of each channel, with the variance over N H W, not one less.
-    pub inverse_deviation: Vec<f32>,
+    /// Mean of each channel, f32.
+    pub mean: Tensor,
+    /// 1 / √(variance + 1e-5) of each channel, f32, with the variance over N H W, not one less.
+    pub inverse_deviation: Tensor,
 }
 
 /// Gradients of [`batch_norm`].
@@ -73,14 +76,16 @@ fn per_channel(tensor: &Tensor, c: usize) -> Result<Vec<f32>> {
     super::to_f32(tensor)
 }
 
-/// # Errors
-/// When there are not `c` statistics of each kind.
-fn expect_statistics(a: &[f32], b: &[f32], c: usize) -> Result<()> {
-    if a.len() == c && b.len() == c {
-        return Ok(());
-    }
-    let text = format!("batch norm needs {c} statistics, not {} and {}", a.len(), b.len());
-    Err(candle_core::Error::Msg(text).bt())
+/// Statistics of each of `c` channels.
+fn statistics_of(tensor: &Tensor, c: usize) -> Result<View<'_, f32>> {
+    expect_shape("a batch norm's statistics", tensor, &[c])?;
+    view::<f32>(tensor)
+}
+
+/// A tensor of one f32 a channel.
+fn channels(values: Vec<f32>) -> Result<Tensor> {
+    let count = values.len();
+    Tensor::from_vec(values, count, &Device::Cpu)
 }
 
 /// `y = (x − mean) / √(variance + ε) · gamma + beta` with the batch's own statistics, biased variance, which are returned
@@ -92,42 +97,56 @@ pub fn batch_norm(
     x: &Tensor,
     gamma: &Tensor,
     beta: &Tensor,
-) -> Result<(Tensor, BatchNormSaved, Vec<f32>)> {
+) -> Result<(Tensor, BatchNormSaved, Tensor)> {
     let (_, c, h, w) = x.dims4()?;
     by_dtype!(x.dtype(), T => {
         let values = view::<T>(x)?;
         let statistics: Vec<(f32, f32)> =
             map_indices(c, |channel| statistics::<T>(&values, c, h * w, channel));
         let (mean, variance): (Vec<f32>, Vec<f32>) = statistics.into_iter().unzip();
-        let y = normalize(x, (&mean, &variance), gamma, beta)?;
-        let inverse_deviation = variance.iter().map(|v| 1.0 / (v + EPSILON).sqrt()).collect();
-        Ok((y, BatchNormSaved { mean, inverse_deviation }, variance))
+        let inverse = variance.iter().map(|v| 1.0 / (v + EPSILON).sqrt()).collect();
+        let (mean, variance) = (channels(mean)?, channels(variance)?);
+        let y = batch_norm_inference(x, (&mean, &variance), gamma, beta)?;
+        Ok((y, BatchNormSaved { mean, inverse_deviation: channels(inverse)? }, variance))
     })
 }
 
-/// [`batch_norm`] with given statistics: for inference. mean, variance: C.
+/// Takes a batch's mean and biased variance into running ones, in place: r ← r + 0.1 (new − r), as PyTorch's default, with the
+/// unbiased variance of `count` values a channel.
+///
+/// # Errors
+/// When a tensor is not contiguous, not f32, or they differ in shape.
+pub fn take_in_statistics(
+    running: (&Tensor, &Tensor),
+    batch: (&Tensor, &Tensor),
+    count: usize,
+) -> Result<()> {
+    let c = running.0.dims1()?;
+    let unbiased = count as f32 / (count.max(2) - 1) as f32;
+    for (running, new, factor) in [(running.0, batch.0, 1.0), (running.1, batch.1, unbiased)] {
+        let new = statistics_of(new, c)?;
+        edit::<f32>(running, |running| {
+            for (running, new) in running.iter_mut().zip(&*new) {
+                *running += MOMENTUM * (new * factor - *running);
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// [`batch_norm`] with given statistics: `y = (x − mean) · factor + beta` a channel, rounded once. mean, variance: C, f32.
 ///
 /// # Errors
 /// As [`batch_norm`].
 pub fn batch_norm_inference(
     x: &Tensor,
-    (mean, variance): (&[f32], &[f32]),
-    gamma: &Tensor,
-    beta: &Tensor,
-) -> Result<Tensor> {
-    normalize(x, (mean, variance), gamma, beta)
-}
-
-/// `y = (x − mean) · factor + beta` a channel, rounded once.
-fn normalize(
-    x: &Tensor,
-    (mean, variance): (&[f32], &[f32]),
+    (mean, variance): (&Tensor, &Tensor),
     gamma: &Tensor,
     beta: &Tensor,
 ) -> Result<Tensor> {
     let (_, c, h, w) = x.dims4()?;
     let (gamma, beta) = (per_channel(gamma, c)?, per_channel(beta, c)?);
-    expect_statistics(mean, variance, c)?;
+    let (mean, variance) = (statistics_of(mean, c)?, statistics_of(variance, c)?);
     by_dtype!(x.dtype(), T => {
         let source = view::<T>(x)?;
         build::<T>(x.shape(), |y| {
@@ -189,20 +208,21 @@ pub fn batch_norm_backward(
     let (plane, count) = (h * w, (n * h * w) as f32);
     let scale = per_channel(gamma, c)?;
     expect_shape("the gradient of batch norm", dy, x.dims())?;
-    expect_statistics(&saved.mean, &saved.inverse_deviation, c)?;
+    let (mean, inverse) =
+        (statistics_of(&saved.mean, c)?, statistics_of(&saved.inverse_deviation, c)?);
     by_dtype!(x.dtype(), T => {
         let (gradient, source) = (view::<T>(dy)?, view::<T>(x)?);
         let sums: Vec<(f32, f32)> = map_indices(c, |channel| gradient_sums::<T>(
             (&gradient, &source),
             (c, plane, channel),
-            (saved.mean[channel], saved.inverse_deviation[channel]),
+            (mean[channel], inverse[channel]),
         ));
         let input = build::<T>(x.shape(), |dx| {
             let inputs = gradient.chunks(plane).zip(source.chunks(plane));
             let tasks = dx.chunks_mut(plane).zip(inputs).collect();
             for_each(tasks, |index, (dx, (dy, x)): (&mut [T], (&[T], &[T]))| {
                 let channel = index % c;
-                let (mean, inverse) = (saved.mean[channel], saved.inverse_deviation[channel]);
+                let (mean, inverse) = (mean[channel], inverse[channel]);
                 let (plain, weighted) = (sums[channel].0 / count, sums[channel].1 / count);
                 let factor = scale[channel] * inverse;
                 vectorized!({
@@ -224,8 +244,8 @@ pub fn batch_norm_backward(
         let (beta, gamma): (Vec<f32>, Vec<f32>) = sums.into_iter().unzip();
         Ok(BatchNormGradients {
             input,
-            gamma: super::from_f32(&gamma, c, T::DTYPE)?,
-            beta: super::from_f32(&beta, c, T::DTYPE)?,
+            gamma: super::from_f32(&gamma, c, T::DTYPE, &Device::Cpu)?,
+            beta: super::from_f32(&beta, c, T::DTYPE, &Device::Cpu)?,
         })
     })
 }

@@ -1,6 +1,19 @@
 //! Philox 4×32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): random bits from a counter and a
 //! key, so that every device draws the same ones for the same position.
 
+use candle_core::Tensor;
+
+/// Which random numbers an operation draws. What changes from step to step is on the tensors' device.
+#[derive(Clone, Debug)]
+pub struct Random {
+    /// The run's seed.
+    pub seed: u64,
+    /// Which use of random numbers: such as a layer.
+    pub stream: u32,
+    /// Number of the forward pass in the run: one u32.
+    pub pass: Tensor,
+}
+
 /// Which random numbers: the key of the run and of one use in it. The counter is the position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Philox {

@@ -3,9 +3,9 @@
 use candle_core::{Result, Tensor};
 
 use super::element::{Element, by_dtype};
-use super::host::{build, edit, expect_shape, view};
+use super::host::{build, edit, expect_shape, first, view};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
-use super::philox::Philox;
+use super::philox::{Philox, Random};
 
 /// `y[i] = f(x[i])`, rounded once; `f` sees the position of the block's first value, its values and where to write.
 fn map(x: &Tensor, f: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Result<Tensor> {
@@ -110,7 +110,9 @@ fn normal_cdf(x: f32) -> f32 {
 ///
 /// # Errors
 /// As [`relu`].
-pub fn dropout(x: &Tensor, p: f32, random: Philox) -> Result<Tensor> {
+pub fn dropout(x: &Tensor, p: f32, random: &Random) -> Result<Tensor> {
+    let Random { seed, stream, pass } = random;
+    let random = Philox { seed: *seed, stream: *stream, step: first(pass)? };
     let keep_from = (f64::from(p) * 4_294_967_296.0) as u64;
     let scale = 1.0 / (1.0 - p);
     map(x, |start, x, y| {
@@ -134,6 +136,14 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             *y = a + b;
         }
     })
+}
+
+/// Adds 1 to the number of the forward pass that [`Random`] draws for.
+///
+/// # Errors
+/// When it is not one number, u32.
+pub fn next_pass(pass: &Tensor) -> Result<()> {
+    edit::<u32>(pass, |pass| pass[0] = pass[0].wrapping_add(1))
 }
 
 /// Adds `gradient` to `sum`, an f32 tensor, in place.

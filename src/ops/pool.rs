@@ -141,14 +141,7 @@ pub fn max_pool2d_backward(
     let (pooled, window) = Window::of(shape, side)?;
     expect_shape("the gradient of max-pool", dy, &pooled)?;
     expect_shape("the places of max-pool", places, &pooled)?;
-    let (storage, layout) = places.storage_and_layout();
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        return Err(candle_core::Error::RequiresContiguous { op: "max_pool2d_backward" }.bt());
-    };
-    let candle_core::Storage::Cpu(storage) = &*storage else {
-        return Err(candle_core::Error::Msg("max-pool places must be on the CPU".to_owned()).bt());
-    };
-    let places = &storage.as_slice::<u8>()?[start..end];
+    let places = view::<u8>(places)?;
     let planes = (shape[0] * shape[1]).div_ceil(TASKS).max(1);
     let offsets = window.offsets();
     by_dtype!(dy.dtype(), T => {
@@ -242,7 +235,7 @@ pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
         let means: Vec<f32> = x.chunks(plane)
             .map(|x| vectorized!(sum(T::widened(x, &mut wide)) / plane as f32))
             .collect();
-        super::from_f32(&means, (n, c), T::DTYPE)
+        super::from_f32(&means, (n, c), T::DTYPE, &Device::Cpu)
     })
 }
 

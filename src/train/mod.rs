@@ -8,4 +8,4 @@ mod trainer;
 pub use run::{RunError, run};
 pub use schedule::factor;
 pub use timing::{Timing, time_variants};
-pub use trainer::{Inferencer, StepOutcome, Test, Trainer};
+pub use trainer::{Inferencer, Loaded, Test, Trainer};

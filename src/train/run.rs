@@ -1,10 +1,13 @@
 //! One run: a variant under one seed, from the first step to its record.
 
-use super::trainer::{StepOutcome, Trainer};
-use crate::data::{Batch, Batches, DataError, Dataset, augmentation};
+use candle_core::Device;
+
+use super::trainer::{Loaded, Trainer};
+use crate::data::{Batches, DataError, Dataset, augmentation};
 use crate::memory::Meter;
 use crate::model::Model;
 use crate::numerics::Census;
+use crate::ops::StepOutcome;
 use crate::precision::LossScale;
 use crate::record::{
     Evaluation, Failure, GradientCounts, Memory, RunRecord, RunSummary, Skip, Status, UpdateCounts,
@@ -59,96 +62,117 @@ impl Log {
         }
     }
 
-    fn take_in(&mut self, step: u64, outcome: StepOutcome, scales: bool) {
+    /// Takes in what the next step did; `scales` says whether there is a loss scale.
+    fn take_in(&mut self, outcome: StepOutcome, model: &Model, scales: bool) {
+        let step = self.loss.len() as u64;
         self.loss.push(outcome.loss.is_finite().then_some(f64::from(outcome.loss)));
         let scale = f64::from(outcome.scale);
         if scales && self.scale.last().is_none_or(|last| last.1 != scale) {
             self.scale.push((step, scale));
         }
-        if let Some(layer) = outcome.skipped {
-            self.skips.push(Skip { step, layer });
+        let counts = outcome.gradients.counts;
+        match outcome.blamed {
+            Some(parameter) => {
+                let layer = model.parameters[parameter].layer.clone();
+                self.skips.push(Skip { step, layer });
+            }
+            None => self.updates.elements += counts.elements,
         }
-        self.updates.elements += outcome.updated;
         self.updates.lost += outcome.lost;
-        self.gradients = self.gradients.plus(outcome.gradients);
+        self.gradients = self.gradients.plus(counts);
     }
 }
 
-/// Trains one variant under one seed and returns its record; `progress(step)` is called after each step.
+/// Trains one variant under one seed on a device and returns its record; `progress(step)` is called after each step.
 ///
 /// # Errors
 /// When the batches do not fit the data or an operation fails; a run that diverges is a record.
 pub fn run(
     plan: &Plan,
-    (model, data): (&Model, &Dataset),
+    (model, data, device): (&Model, &Dataset, &Device),
     (variant, seed): (&VariantPlan, u64),
     progress: &mut dyn FnMut(u64),
 ) -> Result<RunRecord, RunError> {
     let mut batches = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
     let meter = Meter::start();
-    let mut trainer = Trainer::new(model, &plan.train, variant.policy, seed, data.shape)?;
+    let mut trainer = Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device))?;
     let held = meter.live();
     let mut log = Log::new();
     let mut failure = None;
     for step in 0..plan.train.steps {
-        let micro = micro_batches(&mut batches, step, plan.train.accumulate);
         let with_census = plan.measure.census_every > 0 && step % plan.measure.census_every == 0;
         let live = meter.live();
         meter.reset_peak();
-        let outcome = if with_census {
+        let micro = micro_batches(&mut batches, &trainer, (step, plan.train.accumulate))?;
+        if with_census {
             log.census_steps.push(step);
-            trainer.step(&micro, Some(&mut log.census))?
+            trainer.step(&micro, Some(&mut log.census))?;
         } else {
-            trainer.step(&micro, None)?
-        };
+            trainer.step(&micro, None)?;
+        }
+        drop(micro);
         if log.memory.is_none() && !with_census && step >= STEPS_BEFORE_MEMORY {
             log.memory = memory(&trainer, (held, meter.peak().0 - live.0), variant, plan);
         }
-        let finite = outcome.loss.is_finite();
-        log.take_in(step, outcome, variant.policy.scale != LossScale::None);
         progress(step + 1);
-        failure = divergence(&mut trainer, step, finite, &micro)?;
+        let done = step + 1;
+        let every = |every: u64| every > 0 && done % every == 0;
+        let evaluates = plan.train.evaluate_every.is_some_and(every) && done < plan.train.steps;
+        // A step that counts or evaluates must not be one after the run's end.
+        let reads = evaluates || every(plan.measure.census_every) || done == plan.train.steps;
+        if !(reads || trainer.has_news()) {
+            continue;
+        }
+        for outcome in trainer.outcomes()? {
+            log.take_in(outcome, model, variant.policy.scale != LossScale::None);
+            if outcome.ends {
+                failure = Some(divergence(&trainer, &mut batches, (outcome, plan), &log)?);
+            }
+        }
         if failure.is_some() {
             break;
         }
-        let due = plan.train.evaluate_every.is_some_and(|every| (step + 1) % every == 0);
-        if due && step + 1 < plan.train.steps {
-            log.evaluations.push(evaluate(&mut trainer, &batches, plan, step + 1)?);
+        if evaluates {
+            log.evaluations.push(evaluate(&trainer, &batches, plan, done)?);
         }
     }
-    let end = evaluate(&mut trainer, &batches, plan, log.loss.len() as u64)?;
+    let end = evaluate(&trainer, &batches, plan, log.loss.len() as u64)?;
     log.evaluations.push(end);
     let digest = trainer.weights_digest()?;
     Ok(record((model, variant), seed, log, (failure, digest)))
 }
 
-/// The micro-batches of one step.
-fn micro_batches(batches: &mut Batches<'_>, step: u64, accumulate: usize) -> Vec<Batch> {
+/// The micro-batches of one step, on the run's device.
+fn micro_batches(
+    batches: &mut Batches<'_>,
+    trainer: &Trainer<'_>,
+    (step, accumulate): (u64, usize),
+) -> Result<Vec<Loaded>, RunError> {
     let first = step * accumulate as u64;
-    (0..accumulate as u64).map(|index| batches.batch(first + index)).collect()
+    let load = |index| Ok(trainer.load(batches.batch(first + index))?);
+    (0..accumulate as u64).map(load).collect()
 }
 
-/// Why the run cannot go on, if it cannot.
+/// Why the run could not go on after its last step.
 fn divergence(
-    trainer: &mut Trainer<'_>,
-    step: u64,
-    loss_is_finite: bool,
-    batches: &[Batch],
-) -> Result<Option<Failure>, RunError> {
-    if !loss_is_finite {
-        let layer = trainer.layer_to_blame(batches)?;
-        let reason = "the loss is not finite".to_owned();
-        return Ok(Some(Failure { step, layer, reason }));
-    }
-    if trainer.scale().collapsed() {
+    trainer: &Trainer<'_>,
+    batches: &mut Batches<'_>,
+    (outcome, plan): (StepOutcome, &Plan),
+    log: &Log,
+) -> Result<Failure, RunError> {
+    let step = log.loss.len() as u64 - 1;
+    if outcome.loss.is_finite() {
         let reason = "the loss scale fell under its floor".to_owned();
-        return Ok(Some(Failure { step, layer: None, reason }));
+        return Ok(Failure { step, layer: None, reason });
     }
-    Ok(None)
+    let micro = micro_batches(batches, trainer, (step, plan.train.accumulate))?;
+    let layer = trainer.layer_to_blame(step, &micro)?;
+    let reason = "the loss is not finite".to_owned();
+    Ok(Failure { step, layer, reason })
 }
 
 fn evaluate(
-    trainer: &mut Trainer<'_>,
+    trainer: &Trainer<'_>,
     batches: &Batches<'_>,
     plan: &Plan,
     step: u64,

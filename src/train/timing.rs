@@ -3,9 +3,11 @@
 
 use std::time::Instant;
 
+use candle_core::Device;
+
 use super::run::RunError;
-use super::trainer::{Inferencer, Trainer};
-use crate::data::{Batch, Batches, Dataset, augmentation};
+use super::trainer::{Inferencer, Loaded, Trainer};
+use crate::data::{Batches, Dataset, augmentation};
 use crate::memory::Meter;
 use crate::model::Model;
 use crate::spec::{Plan, VariantPlan};
@@ -17,7 +19,8 @@ const STEPS_TO_SETTLE: usize = 40;
 /// The blocks of one variant.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Timing {
-    /// Mean time of a training step in each block; empty where the arithmetic is emulated.
+    /// Mean time of a training step in each block; empty where the arithmetic is emulated, and where training diverged: its
+    /// steps no longer update.
     pub train: Vec<Seconds>,
     /// Mean time of a batch of inference in each block; empty where the arithmetic is emulated.
     pub inference: Vec<Seconds>,
@@ -31,14 +34,15 @@ struct Contender<'a> {
     trainer: Trainer<'a>,
     inferencer: Inferencer<'a>,
     turn: usize,
+    diverged: bool,
 }
 
 impl Contender<'_> {
-    /// One step on the next of the prepared batches; whether it updated the weights.
-    fn step(&mut self, batches: &[Vec<Batch>]) -> Result<bool, RunError> {
-        let outcome = self.trainer.step(&batches[self.turn % batches.len()], None)?;
+    /// One step on the next of the prepared batches.
+    fn step(&mut self, batches: &[Vec<Loaded>]) -> Result<(), RunError> {
+        self.trainer.step(&batches[self.turn % batches.len()], None)?;
         self.turn += 1;
-        Ok(outcome.skipped.is_none())
+        Ok(())
     }
 }
 
@@ -49,30 +53,35 @@ impl Contender<'_> {
 /// When the batches do not fit the data or an operation fails.
 pub fn time_variants(
     plan: &Plan,
-    (model, data): (&Model, &Dataset),
+    (model, data, device): (&Model, &Dataset, &Device),
     variants: &[VariantPlan],
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Timing>, RunError> {
     let seed = plan.seeds.first().copied().unwrap_or(0);
     let mut source = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
     let accumulate = plan.train.accumulate as u64;
-    let batches: Vec<Vec<Batch>> = (0..plan.measure.timing_steps as u64)
-        .map(|step| (0..accumulate).map(|i| source.batch(step * accumulate + i)).collect())
-        .collect();
+    let batches: Vec<Vec<Loaded>> = (0..plan.measure.timing_steps as u64)
+        .map(|step| {
+            let batches = (0..accumulate).map(|i| source.batch(step * accumulate + i));
+            batches.map(|batch| Loaded::new(batch, data.shape, device)).collect()
+        })
+        .collect::<Result<_, _>>()?;
     let Some(sample) = source.test_batches(plan.measure.inference_batch).next() else {
         return Ok(vec![Timing::default(); variants.len()]);
     };
+    let sample = Loaded::new(sample, data.shape, device)?;
     let mut timings = vec![Timing::default(); variants.len()];
     let mut contenders = Vec::new();
     for (index, variant) in variants.iter().enumerate() {
         if variant.policy.is_emulated() {
             continue;
         }
-        let mut trainer = Trainer::new(model, &plan.train, variant.policy, seed, data.shape)?;
-        settle(&mut trainer, plan, &batches)?;
-        let mut inferencer = trainer.for_inference()?;
-        timings[index].inference_memory = Some(inference_memory(&mut inferencer, &sample)?);
-        contenders.push(Contender { index, trainer, inferencer, turn: 0 });
+        let mut trainer =
+            Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device))?;
+        let diverged = settle(&mut trainer, plan, &batches)?;
+        let inferencer = trainer.for_inference()?;
+        timings[index].inference_memory = Some(inference_memory(&inferencer, &sample)?);
+        contenders.push(Contender { index, trainer, inferencer, turn: 0, diverged });
     }
     let blocks = plan.measure.timing_blocks;
     for block in 0..blocks {
@@ -89,25 +98,36 @@ pub fn time_variants(
         }
         progress(block + 1, blocks);
     }
+    for contender in contenders.iter().filter(|contender| contender.diverged) {
+        timings[contender.index].train.clear();
+    }
     Ok(timings)
 }
 
-/// Untimed steps, until the warm-up is over and the last step made an update.
-fn settle(trainer: &mut Trainer<'_>, plan: &Plan, batches: &[Vec<Batch>]) -> Result<(), RunError> {
+/// Untimed steps, until the warm-up is over and the last step made an update. Whether the run diverged meanwhile.
+fn settle(
+    trainer: &mut Trainer<'_>,
+    plan: &Plan,
+    batches: &[Vec<Loaded>],
+) -> Result<bool, RunError> {
     let warmup = plan.measure.timing_warmup.max(1);
     for step in 0..warmup + STEPS_TO_SETTLE {
-        let outcome = trainer.step(&batches[step % batches.len()], None)?;
-        if step + 1 >= warmup && outcome.skipped.is_none() {
+        trainer.step(&batches[step % batches.len()], None)?;
+        let outcomes = trainer.outcomes()?;
+        if outcomes.iter().any(|outcome| outcome.ends) {
+            return Ok(true);
+        }
+        if step + 1 >= warmup && outcomes.iter().all(|outcome| outcome.blamed.is_none()) {
             break;
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// The peak of one batch of inference with the weights, and the weights alone.
 fn inference_memory(
-    inferencer: &mut Inferencer<'_>,
-    sample: &Batch,
+    inferencer: &Inferencer<'_>,
+    sample: &Loaded,
 ) -> Result<(Bytes, Bytes), RunError> {
     // Once without measuring, so that work space that libraries keep is there.
     inferencer.forward(sample)?;
@@ -120,7 +140,7 @@ fn inference_memory(
 /// One block of one variant: training steps, then batches of inference.
 fn time_block(
     contender: &mut Contender<'_>,
-    (batches, sample): (&[Vec<Batch>], &Batch),
+    (batches, sample): (&[Vec<Loaded>], &Loaded),
     steps: usize,
     timing: &mut Timing,
 ) -> Result<(), RunError> {
@@ -131,6 +151,7 @@ fn time_block(
         contender.step(batches)?;
     }
     timing.train.push(Seconds(start.elapsed().as_secs_f64() / steps as f64));
+    contender.diverged |= contender.trainer.outcomes()?.iter().any(|outcome| outcome.ends);
 
     contender.inferencer.forward(sample)?;
     let start = Instant::now();

@@ -5,19 +5,23 @@ use sha2::{Digest as _, Sha256};
 
 use super::schedule::factor;
 use crate::data::Batch;
-use crate::layers::{Arithmetic, Mode, Pass, RunningStatistics};
+use crate::layers::{Arithmetic, Mode, Parameter, Pass, RunningStatistics};
 use crate::memory;
 use crate::model::Model;
-use crate::numerics::{self, Census};
+use crate::numerics::Census;
 use crate::ops::{
-    self, AdamW, Conversion, GradientSummary, LossSettings, Sgd, Update, UpdateTensors,
+    self, AdamW, LossSettings, ParameterTensors, Rates, Sgd, StepEnd, StepOutcome, StepSettings,
+    Update,
 };
-use crate::precision::{Format, LossScale, Policy};
-use crate::record::{GradientCounts, Role};
+use crate::precision::{Format, Policy};
+use crate::record::Role;
 use crate::spec::{OptimizerPlan, TrainPlan};
 
 /// The name under which the loss gradient is in the census.
 const LOSS: &str = "loss";
+
+/// Steps that a GPU may be ahead of what the host has read of them.
+const STEPS_AHEAD: u64 = 32;
 
 /// The state of one run: weights, optimizer, statistics, loss scale.
 pub struct Trainer<'a> {
@@ -25,42 +29,42 @@ pub struct Trainer<'a> {
     plan: &'a TrainPlan,
     policy: Policy,
     seed: u64,
-    parameters: Vec<Tensors>,
+    device: Device,
+    end: StepEnd,
     statistics: Vec<RunningStatistics>,
-    scale: LossScale,
-    /// Steps begun, and updates made.
+    /// Number of the next forward pass, one u32: for dropout.
+    pass: Tensor,
+    /// Steps begun, those of them that were read, and what was read and not handed out.
     steps: u64,
-    updates: u64,
+    read: u64,
+    outcomes: Vec<StepOutcome>,
     image: [usize; 3],
 }
 
-/// The tensors of one parameter.
-struct Tensors {
-    /// In the format of the policy's `params`.
-    master: Tensor,
-    /// In the compute format, where that is another.
-    copy: Option<Tensor>,
-    /// Momentum or first moment.
-    first: Option<Tensor>,
-    /// Second moment.
-    second: Option<Tensor>,
+/// A batch on the device.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// N × C × H × W, f32.
+    images: Tensor,
+    /// N, u32.
+    labels: Tensor,
 }
 
-/// What one step did.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StepOutcome {
-    /// Mean training loss over the step's samples, not scaled.
-    pub loss: f32,
-    /// The loss scale that was used.
-    pub scale: f32,
-    /// The layer to blame, if the update was skipped.
-    pub skipped: Option<String>,
-    /// What was counted of the weight gradients.
-    pub gradients: GradientCounts,
-    /// Weights that were updated, and those of them whose update was lost.
-    pub updated: u64,
-    /// Δw ≠ 0 and w + Δw rounded to w.
-    pub lost: u64,
+impl Loaded {
+    /// Moves a batch of images of shape `image` to the device.
+    ///
+    /// # Errors
+    /// When the batch is not of that shape, or there is no memory for it.
+    pub fn new(batch: Batch, [c, h, w]: [usize; 3], device: &Device) -> Result<Self> {
+        let count = batch.labels.len();
+        let images = Tensor::from_vec(batch.images, (count, c, h, w), device)?;
+        Ok(Self { images, labels: Tensor::from_vec(batch.labels, count, device)? })
+    }
+
+    /// The images in the compute format.
+    fn input(&self, arithmetic: Arithmetic) -> Result<Tensor> {
+        in_format(&self.images, arithmetic)
+    }
 }
 
 /// The model on the test split.
@@ -72,14 +76,15 @@ pub struct Test {
     pub loss: f64,
 }
 
-/// An f32 tensor of values as they come out of rounding to `format`; stored natively where that is possible.
-fn stored(values: &[f32], shape: &[usize], format: Format) -> Result<Tensor> {
-    let arithmetic = Arithmetic::of(format);
-    let tensor = ops::from_f32(values, shape, arithmetic.dtype())?;
-    if arithmetic.wide {
-        ops::round_in_place(&tensor, |values| numerics::round(format, values))?;
+/// An f32 tensor's values as they come out of rounding to a format, stored natively where that is possible; the tensor itself
+/// where nothing is to be done.
+fn in_format(tensor: &Tensor, arithmetic: Arithmetic) -> Result<Tensor> {
+    if arithmetic.wide && arithmetic.format != Format::F32 {
+        let tensor = ops::copy(tensor)?;
+        ops::round(&tensor, arithmetic.format)?;
+        return Ok(tensor);
     }
-    Ok(tensor)
+    ops::cast(tensor, arithmetic.dtype())
 }
 
 impl<'a> Trainer<'a> {
@@ -92,7 +97,7 @@ impl<'a> Trainer<'a> {
         plan: &'a TrainPlan,
         policy: Policy,
         seed: u64,
-        image: [usize; 3],
+        (image, device): ([usize; 3], &Device),
     ) -> Result<Self> {
         memory::keep_freed_pages();
         let values = model.initial_values(seed);
@@ -100,96 +105,140 @@ impl<'a> Trainer<'a> {
             .parameters
             .iter()
             .zip(&values)
-            .map(|(parameter, values)| Tensors::new(&parameter.shape, values, policy, plan))
+            .map(|(parameter, values)| {
+                let values = Tensor::from_slice(values, parameter.shape.as_slice(), device)?;
+                parameter_tensors(&values, policy, plan)
+            })
             .collect::<Result<_>>()?;
-        let statistics = model.statistics.iter().map(|c| RunningStatistics::new(*c)).collect();
-        let scale = policy.scale;
-        let (steps, updates) = (0, 0);
-        Ok(Self { model, plan, policy, seed, parameters, statistics, scale, steps, updates, image })
+        let settings = StepSettings {
+            rule: rule(plan.optimizer),
+            rates: rates(plan),
+            scale: policy.scale,
+            clip_norm: plan.clip_norm,
+            params: policy.params,
+            compute: policy.compute,
+        };
+        let statistics = model.statistics.iter().map(|c| RunningStatistics::new(*c, device));
+        Ok(Self {
+            model,
+            plan,
+            policy,
+            seed,
+            device: device.clone(),
+            end: StepEnd::new(settings, parameters, device)?,
+            statistics: statistics.collect::<Result<_>>()?,
+            pass: Tensor::from_vec(vec![0_u32], 1, device)?,
+            steps: 0,
+            read: 0,
+            outcomes: Vec::new(),
+            image,
+        })
     }
 
-    /// The loss scale after the steps so far.
-    pub fn scale(&self) -> LossScale {
-        self.scale
+    /// Moves a batch to where this run is.
+    ///
+    /// # Errors
+    /// When the batch is not of the model's shape, or there is no memory for it.
+    pub fn load(&self, batch: Batch) -> Result<Loaded> {
+        Loaded::new(batch, self.image, &self.device)
     }
 
     /// The weights in the compute format, as they are stored between steps.
     fn weights(&self) -> Vec<Tensor> {
-        self.parameters.iter().map(|p| p.copy.as_ref().unwrap_or(&p.master).clone()).collect()
+        self.end.parameters().iter().map(|tensors| tensors.computing().clone()).collect()
     }
 
     /// The weights cast to the compute format in f32, and counted.
     fn weights_wide(&self, census: &mut Census) -> Result<Vec<Tensor>> {
-        let cast = |(tensors, parameter): (&Tensors, &crate::layers::Parameter)| {
-            let values = ops::to_f32(&tensors.master)?;
-            let tensor = ops::from_f32(&values, parameter.shape.as_slice(), DType::F32)?;
-            ops::round_in_place(&tensor, |values| {
-                census.round(&parameter.layer, Role::Weights, self.policy.compute, values);
-            })?;
+        let cast = |(tensors, parameter): (&ParameterTensors, &Parameter)| {
+            let tensor = match tensors.weights.dtype() {
+                DType::F32 => ops::copy(&tensors.weights)?,
+                _ => ops::cast(&tensors.weights, DType::F32)?,
+            };
+            let tally = ops::round_counted(&tensor, self.policy.compute)?;
+            census.add(&parameter.layer, Role::Weights, &tally);
             Ok(tensor)
         };
-        self.parameters.iter().zip(&self.model.parameters).map(cast).collect()
+        self.end.parameters().iter().zip(&self.model.parameters).map(cast).collect()
     }
 
-    /// One step of the contract on `plan.accumulate` micro-batches. With a census it runs wide, and counts.
+    /// One step of the contract on `plan.accumulate` micro-batches. With a census it runs wide, and counts. What it did is told
+    /// by [`Trainer::outcomes`].
     ///
     /// # Errors
     /// When a batch is not of the model's shape.
-    pub fn step(
-        &mut self,
-        batches: &[Batch],
-        mut census: Option<&mut Census>,
-    ) -> Result<StepOutcome> {
-        let weights = match census.as_deref_mut() {
-            Some(census) => self.weights_wide(census)?,
-            None => self.weights(),
-        };
-        let (loss, gradients) = self.gradients(batches, &weights, census.as_deref_mut())?;
-        drop(weights);
-        let scale = self.scale.value();
-        let (summary, blamed) = self.inspect(&gradients, 1.0 / scale)?;
-        self.steps += 1;
-        self.scale = self.scale.after(summary.is_finite());
-        let (mut updated, mut lost) = (0, 0);
-        if summary.is_finite() {
-            let clip = self.clip(summary);
-            lost = self.update(&gradients, (1.0 / scale, clip), census)?;
-            updated = summary.counts.elements;
+    pub fn step(&mut self, batches: &[Loaded], census: Option<&mut Census>) -> Result<()> {
+        if let Some(census) = census {
+            self.census_step(batches, census)?;
+        } else {
+            let arithmetic = Arithmetic::of(self.policy.compute);
+            let gradients = self.gradients(batches, (arithmetic, &self.weights()), None)?;
+            self.end.finish(&gradients, None)?;
         }
-        let gradients = summary.counts;
-        Ok(StepOutcome { loss, scale, skipped: blamed, gradients, updated, lost })
+        self.steps += 1;
+        Ok(())
     }
 
-    /// Forward and backward over the micro-batches: the mean loss and the scaled gradients, summed in f32 if there are
-    /// several.
+    /// A step that runs wide, and counts.
+    fn census_step(&mut self, batches: &[Loaded], census: &mut Census) -> Result<()> {
+        let arithmetic = Arithmetic { format: self.policy.compute, wide: true };
+        let weights = self.weights_wide(census)?;
+        let gradients = self.gradients(batches, (arithmetic, &weights), Some(census))?;
+        drop(weights);
+        let shapes = self.model.parameters.iter().map(|parameter| parameter.shape.as_slice());
+        let deltas: Vec<Tensor> =
+            shapes.map(|shape| ops::zeros(shape, &self.device)).collect::<Result<_>>()?;
+        self.end.finish(&gradients, Some(&deltas))?;
+        self.outcomes.extend(self.end.outcomes()?);
+        if self.outcomes.last().is_some_and(|outcome| outcome.blamed.is_none()) {
+            for (delta, parameter) in deltas.iter().zip(&self.model.parameters) {
+                census.add(&parameter.layer, Role::Updates, &ops::observe(delta)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether [`Trainer::outcomes`] should be asked for before the next step.
+    pub fn has_news(&self) -> bool {
+        self.device.is_cpu() || self.steps - self.read >= STEPS_AHEAD
+    }
+
+    /// What the steps since the last call did: one outcome a step, up to the one that ended the run.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn outcomes(&mut self) -> Result<Vec<StepOutcome>> {
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        outcomes.extend(self.end.outcomes()?);
+        self.read = self.steps;
+        Ok(outcomes)
+    }
+
+    /// Forward and backward over the micro-batches: the scaled gradients, summed in f32 if there are several. The mean loss goes
+    /// to where the step's end finds it.
     fn gradients(
-        &mut self,
-        batches: &[Batch],
-        weights: &[Tensor],
+        &self,
+        batches: &[Loaded],
+        (arithmetic, weights): (Arithmetic, &[Tensor]),
         mut census: Option<&mut Census>,
-    ) -> Result<(f32, Vec<Tensor>)> {
-        let arithmetic = match &census {
-            Some(_) => Arithmetic { format: self.policy.compute, wide: true },
-            None => Arithmetic::of(self.policy.compute),
-        };
-        let mut loss = 0.0;
+    ) -> Result<Vec<Tensor>> {
+        let micro_batches = batches.len();
+        let settings = LossSettings { smoothing: self.plan.label_smoothing, micro_batches };
         let mut sums: Option<Vec<Tensor>> = None;
         for (index, batch) in batches.iter().enumerate() {
-            let mode = self.training(self.steps, (index, batches.len()));
-            let mut pass = Pass::new(arithmetic, mode, weights, &mut self.statistics)
+            let mode = Mode::Training { seed: self.seed, pass: self.pass.clone() };
+            let mut pass = Pass::new(arithmetic, mode, weights, &self.statistics)
                 .with_census(census.as_deref_mut());
-            let x = input(batch, self.image, arithmetic)?;
-            let logits = self.model.forward(x, &mut pass)?;
-            let scale = self.scale.value() / batches.len() as f32;
-            let settings = LossSettings { smoothing: self.plan.label_smoothing, scale };
-            let outcome = ops::cross_entropy(&logits, &batch.labels, settings)?;
+            let logits = self.model.forward(batch.input(arithmetic)?, &mut pass)?;
+            let outcome = ops::cross_entropy(&logits, &batch.labels, settings, self.end.scale())?;
             drop(logits);
-            loss += outcome.loss / batches.len() as f32;
+            ops::mean_loss(&outcome.losses, micro_batches, index == 0, self.end.loss())?;
             let gradient = pass.activation_gradient(LOSS, outcome.gradient)?;
             self.model.backward(gradient, &mut pass)?;
             let gradients = pass.into_gradients()?;
+            ops::next_pass(&self.pass)?;
             sums = Some(match sums {
-                None if batches.len() == 1 => gradients,
+                None if micro_batches == 1 => gradients,
                 None => {
                     let wide = gradients.iter().map(|gradient| ops::cast(gradient, DType::F32));
                     wide.collect::<Result<_>>()?
@@ -202,143 +251,53 @@ impl<'a> Trainer<'a> {
                 }
             });
         }
-        Ok((loss, sums.unwrap_or_default()))
-    }
-
-    /// Step 5: counts of all gradients, and the layer whose gradient was the first of the backward pass not to be finite.
-    fn inspect(
-        &self,
-        gradients: &[Tensor],
-        unscale: f32,
-    ) -> Result<(GradientSummary, Option<String>)> {
-        let mut total = GradientSummary::default();
-        let mut blamed = None;
-        for (gradient, parameter) in gradients.iter().zip(&self.model.parameters) {
-            let summary = ops::inspect_gradient(gradient, self.policy.compute, unscale)?;
-            if !summary.is_finite() {
-                blamed = Some(parameter.layer.clone());
-            }
-            total = total.plus(summary);
-        }
-        Ok((total, blamed))
-    }
-
-    /// The factor that brings the unscaled gradient's global norm down to the plan's limit.
-    fn clip(&self, summary: GradientSummary) -> f32 {
-        match self.plan.clip_norm {
-            // 1e-6 as in PyTorch's `clip_grad_norm_`.
-            Some(limit) => (limit / (summary.squares.sqrt() + 1e-6)).min(1.0) as f32,
-            None => 1.0,
-        }
-    }
-
-    /// Step 6: updates every parameter and returns how many updates were lost.
-    fn update(
-        &mut self,
-        gradients: &[Tensor],
-        (unscale, clip): (f32, f32),
-        mut census: Option<&mut Census>,
-    ) -> Result<u64> {
-        let rule = self.rule();
-        self.updates += 1;
-        let Policy { params, compute, .. } = self.policy;
-        let conversion = Conversion { unscale, clip, params, compute };
-        let mut lost = 0;
-        for ((tensors, gradient), parameter) in
-            self.parameters.iter().zip(gradients).zip(&self.model.parameters)
-        {
-            let delta = match &census {
-                Some(_) => {
-                    let shape = parameter.shape.as_slice();
-                    Some(Tensor::zeros(shape, DType::F32, &Device::Cpu)?)
-                }
-                None => None,
-            };
-            let set = UpdateTensors {
-                weights: &tensors.master,
-                copy: tensors.copy.as_ref(),
-                gradient,
-                first: tensors.first.as_ref(),
-                second: tensors.second.as_ref(),
-                delta: delta.as_ref(),
-            };
-            lost += ops::update(rule, set, conversion)?;
-            if let (Some(census), Some(delta)) = (census.as_deref_mut(), delta) {
-                census.observe(&parameter.layer, Role::Updates, &ops::to_f32(&delta)?);
-            }
-        }
-        Ok(lost)
-    }
-
-    /// The optimizer's rule for the next update.
-    fn rule(&self) -> Update {
-        let schedule = factor(&self.plan.schedule, self.updates, self.plan.steps);
-        match self.plan.optimizer {
-            OptimizerPlan::Sgd { lr, momentum, nesterov, weight_decay } => Update::Sgd(Sgd {
-                lr: (lr * schedule) as f32,
-                momentum: momentum as f32,
-                nesterov,
-                weight_decay: weight_decay as f32,
-            }),
-            OptimizerPlan::AdamW { lr, beta1, beta2, eps, weight_decay } => {
-                let count = (self.updates + 1) as f64;
-                Update::AdamW(AdamW {
-                    lr: (lr * schedule) as f32,
-                    beta1: beta1 as f32,
-                    beta2: beta2 as f32,
-                    eps: eps as f32,
-                    weight_decay: weight_decay as f32,
-                    correction1: (1.0 / (1.0 - beta1.powf(count))) as f32,
-                    correction2: (1.0 / (1.0 - beta2.powf(count)).sqrt()) as f32,
-                })
-            }
-        }
+        Ok(sums.unwrap_or_default())
     }
 
     /// Accuracy and mean loss over the test split.
     ///
     /// # Errors
     /// When a batch is not of the model's shape.
-    pub fn test(&mut self, batches: impl Iterator<Item = Batch>) -> Result<Test> {
+    pub fn test(&self, batches: impl Iterator<Item = Batch>) -> Result<Test> {
         let weights = self.weights();
         let arithmetic = Arithmetic::of(self.policy.compute);
         let (mut correct, mut loss, mut count) = (0, 0.0, 0_usize);
         for batch in batches {
-            let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &mut self.statistics);
-            let logits = self.model.forward(input(&batch, self.image, arithmetic)?, &mut pass)?;
-            correct += ops::count_correct(&logits, &batch.labels)?;
-            let losses = ops::cross_entropy_loss(&logits, &batch.labels)?;
-            loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
             count += batch.labels.len();
+            let batch = self.load(batch)?;
+            let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &self.statistics);
+            let logits = self.model.forward(batch.input(arithmetic)?, &mut pass)?;
+            correct += ops::count_correct(&logits, &batch.labels)?;
+            let losses = ops::to_f32(&ops::cross_entropy_loss(&logits, &batch.labels)?)?;
+            loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         }
         let count = count.max(1) as f64;
         Ok(Test { accuracy: correct as f64 / count, loss: loss / count })
     }
 
-    /// The layer whose result is the first not to be finite on the micro-batches of the last step, whose update was
-    /// skipped: its forward pass is done again.
+    /// The layer whose result is the first not to be finite on the micro-batches of step `step`, the last that was done and
+    /// whose update was skipped: its forward pass is done again.
     ///
     /// # Errors
     /// When a batch is not of the model's shape.
-    pub fn layer_to_blame(&self, batches: &[Batch]) -> Result<Option<String>> {
+    pub fn layer_to_blame(&self, step: u64, batches: &[Loaded]) -> Result<Option<String>> {
         let weights = self.weights();
         let arithmetic = Arithmetic::of(self.policy.compute);
         // The batch's statistics are not to count twice.
-        let mut statistics = self.statistics.clone();
-        for (index, batch) in batches.iter().enumerate() {
-            let mode = self.training(self.steps.saturating_sub(1), (index, batches.len()));
-            let mut pass = Pass::new(arithmetic, mode, &weights, &mut statistics).watching();
-            self.model.forward(input(batch, self.image, arithmetic)?, &mut pass)?;
+        let statistics: Vec<_> =
+            self.statistics.iter().map(RunningStatistics::copy).collect::<Result<_>>()?;
+        let first = step as u32 * batches.len() as u32;
+        let number = Tensor::from_vec(vec![first], 1, &self.device)?;
+        for batch in batches {
+            let mode = Mode::Training { seed: self.seed, pass: number.clone() };
+            let mut pass = Pass::new(arithmetic, mode, &weights, &statistics).watching();
+            self.model.forward(batch.input(arithmetic)?, &mut pass)?;
             if let Some(layer) = pass.first_non_finite() {
                 return Ok(Some(layer.to_owned()));
             }
+            ops::next_pass(&number)?;
         }
         Ok(None)
-    }
-
-    /// The mode of micro-batch `index` of `count` in a step.
-    fn training(&self, step: u64, (index, count): (usize, usize)) -> Mode {
-        Mode::Training { seed: self.seed, pass: step as u32 * count as u32 + index as u32 }
     }
 
     /// SHA-256 over all master weights as little-endian f32, in the order of the parameters.
@@ -347,8 +306,8 @@ impl<'a> Trainer<'a> {
     /// When a tensor cannot be read.
     pub fn weights_digest(&self) -> Result<String> {
         let mut digest = Sha256::new();
-        for tensors in &self.parameters {
-            for value in ops::to_f32(&tensors.master)? {
+        for tensors in self.end.parameters() {
+            for value in ops::to_f32(&tensors.weights)? {
                 digest.update(value.to_le_bytes());
             }
         }
@@ -360,14 +319,14 @@ impl<'a> Trainer<'a> {
     /// optimizer state).
     pub fn tensor_bytes(&self) -> [u64; 3] {
         let mut total = [0; 3];
-        for tensors in &self.parameters {
+        for tensors in self.end.parameters() {
             let states = tensors.first.iter().chain(&tensors.second).map(bytes).sum::<u64>();
             match &tensors.copy {
                 Some(copy) => {
                     total[0] += bytes(copy);
-                    total[1] += bytes(&tensors.master);
+                    total[1] += bytes(&tensors.weights);
                 }
-                None => total[0] += bytes(&tensors.master),
+                None => total[0] += bytes(&tensors.weights),
             }
             total[2] += states;
         }
@@ -379,10 +338,14 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When a tensor cannot be copied.
     pub fn for_inference(&self) -> Result<Inferencer<'a>> {
-        let weights = self.weights().iter().map(Tensor::copy).collect::<Result<_>>()?;
-        let arithmetic = Arithmetic::of(self.policy.compute);
-        let statistics = self.statistics.clone();
-        Ok(Inferencer { model: self.model, weights, statistics, arithmetic, image: self.image })
+        let weights = self.weights().iter().map(ops::copy).collect::<Result<_>>()?;
+        let statistics = self.statistics.iter().map(RunningStatistics::copy);
+        Ok(Inferencer {
+            model: self.model,
+            weights,
+            statistics: statistics.collect::<Result<_>>()?,
+            arithmetic: Arithmetic::of(self.policy.compute),
+        })
     }
 }
 
@@ -392,7 +355,6 @@ pub struct Inferencer<'a> {
     weights: Vec<Tensor>,
     statistics: Vec<RunningStatistics>,
     arithmetic: Arithmetic,
-    image: [usize; 3],
 }
 
 impl Inferencer<'_> {
@@ -400,10 +362,9 @@ impl Inferencer<'_> {
     ///
     /// # Errors
     /// When the batch is not of the model's shape.
-    pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
-        let x = input(batch, self.image, self.arithmetic)?;
-        let mut pass =
-            Pass::new(self.arithmetic, Mode::Inference, &self.weights, &mut self.statistics);
+    pub fn forward(&self, batch: &Loaded) -> Result<Tensor> {
+        let x = batch.input(self.arithmetic)?;
+        let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics);
         self.model.forward(x, &mut pass)
     }
 
@@ -413,34 +374,70 @@ impl Inferencer<'_> {
     }
 }
 
-impl Tensors {
-    fn new(shape: &[usize], values: &[f32], policy: Policy, plan: &TrainPlan) -> Result<Self> {
-        let master = stored(values, shape, policy.params)?;
-        let copy = if policy.params == policy.compute {
-            None
-        } else {
-            Some(stored(values, shape, policy.compute)?)
-        };
-        let states = match plan.optimizer {
-            OptimizerPlan::Sgd { momentum: 0.0, .. } => 0,
-            OptimizerPlan::Sgd { .. } => 1,
-            OptimizerPlan::AdamW { .. } => 2,
-        };
-        let state = |index: usize| {
-            (index < states).then(|| Tensor::zeros(shape, DType::F32, &Device::Cpu)).transpose()
-        };
-        Ok(Self { master, copy, first: state(0)?, second: state(1)? })
+/// The tensors of a parameter that starts with these values, f32.
+fn parameter_tensors(
+    values: &Tensor,
+    policy: Policy,
+    plan: &TrainPlan,
+) -> Result<ParameterTensors> {
+    // The tensors of a run are its own: none may be the values themselves.
+    let stored = |format| match in_format(values, Arithmetic::of(format))? {
+        tensor if tensor.id() == values.id() => ops::copy(&tensor),
+        tensor => Ok(tensor),
+    };
+    let differs = policy.params != policy.compute;
+    let states = match plan.optimizer {
+        OptimizerPlan::Sgd { momentum: 0.0, .. } => 0,
+        OptimizerPlan::Sgd { .. } => 1,
+        OptimizerPlan::AdamW { .. } => 2,
+    };
+    let state = |index: usize| {
+        (index < states).then(|| ops::zeros(values.shape(), values.device())).transpose()
+    };
+    Ok(ParameterTensors {
+        weights: stored(policy.params)?,
+        copy: differs.then(|| stored(policy.compute)).transpose()?,
+        first: state(0)?,
+        second: state(1)?,
+    })
+}
+
+/// The optimizer's rule, without the rates that change.
+fn rule(optimizer: OptimizerPlan) -> Update {
+    match optimizer {
+        OptimizerPlan::Sgd { lr, momentum, nesterov, weight_decay } => Update::Sgd(Sgd {
+            lr: lr as f32,
+            momentum: momentum as f32,
+            nesterov,
+            weight_decay: weight_decay as f32,
+        }),
+        OptimizerPlan::AdamW { lr, beta1, beta2, eps, weight_decay } => Update::AdamW(AdamW {
+            lr: lr as f32,
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            eps: eps as f32,
+            weight_decay: weight_decay as f32,
+            correction1: 1.0,
+            correction2: 1.0,
+        }),
     }
 }
 
-/// The images of a batch, N × C × H × W, in the compute format.
-fn input(batch: &Batch, [c, h, w]: [usize; 3], arithmetic: Arithmetic) -> Result<Tensor> {
-    let shape = (batch.labels.len(), c, h, w);
-    let tensor = ops::from_f32(&batch.images, shape, arithmetic.dtype())?;
-    if arithmetic.wide {
-        ops::round_in_place(&tensor, |values| numerics::round(arithmetic.format, values))?;
-    }
-    Ok(tensor)
+/// Learning rate and bias corrections of every update of a run.
+fn rates(plan: &TrainPlan) -> Vec<Rates> {
+    let rates = |update: u64| {
+        let count = (update + 1) as f64;
+        let (peak, [correction1, correction2]) = match plan.optimizer {
+            OptimizerPlan::Sgd { lr, .. } => (lr, [1.0; 2]),
+            OptimizerPlan::AdamW { lr, beta1, beta2, .. } => {
+                let first = 1.0 / (1.0 - beta1.powf(count));
+                (lr, [first as f32, (1.0 / (1.0 - beta2.powf(count)).sqrt()) as f32])
+            }
+        };
+        let lr = (peak * factor(&plan.schedule, update, plan.steps)) as f32;
+        Rates { lr, correction1, correction2 }
+    };
+    (0..plan.steps.max(1)).map(rates).collect()
 }
 
 /// Bytes of a tensor's values.

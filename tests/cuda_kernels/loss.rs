@@ -4,8 +4,8 @@ use mantissa::ops::{self, LossSettings};
 
 use crate::emulation::{Array, Device, Geometry, devices, line};
 use crate::support::{
-    Storage, array, assert_near, assert_same, awkward, for_each_storage, narrow, sum_bound, tensor,
-    uniform, unwritten, values, wide,
+    Storage, array, assert_near, assert_same, awkward, for_each_storage, narrow, numbers,
+    sum_bound, tensor, uniform, unwritten, values, wide,
 };
 
 /// Rows and classes, and threads of a block.
@@ -36,25 +36,31 @@ fn check_cross_entropy<T: Storage>(device: Device) {
             );
             let name = format!("cross_entropy_{}", T::SUFFIX);
             device.launch(&name, line(2, threads), arguments);
-            let settings = LossSettings { smoothing, scale: scale / parts as f32 };
-            let expected = ops::cross_entropy(&tensor(&x, (rows, classes)), &at, settings).unwrap();
+            let settings = LossSettings { smoothing, micro_batches: parts as usize };
+            let x = tensor(&x, (rows, classes));
+            let expected =
+                ops::cross_entropy(&x, &numbers(&at), settings, &tensor(&[scale], 1)).unwrap();
             // A probability is at most 1; exponentials are right within units, sums of them as sums are.
             let relative = sum_bound((0..classes).map(|_| 1.0)).max(1e-6);
-            let bound = f64::from(settings.scale) / rows as f64 * relative;
+            let bound = f64::from(scale / parts as f32) / rows as f64 * relative;
             let got = gradient.values();
             assert_near(&name, &got, &values::<T>(&expected.gradient), |_| bound);
 
             let loss = array(&[0.25_f32]);
             let arguments = (losses.pointer(), rows as u32, parts, 0_u32, loss.pointer());
             device.launch("mean_loss", line(1, threads), arguments);
-            let mean = expected.loss / parts as f32;
-            assert_near("mean_loss", &loss.values(), &[0.25 + mean], |_| 20.0 * relative);
+            let [mean, after] = [true, false].map(|is_first| {
+                let loss = tensor(&[0.25_f32], 1);
+                ops::mean_loss(&expected.losses, parts as usize, is_first, &loss).unwrap();
+                values::<f32>(&loss)
+            });
+            assert_near("mean_loss", &loss.values(), &after, |_| 20.0 * relative);
             device.launch(
                 "mean_loss",
                 line(1, threads),
                 (losses.pointer(), rows as u32, parts, 1_u32, loss.pointer()),
             );
-            assert_near("mean_loss", &loss.values(), &[mean], |_| 20.0 * relative);
+            assert_near("mean_loss", &loss.values(), &mean, |_| 20.0 * relative);
         }
     }
 }
@@ -67,7 +73,8 @@ fn check_evaluation<T: Storage>(device: Device) {
         let arguments =
             (logits.pointer(), label.pointer(), losses.pointer(), rows as u32, classes as u32);
         device.launch(&format!("cross_entropy_loss_{}", T::SUFFIX), line(2, threads), arguments);
-        let expected = ops::cross_entropy_loss(&tensor(&x, (rows, classes)), &at).unwrap();
+        let expected = ops::cross_entropy_loss(&tensor(&x, (rows, classes)), &numbers(&at));
+        let expected = values::<f32>(&expected.unwrap());
         let relative = sum_bound((0..classes).map(|_| 1.0)).max(1e-6);
         assert_near("losses", &losses.values(), &expected, |_| 20.0 * relative);
 
@@ -109,12 +116,13 @@ fn special_logits_give_what_the_cpu_gives() {
                 1_u32,
             );
             device.launch("cross_entropy_f32", line(2, 2), arguments);
-            let settings = LossSettings { smoothing, scale: 1.0 };
-            let expected = ops::cross_entropy(&tensor(&x, (5, 3)), &at, settings).unwrap();
+            let settings = LossSettings { smoothing, micro_batches: 1 };
+            let (x, at) = (tensor(&x, (5, 3)), numbers(&at));
+            let expected = ops::cross_entropy(&x, &at, settings, &tensor(&[1.0_f32], 1)).unwrap();
             let expected = values::<f32>(&expected.gradient);
             assert_near("gradient", &gradient.values(), &expected, |_| 1e-6);
             if smoothing == 0.0 {
-                let expected = ops::cross_entropy_loss(&tensor(&x, (5, 3)), &at).unwrap();
+                let expected = values::<f32>(&ops::cross_entropy_loss(&x, &at).unwrap());
                 assert_near("losses", &losses.values(), &expected, |_| 1e-6);
             }
         }
@@ -132,7 +140,7 @@ fn check_count_correct<T: Storage>(device: Device) {
             let arguments =
                 (logits.pointer(), label.pointer(), rows as u32, classes as u32, correct.pointer());
             device.launch(&format!("count_correct_{}", T::SUFFIX), line(3, threads), arguments);
-            let expected = ops::count_correct(&tensor(&x, (rows, classes)), &at).unwrap();
+            let expected = ops::count_correct(&tensor(&x, (rows, classes)), &numbers(&at)).unwrap();
             assert_eq!(correct.values(), [5 + expected], "{rows} × {classes} {}", T::SUFFIX);
         }
     }

@@ -22,7 +22,7 @@ struct Case<T> {
     beta: Vec<T>,
     y: Tensor,
     saved: BatchNormSaved,
-    variance: Vec<f32>,
+    variance: Tensor,
 }
 
 impl<T: Storage> Case<T> {
@@ -77,13 +77,18 @@ fn check_statistics<T: Storage>(device: Device) {
                 arguments,
             );
             let mean_bound = |i| sum_bound(case.of_channel(&case.x, i)) / case.count();
-            assert_near("mean", &mean.values(), &case.saved.mean, mean_bound);
+            assert_near("mean", &mean.values(), &values::<f32>(&case.saved.mean), mean_bound);
             // A mean that is off by e moves the variance by e², and its computation by as much as a sum of squares.
             let variance_bound = |i| {
                 let squares = case.of_channel(&case.x, i).map(|v| (v.abs() + 3.0).powi(2));
                 sum_bound(squares) / case.count() + mean_bound(i)
             };
-            assert_near("variance", &variance.values(), &case.variance, variance_bound);
+            assert_near(
+                "variance",
+                &variance.values(),
+                &values::<f32>(&case.variance),
+                variance_bound,
+            );
             let variance = variance.values();
             let expected: Vec<f32> = variance.iter().map(|v| 1.0 / (v + 1e-5).sqrt()).collect();
             assert_same("inverse deviation", &inverse.values(), &expected);
@@ -105,7 +110,8 @@ fn check_gradients<T: Storage>(device: Device) {
         )
         .unwrap();
         let [dy, x, gamma] = [&case.dy, &case.x, &case.gamma].map(|values| array(values));
-        let [mean, inverse] = [&case.saved.mean, &case.saved.inverse_deviation].map(|v| array(v));
+        let [mean, inverse] =
+            [&case.saved.mean, &case.saved.inverse_deviation].map(|v| array(&values::<f32>(v)));
         let [plain, weighted] = [(); 2].map(|()| unwritten::<f32>(channels));
         let [dgamma, dbeta] = [(); 2].map(|()| unwritten::<T>(channels));
         let arguments = (
@@ -148,7 +154,7 @@ fn check_gradients<T: Storage>(device: Device) {
         device.launch(&format!("batch_norm_backward_{}", T::SUFFIX), GEOMETRY, arguments);
         let bound = |i: usize| {
             let channel = i / plane as usize % channels;
-            let factor = 2.0 * f64::from(case.saved.inverse_deviation[channel]);
+            let factor = 2.0 * f64::from(inverse.values()[channel]);
             let sums = plain_bound(channel) + weighted_bound(channel) * case.count().sqrt();
             factor * (sums / case.count() + 8.0 * UNIT)
         };
@@ -168,7 +174,7 @@ fn check_normalization<T: Storage>(device: Device) {
         let (n, c, plane) = case.sizes();
         let (source, target) = (array(&case.x), unwritten::<T>(case.x.len()));
         let [gamma, beta] = [&case.gamma, &case.beta].map(|values| array(values));
-        let [mean, variance] = [&case.saved.mean, &case.variance].map(|values| array(values));
+        let [mean, variance] = [&case.saved.mean, &case.variance].map(|v| array(&values::<f32>(v)));
         let arguments = (
             source.pointer(),
             target.pointer(),
@@ -210,7 +216,6 @@ fn sums_over_channels_are_within_their_bound() {
     for_each_storage!(check_channel_sums);
 }
 
-/// As `layers::RunningStatistics` takes a batch in.
 #[test]
 fn running_statistics_move_by_their_share() {
     let [old_mean, old_variance, mean, variance] =
@@ -229,10 +234,10 @@ fn running_statistics_move_by_their_share() {
             unbiased,
         );
         device.launch("running_statistics", line(2, 8), arguments);
-        let moved = |old: &[f32], new: &[f32], factor: f32| -> Vec<f32> {
-            old.iter().zip(new).map(|(old, new)| old + momentum * (new * factor - old)).collect()
-        };
-        assert_same("mean", &running[0].values(), &moved(&old_mean, &mean, 1.0));
-        assert_same("variance", &running[1].values(), &moved(&old_variance, &variance, unbiased));
+        let expected = [&old_mean, &old_variance].map(|values| tensor(values, 37));
+        let batch = (&tensor(&mean, 37), &tensor(&variance, 37));
+        ops::take_in_statistics((&expected[0], &expected[1]), batch, 12).unwrap();
+        assert_same("mean", &running[0].values(), &values::<f32>(&expected[0]));
+        assert_same("variance", &running[1].values(), &values::<f32>(&expected[1]));
     }
 }

@@ -65,7 +65,7 @@ fn check_rounding(device: Device, format: Format) {
             let arguments = (counted.pointer(), count as u64, rounder, tally.pointer());
             device.launch("round_census", geometry, arguments);
             let mut values = if census.is_empty() { x.clone() } else { expected.clone() };
-            census.round("layer", Role::Activations, format, &mut values);
+            census.add("layer", Role::Activations, &numerics::round_counted(format, &mut values));
             assert_same(&format.to_string(), &counted.values(), &values);
         }
         assert_eq!(record(&tally.values()), recorded(census), "{format} {count}");
@@ -90,7 +90,7 @@ fn observing_counts_as_the_cpu_does() {
             let arguments = (values.pointer(), count as u64, tally.pointer());
             device.launch("observe_census", geometry, arguments);
             let mut census = Census::default();
-            census.observe("layer", Role::Updates, &x);
+            census.add("layer", Role::Updates, &numerics::observe(&x));
             assert_eq!(record(&tally.values()), recorded(census), "{count}");
             assert_same("observe_census", &values.values(), &x);
         }

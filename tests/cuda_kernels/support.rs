@@ -119,6 +119,11 @@ pub(crate) fn tensor<T: Storage>(values: &[T], shape: impl Into<Shape>) -> Tenso
     Tensor::from_vec(values.to_vec(), shape.into(), &Device::Cpu).unwrap()
 }
 
+/// Labels, or the number of a pass, for a CPU twin.
+pub(crate) fn numbers(values: &[u32]) -> Tensor {
+    Tensor::new(values, &Device::Cpu).unwrap()
+}
+
 /// The values of a CPU twin's result.
 pub(crate) fn values<T: Storage>(tensor: &Tensor) -> Vec<T> {
     assert_eq!(tensor.dtype(), T::DTYPE);

@@ -23,10 +23,15 @@ pub(crate) fn uniform(
 
 /// A tensor of `dtype` from f32 values.
 pub(crate) fn tensor(values: &[f32], dtype: DType) -> Result<Tensor> {
-    ops::from_f32(values, values.len(), dtype)
+    ops::from_f32(values, values.len(), dtype, &Device::Cpu)
 }
 
 /// The bits of every value as f32, which holds all of f16 and bf16.
 pub(crate) fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
     Ok(ops::to_f32(tensor)?.iter().map(|value| value.to_bits()).collect())
+}
+
+/// A tensor of whole numbers: labels, or the number of a pass.
+pub(crate) fn numbers(values: &[u32]) -> Result<Tensor> {
+    Tensor::new(values, &Device::Cpu)
 }
