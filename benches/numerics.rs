@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use mantissa::data::{self, Batches};
 use mantissa::model::Model;
 use mantissa::numerics::{self, Census};
-use mantissa::ops::{self, AdamW, ConvSettings, Conversion, Update, UpdateTensors};
+use mantissa::ops::{self, AdamW, ConvSettings, Conversion, Operands, Update, UpdateTensors};
 use mantissa::precision::{Format, Policy};
 use mantissa::spec::{DEFAULT, Overrides, Plan};
 use mantissa::train::{Loaded, Trainer};
@@ -30,7 +30,7 @@ fn products(c: &mut Criterion) {
         for (name, dtype) in TYPES {
             let (x, w) = (tensor(&[size, size], dtype), tensor(&[size, size], dtype));
             group.bench_function(BenchmarkId::new(name, size), |b| {
-                b.iter(|| ops::linear(black_box(&x), &w, None));
+                b.iter(|| ops::linear(black_box(&x), &w, None, Operands::Exact));
             });
         }
     }
@@ -44,10 +44,12 @@ fn convolution(c: &mut Criterion) {
         let (x, w) = (tensor(&[64, 16, 14, 14], dtype), tensor(&[32, 16, 3, 3], dtype));
         let dy = tensor(&[64, 32, 14, 14], dtype);
         group.bench_function(BenchmarkId::new("forward", name), |b| {
-            b.iter(|| ops::conv2d(black_box(&x), &w, None, settings));
+            b.iter(|| ops::conv2d(black_box(&x), &w, None, (settings, Operands::Exact)));
         });
         group.bench_function(BenchmarkId::new("backward", name), |b| {
-            b.iter(|| ops::conv2d_backward(black_box(&dy), (&x, &w), settings, true));
+            b.iter(|| {
+                ops::conv2d_backward(black_box(&dy), (&x, &w), (settings, Operands::Exact), true)
+            });
         });
     }
     group.finish();

@@ -99,5 +99,6 @@ fn train_plan(batch: usize, steps: u64) -> TrainPlan {
         clip_norm: None,
         label_smoothing: 0.0,
         evaluate_every: None,
+        cuda_graphs: true,
     }
 }

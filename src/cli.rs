@@ -169,10 +169,10 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let threads = arguments.threads;
     let (plan, out) = resolve(arguments)?;
     let pool = worker_threads(threads)?;
+    let device = choice.open().map_err(Failure::machine)?;
     store::prepare(&out).map_err(Failure::input)?;
 
     let environment = device::environment(&choice, pool.current_num_threads());
-    let device = candle_core::Device::Cpu;
     let options = Options { out: &out, force, device: &device, environment: &environment };
     let mut progress = Progress::new(quiet);
     // From inside the pool, where an operation hands out its work without waking a sleeping thread for it.

@@ -10,6 +10,13 @@ mod cuda;
 #[expect(unsafe_code, reason = "it stands in for a library that is loaded at run time")]
 mod driver;
 pub mod gpu;
+mod meter;
+#[cfg_attr(feature = "cuda", expect(unsafe_code, reason = "a recording may go to another thread"))]
+mod recording;
+mod stopwatch;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "the driver's functions for pools are not safe in cudarc")]
+mod stream;
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,6 +27,10 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use crate::record::Environment;
 use crate::units::Bytes;
 use gpu::{Build, GpuError};
+
+pub use meter::Meter;
+pub use recording::Recording;
+pub use stopwatch::Stopwatch;
 
 /// A device as asked for. Text form: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +50,13 @@ pub enum DeviceError {
     #[error("unknown device {0:?}; known: auto, cpu, cuda, cuda:N")]
     Unknown(String),
     /// The build lacks CUDA.
-    #[error("--device {0}: this version runs on the CPU only; use --device cpu")]
-    NoCuda(Device),
-    /// The GPU is there, and nothing of this version runs on it.
     #[error(
-        "--device {0}: that GPU can be used, but this version trains on the CPU only; use --device cpu"
+        "--device {0}: this program was built without CUDA; build it with --features cuda or use --device cpu"
     )]
-    NoOperations(Device),
+    NoCuda(Device),
+    /// The driver refuses to open the GPU.
+    #[error("--device {0}: the GPU cannot be opened: {1}; see nvidia-smi for who else uses it")]
+    Refused(Device, String),
     /// The build has CUDA and the machine no GPU for it.
     #[error("--device {0}: {1}")]
     Gpu(Device, GpuError),
@@ -89,29 +100,29 @@ impl fmt::Display for Device {
 }
 
 impl Device {
-    /// The device that this build trains on when asked for `self`: the CPU, since the operations have no CUDA side yet. What
-    /// else could be expected is said.
+    /// The device that `self` means on this machine: for [`Device::Auto`] the first GPU that can be used, else the CPU with a
+    /// note that says why.
     ///
     /// # Errors
-    /// When CUDA is asked for.
+    /// When a GPU is asked for and cannot be used.
     pub fn resolve(self) -> Result<Choice, DeviceError> {
-        let note = match self {
-            Self::Cpu => None,
-            Self::Auto => first_gpu().map(|gpu| match gpu {
-                Ok(number) => format!(
-                    "--device auto is the CPU here: {} can be used, but this version trains on the CPU only.",
-                    Self::Cuda(number)
-                ),
-                Err(error) => {
-                    format!("--device auto is the CPU here, for want of a GPU: {error}.")
+        let (device, note) = match self {
+            Self::Cpu => (Self::Cpu, None),
+            Self::Auto => match first_gpu() {
+                None => (Self::Cpu, None),
+                Some(Ok(number)) => (Self::Cuda(number), None),
+                Some(Err(error)) => {
+                    let note =
+                        format!("--device auto is the CPU here, for want of a GPU: {error}.");
+                    (Self::Cpu, Some(note))
                 }
-            }),
+            },
             Self::Cuda(number) => {
                 self.check(number)?;
-                return Err(DeviceError::NoOperations(self));
+                (self, None)
             }
         };
-        Ok(Choice { device: Self::Cpu, note })
+        Ok(Choice { device, note })
     }
 
     /// Whether this build can use GPU `number`, the one that `self` names.
@@ -120,6 +131,22 @@ impl Device {
         asked
             .and_then(|(facts, build)| gpu::judge(number, &facts, build))
             .map_err(|error| DeviceError::Gpu(self, error))
+    }
+}
+
+impl Choice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// When the driver refuses the GPU.
+    pub fn open(&self) -> Result<candle_core::Device, DeviceError> {
+        let Device::Cuda(number) = self.device else {
+            return Ok(candle_core::Device::Cpu);
+        };
+        cuda::open(number).map_err(|error| {
+            let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+            DeviceError::Refused(self.device, reason)
+        })
     }
 }
 
@@ -358,13 +385,15 @@ mod tests {
     // Which one holds depends on the machine: with a GPU in it, or none.
     #[cfg(feature = "cuda")]
     #[test]
-    fn a_gpu_is_refused_with_the_reason_and_auto_says_it() {
+    fn a_gpu_is_had_or_refused_with_the_reason_and_auto_does_the_same() {
         let auto = Device::Auto.resolve().unwrap();
-        assert_eq!(auto.device, Device::Cpu);
-        let note = auto.note.unwrap();
         match Device::Cuda(0).resolve() {
-            Err(DeviceError::NoOperations(device)) => assert_eq!(device, Device::Cuda(0)),
-            Err(DeviceError::Gpu(_, error)) => assert!(note.contains(&error.to_string()), "{note}"),
+            Ok(_) => assert!(matches!(auto.device, Device::Cuda(_)) && auto.note.is_none()),
+            Err(DeviceError::Gpu(_, error)) => {
+                assert_eq!(auto.device, Device::Cpu);
+                let note = auto.note.unwrap();
+                assert!(note.contains(&error.to_string()), "{note}");
+            }
             other => panic!("{other:?}"),
         }
         assert_ne!(gpus(), ["not in this build"]);

@@ -128,7 +128,7 @@ pub fn run(
     listen(Event::Started { runs, kept: records.len() });
 
     let save = |records: &Records, timings: &[Timing], complete: bool| {
-        let results = results(plan, options.environment, (records, timings), complete);
+        let results = results(plan, options, (records, timings), complete);
         let path = options.out.join("results.json");
         store::write(&path, &json(&results))?;
         Ok::<_, ExperimentError>((results, path))
@@ -236,7 +236,7 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
 /// The results file from what there is so far.
 fn results(
     plan: &Plan,
-    environment: &Environment,
+    options: Options<'_>,
     (records, timings): (&Records, &[Timing]),
     complete: bool,
 ) -> Results {
@@ -250,7 +250,7 @@ fn results(
                 .iter()
                 .filter_map(|seed| records.get(&(variant.name.clone(), *seed)))
                 .collect();
-            summarize(plan, variant, &runs, timings.get(index))
+            summarize((plan, options), variant, &runs, timings.get(index))
         })
         .collect();
     compare::against_baseline(plan, &mut variants);
@@ -259,7 +259,7 @@ fn results(
         experiment: plan.name.clone(),
         complete,
         plan: plan.clone(),
-        environment: environment.clone(),
+        environment: options.environment.clone(),
         variants,
         claims: Vec::new(),
     };
@@ -269,7 +269,7 @@ fn results(
 
 /// Everything measured of one variant, without the comparison.
 fn summarize(
-    plan: &Plan,
+    (plan, options): (&Plan, Options<'_>),
     variant: &VariantPlan,
     runs: &[&RunRecord],
     timing: Option<&Timing>,
@@ -278,7 +278,7 @@ fn summarize(
     VariantResult {
         name: variant.name.clone(),
         policy: variant.policy.to_string(),
-        emulated: variant.policy.is_emulated(),
+        emulated: variant.policy.is_emulated(options.device.is_cuda()),
         runs: runs.iter().map(|run| run.summary.clone()).collect(),
         train: timing.and_then(|timing| compare::train_time(plan, &timing.train)),
         inference: timing.and_then(|timing| compare::inference(plan, timing)),

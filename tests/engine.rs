@@ -63,6 +63,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
             clip_norm: Some(5.0),
             label_smoothing: 0.1,
             evaluate_every: None,
+            cuda_graphs: true,
         },
         measure: MeasurePlan {
             census_every: 5,

@@ -11,8 +11,8 @@ mod ops_support;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use mantissa::ops::{
-    self, AdamW, BatchNormSaved, ConvSettings, Conversion, LossSettings, Random, Sgd, Update,
-    UpdateTensors,
+    self, AdamW, BatchNormSaved, ConvSettings, Conversion, LossSettings, Operands, Random, Sgd,
+    Update, UpdateTensors,
 };
 use mantissa::precision::Format;
 use ops_support::{UNIT, bits, numbers, tensor, uniform};
@@ -85,15 +85,15 @@ fn linear() -> Result<()> {
         let case = format!("linear {n} × {i} × {o}");
         let (x, w) = (uniform(1, (n, i), SIGNED)?, uniform(2, (o, i), SIGNED)?);
         let (b, dy) = (uniform(3, o, SIGNED)?, uniform(4, (n, o), SIGNED)?);
-        let y = ops::linear(&x, &w, Some(&b))?;
-        let dx = ops::linear_input_gradient(&dy, &w)?;
-        let dw = ops::linear_weight_gradient(&dy, &x)?;
+        let y = ops::linear(&x, &w, Some(&b), Operands::Exact)?;
+        let dx = ops::linear_input_gradient(&dy, &w, Operands::Exact)?;
+        let dw = ops::linear_weight_gradient(&dy, &x, Operands::Exact)?;
         let db = ops::column_sums(&dy)?;
         let terms = n.max(i).max(o);
         check_multilinear(&case, &[&y, &dx, &dw, &db], (&[&x, &w, &b], &dy), terms, |t| {
             t[0].matmul(&t[1].t()?)?.broadcast_add(&t[2])
         })?;
-        let y = ops::linear(&x, &w, None)?;
+        let y = ops::linear(&x, &w, None, Operands::Exact)?;
         check_multilinear(&case, &[&y, &dx, &dw], (&[&x, &w], &dy), terms, |t| {
             t[0].matmul(&t[1].t()?)
         })?;
@@ -164,20 +164,20 @@ fn convolutions() -> Result<()> {
         let x = uniform(1, image, SIGNED)?;
         let w = uniform(2, (o, image.1 / groups, kernel.0, kernel.1), SIGNED)?;
         let b = uniform(3, o, SIGNED)?;
-        let y = ops::conv2d(&x, &w, Some(&b), settings)?;
+        let y = ops::conv2d(&x, &w, Some(&b), (settings, Operands::Exact))?;
         let dy = uniform(4, y.dims(), SIGNED)?;
-        let gradients = ops::conv2d_backward(&dy, (&x, &w), settings, true)?;
+        let gradients = ops::conv2d_backward(&dy, (&x, &w), (settings, Operands::Exact), true)?;
         let dx = gradients.input.clone().expect("it was asked for");
         let results = [&y, &dx, &gradients.weight, &gradients.bias];
         let terms = w.elem_count().max(y.elem_count() / o);
         check_multilinear(&case, &results, (&[&x, &w, &b], &dy), terms, |t| {
             convolution(t, settings)
         })?;
-        let without = ops::conv2d_backward(&dy, (&x, &w), settings, false)?;
+        let without = ops::conv2d_backward(&dy, (&x, &w), (settings, Operands::Exact), false)?;
         assert!(without.input.is_none(), "{case}");
         assert_eq!(bits(&without.weight)?, bits(&gradients.weight)?, "{case}");
         assert_eq!(bits(&without.bias)?, bits(&gradients.bias)?, "{case}");
-        let plain = ops::conv2d(&x, &w, None, settings)?;
+        let plain = ops::conv2d(&x, &w, None, (settings, Operands::Exact))?;
         let (wide, kernel) = (x.to_dtype(DType::F64)?, w.to_dtype(DType::F64)?);
         let candle = wide.conv2d(&kernel, padding, stride, dilation, groups)?;
         let bound = vec![terms as f64 * UNIT * 4.0 * w.elem_count() as f64; plain.elem_count()];
@@ -199,7 +199,11 @@ fn a_convolution_without_a_result_is_an_error() -> Result<()> {
     ] {
         let settings = ConvSettings { stride, padding: 0, dilation, groups };
         let w = uniform(2, w, SIGNED)?;
-        assert!(ops::conv2d(&x, &w, None, settings).is_err(), "{:?} {settings:?}", w.dims());
+        assert!(
+            ops::conv2d(&x, &w, None, (settings, Operands::Exact)).is_err(),
+            "{:?} {settings:?}",
+            w.dims()
+        );
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ mod ops_support;
 use candle_core::{DType, Device, IndexOp, Result, Tensor};
 use half::{bf16, f16};
 use mantissa::ops::{
-    self, AdamW, ConvSettings, Conversion, LossSettings, Random, Sgd, Update, UpdateTensors,
+    self, AdamW, ConvSettings, Conversion, LossSettings, Operands, Random, Sgd, Update,
+    UpdateTensors,
 };
 use mantissa::precision::Format;
 use mantissa::record::GradientCounts;
@@ -179,21 +180,21 @@ fn a_loss_gradient_beyond_f16_is_infinite_and_tiny_ones_are_subnormal() -> Resul
 fn linear_products([x, w, b, dy]: [&Tensor; 4]) -> Result<Results> {
     let name = |what: &str| format!("{what} of {:?} and {:?}", x.dims(), w.dims());
     Ok(vec![
-        (name("linear"), ops::linear(x, w, Some(b))?),
-        (name("linear without bias"), ops::linear(x, w, None)?),
-        (name("dx"), ops::linear_input_gradient(dy, w)?),
-        (name("dw"), ops::linear_weight_gradient(dy, x)?),
+        (name("linear"), ops::linear(x, w, Some(b), Operands::Exact)?),
+        (name("linear without bias"), ops::linear(x, w, None, Operands::Exact)?),
+        (name("dx"), ops::linear_input_gradient(dy, w, Operands::Exact)?),
+        (name("dw"), ops::linear_weight_gradient(dy, x, Operands::Exact)?),
     ])
 }
 
 /// The results of a convolution and its gradients.
 fn convolutions([x, w, b, dy]: [&Tensor; 4], settings: ConvSettings) -> Result<Results> {
     let name = |what: &str| format!("{what} of {:?} by {:?}, {settings:?}", x.dims(), w.dims());
-    let gradients = ops::conv2d_backward(dy, (x, w), settings, true)?;
+    let gradients = ops::conv2d_backward(dy, (x, w), (settings, Operands::Exact), true)?;
     let dx = gradients.input.map(|dx| (name("dx"), dx));
     let mut results = vec![
-        (name("conv"), ops::conv2d(x, w, Some(b), settings)?),
-        (name("conv without bias"), ops::conv2d(x, w, None, settings)?),
+        (name("conv"), ops::conv2d(x, w, Some(b), (settings, Operands::Exact))?),
+        (name("conv without bias"), ops::conv2d(x, w, None, (settings, Operands::Exact))?),
         (name("dw"), gradients.weight),
         (name("db"), gradients.bias),
     ];
@@ -270,8 +271,8 @@ fn check_dot(dtype: DType, (a, b, c): ([f32; 2], [f32; 2], f32), expected: f32) 
         let (x, w, bias) = (rows(a, n)?, rows(b, o)?, tensor(&vec![c; o], dtype)?);
         let (image, kernel) = (x.reshape((n, inputs, 1, 1))?, w.reshape((o, inputs, 1, 1))?);
         let results = [
-            ops::linear(&x, &w, Some(&bias))?,
-            ops::conv2d(&image, &kernel, Some(&bias), POINTWISE)?,
+            ops::linear(&x, &w, Some(&bias), Operands::Exact)?,
+            ops::conv2d(&image, &kernel, Some(&bias), (POINTWISE, Operands::Exact))?,
         ];
         for result in results {
             for value in ops::to_f32(&result)? {
@@ -384,17 +385,20 @@ fn long_sums_do_not_stop() -> Result<()> {
     };
     for dtype in SIXTEEN_BITS {
         let (rows, square) = (ones(&[3, 4096], dtype)?, ones(&[5, 4096], dtype)?);
-        all(&ops::linear(&rows, &square, None)?, 4096.0)?;
+        all(&ops::linear(&rows, &square, None, Operands::Exact)?, 4096.0)?;
         let (tall, thin) = (ones(&[4096, 5], dtype)?, ones(&[4096, 3], dtype)?);
-        all(&ops::linear_weight_gradient(&tall, &thin)?, 4096.0)?;
-        all(&ops::linear_input_gradient(&rows, &ones(&[4096, 5], dtype)?)?, 4096.0)?;
+        all(&ops::linear_weight_gradient(&tall, &thin, Operands::Exact)?, 4096.0)?;
+        all(
+            &ops::linear_input_gradient(&rows, &ones(&[4096, 5], dtype)?, Operands::Exact)?,
+            4096.0,
+        )?;
         all(&ops::column_sums(&tall)?, 4096.0)?;
         all(
             &ops::conv2d(
                 &ones(&[2, 4096, 2, 3], dtype)?,
                 &ones(&[3, 4096, 1, 1], dtype)?,
                 None,
-                POINTWISE,
+                (POINTWISE, Operands::Exact),
             )?,
             4096.0,
         )?;
@@ -404,7 +408,8 @@ fn long_sums_do_not_stop() -> Result<()> {
         let single = planes.narrow(0, 0, 1)?.contiguous()?;
         let kernel = ones(&[3, 3, 3, 3], dtype)?;
         let settings = ConvSettings { padding: 1, ..POINTWISE };
-        let gradients = ops::conv2d_backward(&single, (&single, &kernel), settings, false)?;
+        let gradients =
+            ops::conv2d_backward(&single, (&single, &kernel), (settings, Operands::Exact), false)?;
         all(&gradients.bias, 4096.0)?;
         // 63 × 63 = 3969 lies between 3968 and 3970 (f16) or 3984 (bf16): both round to 3968.
         let expected = [3968.0, 4032.0, 3968.0, 4032.0, 4096.0, 4032.0, 3968.0, 4032.0, 3968.0];
@@ -586,11 +591,11 @@ fn matrices_that_do_not_belong_together_are_errors() -> Result<()> {
     let (matrix, other) = (zeros(&[4, 3])?, zeros(&[5, 2])?);
     let half = ops::cast(&matrix, DType::F16)?;
     for (name, result) in [
-        ("linear", ops::linear(&matrix, &other, None)),
-        ("bias", ops::linear(&matrix, &zeros(&[5, 3])?, Some(&row))),
-        ("types", ops::linear(&matrix, &half, None)),
-        ("dx", ops::linear_input_gradient(&matrix, &other)),
-        ("dw", ops::linear_weight_gradient(&matrix, &other)),
+        ("linear", ops::linear(&matrix, &other, None, Operands::Exact)),
+        ("bias", ops::linear(&matrix, &zeros(&[5, 3])?, Some(&row), Operands::Exact)),
+        ("types", ops::linear(&matrix, &half, None, Operands::Exact)),
+        ("dx", ops::linear_input_gradient(&matrix, &other, Operands::Exact)),
+        ("dw", ops::linear_weight_gradient(&matrix, &other, Operands::Exact)),
         ("relu", ops::relu_backward(&matrix, &other)),
         ("gelu", ops::gelu_backward(&matrix, &other)),
         ("add", ops::add(&matrix, &other)),
@@ -614,7 +619,7 @@ fn images_that_do_not_belong_together_are_errors() -> Result<()> {
     let (pooled, places) = ops::max_pool2d(&image, 2)?;
     let one = (&zeros(&[1])?, &zeros(&[1])?);
     for (name, result) in [
-        ("conv bias", ops::conv2d(&image, &kernel, Some(&row), POINTWISE)),
+        ("conv bias", ops::conv2d(&image, &kernel, Some(&row), (POINTWISE, Operands::Exact))),
         ("statistics", ops::batch_norm_inference(&image, one, &channels, &channels)),
         ("max", ops::max_pool2d_backward(&image, &places, 2, shape)),
         ("places", ops::max_pool2d_backward(&pooled, &places.i(..1)?, 2, shape)),
@@ -632,7 +637,10 @@ fn images_that_do_not_belong_together_are_errors() -> Result<()> {
     let dy = pooled_rising.i(1..)?.contiguous()?;
     let second = ops::max_pool2d_backward(&dy, &places.i(1..)?, 2, [1, 3, 4, 4])?;
     assert_eq!(bits(&second)?, bits(&both.i(1..)?.contiguous()?)?);
-    assert!(ops::conv2d_backward(&image, (&image, &kernel), POINTWISE, true).is_err());
+    assert!(
+        ops::conv2d_backward(&image, (&image, &kernel), (POINTWISE, Operands::Exact), true)
+            .is_err()
+    );
     assert!(ops::batch_norm(&image, &row, &channels).is_err());
     assert!(ops::batch_norm_backward(&pooled, &image, &channels, &saved).is_err());
     Ok(())

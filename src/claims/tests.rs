@@ -64,6 +64,7 @@ fn plan(variants: Vec<VariantPlan>) -> Plan {
         clip_norm: None,
         label_smoothing: 0.0,
         evaluate_every: None,
+        cuda_graphs: true,
     };
     Plan {
         name: "claims".to_owned(),

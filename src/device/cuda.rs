@@ -8,6 +8,7 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::Clock;
 
 use super::gpu::{Build, Facts, GpuError, Version};
+pub(super) use super::stream::open;
 use crate::record::Gpu;
 use crate::units::Bytes;
 

@@ -8,6 +8,11 @@ pub(super) fn ask() -> Option<Result<(Facts, Build), GpuError>> {
     None
 }
 
+/// Opens a GPU: there is none that [`ask`] could have named.
+pub(super) fn open(_number: usize) -> Result<candle_core::Device, candle_core::Error> {
+    Err(candle_core::Error::NotCompiledWithCudaSupport)
+}
+
 /// What a reader of results must know of a GPU: nothing.
 pub(super) fn describe(_number: usize) -> Option<Gpu> {
     None

@@ -52,7 +52,12 @@ impl Conv2d {
 impl Layer for Conv2d {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         let bias = self.bias.map(|bias| pass.weight(bias));
-        let y = ops::conv2d(&x, &pass.weight(self.weight), bias.as_ref(), self.settings)?;
+        let y = ops::conv2d(
+            &x,
+            &pass.weight(self.weight),
+            bias.as_ref(),
+            (self.settings, pass.operands()),
+        )?;
         pass.save(Saved::Tensor(x));
         pass.activation(&self.name, y)
     }
@@ -60,7 +65,12 @@ impl Layer for Conv2d {
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         let x = pass.take_tensor()?;
         let w = pass.weight(self.weight);
-        let gradients = ops::conv2d_backward(&dy, (&x, &w), self.settings, !self.takes_data)?;
+        let gradients = ops::conv2d_backward(
+            &dy,
+            (&x, &w),
+            (self.settings, pass.operands()),
+            !self.takes_data,
+        )?;
         drop((x, dy));
         pass.weight_gradient(&self.name, self.weight, gradients.weight)?;
         if let Some(bias) = self.bias {

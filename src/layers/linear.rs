@@ -32,21 +32,26 @@ impl Linear {
 
 impl Layer for Linear {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let y = ops::linear(&x, &pass.weight(self.weight), Some(&pass.weight(self.bias)))?;
+        let y = ops::linear(
+            &x,
+            &pass.weight(self.weight),
+            Some(&pass.weight(self.bias)),
+            pass.operands(),
+        )?;
         pass.save(Saved::Tensor(x));
         pass.activation(&self.name, y)
     }
 
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         let x = pass.take_tensor()?;
-        let dw = ops::linear_weight_gradient(&dy, &x)?;
+        let dw = ops::linear_weight_gradient(&dy, &x, pass.operands())?;
         drop(x);
         pass.weight_gradient(&self.name, self.weight, dw)?;
         pass.weight_gradient(&self.name, self.bias, ops::column_sums(&dy)?)?;
         if self.takes_data {
             return Ok(None);
         }
-        let dx = ops::linear_input_gradient(&dy, &pass.weight(self.weight))?;
+        let dx = ops::linear_input_gradient(&dy, &pass.weight(self.weight), pass.operands())?;
         pass.activation_gradient(&self.name, dx).map(Some)
     }
 }

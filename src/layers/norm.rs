@@ -67,7 +67,7 @@ impl Layer for BatchNorm {
         let running = pass.statistics(self.statistics);
         let count = x.elem_count() / saved.mean.elem_count();
         let running = (&running.mean, &running.variance);
-        ops::take_in_statistics(running, (&saved.mean, &variance), count)?;
+        ops::take_in_statistics(running, (&saved.mean, &variance), count, pass.ended())?;
         pass.save(Saved::BatchNorm(x, saved));
         pass.activation(&self.name, y)
     }

@@ -1,10 +1,10 @@
 //! One pass over a model: its arithmetic, the weights it reads, the tape, the gradients it collects, and the census.
 
-use candle_core::{DType, Error, Result, Tensor};
+use candle_core::{DType, Device, Error, Result, Tensor};
 
 use super::RunningStatistics;
 use crate::numerics::Census;
-use crate::ops::{self, BatchNormSaved, Random};
+use crate::ops::{self, BatchNormSaved, Operands, Random};
 use crate::precision::Format;
 use crate::record::Role;
 
@@ -23,10 +23,28 @@ impl Arithmetic {
         Self { format, wide: !format.is_native() }
     }
 
+    /// As [`Arithmetic::of`], but for TF32 on a GPU, which multiplies it natively: tensors are in f32 and are not rounded, only
+    /// the operands of products are, inside the tensor cores.
+    pub fn on(format: Format, device: &Device) -> Self {
+        Self { format, wide: Self::is_emulated(format, device) }
+    }
+
+    /// Whether `device` cannot compute in the format itself.
+    pub fn is_emulated(format: Format, device: &Device) -> bool {
+        !(format.is_native() || (format == Format::TF32 && device.is_cuda()))
+    }
+
+    /// The format that tensors are stored in.
+    pub fn storage(self) -> Format {
+        match self.format {
+            Format::F16 | Format::BF16 if !self.wide => self.format,
+            _ => Format::F32,
+        }
+    }
+
     /// The storage type of tensors.
     pub fn dtype(self) -> DType {
-        match self.format {
-            _ if self.wide => DType::F32,
+        match self.storage() {
             Format::F16 => DType::F16,
             Format::BF16 => DType::BF16,
             _ => DType::F32,
@@ -43,6 +61,8 @@ pub enum Mode {
         seed: u64,
         /// Number of the forward pass in the run, for dropout: one u32 on the tensors' device.
         pass: Tensor,
+        /// On a GPU, which may be ahead of the host: not 0 once the run is over, so that statistics stay as they are.
+        ended: Option<Tensor>,
     },
     /// Forward only: no tape, no dropout, running statistics.
     Inference,
@@ -121,6 +141,22 @@ impl<'a> Pass<'a> {
         matches!(self.mode, Mode::Training { .. })
     }
 
+    /// Where a GPU finds whether the run is over.
+    pub fn ended(&self) -> Option<&Tensor> {
+        match &self.mode {
+            Mode::Training { ended, .. } => ended.as_ref(),
+            Mode::Inference => None,
+        }
+    }
+
+    /// How products treat f32 operands.
+    pub fn operands(&self) -> Operands {
+        match self.arithmetic {
+            Arithmetic { format: Format::TF32, wide: false } => Operands::Tf32,
+            _ => Operands::Exact,
+        }
+    }
+
     /// A parameter's value in the compute format.
     pub fn weight(&self, parameter: usize) -> Tensor {
         self.weights[parameter].clone()
@@ -134,7 +170,7 @@ impl<'a> Pass<'a> {
     /// Random numbers for one use in this pass; none in inference.
     pub fn random(&self, stream: u32) -> Option<Random> {
         match &self.mode {
-            Mode::Training { seed, pass } => {
+            Mode::Training { seed, pass, .. } => {
                 Some(Random { seed: *seed, stream, pass: pass.clone() })
             }
             Mode::Inference => None,

@@ -5,7 +5,7 @@ use crate::record::ExponentHistogram;
 /// floor(log2) of the smallest subnormal of f32, the first bin.
 const FIRST: i32 = -149;
 /// One bin for each exponent from -149 to 127.
-const BINS: usize = 277;
+pub(super) const BINS: usize = 277;
 /// Exponents of f32 below its normal range, -149 to -127.
 const SUBNORMAL_BINS: usize = 23;
 /// Histograms filled in turn. Neighbouring values often share their exponent, and adding to a counter that was just
@@ -40,6 +40,12 @@ impl Exponents {
             }
         }
         exponents
+    }
+
+    /// A histogram that was counted elsewhere.
+    #[cfg(feature = "cuda")]
+    pub(super) fn from_bins(zeros: u64, non_finite: u64, bins: &[u64; BINS]) -> Self {
+        Self { zeros, non_finite, bins: *bins }
     }
 
     #[cold]

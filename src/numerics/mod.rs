@@ -11,6 +11,8 @@ use crate::precision::{Format, Rounder};
 use crate::record::{Counts, LayerCensus, Role};
 
 pub use exponents::Exponents;
+#[cfg(feature = "cuda")]
+pub(crate) use tally::TALLY_WORDS;
 pub use tally::Tally;
 
 /// Values that one task handles: 64 KiB, so that the passes over them after the first stay in a core's own cache.

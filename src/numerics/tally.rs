@@ -2,6 +2,10 @@
 
 use super::{Counts, Exponents, Format, Rounder};
 
+/// Words of 64 bits in a GPU's tally: seven counters and the bins.
+#[cfg(feature = "cuda")]
+pub(crate) const TALLY_WORDS: usize = 7 + super::exponents::BINS;
+
 /// Counts and exponents of one layer's tensors in one role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -42,6 +46,16 @@ impl Tally {
             },
             exponents,
         }
+    }
+
+    /// The tally that a GPU counted: `Tally` of round.cu, word by word.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn from_words(words: &[u64; TALLY_WORDS]) -> Self {
+        let [elements, overflow, underflow, subnormal, nan, zeros, non_finite, bins @ ..] = words;
+        let [elements, overflow, underflow, subnormal, nan] =
+            [elements, overflow, underflow, subnormal, nan].map(|word| *word);
+        let counts = Counts { elements, overflow, underflow, subnormal, nan };
+        Self { counts, exponents: Exponents::from_bins(*zeros, *non_finite, bins) }
     }
 
     /// Counts `values` without rounding: their number, NaNs and exponents.

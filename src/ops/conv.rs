@@ -8,10 +8,12 @@ use std::ops::Range;
 use candle_core::{DType, Device, Error, Result, Tensor, WithDType as _};
 use gemmkit::{Bias, MatMut, MatRef, Parallelism};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{buffer, build, expect_shape, view};
 use super::parallel::{carve, for_each, sum, vectorized};
-use super::product::product;
+use super::product::{Operands, product};
 use crate::memory::uncounted;
 
 /// Most groups that the images of a batch are worked on in.
@@ -43,15 +45,15 @@ pub struct ConvGradients {
 
 /// All sizes of one convolution.
 #[derive(Clone, Copy)]
-struct Sizes {
-    images: usize,
-    channels: usize,
-    height: usize,
-    width: usize,
-    outputs: usize,
-    kernel: (usize, usize),
-    out: (usize, usize),
-    settings: ConvSettings,
+pub(crate) struct Sizes {
+    pub(crate) images: usize,
+    pub(crate) channels: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) outputs: usize,
+    pub(crate) kernel: (usize, usize),
+    pub(crate) out: (usize, usize),
+    pub(crate) settings: ConvSettings,
 }
 
 impl Sizes {
@@ -82,15 +84,15 @@ impl Sizes {
         Ok(Self { images, channels, height, width, outputs, kernel, out, settings })
     }
 
-    fn image(self) -> usize {
+    pub(crate) fn image(self) -> usize {
         self.channels * self.height * self.width
     }
 
-    fn out_plane(self) -> usize {
+    pub(crate) fn out_plane(self) -> usize {
         self.out.0 * self.out.1
     }
 
-    fn out_image(self) -> usize {
+    pub(crate) fn out_image(self) -> usize {
         self.outputs * self.out_plane()
     }
 
@@ -98,12 +100,12 @@ impl Sizes {
         self.channels / self.settings.groups
     }
 
-    fn group_outputs(self) -> usize {
+    pub(crate) fn group_outputs(self) -> usize {
         self.outputs / self.settings.groups
     }
 
     /// Rows of a group's patch matrix.
-    fn patch(self) -> usize {
+    pub(crate) fn patch(self) -> usize {
         self.group_channels() * self.kernel.0 * self.kernel.1
     }
 
@@ -212,17 +214,19 @@ fn fold(patches: &[f32], sizes: Sizes, image: &mut [f32]) {
 /// H′ = ⌊(H + 2 padding − dilation (K − 1) − 1) / stride⌋ + 1.
 ///
 /// # Errors
-/// When a tensor is not a contiguous CPU tensor of these shapes and one type.
+/// When a tensor is not a contiguous tensor of these shapes and one type.
 pub fn conv2d(
     x: &Tensor,
     w: &Tensor,
     b: Option<&Tensor>,
-    settings: ConvSettings,
+    (settings, how): (ConvSettings, Operands),
 ) -> Result<Tensor> {
     let sizes = Sizes::of(x, w, settings)?;
     if let Some(b) = b {
         expect_shape("the bias of a convolution", b, &[sizes.outputs])?;
     }
+    on_gpu!(x => cuda::conv2d((x, w), b, sizes, how));
+    how.on_cpu()?;
     by_dtype!(x.dtype(), T => {
         let (x, w) = (view::<T>(x)?, view::<T>(w)?);
         let b = b.map(view::<T>).transpose()?;
@@ -292,12 +296,14 @@ fn forward_image<T: Element>(
 pub fn conv2d_backward(
     dy: &Tensor,
     (x, w): (&Tensor, &Tensor),
-    settings: ConvSettings,
+    (settings, how): (ConvSettings, Operands),
     with_input: bool,
 ) -> Result<ConvGradients> {
     let sizes = Sizes::of(x, w, settings)?;
     let shape = [sizes.images, sizes.outputs, sizes.out.0, sizes.out.1];
     expect_shape("the gradient of a convolution", dy, &shape)?;
+    on_gpu!(x => cuda::conv2d_backward(dy, (x, w), (sizes, with_input), how));
+    how.on_cpu()?;
     by_dtype!(x.dtype(), T => {
         let (dy, source, weight) = (view::<T>(dy)?, view::<T>(x)?, view::<T>(w)?);
         let image = if with_input { sizes.image() } else { 0 };

@@ -11,6 +11,8 @@ use candle_core::{
     Tensor,
 };
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::element::{Element, Stored, by_dtype};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
 use crate::memory;
@@ -125,11 +127,12 @@ pub(crate) fn first<T: Stored>(tensor: &Tensor) -> Result<T> {
 /// `tensor` in another storage type, rounded once; the same tensor if it already is of that type.
 ///
 /// # Errors
-/// When the tensor is not contiguous on the CPU or either type is not f32, f16 or bf16.
+/// When the tensor is not contiguous or either type is not f32, f16 or bf16.
 pub fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     if tensor.dtype() == dtype {
         return Ok(tensor.clone());
     }
+    on_gpu!(tensor => cuda::cast(tensor, dtype));
     by_dtype!(tensor.dtype(), S => by_dtype!(dtype, T => {
         let source = view::<S>(tensor)?;
         build::<T>(tensor.shape(), |target| {
@@ -158,11 +161,33 @@ pub fn from_f32(
     if shape.elem_count() != values.len() {
         return Err(Error::Msg(format!("{} values do not fill {shape:?}", values.len())).bt());
     }
-    debug_assert!(device.is_cpu());
+    if !device.is_cpu() {
+        return cast(&from_host(values.to_vec(), shape, device)?, dtype);
+    }
     by_dtype!(dtype, T => build::<T>(shape, |target| {
         let tasks = target.chunks_mut(CHUNK).zip(values.chunks(CHUNK)).collect();
         for_each(tasks, |_, (target, source)| vectorized!(T::narrow(source, target)));
     }))
+}
+
+/// A tensor on `device` that takes over these values.
+///
+/// # Errors
+/// When the shape does not fit, or there is no memory for it.
+pub fn from_host<T: Stored>(
+    values: Vec<T>,
+    shape: impl Into<Shape>,
+    device: &Device,
+) -> Result<Tensor> {
+    let shape = shape.into();
+    if shape.elem_count() != values.len() {
+        return Err(Error::Msg(format!("{} values do not fill {shape:?}", values.len())).bt());
+    }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return cuda::from_host(&values, shape, gpu);
+    }
+    Tensor::from_vec(values, shape, device)
 }
 
 /// The values of a tensor as f32, exactly.
@@ -170,6 +195,7 @@ pub fn from_f32(
 /// # Errors
 /// As [`cast`].
 pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
+    on_gpu!(tensor => cuda::to_f32(tensor));
     by_dtype!(tensor.dtype(), T => {
         let source = view::<T>(tensor)?;
         let mut target = vec![0.0; source.len()];
@@ -183,6 +209,10 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
 /// # Errors
 /// When there is no memory for it.
 pub fn zeros(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return cuda::zeros(shape, gpu);
+    }
     Tensor::zeros(shape, DType::F32, device)
 }
 
@@ -191,6 +221,7 @@ pub fn zeros(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
 /// # Errors
 /// As [`cast`].
 pub fn copy(tensor: &Tensor) -> Result<Tensor> {
+    on_gpu!(tensor => cuda::copy(tensor));
     by_dtype!(tensor.dtype(), T => {
         let source = view::<T>(tensor)?;
         build::<T>(tensor.shape(), |target| target.copy_from_slice(&source))
@@ -207,6 +238,7 @@ pub fn copy_into(target: &Tensor, source: &Tensor) -> Result<()> {
         edit::<T>(target, |target| target.copy_from_slice(&source))
     }
     expect_shape("the tensor to copy", source, target.dims())?;
+    on_gpu!(target => cuda::copy_into(target, source));
     match target.dtype() {
         DType::U32 => values::<u32>(target, source),
         _ => values::<f32>(target, source),
@@ -218,6 +250,7 @@ pub fn copy_into(target: &Tensor, source: &Tensor) -> Result<()> {
 /// # Errors
 /// As [`cast`].
 pub fn all_finite(tensor: &Tensor) -> Result<bool> {
+    on_gpu!(tensor => cuda::all_finite(tensor));
     Ok(to_f32(tensor)?.iter().all(|value| value.is_finite()))
 }
 
@@ -226,6 +259,7 @@ pub fn all_finite(tensor: &Tensor) -> Result<bool> {
 /// # Errors
 /// When the tensor is not a contiguous f32 tensor.
 pub fn round(tensor: &Tensor, format: Format) -> Result<()> {
+    on_gpu!(tensor => cuda::round(tensor, format));
     edit::<f32>(tensor, |values| {
         vectorized!(memory::uncounted(|| numerics::round(format, values)));
     })
@@ -236,6 +270,7 @@ pub fn round(tensor: &Tensor, format: Format) -> Result<()> {
 /// # Errors
 /// As [`round`].
 pub fn round_counted(tensor: &Tensor, format: Format) -> Result<Tally> {
+    on_gpu!(tensor => cuda::round_counted(tensor, format));
     let mut tally = Tally::default();
     edit::<f32>(tensor, |values| {
         tally = vectorized!(memory::uncounted(|| numerics::round_counted(format, values)));
@@ -248,6 +283,7 @@ pub fn round_counted(tensor: &Tensor, format: Format) -> Result<Tally> {
 /// # Errors
 /// As [`round`].
 pub fn observe(tensor: &Tensor) -> Result<Tally> {
+    on_gpu!(tensor => cuda::observe(tensor));
     let values = view::<f32>(tensor)?;
     Ok(memory::uncounted(|| numerics::observe(&values)))
 }

@@ -94,18 +94,6 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS)
     }
 }
 
-// *total += the losses, in f64: for an evaluation over several batches. One block of a power of two of threads.
-extern "C" __global__ void __launch_bounds__(MAX_THREADS) add_losses(const float* losses, u32 rows, double* total) {
-    double part = 0.0;
-    for (u32 row = threadIdx.x; row < rows; row += blockDim.x) {
-        part += (double)losses[row];
-    }
-    const double sum = block_sum(part);
-    if (threadIdx.x == 0) {
-        *total += sum;
-    }
-}
-
 // *correct += the number of rows whose largest logit is at the label; on a tie the first class wins, and a row with a NaN is not
 // correct.
 #define COUNT_CORRECT(suffix, T)                                                                   \

@@ -2,6 +2,8 @@
 
 use candle_core::{Device, Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{View, buffer, build, edit, expect_shape, first, view};
 use super::parallel::map_indices;
@@ -60,6 +62,7 @@ pub fn cross_entropy(
     scale: &Tensor,
 ) -> Result<LossGradient> {
     let (n, classes) = check_labels(logits, labels)?;
+    on_gpu!(logits => cuda::cross_entropy(logits, labels, settings, scale));
     let LossSettings { smoothing, micro_batches } = settings;
     let labels = labels_below(labels, classes)?;
     let factor = first::<f32>(scale)? / micro_batches as f32 / n as f32;
@@ -95,6 +98,7 @@ pub fn mean_loss(
     loss: &Tensor,
 ) -> Result<()> {
     let rows = losses.dims1()?;
+    on_gpu!(losses => cuda::mean_loss(losses, micro_batches, is_first, loss));
     let total = view::<f32>(losses)?.iter().fold(0.0, |total, loss| total + loss);
     let share = total / rows as f32 / micro_batches as f32;
     edit::<f32>(loss, |loss| loss[0] = if is_first { share } else { loss[0] + share })
@@ -106,6 +110,7 @@ pub fn mean_loss(
 /// As [`cross_entropy`].
 pub fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     let (n, classes) = check_labels(logits, labels)?;
+    on_gpu!(logits => cuda::cross_entropy_loss(logits, labels));
     let labels = labels_below(labels, classes)?;
     by_dtype!(logits.dtype(), T => {
         let logits = view::<T>(logits)?;
@@ -124,6 +129,7 @@ pub fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
 /// As [`cross_entropy`].
 pub fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
     let (_, classes) = check_labels(logits, labels)?;
+    on_gpu!(logits => cuda::count_correct(logits, labels));
     let labels = labels_below(labels, classes)?;
     by_dtype!(logits.dtype(), T => {
         let logits = view::<T>(logits)?;

@@ -6,7 +6,20 @@
 //!
 //! Results do not depend on the number of threads: work is cut in pieces of fixed size, and sums of pieces are added in order.
 
+/// Hands an operation on a GPU's tensor to its twin there; nothing in a build without CUDA.
+macro_rules! on_gpu {
+    ($tensor:expr => $twin:expr) => {
+        #[cfg(feature = "cuda")]
+        if $tensor.device().is_cuda() {
+            return $twin;
+        }
+    };
+}
+
 mod conv;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "kernels are launched on addresses")]
+mod cuda;
 mod element;
 mod host;
 mod loss;
@@ -22,7 +35,8 @@ mod update;
 pub use conv::{ConvGradients, ConvSettings, conv2d, conv2d_backward};
 pub use element::{Element, Stored};
 pub use host::{
-    all_finite, cast, copy, copy_into, from_f32, observe, round, round_counted, to_f32, zeros,
+    all_finite, cast, copy, copy_into, from_f32, from_host, observe, round, round_counted, to_f32,
+    zeros,
 };
 pub use loss::{
     LossGradient, LossSettings, count_correct, cross_entropy, cross_entropy_loss, mean_loss,
@@ -39,7 +53,7 @@ pub use pool::{
     avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
     max_pool2d_backward,
 };
-pub use product::{column_sums, linear, linear_input_gradient, linear_weight_gradient};
+pub use product::{Operands, column_sums, linear, linear_input_gradient, linear_weight_gradient};
 pub use step::{ParameterTensors, Rates, StepEnd, StepOutcome, StepSettings};
 pub use update::{
     AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,

@@ -2,8 +2,10 @@
 
 use candle_core::{Device, Result, Tensor, WithDType as _};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::element::{Element, by_dtype};
-use super::host::{View, build, edit, expect_shape, view};
+use super::host::{build, edit, expect_shape, view};
 use super::parallel::{BLOCK, for_each, map_indices, sum, tree, vectorized};
 
 /// Added to the variance.
@@ -70,16 +72,12 @@ fn statistics<T: Element>(x: &[T], c: usize, plane: usize, channel: usize) -> (f
     })
 }
 
-/// A scalar for each of `c` channels, from a tensor of any type.
-fn per_channel(tensor: &Tensor, c: usize) -> Result<Vec<f32>> {
-    expect_shape("a batch norm parameter", tensor, &[c])?;
-    super::to_f32(tensor)
-}
-
-/// Statistics of each of `c` channels.
-fn statistics_of(tensor: &Tensor, c: usize) -> Result<View<'_, f32>> {
-    expect_shape("a batch norm's statistics", tensor, &[c])?;
-    view::<f32>(tensor)
+/// # Errors
+/// When a tensor does not have one value for each of `c` channels.
+fn expect_parameters(tensors: &[&Tensor], c: usize) -> Result<()> {
+    tensors
+        .iter()
+        .try_for_each(|tensor| expect_shape("what a batch norm has a channel", tensor, &[c]))
 }
 
 /// A tensor of one f32 a channel.
@@ -92,13 +90,15 @@ fn channels(values: Vec<f32>) -> Result<Tensor> {
 /// together with what backward needs. x: N × C × H × W; gamma, beta: C.
 ///
 /// # Errors
-/// When a tensor is not a contiguous CPU tensor of these shapes and one type.
+/// When a tensor is not a contiguous tensor of these shapes and one type.
 pub fn batch_norm(
     x: &Tensor,
     gamma: &Tensor,
     beta: &Tensor,
 ) -> Result<(Tensor, BatchNormSaved, Tensor)> {
     let (_, c, h, w) = x.dims4()?;
+    expect_parameters(&[gamma, beta], c)?;
+    on_gpu!(x => cuda::batch_norm(x, gamma, beta));
     by_dtype!(x.dtype(), T => {
         let values = view::<T>(x)?;
         let statistics: Vec<(f32, f32)> =
@@ -112,7 +112,10 @@ pub fn batch_norm(
 }
 
 /// Takes a batch's mean and biased variance into running ones, in place: r ← r + 0.1 (new − r), as PyTorch's default, with the
-/// unbiased variance of `count` values a channel.
+/// unbiased variance of `count` values a channel. On a GPU, which may be ahead of the host, not if [`StepEnd::ended`] says that
+/// the run is over.
+///
+/// [`StepEnd::ended`]: crate::ops::StepEnd::ended
 ///
 /// # Errors
 /// When a tensor is not contiguous, not f32, or they differ in shape.
@@ -120,11 +123,17 @@ pub fn take_in_statistics(
     running: (&Tensor, &Tensor),
     batch: (&Tensor, &Tensor),
     count: usize,
+    ended: Option<&Tensor>,
 ) -> Result<()> {
     let c = running.0.dims1()?;
     let unbiased = count as f32 / (count.max(2) - 1) as f32;
+    for tensor in [running.1, batch.0, batch.1] {
+        expect_shape("a batch norm's statistics", tensor, &[c])?;
+    }
+    on_gpu!(batch.0 => cuda::take_in_statistics(running, batch, (MOMENTUM, unbiased), ended));
+    debug_assert!(ended.is_none());
     for (running, new, factor) in [(running.0, batch.0, 1.0), (running.1, batch.1, unbiased)] {
-        let new = statistics_of(new, c)?;
+        let new = view::<f32>(new)?;
         edit::<f32>(running, |running| {
             for (running, new) in running.iter_mut().zip(&*new) {
                 *running += MOMENTUM * (new * factor - *running);
@@ -145,8 +154,10 @@ pub fn batch_norm_inference(
     beta: &Tensor,
 ) -> Result<Tensor> {
     let (_, c, h, w) = x.dims4()?;
-    let (gamma, beta) = (per_channel(gamma, c)?, per_channel(beta, c)?);
-    let (mean, variance) = (statistics_of(mean, c)?, statistics_of(variance, c)?);
+    expect_parameters(&[gamma, beta, mean, variance], c)?;
+    on_gpu!(x => cuda::batch_norm_inference(x, (mean, variance), gamma, beta));
+    let (gamma, beta) = (super::to_f32(gamma)?, super::to_f32(beta)?);
+    let (mean, variance) = (view::<f32>(mean)?, view::<f32>(variance)?);
     by_dtype!(x.dtype(), T => {
         let source = view::<T>(x)?;
         build::<T>(x.shape(), |y| {
@@ -206,10 +217,11 @@ pub fn batch_norm_backward(
 ) -> Result<BatchNormGradients> {
     let (n, c, h, w) = x.dims4()?;
     let (plane, count) = (h * w, (n * h * w) as f32);
-    let scale = per_channel(gamma, c)?;
+    expect_parameters(&[gamma, &saved.mean, &saved.inverse_deviation], c)?;
     expect_shape("the gradient of batch norm", dy, x.dims())?;
-    let (mean, inverse) =
-        (statistics_of(&saved.mean, c)?, statistics_of(&saved.inverse_deviation, c)?);
+    on_gpu!(x => cuda::batch_norm_backward(dy, x, gamma, saved));
+    let scale = super::to_f32(gamma)?;
+    let (mean, inverse) = (view::<f32>(&saved.mean)?, view::<f32>(&saved.inverse_deviation)?);
     by_dtype!(x.dtype(), T => {
         let (gradient, source) = (view::<T>(dy)?, view::<T>(x)?);
         let sums: Vec<(f32, f32)> = map_indices(c, |channel| gradient_sums::<T>(

@@ -63,13 +63,21 @@ __device__ void dropout(const T* x, T* y, u64 count, u64 keep_from, float scale,
 }
 
 // Keeps a value, times `scale`, where its random word is at least `keep_from`; else 0. The CPU's: keep_from is ⌊p 2³²⌋ and
-// scale is 1 / (1 − p) in f32. Value i takes word i mod 4 of Philox block i / 4. The gradient is the same operation on dy.
+// scale is 1 / (1 − p) in f32; *pass is the number of the forward pass, read here so that a recorded step sees it. Value i takes word i mod 4 of Philox block i / 4. The gradient is the same operation on dy.
 #define DROPOUT(suffix, T)                                                                         \
     extern "C" __global__ void dropout_##suffix(                                                   \
-        const T* x, T* y, u64 count, u64 keep_from, float scale, u64 seed, u32 stream, u32 step) { \
-        dropout(x, y, count, keep_from, scale, seed, stream, step);                                \
+        const T* x, T* y, u64 count, u64 keep_from, float scale, u64 seed, u32 stream,             \
+        const u32* pass) {                                                                         \
+        dropout(x, y, count, keep_from, scale, seed, stream, *pass);                               \
     }
 FOR_EACH_STORAGE(DROPOUT)
+
+// The number of the next forward pass. One thread does it.
+extern "C" __global__ void next_pass(u32* pass) {
+    if (first_index() == 0) {
+        *pass += 1;
+    }
+}
 
 // y = a + b.
 #define ADD(suffix, T)                                                                             \

@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{build, edit, expect_shape, first, view};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
@@ -30,7 +32,6 @@ fn zip(
     b: &Tensor,
     f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync + Send,
 ) -> Result<Tensor> {
-    expect_shape("the second operand", b, a.dims())?;
     by_dtype!(a.dtype(), T => {
         let (left, right) = (view::<T>(a)?, view::<T>(b)?);
         build::<T>(a.shape(), |y| {
@@ -52,9 +53,10 @@ fn zip(
 /// `max(x, 0)`; a NaN stays one.
 ///
 /// # Errors
-/// When the tensor is not a contiguous CPU tensor of f32, f16 or bf16, or two tensors differ in shape or type; so
+/// When the tensor is not a contiguous tensor of f32, f16 or bf16, or two tensors differ in shape or type; so
 /// for every operation here.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
+    on_gpu!(x => cuda::relu(x));
     map(x, |_, x, y| {
         for (y, x) in y.iter_mut().zip(x) {
             *y = if *x <= 0.0 { 0.0 } else { *x };
@@ -67,6 +69,8 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn relu_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
+    expect_shape("the second operand", y, dy.dims())?;
+    on_gpu!(dy => cuda::relu_backward(dy, y));
     zip(dy, y, |dy, y, dx| {
         for (dx, (dy, y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
             *dx = if *y <= 0.0 { 0.0 } else { *dy };
@@ -79,6 +83,7 @@ pub fn relu_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    on_gpu!(x => cuda::gelu(x));
     map(x, |_, x, y| {
         for (y, x) in y.iter_mut().zip(x) {
             *y = x * normal_cdf(*x);
@@ -91,6 +96,8 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    expect_shape("the second operand", x, dy.dims())?;
+    on_gpu!(dy => cuda::gelu_backward(dy, x));
     zip(dy, x, |dy, x, dx| {
         for (dx, (dy, x)) in dx.iter_mut().zip(dy.iter().zip(x)) {
             let density = (-0.5 * x * x).exp()
@@ -111,10 +118,11 @@ fn normal_cdf(x: f32) -> f32 {
 /// # Errors
 /// As [`relu`].
 pub fn dropout(x: &Tensor, p: f32, random: &Random) -> Result<Tensor> {
-    let Random { seed, stream, pass } = random;
-    let random = Philox { seed: *seed, stream: *stream, step: first(pass)? };
     let keep_from = (f64::from(p) * 4_294_967_296.0) as u64;
     let scale = 1.0 / (1.0 - p);
+    on_gpu!(x => cuda::dropout(x, (keep_from, scale), random));
+    let Random { seed, stream, pass } = random;
+    let random = Philox { seed: *seed, stream: *stream, step: first(pass)? };
     map(x, |start, x, y| {
         let quads = x.chunks(4).zip(y.chunks_mut(4));
         for (quad, (x, y)) in quads.enumerate() {
@@ -131,6 +139,8 @@ pub fn dropout(x: &Tensor, p: f32, random: &Random) -> Result<Tensor> {
 /// # Errors
 /// As [`relu`].
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    expect_shape("the second operand", b, a.dims())?;
+    on_gpu!(a => cuda::add(a, b));
     zip(a, b, |a, b, y| {
         for (y, (a, b)) in y.iter_mut().zip(a.iter().zip(b)) {
             *y = a + b;
@@ -143,6 +153,8 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When it is not one number, u32.
 pub fn next_pass(pass: &Tensor) -> Result<()> {
+    expect_shape("the number of a pass", pass, &[1])?;
+    on_gpu!(pass => cuda::next_pass(pass));
     edit::<u32>(pass, |pass| pass[0] = pass[0].wrapping_add(1))
 }
 
@@ -152,6 +164,7 @@ pub fn next_pass(pass: &Tensor) -> Result<()> {
 /// As [`relu`].
 pub fn accumulate(sum: &Tensor, gradient: &Tensor) -> Result<()> {
     expect_shape("the gradient to add", gradient, sum.dims())?;
+    on_gpu!(sum => cuda::accumulate(sum, gradient));
     by_dtype!(gradient.dtype(), T => {
         let gradient = view::<T>(gradient)?;
         edit::<f32>(sum, |sum| {

@@ -3,6 +3,8 @@
 
 use candle_core::{DType, Device, Result, Tensor, WithDType as _};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{buffer, build, expect_shape, view};
 use super::parallel::{carve, for_each, sum, vectorized};
@@ -68,10 +70,11 @@ impl Window {
 /// values wins; a NaN is larger than everything.
 ///
 /// # Errors
-/// When the tensor is not a contiguous CPU tensor of four dimensions, or the window does not fit.
+/// When the tensor is not a contiguous tensor of four dimensions, or the window does not fit.
 pub fn max_pool2d(x: &Tensor, side: usize) -> Result<(Tensor, Tensor)> {
     let (n, c, height, width) = x.dims4()?;
     let (shape, window) = Window::of([n, c, height, width], side)?;
+    on_gpu!(x => cuda::max_pool2d(x, shape, side));
     let mut places = vec![0_u8; n * c * window.out_plane()];
     let y = by_planes(x, shape, window, &mut places, max_plane)?;
     Ok((y, Tensor::from_vec(places, shape.to_vec(), &Device::Cpu)?))
@@ -141,6 +144,7 @@ pub fn max_pool2d_backward(
     let (pooled, window) = Window::of(shape, side)?;
     expect_shape("the gradient of max-pool", dy, &pooled)?;
     expect_shape("the places of max-pool", places, &pooled)?;
+    on_gpu!(dy => cuda::max_pool2d_backward(dy, places, side, shape));
     let places = view::<u8>(places)?;
     let planes = (shape[0] * shape[1]).div_ceil(TASKS).max(1);
     let offsets = window.offsets();
@@ -173,6 +177,7 @@ pub fn max_pool2d_backward(
 pub fn avg_pool2d(x: &Tensor, side: usize) -> Result<Tensor> {
     let (n, c, height, width) = x.dims4()?;
     let (shape, window) = Window::of([n, c, height, width], side)?;
+    on_gpu!(x => cuda::avg_pool2d(x, shape, side));
     by_planes(x, shape, window, &mut vec![(); n * c * window.out_plane()], mean_plane)
 }
 
@@ -199,6 +204,7 @@ fn mean_plane(window: Window, x: &[f32], values: &mut [f32], (y, _): (&mut [f32]
 pub fn avg_pool2d_backward(dy: &Tensor, side: usize, shape: [usize; 4]) -> Result<Tensor> {
     let (pooled, window) = Window::of(shape, side)?;
     expect_shape("the gradient of average pool", dy, &pooled)?;
+    on_gpu!(dy => cuda::avg_pool2d_backward(dy, side, shape));
     let area = window.area() as f32;
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
@@ -225,10 +231,11 @@ pub fn avg_pool2d_backward(dy: &Tensor, side: usize, shape: [usize; 4]) -> Resul
 /// Mean over each image plane, summed in f32. x: N × C × H × W; result: N × C.
 ///
 /// # Errors
-/// When the tensor is not a contiguous CPU tensor of four dimensions.
+/// When the tensor is not a contiguous tensor of four dimensions.
 pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
     let (n, c, height, width) = x.dims4()?;
     let plane = height * width;
+    on_gpu!(x => cuda::global_avg_pool(x));
     by_dtype!(x.dtype(), T => {
         let x = view::<T>(x)?;
         let mut wide = vec![0.0; plane];
@@ -246,6 +253,7 @@ pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
 pub fn global_avg_pool_backward(dy: &Tensor, shape: [usize; 4]) -> Result<Tensor> {
     let plane = shape[2] * shape[3];
     expect_shape("the gradient of global average pool", dy, &shape[..2])?;
+    on_gpu!(dy => cuda::global_avg_pool_backward(dy, shape));
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
         build::<T>(shape.to_vec(), |dx| {

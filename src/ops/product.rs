@@ -1,12 +1,37 @@
 //! Matrix products, by gemmkit: operands in one type, sums in f32, one rounding.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 use gemmkit::{Bias, MatMut, MatRef, Parallelism};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{build, expect_shape, view};
 use super::parallel::{for_each, vectorized};
 use crate::memory;
+
+/// How a product treats f32 operands. Others are as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operands {
+    /// As they are.
+    Exact,
+    /// Rounded to TF32 by a GPU's tensor cores.
+    Tf32,
+}
+
+impl Operands {
+    /// # Errors
+    /// When a CPU is asked for TF32.
+    pub(crate) fn on_cpu(self) -> Result<()> {
+        match self {
+            Self::Exact => Ok(()),
+            Self::Tf32 => {
+                let text = "products of TF32 need a GPU; wide arithmetic emulates them";
+                Err(Error::Msg(text.to_owned()).bt())
+            }
+        }
+    }
+}
 
 /// How many workers a product may use: those of the pool that the caller is in.
 pub(crate) fn workers() -> Parallelism {
@@ -38,13 +63,15 @@ fn one<T: Element>() -> T {
 /// `x wᵀ + b`. x: N × I, w: O × I, b: O; result: N × O.
 ///
 /// # Errors
-/// When a tensor is not a contiguous CPU matrix of the same floating-point type as the others.
-pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+/// When a tensor is not a contiguous matrix of the same floating-point type as the others.
+pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, how: Operands) -> Result<Tensor> {
     let ((n, inputs), outputs) = (x.dims2()?, w.dim(0)?);
     expect_shape("the weight", w, &[outputs, inputs])?;
     if let Some(b) = b {
         expect_shape("the bias", b, &[outputs])?;
     }
+    on_gpu!(x => cuda::linear(x, w, b, how));
+    how.on_cpu()?;
     by_dtype!(x.dtype(), T => {
         let (x, w) = (view::<T>(x)?, view::<T>(w)?);
         let b = b.map(view::<T>).transpose()?;
@@ -62,9 +89,11 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
 ///
 /// # Errors
 /// As [`linear`].
-pub fn linear_input_gradient(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+pub fn linear_input_gradient(dy: &Tensor, w: &Tensor, how: Operands) -> Result<Tensor> {
     let ((n, outputs), inputs) = (dy.dims2()?, w.dim(1)?);
     expect_shape("the weight", w, &[outputs, inputs])?;
+    on_gpu!(dy => cuda::linear_input_gradient(dy, w, how));
+    how.on_cpu()?;
     by_dtype!(dy.dtype(), T => {
         let (dy, w) = (view::<T>(dy)?, view::<T>(w)?);
         build::<T>((n, inputs), |dx| product(
@@ -81,9 +110,11 @@ pub fn linear_input_gradient(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// As [`linear`].
-pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor, how: Operands) -> Result<Tensor> {
     let ((n, outputs), inputs) = (dy.dims2()?, x.dim(1)?);
     expect_shape("the input", x, &[n, inputs])?;
+    on_gpu!(dy => cuda::linear_weight_gradient(dy, x, how));
+    how.on_cpu()?;
     by_dtype!(dy.dtype(), T => {
         let (dy, x) = (view::<T>(dy)?, view::<T>(x)?);
         build::<T>((outputs, inputs), |dw| product(
@@ -103,6 +134,7 @@ pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
 pub fn column_sums(dy: &Tensor) -> Result<Tensor> {
     const COLUMNS: usize = 64;
     let (_, outputs) = dy.dims2()?;
+    on_gpu!(dy => cuda::column_sums(dy));
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
         build::<T>(outputs, |sums| {

@@ -3,6 +3,8 @@
 
 use candle_core::{Device, Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::host::{edit, first, zeros};
 use super::update::{
     AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,
@@ -89,6 +91,8 @@ pub struct StepEnd {
 #[derive(Debug)]
 enum State {
     Host(Host),
+    #[cfg(feature = "cuda")]
+    Gpu(Box<cuda::Step>),
 }
 
 /// The state on the CPU.
@@ -113,6 +117,11 @@ impl StepEnd {
         parameters: Vec<ParameterTensors>,
         device: &Device,
     ) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            let state = State::Gpu(Box::new(cuda::Step::new(&settings, &parameters, device)?));
+            return Ok(Self { settings, parameters, state });
+        }
         let state = State::Host(Host {
             scale: settings.scale,
             scale_value: Tensor::from_vec(vec![settings.scale.value()], 1, device)?,
@@ -133,6 +142,8 @@ impl StepEnd {
     pub fn scale(&self) -> &Tensor {
         match &self.state {
             State::Host(host) => &host.scale_value,
+            #[cfg(feature = "cuda")]
+            State::Gpu(step) => step.scale(),
         }
     }
 
@@ -140,6 +151,38 @@ impl StepEnd {
     pub fn loss(&self) -> &Tensor {
         match &self.state {
             State::Host(host) => &host.loss,
+            #[cfg(feature = "cuda")]
+            State::Gpu(step) => step.loss(),
+        }
+    }
+
+    /// On a GPU, which may be ahead of what the host has read: not 0 once the run is over, a u64 as two words.
+    pub fn ended(&self) -> Option<&Tensor> {
+        match &self.state {
+            State::Host(_) => None,
+            #[cfg(feature = "cuda")]
+            State::Gpu(step) => Some(step.ended()),
+        }
+    }
+
+    /// The next [`StepEnd::finish`] on the GPU is recorded, to be repeated, and not done.
+    pub fn begin_recording(&mut self) {
+        match &mut self.state {
+            State::Host(_) => {}
+            #[cfg(feature = "cuda")]
+            State::Gpu(step) => step.begin_recording(),
+        }
+    }
+
+    /// After a recording, whatever became of it: the next [`StepEnd::finish`] is done.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn end_recording(&mut self) -> Result<()> {
+        match &mut self.state {
+            State::Host(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            State::Gpu(step) => step.end_recording(),
         }
     }
 
@@ -152,6 +195,8 @@ impl StepEnd {
     pub fn finish(&mut self, gradients: &[Tensor], deltas: Option<&[Tensor]>) -> Result<()> {
         match &mut self.state {
             State::Host(host) => host.finish(&self.settings, (&self.parameters, gradients), deltas),
+            #[cfg(feature = "cuda")]
+            State::Gpu(step) => step.finish(&self.settings, (&self.parameters, gradients), deltas),
         }
     }
 
@@ -162,6 +207,8 @@ impl StepEnd {
     pub fn outcomes(&mut self) -> Result<Vec<StepOutcome>> {
         match &mut self.state {
             State::Host(host) => Ok(std::mem::take(&mut host.outcomes)),
+            #[cfg(feature = "cuda")]
+            State::Gpu(step) => step.outcomes(),
         }
     }
 }

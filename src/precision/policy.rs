@@ -127,10 +127,11 @@ impl Policy {
         self.params == Format::F32 && self.compute != Format::F32
     }
 
-    /// Whether a format has no storage of its own here, so that arithmetic is in f32 with results rounded: then times
-    /// and memory say nothing of hardware.
-    pub fn is_emulated(&self) -> bool {
-        !(self.params.is_native() && self.compute.is_native())
+    /// Whether a format has no arithmetic of its own here, so that it is f32's with results rounded: then times and memory say
+    /// nothing of hardware. `has_tf32` says whether the device multiplies TF32.
+    pub fn is_emulated(&self, has_tf32: bool) -> bool {
+        let has = |format: Format| format.is_native() || (format == Format::TF32 && has_tf32);
+        !(has(self.params) && has(self.compute))
     }
 }
 
@@ -241,13 +242,14 @@ mod tests {
             ("bf16-true", "params=bf16,compute=bf16,reduce=f32,scale=none", false, false),
         ];
         let named = Policy::NAMED.map(|(name, policy)| {
-            (name, policy.to_string(), policy.is_mixed(), policy.is_emulated())
+            (name, policy.to_string(), policy.is_mixed(), policy.is_emulated(false))
         });
         assert_eq!(
             named,
             table.map(|(name, text, mixed, emulated)| (name, text.to_owned(), mixed, emulated))
         );
         for (name, policy) in Policy::NAMED {
+            assert!(!policy.is_emulated(true), "{name} where there is TF32");
             assert_eq!(name.parse(), Ok(policy));
             assert_eq!(policy.to_string().parse(), Ok(policy));
         }
@@ -262,7 +264,7 @@ mod tests {
         ] {
             let policy: Policy = text.parse().unwrap();
             assert_eq!(policy.to_string(), text);
-            assert!(policy.is_emulated());
+            assert!(policy.is_emulated(true));
         }
         let loose: Policy = "scale=none, reduce=f32, compute=bf16, params = f32".parse().unwrap();
         assert_eq!(loose, "bf16-mixed".parse().unwrap());

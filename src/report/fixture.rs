@@ -198,6 +198,7 @@ fn plan() -> Plan {
             clip_norm: None,
             label_smoothing: 0.0,
             evaluate_every: None,
+            cuda_graphs: true,
         },
         measure: MeasurePlan {
             census_every: 20,

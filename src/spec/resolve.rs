@@ -46,6 +46,8 @@ pub mod defaults {
     pub const RESNET_WIDTH: usize = 16;
     /// `accumulate`: every micro-batch makes a step.
     pub const ACCUMULATE: usize = 1;
+    /// `cuda_graphs`.
+    pub const CUDA_GRAPHS: bool = true;
     /// `label_smoothing`: none.
     pub const LABEL_SMOOTHING: f32 = 0.0;
     /// `momentum` of SGD, as in `PyTorch`.
@@ -425,6 +427,7 @@ fn train(spec: &TrainSpec, data: &DataPlan) -> Checked<TrainPlan> {
             spec.label_smoothing.unwrap_or(defaults::LABEL_SMOOTHING),
         )?,
         evaluate_every: spec.evaluate_every,
+        cuda_graphs: spec.cuda_graphs.unwrap_or(defaults::CUDA_GRAPHS),
     })
 }
 

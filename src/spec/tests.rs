@@ -60,7 +60,7 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
             "steps = 20",
             "stesp = 20",
             "small.toml:20:1: train.stesp: unknown key \"stesp\"; known: steps, batch, accumulate, optimizer, schedule, \
-             clip_norm, label_smoothing, evaluate_every",
+             clip_norm, label_smoothing, evaluate_every, cuda_graphs",
         ),
         (
             "seeds = 2",
@@ -384,6 +384,7 @@ fn a_spec_without_optional_keys_becomes_a_whole_plan() {
             clip_norm: None,
             label_smoothing: 0.0,
             evaluate_every: None,
+            cuda_graphs: true,
         },
         measure: MeasurePlan {
             census_every: 200,
@@ -424,6 +425,7 @@ accumulate = 3
 clip_norm = 1.5
 label_smoothing = 0.125
 evaluate_every = 100
+cuda_graphs = false
 optimizer = { kind = "sgd", lr = 1, momentum = 0.9, nesterov = true, weight_decay = 5e-4 }
 schedule = { kind = "linear", warmup = 9, floor = 0.1 }
 [measure]
@@ -455,6 +457,7 @@ policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
             clip_norm: Some(1.5),
             label_smoothing: 0.125,
             evaluate_every: Some(100),
+            cuda_graphs: false,
         },
         measure: MeasurePlan {
             census_every: 0,
@@ -506,7 +509,7 @@ fn a_bad_set_is_named_as_it_was_typed() {
         (
             "train.step=3",
             "train.step: unknown key \"step\"; known: steps, batch, accumulate, optimizer, schedule, clip_norm, \
-             label_smoothing, evaluate_every",
+             label_smoothing, evaluate_every, cuda_graphs",
         ),
         (
             "measure.every.step=3",

@@ -96,6 +96,7 @@ pub(super) struct TrainSpec {
     pub(super) clip_norm: Option<f64>,
     pub(super) label_smoothing: Option<f32>,
     pub(super) evaluate_every: Option<u64>,
+    pub(super) cuda_graphs: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

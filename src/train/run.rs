@@ -4,7 +4,7 @@ use candle_core::Device;
 
 use super::trainer::{Loaded, Trainer};
 use crate::data::{Batches, DataError, Dataset, augmentation};
-use crate::memory::Meter;
+use crate::device::Meter;
 use crate::model::Model;
 use crate::numerics::Census;
 use crate::ops::StepOutcome;
@@ -94,15 +94,15 @@ pub fn run(
     progress: &mut dyn FnMut(u64),
 ) -> Result<RunRecord, RunError> {
     let mut batches = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
-    let meter = Meter::start();
+    let meter = Meter::start(device)?;
     let mut trainer = Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device))?;
-    let held = meter.live();
+    let held = meter.live()?;
     let mut log = Log::new();
     let mut failure = None;
     for step in 0..plan.train.steps {
         let with_census = plan.measure.census_every > 0 && step % plan.measure.census_every == 0;
-        let live = meter.live();
-        meter.reset_peak();
+        let measures = log.memory.is_none() && !with_census && step >= STEPS_BEFORE_MEMORY;
+        let before = measures.then(|| meter.start_peak()).transpose()?;
         let micro = micro_batches(&mut batches, &trainer, (step, plan.train.accumulate))?;
         if with_census {
             log.census_steps.push(step);
@@ -111,8 +111,8 @@ pub fn run(
             trainer.step(&micro, None)?;
         }
         drop(micro);
-        if log.memory.is_none() && !with_census && step >= STEPS_BEFORE_MEMORY {
-            log.memory = memory(&trainer, (held, meter.peak().0 - live.0), variant, plan);
+        if let Some(before) = before {
+            log.memory = memory(&trainer, (held, meter.peak()?.0 - before.0), variant, plan);
         }
         progress(step + 1);
         let done = step + 1;
@@ -190,7 +190,7 @@ fn memory(
     variant: &VariantPlan,
     plan: &Plan,
 ) -> Option<Memory> {
-    if variant.policy.is_emulated() {
+    if variant.policy.is_emulated(trainer.device().is_cuda()) {
         return None;
     }
     let [weights, master, optimizer] = trainer.tensor_bytes();

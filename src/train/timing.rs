@@ -1,14 +1,12 @@
 //! The timing phase: all variants stay loaded and take turns in short blocks, in ABBA order, so that a drifting machine
 //! moves them all. No census, no batch preparation and no evaluation is inside the clock.
 
-use std::time::Instant;
-
 use candle_core::Device;
 
 use super::run::RunError;
 use super::trainer::{Inferencer, Loaded, Trainer};
 use crate::data::{Batches, Dataset, augmentation};
-use crate::memory::Meter;
+use crate::device::{Meter, Stopwatch};
 use crate::model::Model;
 use crate::spec::{Plan, VariantPlan};
 use crate::units::{Bytes, Seconds};
@@ -73,14 +71,14 @@ pub fn time_variants(
     let mut timings = vec![Timing::default(); variants.len()];
     let mut contenders = Vec::new();
     for (index, variant) in variants.iter().enumerate() {
-        if variant.policy.is_emulated() {
+        if variant.policy.is_emulated(device.is_cuda()) {
             continue;
         }
         let mut trainer =
             Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device))?;
         let diverged = settle(&mut trainer, plan, &batches)?;
         let inferencer = trainer.for_inference()?;
-        timings[index].inference_memory = Some(inference_memory(&inferencer, &sample)?);
+        timings[index].inference_memory = Some(inference_memory(&inferencer, &sample, device)?);
         contenders.push(Contender { index, trainer, inferencer, turn: 0, diverged });
     }
     let blocks = plan.measure.timing_blocks;
@@ -91,7 +89,8 @@ pub fn time_variants(
         }
         for contender in &mut contenders {
             let timing = &mut timings[contender.index];
-            time_block(contender, (&batches, &sample), plan.measure.timing_steps, timing)?;
+            let steps = plan.measure.timing_steps;
+            time_block(contender, (&batches, &sample), steps, (timing, device))?;
         }
         if block % 2 == 1 {
             contenders.reverse();
@@ -104,7 +103,7 @@ pub fn time_variants(
     Ok(timings)
 }
 
-/// Untimed steps, until the warm-up is over and the last step made an update. Whether the run diverged meanwhile.
+/// Untimed steps, until the warm-up is over, the last step made an update, and steps are done as all that follow will be. Whether the run diverged meanwhile.
 fn settle(
     trainer: &mut Trainer<'_>,
     plan: &Plan,
@@ -117,7 +116,8 @@ fn settle(
         if outcomes.iter().any(|outcome| outcome.ends) {
             return Ok(true);
         }
-        if step + 1 >= warmup && outcomes.iter().all(|outcome| outcome.blamed.is_none()) {
+        let warm = step + 1 >= warmup && trainer.is_settled();
+        if warm && outcomes.iter().all(|outcome| outcome.blamed.is_none()) {
             break;
         }
     }
@@ -128,13 +128,14 @@ fn settle(
 fn inference_memory(
     inferencer: &Inferencer<'_>,
     sample: &Loaded,
+    device: &Device,
 ) -> Result<(Bytes, Bytes), RunError> {
     // Once without measuring, so that work space that libraries keep is there.
     inferencer.forward(sample)?;
     let weights = inferencer.weight_bytes();
-    let meter = Meter::start();
+    let meter = Meter::start(device)?;
     inferencer.forward(sample)?;
-    Ok((Bytes(weights + meter.peak().0), Bytes(weights)))
+    Ok((Bytes(weights + meter.peak()?.0), Bytes(weights)))
 }
 
 /// One block of one variant: training steps, then batches of inference.
@@ -142,22 +143,22 @@ fn time_block(
     contender: &mut Contender<'_>,
     (batches, sample): (&[Vec<Loaded>], &Loaded),
     steps: usize,
-    timing: &mut Timing,
+    (timing, device): (&mut Timing, &Device),
 ) -> Result<(), RunError> {
     // One step outside the clock: the caches hold another variant's tensors.
     contender.step(batches)?;
-    let start = Instant::now();
+    let clock = Stopwatch::start(device)?;
     for _ in 0..steps {
         contender.step(batches)?;
     }
-    timing.train.push(Seconds(start.elapsed().as_secs_f64() / steps as f64));
+    timing.train.push(Seconds(clock.stop()?.0 / steps as f64));
     contender.diverged |= contender.trainer.outcomes()?.iter().any(|outcome| outcome.ends);
 
     contender.inferencer.forward(sample)?;
-    let start = Instant::now();
+    let clock = Stopwatch::start(device)?;
     for _ in 0..steps {
         contender.inferencer.forward(sample)?;
     }
-    timing.inference.push(Seconds(start.elapsed().as_secs_f64() / steps as f64));
+    timing.inference.push(Seconds(clock.stop()?.0 / steps as f64));
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! The state of one training run, and one step of it by the contract of `ARCHITECTURE.md`.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use sha2::{Digest as _, Sha256};
 
 use super::schedule::factor;
 use crate::data::Batch;
+use crate::device::Recording;
 use crate::layers::{Arithmetic, Mode, Parameter, Pass, RunningStatistics};
 use crate::memory;
 use crate::model::Model;
@@ -23,17 +24,32 @@ const LOSS: &str = "loss";
 /// Steps that a GPU may be ahead of what the host has read of them.
 const STEPS_AHEAD: u64 = 32;
 
+/// Steps without a census that a GPU does as it is told, before one is recorded: libraries that set themselves up at their first
+/// use have done so by then, and the memory of a step is measured on these.
+const STEPS_BEFORE_RECORDING: u64 = 3;
+
+/// A step that a GPU repeats, and where it finds its batches.
+struct Repeated {
+    batches: Vec<Loaded>,
+    recording: Recording,
+}
+
 /// The state of one run: weights, optimizer, statistics, loss scale.
 pub struct Trainer<'a> {
     model: &'a Model,
     plan: &'a TrainPlan,
     policy: Policy,
+    /// How steps without a census compute.
+    arithmetic: Arithmetic,
     seed: u64,
     device: Device,
     end: StepEnd,
     statistics: Vec<RunningStatistics>,
     /// Number of the next forward pass, one u32: for dropout.
     pass: Tensor,
+    repeated: Option<Repeated>,
+    /// Steps without a census.
+    native_steps: u64,
     /// Steps begun, those of them that were read, and what was read and not handed out.
     steps: u64,
     read: u64,
@@ -57,13 +73,38 @@ impl Loaded {
     /// When the batch is not of that shape, or there is no memory for it.
     pub fn new(batch: Batch, [c, h, w]: [usize; 3], device: &Device) -> Result<Self> {
         let count = batch.labels.len();
-        let images = Tensor::from_vec(batch.images, (count, c, h, w), device)?;
-        Ok(Self { images, labels: Tensor::from_vec(batch.labels, count, device)? })
+        let images = ops::from_host(batch.images, (count, c, h, w), device)?;
+        Ok(Self { images, labels: ops::from_host(batch.labels, count, device)? })
+    }
+
+    /// An equal batch with storage of its own.
+    fn copy(&self) -> Result<Self> {
+        let labels = ops::copy(&self.labels)?;
+        Ok(Self { images: ops::copy(&self.images)?, labels })
     }
 
     /// The images in the compute format.
     fn input(&self, arithmetic: Arithmetic) -> Result<Tensor> {
         in_format(&self.images, arithmetic)
+    }
+}
+
+impl Repeated {
+    /// Whether batches have the shapes that were recorded.
+    fn takes(&self, batches: &[Loaded]) -> bool {
+        let shapes = |batches: &[Loaded]| -> Vec<Shape> {
+            batches.iter().map(|batch| batch.images.shape().clone()).collect()
+        };
+        shapes(&self.batches) == shapes(batches)
+    }
+
+    /// The step on these batches.
+    fn repeat(&mut self, batches: &[Loaded]) -> Result<()> {
+        for (target, source) in self.batches.iter().zip(batches) {
+            ops::copy_into(&target.images, &source.images)?;
+            ops::copy_into(&target.labels, &source.labels)?;
+        }
+        self.recording.replay()
     }
 }
 
@@ -100,14 +141,18 @@ impl<'a> Trainer<'a> {
         (image, device): ([usize; 3], &Device),
     ) -> Result<Self> {
         memory::keep_freed_pages();
+        let arithmetic = Arithmetic::on(policy.compute, device);
+        let held = if arithmetic.wide { policy.compute } else { arithmetic.storage() };
+        let formats = [policy.params, held];
         let values = model.initial_values(seed);
         let parameters = model
             .parameters
             .iter()
             .zip(&values)
             .map(|(parameter, values)| {
-                let values = Tensor::from_slice(values, parameter.shape.as_slice(), device)?;
-                parameter_tensors(&values, policy, plan)
+                let shape = parameter.shape.as_slice();
+                let values = ops::from_f32(values, shape, DType::F32, device)?;
+                parameter_tensors(&values, formats, plan)
             })
             .collect::<Result<_>>()?;
         let settings = StepSettings {
@@ -116,18 +161,21 @@ impl<'a> Trainer<'a> {
             scale: policy.scale,
             clip_norm: plan.clip_norm,
             params: policy.params,
-            compute: policy.compute,
+            compute: held,
         };
         let statistics = model.statistics.iter().map(|c| RunningStatistics::new(*c, device));
         Ok(Self {
             model,
             plan,
             policy,
+            arithmetic,
             seed,
             device: device.clone(),
             end: StepEnd::new(settings, parameters, device)?,
             statistics: statistics.collect::<Result<_>>()?,
-            pass: Tensor::from_vec(vec![0_u32], 1, device)?,
+            pass: ops::from_host(vec![0_u32], 1, device)?,
+            repeated: None,
+            native_steps: 0,
             steps: 0,
             read: 0,
             outcomes: Vec::new(),
@@ -141,6 +189,11 @@ impl<'a> Trainer<'a> {
     /// When the batch is not of the model's shape, or there is no memory for it.
     pub fn load(&self, batch: Batch) -> Result<Loaded> {
         Loaded::new(batch, self.image, &self.device)
+    }
+
+    /// Where this run is.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The weights in the compute format, as they are stored between steps.
@@ -171,12 +224,58 @@ impl<'a> Trainer<'a> {
         if let Some(census) = census {
             self.census_step(batches, census)?;
         } else {
-            let arithmetic = Arithmetic::of(self.policy.compute);
-            let gradients = self.gradients(batches, (arithmetic, &self.weights()), None)?;
-            self.end.finish(&gradients, None)?;
+            self.native_step(batches)?;
+            self.native_steps += 1;
         }
         self.steps += 1;
         Ok(())
+    }
+
+    /// A step without a census: on a GPU a repetition of a recorded one, if that is wanted.
+    fn native_step(&mut self, batches: &[Loaded]) -> Result<()> {
+        if self.repeats() && self.native_steps >= STEPS_BEFORE_RECORDING {
+            if self.repeated.is_none() {
+                self.repeated = Some(self.record(batches)?);
+            }
+            if let Some(repeated) = &mut self.repeated
+                && repeated.takes(batches)
+            {
+                return repeated.repeat(batches);
+            }
+        }
+        self.told_step(batches)
+    }
+
+    /// A step of which each operation is told.
+    fn told_step(&mut self, batches: &[Loaded]) -> Result<()> {
+        let gradients = self.gradients(batches, (self.arithmetic, &self.weights()), None)?;
+        self.end.finish(&gradients, None)
+    }
+
+    /// Whether steps are recorded and repeated.
+    fn repeats(&self) -> bool {
+        self.plan.cuda_graphs && self.device.is_cuda()
+    }
+
+    /// Whether steps are done as all that follow will be: where they are repeated, that one was recorded.
+    pub fn is_settled(&self) -> bool {
+        !self.repeats() || self.repeated.is_some()
+    }
+
+    /// Records a step on batches of these shapes.
+    fn record(&mut self, batches: &[Loaded]) -> Result<Repeated> {
+        let batches = batches.iter().map(Loaded::copy).collect::<Result<Vec<_>>>()?;
+        let device = self.device.clone();
+        self.end.begin_recording();
+        let recording = Recording::record(&device, || self.told_step(&batches));
+        self.end.end_recording()?;
+        let recording = recording.map_err(|error| {
+            let reason = error.to_string();
+            let reason = reason.lines().next().unwrap_or_default();
+            let advice = "--set train.cuda_graphs=false does without";
+            Error::Msg(format!("a step cannot be recorded: {reason}; {advice}")).bt()
+        })?;
+        Ok(Repeated { batches, recording })
     }
 
     /// A step that runs wide, and counts.
@@ -226,7 +325,7 @@ impl<'a> Trainer<'a> {
         let settings = LossSettings { smoothing: self.plan.label_smoothing, micro_batches };
         let mut sums: Option<Vec<Tensor>> = None;
         for (index, batch) in batches.iter().enumerate() {
-            let mode = Mode::Training { seed: self.seed, pass: self.pass.clone() };
+            let mode = self.training(&self.pass, self.end.ended());
             let mut pass = Pass::new(arithmetic, mode, weights, &self.statistics)
                 .with_census(census.as_deref_mut());
             let logits = self.model.forward(batch.input(arithmetic)?, &mut pass)?;
@@ -259,8 +358,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When a batch is not of the model's shape.
     pub fn test(&self, batches: impl Iterator<Item = Batch>) -> Result<Test> {
-        let weights = self.weights();
-        let arithmetic = Arithmetic::of(self.policy.compute);
+        let (weights, arithmetic) = (self.weights(), self.arithmetic);
         let (mut correct, mut loss, mut count) = (0, 0.0, 0_usize);
         for batch in batches {
             count += batch.labels.len();
@@ -281,15 +379,14 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When a batch is not of the model's shape.
     pub fn layer_to_blame(&self, step: u64, batches: &[Loaded]) -> Result<Option<String>> {
-        let weights = self.weights();
-        let arithmetic = Arithmetic::of(self.policy.compute);
+        let (weights, arithmetic) = (self.weights(), self.arithmetic);
         // The batch's statistics are not to count twice.
         let statistics: Vec<_> =
             self.statistics.iter().map(RunningStatistics::copy).collect::<Result<_>>()?;
         let first = step as u32 * batches.len() as u32;
-        let number = Tensor::from_vec(vec![first], 1, &self.device)?;
+        let number = ops::from_host(vec![first], 1, &self.device)?;
         for batch in batches {
-            let mode = Mode::Training { seed: self.seed, pass: number.clone() };
+            let mode = self.training(&number, None);
             let mut pass = Pass::new(arithmetic, mode, &weights, &statistics).watching();
             self.model.forward(batch.input(arithmetic)?, &mut pass)?;
             if let Some(layer) = pass.first_non_finite() {
@@ -298,6 +395,11 @@ impl<'a> Trainer<'a> {
             ops::next_pass(&number)?;
         }
         Ok(None)
+    }
+
+    /// The mode of a forward pass of this number that will be followed by a backward one.
+    fn training(&self, pass: &Tensor, ended: Option<&Tensor>) -> Mode {
+        Mode::Training { seed: self.seed, pass: pass.clone(), ended: ended.cloned() }
     }
 
     /// SHA-256 over all master weights as little-endian f32, in the order of the parameters.
@@ -344,7 +446,7 @@ impl<'a> Trainer<'a> {
             model: self.model,
             weights,
             statistics: statistics.collect::<Result<_>>()?,
-            arithmetic: Arithmetic::of(self.policy.compute),
+            arithmetic: self.arithmetic,
         })
     }
 }
@@ -374,10 +476,10 @@ impl Inferencer<'_> {
     }
 }
 
-/// The tensors of a parameter that starts with these values, f32.
+/// The tensors of a parameter that starts with these values, f32, in the formats of the weights and of their copy.
 fn parameter_tensors(
     values: &Tensor,
-    policy: Policy,
+    [params, compute]: [Format; 2],
     plan: &TrainPlan,
 ) -> Result<ParameterTensors> {
     // The tensors of a run are its own: none may be the values themselves.
@@ -385,7 +487,6 @@ fn parameter_tensors(
         tensor if tensor.id() == values.id() => ops::copy(&tensor),
         tensor => Ok(tensor),
     };
-    let differs = policy.params != policy.compute;
     let states = match plan.optimizer {
         OptimizerPlan::Sgd { momentum: 0.0, .. } => 0,
         OptimizerPlan::Sgd { .. } => 1,
@@ -395,8 +496,8 @@ fn parameter_tensors(
         (index < states).then(|| ops::zeros(values.shape(), values.device())).transpose()
     };
     Ok(ParameterTensors {
-        weights: stored(policy.params)?,
-        copy: differs.then(|| stored(policy.compute)).transpose()?,
+        weights: stored(params)?,
+        copy: (params != compute).then(|| stored(compute)).transpose()?,
         first: state(0)?,
         second: state(1)?,
     })

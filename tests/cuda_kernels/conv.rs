@@ -341,7 +341,7 @@ fn check_convolution<T: Storage>(device: Device) {
         let x = tensor(&operands.x, case.image.to_vec());
         let w = tensor(&operands.w, case.weight_shape());
         let b = tensor(&operands.b, case.outputs);
-        let y = ops::conv2d(&x, &w, Some(&b), case.settings).unwrap();
+        let y = ops::conv2d(&x, &w, Some(&b), (case.settings, ops::Operands::Exact)).unwrap();
         // Operands are below 1: sums of n products below n, each off by n roundings at most.
         let bound = |terms: usize| 2.0 * (terms as f64 + 1.0).powi(2) * UNIT;
         for relu in [0, 1] {
@@ -351,7 +351,9 @@ fn check_convolution<T: Storage>(device: Device) {
         }
 
         let dy = tensor(&operands.dy, case.out_shape());
-        let expected = ops::conv2d_backward(&dy, (&x, &w), case.settings, true).unwrap();
+        let expected =
+            ops::conv2d_backward(&dy, (&x, &w), (case.settings, ops::Operands::Exact), true)
+                .unwrap();
         let (dx, dw) = backward(device, case, &operands);
         let terms = case.group_outputs() * case.kernel.0 * case.kernel.1;
         assert_near("dx", &dx, &values::<T>(&expected.input.unwrap()), |_| bound(terms));

@@ -236,7 +236,7 @@ fn running_statistics_move_by_their_share() {
         device.launch("running_statistics", line(2, 8), arguments);
         let expected = [&old_mean, &old_variance].map(|values| tensor(values, 37));
         let batch = (&tensor(&mean, 37), &tensor(&variance, 37));
-        ops::take_in_statistics((&expected[0], &expected[1]), batch, 12).unwrap();
+        ops::take_in_statistics((&expected[0], &expected[1]), batch, 12, None).unwrap();
         assert_same("mean", &running[0].values(), &values::<f32>(&expected[0]));
         assert_same("variance", &running[1].values(), &values::<f32>(&expected[1]));
     }

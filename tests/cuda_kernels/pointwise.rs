@@ -101,9 +101,10 @@ fn check_dropout<T: Storage>(device: Device) {
     for p in [0.0_f32, 0.3, 0.9] {
         let keep_from = (f64::from(p) * 4_294_967_296.0) as u64;
         let scale = 1.0 / (1.0 - p);
-        let (seed, stream, step) = (random.seed, random.stream, 41_u32);
+        let (seed, stream) = (random.seed, random.stream);
+        let pass = Array::new(&[41_u32], 0);
         let run = |name: &str, geometry, x, y, count| {
-            let arguments = (x, y, count, keep_from, scale, seed, stream, step);
+            let arguments = (x, y, count, keep_from, scale, seed, stream, pass.pointer());
             device.launch(name, geometry, arguments);
         };
         let dropout = |x: &[T]| values(&ops::dropout(&tensor(x, x.len()), p, &random).unwrap());

@@ -1,0 +1,55 @@
+//! Work that a GPU repeats without being told each part of it again: a CUDA graph.
+
+#[cfg(feature = "cuda")]
+use candle_core::cuda::cudarc::driver::CudaGraph;
+#[cfg(feature = "cuda")]
+use candle_core::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use candle_core::{Device, Error, Result};
+
+#[cfg(feature = "cuda")]
+use super::stream::{Stream, device_error};
+
+/// Work that was recorded on a GPU. Every pointer and number that the host gave while it was recorded stays as it was.
+pub struct Recording {
+    #[cfg(feature = "cuda")]
+    graph: CudaGraph,
+}
+
+// SAFETY: a graph belongs to its context, not to a thread; `CudaGraph` binds the context before each call, and nobody launches
+// one recording from two threads at once, since that takes a mutable borrow.
+#[cfg(feature = "cuda")]
+unsafe impl Send for Recording {}
+
+impl Recording {
+    /// Records what `work` gives to the GPU, without doing it. `work` must free what it allocates, wait for nothing, and copy
+    /// nothing from or to the host.
+    ///
+    /// # Errors
+    /// When the device is no GPU, when `work` fails, or when it does what cannot be recorded.
+    pub fn record(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some(Stream(stream)) = Stream::of(device) {
+            let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+            stream.begin_capture(mode).map_err(device_error)?;
+            let done = work();
+            // Whatever happened: the stream must not stay in this state.
+            let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+            done?;
+            let graph = graph.map_err(device_error)?;
+            let nothing = || Error::Msg("nothing was recorded".to_owned()).bt();
+            return Ok(Self { graph: graph.ok_or_else(nothing)? });
+        }
+        let _ = (device, work);
+        Err(Error::Msg("only a GPU's work can be recorded".to_owned()).bt())
+    }
+
+    /// Does the work once.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn replay(&mut self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        self.graph.launch().map_err(device_error)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,417 @@
+//! Every operation on a GPU against its CPU twin: to the bit where the order of operations is the same, within what the order
+//! of f32 sums allows elsewhere.
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+use mantissa::ops::{self, ConvSettings, LossSettings, Operands, Random};
+use mantissa::precision::Format;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::gpu;
+
+/// Half of f32's epsilon: the largest relative error of one rounding.
+const UNIT: f64 = (f32::EPSILON / 2.0) as f64;
+
+const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// How near the results of two devices must be.
+enum Near {
+    /// The same bits.
+    Exactly,
+    /// Sums of so many terms, whose sizes' sums these are, on the CPU.
+    Sum(usize, Tensor),
+    /// Within this share of the largest result: sums inside, or the functions of two mathematics libraries.
+    Share(f64),
+}
+
+/// What an operation computes, by name.
+type Results = Vec<(&'static str, Tensor, Near)>;
+
+/// Numbers between -2 and 2 with a few special ones among them, of `dtype` on a device; the same for every device.
+fn tensor(seed: u64, shape: impl Into<Shape>, dtype: DType, device: &Device) -> Tensor {
+    let shape = shape.into();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let values: Vec<f32> =
+        (0..shape.elem_count()).map(|_| random.random_range(-2.0..2.0)).collect();
+    ops::from_f32(&values, shape, dtype, device).unwrap()
+}
+
+/// The same with zeros, infinities and NaNs.
+fn special(seed: u64, shape: impl Into<Shape>, dtype: DType, device: &Device) -> Tensor {
+    const SPECIAL: [f32; 7] = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-7, -6e-5];
+    let shape = shape.into();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let values: Vec<f32> = (0..shape.elem_count())
+        .map(|i| match i % 5 {
+            0 => SPECIAL[random.random_range(0..SPECIAL.len())],
+            _ => random.random_range(-2.0..2.0),
+        })
+        .collect();
+    ops::from_f32(&values, shape, dtype, device).unwrap()
+}
+
+fn labels(rows: usize, classes: usize, device: &Device) -> Tensor {
+    let labels: Vec<u32> = (0..rows).map(|row| (row * 7 % classes) as u32).collect();
+    ops::from_host(labels, rows, device).unwrap()
+}
+
+/// The sizes of values, on the CPU.
+fn sizes(tensor: &Tensor) -> Result<Tensor> {
+    let sizes: Vec<f32> = ops::to_f32(tensor)?.into_iter().map(f32::abs).collect();
+    ops::from_f32(&sizes, tensor.shape(), DType::F32, &Device::Cpu)
+}
+
+/// Compares what `compute` gives on the two devices.
+fn compare(case: &str, device: &Device, compute: impl Fn(&Device) -> Result<Results>) {
+    let (here, there) = (compute(&Device::Cpu).unwrap(), compute(device).unwrap());
+    assert_eq!(here.len(), there.len());
+    for ((name, expected, near), (_, got, _)) in here.iter().zip(&there) {
+        assert!(got.device().is_cuda(), "{case}: {name}");
+        assert_eq!((got.dims(), got.dtype()), (expected.dims(), expected.dtype()), "{name}");
+        let (expected, got) = (ops::to_f32(expected).unwrap(), ops::to_f32(got).unwrap());
+        let finite = expected.iter().filter(|value| value.is_finite());
+        let largest = finite.fold(0.0_f64, |largest, value| largest.max(f64::from(value.abs())));
+        let half_epsilon = match here[0].1.dtype() {
+            DType::F16 => 2f64.powi(-11),
+            DType::BF16 => 2f64.powi(-8),
+            _ => UNIT,
+        };
+        for (i, (a, b)) in expected.iter().zip(&got).enumerate() {
+            let same = a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+            let distance = (f64::from(*a) - f64::from(*b)).abs();
+            let size = f64::from(a.abs().max(b.abs()));
+            let rounding = 2.0 * half_epsilon * size + 6e-8;
+            let is_near = match near {
+                Near::Exactly => same,
+                Near::Sum(terms, sizes) => {
+                    let sum = f64::from(ops::to_f32(sizes).unwrap()[i]);
+                    same || distance <= 2.0 * (*terms as f64) * UNIT * sum + rounding
+                }
+                Near::Share(share) => same || distance <= share * largest + rounding,
+            };
+            assert!(is_near, "{case}: {name}[{i}] is {b:e}, not {a:e}");
+        }
+    }
+}
+
+fn pointwise(dtype: DType, count: usize, device: &Device) -> Result<Results> {
+    let (a, b) = (special(1, count, dtype, device), special(2, count, dtype, device));
+    let (x, dy) = (tensor(3, count, dtype, device), tensor(4, count, dtype, device));
+    let y = ops::relu(&a)?;
+    let pass = ops::from_host(vec![41_u32], 1, device)?;
+    let random = Random { seed: 0x0123_4567_89ab_cdef, stream: 3, pass };
+    let dropped = ops::dropout(&a, 0.3, &random)?;
+    ops::next_pass(&random.pass)?;
+    let next = ops::dropout(&a, 0.3, &random)?;
+    let sum = special(5, count, DType::F32, device);
+    ops::accumulate(&sum, &b)?;
+    let target = tensor(6, count, DType::F32, device);
+    ops::copy_into(&target, &sum)?;
+    let mut results = vec![
+        ("relu", y.clone(), Near::Exactly),
+        ("relu's gradient", ops::relu_backward(&b, &y)?, Near::Exactly),
+        ("sum", ops::add(&a, &b)?, Near::Exactly),
+        ("dropout", dropped, Near::Exactly),
+        ("dropout of the next pass", next, Near::Exactly),
+        ("accumulated", sum, Near::Exactly),
+        ("copy", ops::copy(&a)?, Near::Exactly),
+        ("copied into", target, Near::Exactly),
+        ("zeros", ops::zeros(count, device)?, Near::Exactly),
+        ("gelu", ops::gelu(&x)?, Near::Share(1e-6)),
+        ("gelu's gradient", ops::gelu_backward(&dy, &x)?, Near::Share(1e-6)),
+    ];
+    for (name, to) in [("to f32", DType::F32), ("to f16", DType::F16), ("to bf16", DType::BF16)] {
+        results.push((name, ops::cast(&a, to)?, Near::Exactly));
+    }
+    Ok(results)
+}
+
+#[test]
+fn element_wise_operations_are_the_cpu_to_the_bit() {
+    let Some((device, _guard)) = gpu() else { return };
+    for dtype in TYPES {
+        for count in [1, 3, 1021, 5000] {
+            let case = format!("{count} of {dtype:?}");
+            compare(&case, &device, |device| pointwise(dtype, count, device));
+        }
+        assert!(ops::all_finite(&tensor(1, 3001, dtype, &device)).unwrap());
+        assert!(!ops::all_finite(&special(1, 3001, dtype, &device)).unwrap());
+    }
+}
+
+#[test]
+fn rounding_and_the_census_are_the_cpu_to_the_bit() {
+    let Some((device, _guard)) = gpu() else { return };
+    for format in [Format::F32, Format::TF32, Format::F16, Format::BF16, Format::FP8_E4M3] {
+        for count in [1, 1021, 40_000] {
+            let case = format!("{count} to {format}");
+            compare(&case, &device, |device| {
+                let (x, y) =
+                    (special(1, count, DType::F32, device), special(1, count, DType::F32, device));
+                ops::round(&x, format)?;
+                ops::round_counted(&y, format)?;
+                Ok(vec![("rounded", x, Near::Exactly), ("counted", y, Near::Exactly)])
+            });
+            let counts = [&Device::Cpu, &device].map(|device| {
+                let x = special(1, count, DType::F32, device);
+                let seen = ops::observe(&x).unwrap();
+                (seen, ops::round_counted(&x, format).unwrap())
+            });
+            assert_eq!(counts[0], counts[1], "{case}");
+        }
+    }
+}
+
+fn products(dtype: DType, [rows, inputs, outputs]: [usize; 3], device: &Device) -> Result<Results> {
+    let (x, w) =
+        (tensor(1, (rows, inputs), dtype, device), tensor(2, (outputs, inputs), dtype, device));
+    let (b, dy) = (tensor(3, outputs, dtype, device), tensor(4, (rows, outputs), dtype, device));
+    let (xs, ws, bs, dys) = (sizes(&x)?, sizes(&w)?, sizes(&b)?, sizes(&dy)?);
+    let exact = Operands::Exact;
+    let sum = |terms, sizes| Near::Sum(terms, sizes);
+    Ok(vec![
+        ("y", ops::linear(&x, &w, Some(&b), exact)?, {
+            sum(inputs + 1, ops::linear(&xs, &ws, Some(&bs), exact)?)
+        }),
+        ("y without bias", ops::linear(&x, &w, None, exact)?, {
+            sum(inputs, ops::linear(&xs, &ws, None, exact)?)
+        }),
+        ("dx", ops::linear_input_gradient(&dy, &w, exact)?, {
+            sum(outputs, ops::linear_input_gradient(&dys, &ws, exact)?)
+        }),
+        ("dw", ops::linear_weight_gradient(&dy, &x, exact)?, {
+            sum(rows, ops::linear_weight_gradient(&dys, &xs, exact)?)
+        }),
+        ("db", ops::column_sums(&dy)?, sum(rows, ops::column_sums(&dys)?)),
+    ])
+}
+
+#[test]
+fn products_are_the_cpu_within_the_bound_of_their_sums() {
+    let Some((device, _guard)) = gpu() else { return };
+    for dtype in TYPES {
+        for shape in [[1, 1, 1], [7, 13, 5], [37, 64, 33], [3, 300, 70]] {
+            let case = format!("{shape:?} of {dtype:?}");
+            compare(&case, &device, |device| products(dtype, shape, device));
+        }
+    }
+}
+
+/// TF32 is a format of 10 bits: f32 operands that it holds give the same products, and others differ.
+#[test]
+fn tf32_rounds_the_operands_of_products() {
+    let Some((device, _guard)) = gpu() else { return };
+    let (x, w) = (tensor(1, (9, 40), DType::F32, &device), tensor(2, (8, 40), DType::F32, &device));
+    let [exact, tf32] = [Operands::Exact, Operands::Tf32]
+        .map(|how| ops::to_f32(&ops::linear(&x, &w, None, how).unwrap()).unwrap());
+    assert_ne!(exact, tf32);
+    for (a, b) in exact.iter().zip(&tf32) {
+        // 40 products below 4, each off by at most two roundings to 11 significant bits.
+        assert!((a - b).abs() <= 40.0 * 4.0 * 2.0 * 2f32.powi(-10), "{a} {b}");
+    }
+    for tensor in [&x, &w] {
+        ops::round(tensor, Format::TF32).unwrap();
+    }
+    let [exact, tf32] = [Operands::Exact, Operands::Tf32]
+        .map(|how| ops::to_f32(&ops::linear(&x, &w, None, how).unwrap()).unwrap());
+    for (a, b) in exact.iter().zip(&tf32) {
+        assert!((a - b).abs() <= 40.0 * 4.0 * 40.0 * f32::EPSILON, "{a} {b}");
+    }
+    let here = tensor(1, (2, 2), DType::F32, &Device::Cpu);
+    assert!(ops::linear(&here, &here, None, Operands::Tf32).is_err());
+}
+
+fn convolutions(
+    dtype: DType,
+    (image, kernel): ([usize; 4], [usize; 4]),
+    settings: ConvSettings,
+    device: &Device,
+) -> Result<Results> {
+    let (x, w) =
+        (tensor(1, image.to_vec(), dtype, device), tensor(2, kernel.to_vec(), dtype, device));
+    let b = tensor(3, kernel[0], dtype, device);
+    let (xs, ws, bs) = (sizes(&x)?, sizes(&w)?, sizes(&b)?);
+    let how = (settings, Operands::Exact);
+    let y = ops::conv2d(&x, &w, Some(&b), how)?;
+    let dy = tensor(4, y.shape(), dtype, device);
+    let dys = sizes(&dy)?;
+    let gradients = ops::conv2d_backward(&dy, (&x, &w), how, true)?;
+    let of_sizes = ops::conv2d_backward(&dys, (&xs, &ws), how, true)?;
+    let patch: usize = kernel[1..].iter().product();
+    let places = dy.elem_count() / kernel[0];
+    let taps = kernel[0] * kernel[2] * kernel[3];
+    Ok(vec![
+        ("y", y, Near::Sum(patch + 1, ops::conv2d(&xs, &ws, Some(&bs), how)?)),
+        ("y without bias", ops::conv2d(&x, &w, None, how)?, {
+            Near::Sum(patch, ops::conv2d(&xs, &ws, None, how)?)
+        }),
+        ("dw", gradients.weight, Near::Sum(places, of_sizes.weight)),
+        ("db", gradients.bias, Near::Sum(places, of_sizes.bias)),
+        ("dx", gradients.input.unwrap(), Near::Sum(taps, of_sizes.input.unwrap())),
+    ])
+}
+
+#[test]
+fn convolutions_are_the_cpu_within_the_bound_of_their_sums() {
+    let Some((device, _guard)) = gpu() else { return };
+    let settings =
+        |stride, padding, dilation, groups| ConvSettings { stride, padding, dilation, groups };
+    for dtype in TYPES {
+        for (sizes, settings) in [
+            (([2, 3, 9, 11], [4, 3, 3, 3]), settings(1, 1, 1, 1)),
+            (([3, 4, 8, 7], [6, 2, 3, 2]), settings(2, 1, 1, 2)),
+            (([1, 2, 9, 9], [3, 2, 2, 3]), settings(1, 2, 2, 1)),
+            (([5, 6, 4, 4], [8, 6, 1, 1]), settings(1, 0, 1, 1)),
+            (([2, 6, 5, 5], [6, 1, 3, 3]), settings(1, 1, 1, 6)),
+        ] {
+            let case = format!("{sizes:?} {settings:?} of {dtype:?}");
+            compare(&case, &device, |device| convolutions(dtype, sizes, settings, device));
+        }
+    }
+}
+
+fn pools(dtype: DType, shape: [usize; 4], side: usize, device: &Device) -> Result<Results> {
+    let (x, odd) =
+        (tensor(1, shape.to_vec(), dtype, device), special(2, shape.to_vec(), dtype, device));
+    let (max, places) = ops::max_pool2d(&odd, side)?;
+    let mean = ops::avg_pool2d(&x, side)?;
+    let dy = tensor(3, max.shape(), dtype, device);
+    let whole = ops::global_avg_pool(&x)?;
+    let plane = shape[2] * shape[3];
+    let means = ops::global_avg_pool(&sizes(&x)?)?;
+    Ok(vec![
+        ("max", max, Near::Exactly),
+        ("max's gradient", ops::max_pool2d_backward(&dy, &places, side, shape)?, Near::Exactly),
+        ("mean", mean, Near::Exactly),
+        ("mean's gradient", ops::avg_pool2d_backward(&dy, side, shape)?, Near::Exactly),
+        (
+            "global mean's gradient",
+            { ops::global_avg_pool_backward(&whole, shape)? },
+            Near::Sum(plane, {
+                let spread = ops::to_f32(&means)?.into_iter().flat_map(|mean| vec![mean; plane]);
+                let spread: Vec<f32> = spread.collect();
+                ops::from_f32(&spread, shape.to_vec(), DType::F32, &Device::Cpu)?
+            }),
+        ),
+        ("global mean", whole, Near::Sum(plane, means)),
+    ])
+}
+
+#[test]
+fn pooling_is_the_cpu() {
+    let Some((device, _guard)) = gpu() else { return };
+    for dtype in TYPES {
+        for (shape, side) in [([2, 3, 9, 7], 2), ([1, 1, 4, 4], 4), ([3, 5, 12, 13], 3)] {
+            let case = format!("{shape:?} of {dtype:?}");
+            compare(&case, &device, |device| pools(dtype, shape, side, device));
+        }
+    }
+}
+
+fn norms(dtype: DType, shape: [usize; 4], device: &Device) -> Result<Results> {
+    let c = shape[1];
+    let (x, dy) =
+        (tensor(1, shape.to_vec(), dtype, device), tensor(2, shape.to_vec(), dtype, device));
+    let (gamma, beta) = (tensor(3, c, dtype, device), tensor(4, c, dtype, device));
+    let given = [5, 6].map(|seed| tensor(seed, c, DType::F32, device));
+    let spread = ops::from_f32(
+        &ops::to_f32(&given[1])?.iter().map(|v| v.abs() + 0.1).collect::<Vec<_>>(),
+        c,
+        DType::F32,
+        device,
+    )?;
+    let inference = ops::batch_norm_inference(&x, (&given[0], &spread), &gamma, &beta)?;
+    let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta)?;
+    let gradients = ops::batch_norm_backward(&dy, &x, &gamma, &saved)?;
+    ops::take_in_statistics((&given[0], &given[1]), (&spread, &spread), 12, None)?;
+    Ok(vec![
+        ("inference", inference, Near::Exactly),
+        ("running mean", given[0].clone(), Near::Exactly),
+        ("running variance", given[1].clone(), Near::Exactly),
+        ("y", y, Near::Share(1e-5)),
+        ("mean", saved.mean, Near::Share(1e-5)),
+        ("inverse deviation", saved.inverse_deviation, Near::Share(1e-5)),
+        ("variance", variance, Near::Share(1e-5)),
+        ("dgamma", gradients.gamma, Near::Share(1e-5)),
+        ("dbeta", gradients.beta, Near::Share(1e-5)),
+        ("dx", gradients.input, Near::Share(1e-5)),
+    ])
+}
+
+#[test]
+fn batch_norm_is_the_cpu_within_its_sums() {
+    let Some((device, _guard)) = gpu() else { return };
+    for dtype in TYPES {
+        for shape in [[3, 5, 4, 7], [16, 2, 1, 1], [2, 33, 9, 3]] {
+            let case = format!("{shape:?} of {dtype:?}");
+            compare(&case, &device, |device| norms(dtype, shape, device));
+        }
+    }
+}
+
+#[test]
+fn statistics_stay_as_they_are_once_a_run_is_over() {
+    let Some((device, _guard)) = gpu() else { return };
+    for (words, moves) in [([0.0, 0.0], true), ([f32::from_bits(1), 0.0], false)] {
+        let [mean, variance, new] = [1, 2, 3].map(|seed| tensor(seed, 9, DType::F32, &device));
+        let before = ops::to_f32(&mean).unwrap();
+        let ended = ops::from_host(words.to_vec(), 2, &device).unwrap();
+        ops::take_in_statistics((&mean, &variance), (&new, &new), 5, Some(&ended)).unwrap();
+        assert_eq!(ops::to_f32(&mean).unwrap() != before, moves);
+    }
+}
+
+fn losses(dtype: DType, (rows, classes): (usize, usize), device: &Device) -> Result<Results> {
+    let logits = tensor(1, (rows, classes), dtype, device);
+    let labels = labels(rows, classes, device);
+    let scale = ops::from_host(vec![1024.0_f32], 1, device)?;
+    let mut results = vec![];
+    for smoothing in [0.0, 0.1] {
+        let settings = LossSettings { smoothing, micro_batches: 3 };
+        let loss = ops::cross_entropy(&logits, &labels, settings, &scale)?;
+        let mean = ops::from_host(vec![0.25_f32], 1, device)?;
+        ops::mean_loss(&loss.losses, 3, smoothing == 0.0, &mean)?;
+        results.push(("gradient", loss.gradient, Near::Share(1e-5)));
+        results.push(("losses", loss.losses, Near::Share(1e-5)));
+        results.push(("mean loss", mean, Near::Share(1e-5)));
+    }
+    let losses = ops::cross_entropy_loss(&logits, &labels)?;
+    results.push(("losses of evaluation", losses, Near::Share(1e-5)));
+    Ok(results)
+}
+
+#[test]
+fn losses_are_the_cpu_and_correct_rows_are_counted_alike() {
+    let Some((device, _guard)) = gpu() else { return };
+    for dtype in TYPES {
+        for shape in [(7, 10), (1, 1), (33, 3), (5, 1000)] {
+            let case = format!("{shape:?} of {dtype:?}");
+            compare(&case, &device, |device| losses(dtype, shape, device));
+            let counts = [&Device::Cpu, &device].map(|device| {
+                let logits = special(2, shape, dtype, device);
+                ops::count_correct(&logits, &labels(shape.0, shape.1, device)).unwrap()
+            });
+            assert_eq!(counts[0], counts[1], "{case}");
+        }
+    }
+}
+
+/// Shapes and types that do not belong together are refused before anything is launched.
+#[test]
+fn what_does_not_belong_together_is_an_error() {
+    let Some((device, _guard)) = gpu() else { return };
+    let matrix = tensor(1, (3, 4), DType::F32, &device);
+    let half = tensor(1, (3, 4), DType::F16, &device);
+    let here = tensor(1, (3, 4), DType::F32, &Device::Cpu);
+    let other = tensor(1, (4, 4), DType::F32, &device);
+    for (name, result) in [
+        ("types", ops::add(&matrix, &half)),
+        ("devices", ops::add(&matrix, &here)),
+        ("shapes", ops::add(&matrix, &other)),
+        ("types of a product", ops::linear(&matrix, &half, None, Operands::Exact)),
+        ("type", ops::relu(&ops::from_host(vec![1_u32], 1, &device).unwrap())),
+        ("layout", ops::relu(&matrix.t().unwrap())),
+    ] {
+        assert!(result.is_err(), "{name}");
+    }
+}
