@@ -5,6 +5,7 @@
 // that only some threads of a block reach is an error. Only what the kernels use is here.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -34,7 +35,10 @@ struct Launch {
 constexpr std::size_t STACK_BYTES = 128 * 1024;
 
 struct Fiber {
+    // How it begins, and where it goes on once it has begun: a jump, since a switch of contexts is a call of the kernel.
     ucontext_t context;
+    jmp_buf place;
+    bool begun;
     std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
     Index thread;
     bool done;
@@ -43,7 +47,7 @@ struct Fiber {
 };
 
 struct State {
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     std::vector<Fiber> fibers;
     Fiber* running;
     Index block;
@@ -52,22 +56,40 @@ struct State {
 
 inline thread_local State state;
 
+// Lets a fiber run until it gives way.
+inline void resume(Fiber& fiber) {
+    state.running = &fiber;
+    if (_setjmp(state.scheduler) == 0) {
+        if (fiber.begun) {
+            _longjmp(fiber.place, 1);
+        }
+        fiber.begun = true;
+        setcontext(&fiber.context);
+    }
+}
+
+inline void give_way() {
+    if (_setjmp(state.running->place) == 0) {
+        _longjmp(state.scheduler, 1);
+    }
+}
+
 inline void barrier(unsigned line) {
     state.running->barrier = line;
-    swapcontext(&state.running->context, &state.scheduler);
+    give_way();
 }
 
 inline void run_fiber() {
     state.launch.body(state.launch.data);
     state.running->done = true;
-    swapcontext(&state.running->context, &state.scheduler);
+    give_way();
 }
 
-// Runs every fiber of `count` to its next barrier or its end. Returns what is wrong with where they stopped, if anything.
-inline const char* run_to_barrier(std::size_t count) {
-    for (std::size_t turn = 0; turn < count; ++turn) {
-        state.running = &state.fibers[state.launch.backwards ? count - 1 - turn : turn];
-        swapcontext(&state.scheduler, &state.running->context);
+// Runs every fiber of `count`, from the one that is number `first`, to its next barrier or its end. Returns what is wrong with
+// where they stopped, if anything.
+inline const char* run_to_barrier(std::size_t count, std::size_t first) {
+    for (std::size_t turn = first; turn < count; ++turn) {
+        resume(state.fibers[state.launch.backwards ? count - 1 - turn : turn]);
     }
     for (std::size_t i = 1; i < count; ++i) {
         if (state.fibers[i].done != state.fibers[0].done) {
@@ -80,24 +102,62 @@ inline const char* run_to_barrier(std::size_t count) {
     return nullptr;
 }
 
-inline const char* run_block(std::size_t count) {
+// The place in the block of the thread that runs as number `turn`.
+inline Index thread_of(std::size_t turn) {
     const Index shape = state.launch.block;
-    for (std::size_t i = 0; i < count; ++i) {
-        Fiber& fiber = state.fibers[i];
-        const unsigned at = static_cast<unsigned>(i);
-        fiber.thread = {at % shape.x, at / shape.x % shape.y, at / shape.x / shape.y};
-        fiber.done = false;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = STACK_BYTES;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, run_fiber, 0);
+    const std::size_t count = std::size_t{shape.x} * shape.y * shape.z;
+    const unsigned at = static_cast<unsigned>(state.launch.backwards ? count - 1 - turn : turn);
+    return {at % shape.x, at / shape.x % shape.y, at / shape.x / shape.y};
+}
+
+// All threads but the first, one after the other, as one fiber.
+inline void run_others() {
+    const Index shape = state.launch.block;
+    const std::size_t count = std::size_t{shape.x} * shape.y * shape.z;
+    for (std::size_t turn = 1; turn < count; ++turn) {
+        state.running->thread = thread_of(turn);
+        state.launch.body(state.launch.data);
     }
-    do {
-        if (const char* error = run_to_barrier(count)) {
+    state.running->done = true;
+    give_way();
+}
+
+inline void start(Fiber& fiber, void (*run)()) {
+    fiber.done = false;
+    fiber.begun = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = STACK_BYTES;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, run, 0);
+}
+
+inline const char* run_block(std::size_t count) {
+    for (std::size_t turn = 0; turn < count; ++turn) {
+        // The fibers are in the order of the block.
+        Fiber& fiber = state.fibers[state.launch.backwards ? count - 1 - turn : turn];
+        fiber.thread = thread_of(turn);
+        start(fiber, run_fiber);
+        if (turn > 0) {
+            continue;
+        }
+        resume(fiber);
+        if (fiber.done) {
+            // Where the first thread meets no barrier no thread may, and there is nothing to take turns for.
+            start(fiber, run_others);
+            resume(fiber);
+            return fiber.done ? nullptr : "a barrier that only some threads of the block reach";
+        }
+    }
+    const char* error = run_to_barrier(count, 1);
+    if (error) {
+        return error;
+    }
+    while (!state.fibers[0].done) {
+        if ((error = run_to_barrier(count, 0))) {
             return error;
         }
-    } while (!state.fibers[0].done);
+    }
     return nullptr;
 }
 
