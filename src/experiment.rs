@@ -280,7 +280,7 @@ fn summarize(
         policy: variant.policy.to_string(),
         emulated: variant.policy.is_emulated(options.device.is_cuda()),
         runs: runs.iter().map(|run| run.summary.clone()).collect(),
-        train: timing.and_then(|timing| compare::train_time(plan, &timing.train)),
+        train: timing.and_then(|timing| compare::train_time(plan, timing)),
         inference: timing.and_then(|timing| compare::inference(plan, timing)),
         memory,
         numerics: compare::numerics(runs),

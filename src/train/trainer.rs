@@ -48,6 +48,7 @@ pub struct Trainer<'a> {
     /// Number of the next forward pass, one u32: for dropout.
     pass: Tensor,
     repeated: Option<Repeated>,
+    operations: u64,
     /// Steps without a census.
     native_steps: u64,
     /// Steps begun, those of them that were read, and what was read and not handed out.
@@ -175,6 +176,7 @@ impl<'a> Trainer<'a> {
             statistics: statistics.collect::<Result<_>>()?,
             pass: ops::from_host(vec![0_u32], 1, device)?,
             repeated: None,
+            operations: 0,
             native_steps: 0,
             steps: 0,
             read: 0,
@@ -248,8 +250,15 @@ impl<'a> Trainer<'a> {
 
     /// A step of which each operation is told.
     fn told_step(&mut self, batches: &[Loaded]) -> Result<()> {
+        ops::take_operations();
         let gradients = self.gradients(batches, (self.arithmetic, &self.weights()), None)?;
+        self.operations = ops::take_operations();
         self.end.finish(&gradients, None)
+    }
+
+    /// Multiplications and additions in the matrix products of a step without a census; 0 before the first.
+    pub fn operations(&self) -> u64 {
+        self.operations
     }
 
     /// Whether steps are recorded and repeated.
