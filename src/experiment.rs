@@ -281,6 +281,7 @@ fn summarize(
         emulated: variant.policy.is_emulated(options.device.is_cuda()),
         runs: runs.iter().map(|run| run.summary.clone()).collect(),
         train: timing.and_then(|timing| compare::train_time(plan, timing)),
+        untimed: timing.and_then(|timing| timing.failure.clone()),
         inference: timing.and_then(|timing| compare::inference(plan, timing)),
         memory,
         numerics: compare::numerics(runs),

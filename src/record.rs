@@ -121,6 +121,9 @@ pub struct VariantResult {
     pub runs: Vec<RunSummary>,
     /// Training speed, from the timing phase.
     pub train: Option<TrainTime>,
+    /// Why there is no training speed, where one could be expected.
+    #[serde(default)]
+    pub untimed: Option<String>,
     /// Inference time and memory with weights in the compute format only.
     pub inference: Option<Inference>,
     /// Memory of training: the largest over the seeds.

@@ -243,6 +243,7 @@ fn variant(traits: &Traits, index: usize) -> VariantResult {
             gpu: None,
             blocks: vec![step.value; 10],
         }),
+        untimed: None,
         inference: Some(Inference {
             batch_seconds: seconds(0.0011),
             batch: 256,

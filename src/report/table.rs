@@ -60,6 +60,8 @@ pub(super) struct Row {
     pub(super) accuracy: Option<Spread>,
     /// Training speed.
     pub(super) train: Option<TrainTime>,
+    /// Why there is none, where one could be expected.
+    pub(super) untimed: Option<String>,
     /// Memory of training.
     pub(super) memory: Option<Memory>,
     /// Inference.
@@ -165,6 +167,7 @@ pub(super) fn variants(results: &Results) -> Vec<Cow<'_, VariantResult>> {
                     inference: None,
                     memory: None,
                     numerics: Numerics::default(),
+                    untimed: None,
                     against_baseline: None,
                 })
             },
@@ -208,6 +211,7 @@ impl Row {
             },
             accuracy: Spread::of(&accuracies),
             train: variant.train.clone(),
+            untimed: variant.untimed.clone(),
             memory: variant.memory,
             inference: variant.inference.clone(),
             against: variant.against_baseline.clone(),

@@ -28,8 +28,16 @@ pub struct Timing {
     pub gpu: Option<GpuLoad>,
     /// Mean time of a batch of inference in each block; empty where the arithmetic is emulated.
     pub inference: Vec<Seconds>,
+    /// Why there are no times, where some could be expected.
+    pub failure: Option<String>,
     /// Peak live bytes of inference, and the weights in it; none where the arithmetic is emulated.
     pub inference_memory: Option<(Bytes, Bytes)>,
+}
+
+impl Timing {
+    fn failed(error: &RunError) -> Self {
+        Self { failure: Some(error.to_string()), ..Self::default() }
+    }
 }
 
 /// One variant, loaded.
@@ -87,7 +95,22 @@ impl Load {
     }
 }
 
-impl Contender<'_> {
+impl<'a> Contender<'a> {
+    /// A variant that is settled, with what can be said of it before the clock starts.
+    fn load(
+        (index, mut trainer): (usize, Trainer<'a>),
+        plan: &Plan,
+        (batches, sample): (&[Vec<Loaded>], &Loaded),
+        timing: &mut Timing,
+    ) -> Result<Self, RunError> {
+        let diverged = settle(&mut trainer, plan, batches)?;
+        let peak = product_peak(trainer.policy().compute, trainer.device())?;
+        timing.work = Some((trainer.operations(), peak));
+        let inferencer = trainer.for_inference()?;
+        timing.inference_memory = Some(inference_memory(&inferencer, sample, trainer.device())?);
+        Ok(Self { index, trainer, inferencer, turn: 0, diverged, load: Load::default() })
+    }
+
     /// One step on the next of the prepared batches.
     fn step(&mut self, batches: &[Vec<Loaded>]) -> Result<(), RunError> {
         self.trainer.step(&batches[self.turn % batches.len()], None)?;
@@ -126,21 +149,14 @@ pub fn time_variants(
         if variant.policy.is_emulated(device.is_cuda()) {
             continue;
         }
-        let mut trainer =
-            Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device))?;
-        let diverged = settle(&mut trainer, plan, &batches)?;
-        timings[index].work =
-            Some((trainer.operations(), product_peak(variant.policy.compute, device)?));
-        let inferencer = trainer.for_inference()?;
-        timings[index].inference_memory = Some(inference_memory(&inferencer, &sample, device)?);
-        contenders.push(Contender {
-            index,
-            trainer,
-            inferencer,
-            turn: 0,
-            diverged,
-            load: Load::default(),
+        let trainer = Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device));
+        let loaded = trainer.map_err(RunError::from).and_then(|trainer| {
+            Contender::load((index, trainer), plan, (&batches, &sample), &mut timings[index])
         });
+        match loaded {
+            Ok(contender) => contenders.push(contender),
+            Err(error) => timings[index] = Timing::failed(&error),
+        }
     }
     let probe = Probe::of(device);
     let blocks = plan.measure.timing_blocks;
@@ -149,11 +165,12 @@ pub fn time_variants(
         if block % 2 == 1 {
             contenders.reverse();
         }
-        for contender in &mut contenders {
+        contenders.retain_mut(|contender| {
             let timing = &mut timings[contender.index];
             let steps = plan.measure.timing_steps;
-            time_block(contender, (&batches, &sample), steps, (timing, device, probe.as_ref()))?;
-        }
+            let outcome = time_block(contender, (&batches, &sample), steps, (timing, &probe));
+            outcome.map_err(|error| *timing = Timing::failed(&error)).is_ok()
+        });
         if block % 2 == 1 {
             contenders.reverse();
         }
@@ -164,6 +181,7 @@ pub fn time_variants(
         timing.gpu = contender.load.summary();
         if contender.diverged {
             timing.train.clear();
+            timing.failure = Some("training diverged, and its steps no longer update".to_owned());
         }
     }
     Ok(timings)
@@ -190,7 +208,7 @@ fn settle(
     Ok(false)
 }
 
-/// The peak of one batch of inference with the weights, and the weights alone.
+/// The peak of one batch of inference with the weights and the batch in the compute format, and the weights alone.
 fn inference_memory(
     inferencer: &Inferencer<'_>,
     sample: &Loaded,
@@ -199,9 +217,10 @@ fn inference_memory(
     // Once without measuring, so that work space that libraries keep is there.
     inferencer.forward(sample)?;
     let weights = inferencer.weight_bytes();
+    let held = weights + inferencer.uncopied_bytes(sample);
     let meter = Meter::start(device)?;
     inferencer.forward(sample)?;
-    Ok((Bytes(weights + meter.peak()?.0), Bytes(weights)))
+    Ok((Bytes(held + meter.peak()?.0), Bytes(weights)))
 }
 
 /// One block of one variant: training steps, then batches of inference.
@@ -209,12 +228,13 @@ fn time_block(
     contender: &mut Contender<'_>,
     (batches, sample): (&[Vec<Loaded>], &Loaded),
     steps: usize,
-    (timing, device, probe): (&mut Timing, &Device, Option<&Probe>),
+    (timing, probe): (&mut Timing, &Option<Probe>),
 ) -> Result<(), RunError> {
+    let device = contender.trainer.device().clone();
     // One step outside the clock: the caches hold another variant's tensors.
     contender.step(batches)?;
-    let before = probe.map(Probe::read);
-    let clock = Stopwatch::start(device)?;
+    let before = probe.as_ref().map(Probe::read);
+    let clock = Stopwatch::start(&device)?;
     for _ in 0..steps {
         contender.step(batches)?;
     }
@@ -226,7 +246,7 @@ fn time_block(
     contender.diverged |= contender.trainer.outcomes()?.iter().any(|outcome| outcome.ends);
 
     contender.inferencer.forward(sample)?;
-    let clock = Stopwatch::start(device)?;
+    let clock = Stopwatch::start(&device)?;
     for _ in 0..steps {
         contender.inferencer.forward(sample)?;
     }

@@ -193,6 +193,11 @@ impl<'a> Trainer<'a> {
         Loaded::new(batch, self.image, &self.device)
     }
 
+    /// What this run computes in.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
     /// Where this run is.
     pub fn device(&self) -> &Device {
         &self.device
@@ -477,6 +482,11 @@ impl Inferencer<'_> {
         let x = batch.input(self.arithmetic)?;
         let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics);
         self.model.forward(x, &mut pass)
+    }
+
+    /// Bytes of a batch that is in the compute format as it is, so that inference makes no copy of it.
+    pub fn uncopied_bytes(&self, batch: &Loaded) -> u64 {
+        if self.arithmetic.dtype() == batch.images.dtype() { bytes(&batch.images) } else { 0 }
     }
 
     /// Bytes of the weights.
