@@ -8,6 +8,7 @@
 )]
 
 mod ops;
+mod program;
 mod runs;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
