@@ -10,6 +10,7 @@
 mod ops;
 mod program;
 mod runs;
+mod step;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
