@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::bootstrap::mean_difference;
 use super::describe::mean_of;
-use super::{equivalent, holm, probability_better, sign_flip_p};
+use super::{equivalent, holm, mean_difference, probability_better, sign_flip_p};
 use crate::record::{AccuracyDifference, AccuracyVerdict};
 
 /// Under this p a difference counts.

@@ -11,9 +11,9 @@ mod interval;
 mod permutation;
 
 pub use accuracy::{MIN_PAIRS, SIGNIFICANCE, accuracy_difference, adjust};
-pub use bootstrap::{RESAMPLES, bca, mean_difference, median_estimate, paired_ratio};
+pub use bootstrap::{RESAMPLES, bca, median_estimate, paired_ratio};
 pub use describe::{mad, mean, median, quantile, sd};
-pub use interval::{equivalent, probability_better, student_interval, wilson};
+pub use interval::{equivalent, mean_difference, probability_better, student_interval, wilson};
 pub use permutation::{EXACT_PAIRS, FLIPS, holm, sign_flip_p};
 
 /// The level of the intervals that are reported.

@@ -1,0 +1,100 @@
+//! How often the statistics behind a verdict err, on drawn accuracies whose truth is known: the share of 95 % intervals of a mean
+//! paired difference that cover it, Student's (which the program uses) and the bootstrap's, and of `better` or `worse` where
+//! nothing differs.
+//!
+//! `cargo run --release --example verdicts -- 2000` takes a minute or so; the number is that of experiments for each row.
+#![expect(clippy::print_stdout, reason = "its output is its purpose")]
+
+use mantissa::record::{AccuracyVerdict, Estimate};
+use mantissa::stats::{self, LEVEL};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// What goes wrong here, to be printed.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Seeds of an experiment.
+const SEEDS: [usize; 3] = [6, 10, 30];
+
+/// Test images of an experiment.
+const IMAGES: u32 = 2000;
+
+/// The mean difference that intervals are to cover.
+const TRUTH: f64 = 0.002;
+
+/// Accuracies of a variant and of the baseline for one seed, whose true difference is the last argument.
+type Draw = fn(&mut ChaCha8Rng, f64) -> (f64, f64);
+
+/// A number of the standard normal distribution, by Box and Muller's method.
+fn normal(random: &mut ChaCha8Rng) -> f64 {
+    let (u, v): (f64, f64) = (1.0 - random.random::<f64>(), random.random());
+    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}
+
+/// Both share what the seed does to them, and differ by normal noise.
+fn normal_pair(random: &mut ChaCha8Rng, difference: f64) -> (f64, f64) {
+    let shared = 0.95 + 0.01 * normal(random);
+    (shared + difference + 0.004 * normal(random), shared)
+}
+
+/// Correct images of a finite test split: few different values, with ties.
+fn counted_pair(random: &mut ChaCha8Rng, difference: f64) -> (f64, f64) {
+    let count = |random: &mut ChaCha8Rng, share: f64| {
+        let hits = (0..IMAGES).filter(|_| random.random::<f64>() < share).count();
+        hits as f64 / f64::from(IMAGES)
+    };
+    (count(random, 0.95 + difference), count(random, 0.95))
+}
+
+/// Now and then a seed goes badly for one of the two: skewed, with a long tail.
+fn skewed_pair(random: &mut ChaCha8Rng, difference: f64) -> (f64, f64) {
+    let noise = |random: &mut ChaCha8Rng| 0.004 * (1.0 + (1.0 - random.random::<f64>()).ln());
+    (0.95 + difference + noise(random), 0.95 + 0.002 * normal(random))
+}
+
+fn main() -> Result<(), Failure> {
+    let count: usize = std::env::args().nth(1).unwrap_or_else(|| "2000".to_owned()).parse()?;
+    println!("| differences | seeds | Student covers | BCa covers | better or worse of nothing |");
+    println!("|---|---:|---:|---:|---:|");
+    let draws: [(&str, Draw); 3] =
+        [("normal", normal_pair), ("counted", counted_pair), ("skewed", skewed_pair)];
+    for (name, draw) in draws {
+        for seeds in SEEDS {
+            let [student, bootstrap, wrong] = errors(draw, seeds, count);
+            let share = |hits: usize| format!("{:.1} %", 100.0 * hits as f64 / count as f64);
+            let (student, bootstrap) = (share(student), share(bootstrap));
+            println!("| {name} | {seeds} | {student} | {bootstrap} | {} |", share(wrong));
+        }
+    }
+    Ok(())
+}
+
+/// Of `count` experiments: intervals of either kind that cover the truth, and wrong verdicts where nothing differs.
+fn errors(draw: Draw, seeds: usize, count: usize) -> [usize; 3] {
+    let mut random = ChaCha8Rng::seed_from_u64(seeds as u64);
+    let mut hits = [0; 3];
+    for _ in 0..count {
+        let pairs: Vec<(f64, f64)> = (0..seeds).map(|_| draw(&mut random, TRUTH)).collect();
+        let (a, b): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+        let covers = |interval: Option<Estimate<f64>>| {
+            interval.is_some_and(|i| i.low <= TRUTH && TRUTH <= i.high)
+        };
+        hits[0] += usize::from(covers(stats::mean_difference(&a, &b)));
+        let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        hits[1] += usize::from(covers(stats::bca(&differences, mean, LEVEL)));
+
+        let seed = |seed: usize| seed as u64;
+        let pairs: Vec<(f64, f64)> = (0..seeds).map(|_| draw(&mut random, 0.0)).collect();
+        let variant: Vec<(u64, f64)> =
+            pairs.iter().enumerate().map(|(i, pair)| (seed(i), pair.0)).collect();
+        let baseline: Vec<(u64, f64)> =
+            pairs.iter().enumerate().map(|(i, pair)| (seed(i), pair.1)).collect();
+        // No margin: that nothing is called equivalent leaves every chance to err.
+        let judged = stats::accuracy_difference(&variant, &baseline, 0.0);
+        hits[2] += usize::from(judged.is_some_and(|judged| {
+            matches!(judged.verdict, AccuracyVerdict::Better | AccuracyVerdict::Worse)
+        }));
+    }
+    hits
+}
