@@ -240,12 +240,15 @@ fn report(folder: &Path) -> Result<(), Failure> {
 
 fn doctor(json: bool) -> Result<(), Failure> {
     let choice = Device::Auto.resolve().map_err(Failure::machine)?;
-    let environment = device::environment(&choice, worker_threads(None)?.current_num_threads());
+    let pool = worker_threads(None)?;
+    let environment = device::environment(&choice, pool.current_num_threads());
     if json {
         let json = serde_json::to_string_pretty(&environment).map_err(Failure::machine)?;
         return print(&json);
     }
-    print(&doctor::page(&environment, &device::gpus()))
+    let opened = choice.open().map_err(Failure::machine)?;
+    let peaks = pool.install(|| doctor::peaks(&opened)).map_err(Failure::machine)?;
+    print(&doctor::page(&environment, &device::gpus(), &peaks))
 }
 
 /// Prints a result. A reader that has gone, as `head` does, is no failure.

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Plan;
-use crate::units::{Bytes, Ratio, Seconds};
+use crate::units::{Bytes, Flops, Ratio, Seconds};
 
 /// The version of the results file that this program writes and reads.
 pub const SCHEMA: u32 = 1;
@@ -121,6 +121,9 @@ pub struct VariantResult {
     pub runs: Vec<RunSummary>,
     /// Training speed, from the timing phase.
     pub train: Option<TrainTime>,
+    /// Why there is no training speed, where one could be expected.
+    #[serde(default)]
+    pub untimed: Option<String>,
     /// Inference time and memory with weights in the compute format only.
     pub inference: Option<Inference>,
     /// Memory of training: the largest over the seeds.
@@ -193,8 +196,44 @@ pub struct TrainTime {
     pub step_seconds: Estimate<Seconds>,
     /// Samples of the batch ÷ time of a step.
     pub samples_per_second: Estimate<f64>,
+    /// What a step multiplies, and how fast.
+    #[serde(default)]
+    pub work: Option<Work>,
+    /// How the GPU was doing meanwhile; none on a CPU, and where the driver does not tell.
+    #[serde(default)]
+    pub gpu: Option<GpuLoad>,
     /// Mean time of one step in each timed block, in the order of the blocks: block i of every variant is a pair.
     pub blocks: Vec<Seconds>,
+}
+
+/// The matrix products of a training step: nearly all of its arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    /// Multiplications and additions in the products of one step, as they were counted.
+    pub operations: u64,
+    /// These, over the time of the whole step.
+    pub rate: Estimate<Flops>,
+    /// The fastest that one large square product of this format was on this device, on its own.
+    pub peak: Flops,
+    /// `rate` ÷ `peak`.
+    pub share_of_peak: Estimate<f64>,
+}
+
+/// A GPU during the timed blocks of one variant, by NVML. What it does not tell is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuLoad {
+    /// Energy of one step; none where blocks are too short for the driver's counter, of which one is a fifth of a second.
+    pub step_joules: Option<f64>,
+    /// Mean power at the end of the blocks.
+    pub power_watts: Option<f64>,
+    /// Lowest clock of the multiprocessors at the end of a block.
+    pub lowest_clock_mhz: Option<u32>,
+    /// Highest clock of the multiprocessors at the end of a block.
+    pub highest_clock_mhz: Option<u32>,
+    /// Highest temperature.
+    pub highest_celsius: Option<u32>,
+    /// Why clocks were held back, by NVML's names.
+    pub throttled: Vec<String>,
 }
 
 /// Inference in the compute format.

@@ -19,6 +19,24 @@ pub struct Bytes(pub u64);
 #[serde(transparent)]
 pub struct Ratio(pub f64);
 
+/// Operations in floating point a second: multiplications and additions count one each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Flops(pub f64);
+
+impl fmt::Display for Flops {
+    /// Three significant digits with the SI prefix that fits: `412 GFLOP/s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (value, unit) = match self.0 {
+            r if r >= 1e15 => (r / 1e15, "PFLOP/s"),
+            r if r >= 1e12 => (r / 1e12, "TFLOP/s"),
+            r if r >= 1e9 => (r / 1e9, "GFLOP/s"),
+            r => (r / 1e6, "MFLOP/s"),
+        };
+        f.pad(&format!("{} {unit}", significant(value)))
+    }
+}
+
 impl fmt::Display for Seconds {
     /// Three significant digits with the SI prefix that fits: `12.3 ms`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -38,7 +38,7 @@ fn a_bad_spec_is_one_line_and_exit_code_2() {
             &["experiment", "--set", "train.stesp=3"],
             2,
             "--set train.stesp=3: train.stesp: unknown key \"stesp\"; known: steps, batch, accumulate, optimizer, \
-             schedule, clip_norm, label_smoothing, evaluate_every",
+             schedule, clip_norm, label_smoothing, evaluate_every, cuda_graphs",
         ),
         (
             &["experiment", "--set", "data.kind=imagenet"],
@@ -104,7 +104,9 @@ fn cuda_in_a_build_without_it_is_exit_code_3() {
         check(&[(
             &["experiment", "--device", device],
             3,
-            &format!("--device {named}: this version runs on the CPU only; use --device cpu"),
+            &format!(
+                "--device {named}: this program was built without CUDA; build it with --features cuda or use --device cpu"
+            ),
         )]);
     }
 }

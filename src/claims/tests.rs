@@ -106,6 +106,7 @@ fn unmeasured(plan: &VariantPlan) -> VariantResult {
         inference: None,
         memory: None,
         numerics: Numerics::default(),
+        untimed: None,
         against_baseline: (plan.name != "fp32").then(|| AgainstBaseline {
             baseline: "fp32".to_owned(),
             train_time_ratio: None,

@@ -2,10 +2,14 @@
 
 use std::fmt::Write as _;
 
-use crate::record::Environment;
+use candle_core::Device;
 
-/// The environment, one fact a line, and then what the build makes of the GPUs.
-pub(super) fn page(environment: &Environment, gpus: &[String]) -> String {
+use crate::precision::{Format, Policy};
+use crate::record::Environment;
+use crate::train;
+
+/// The environment, one fact a line, then what the build makes of the GPUs, and how fast products are.
+pub(super) fn page(environment: &Environment, gpus: &[String], peaks: &[String]) -> String {
     let Environment { device, device_name, threads, logical_cpus, version, build, .. } =
         environment;
     let commit = environment.git.as_deref().unwrap_or("no commit");
@@ -26,6 +30,7 @@ pub(super) fn page(environment: &Environment, gpus: &[String]) -> String {
         ("products", environment.product_paths.as_slice()),
         ("note", &environment.notes),
         ("cuda", gpus),
+        ("peak", peaks),
     ];
     for (label, lines) in lists {
         facts.extend(lines.iter().map(|line| (label, line.clone())));
@@ -35,6 +40,20 @@ pub(super) fn page(environment: &Environment, gpus: &[String]) -> String {
         let _ = writeln!(page, "{label:<10}{fact}");
         page
     })
+}
+
+/// How fast a large product is in each format that the device computes in, a line each.
+pub(super) fn peaks(device: &Device) -> candle_core::Result<Vec<String>> {
+    let named = Policy::NAMED.map(|(_, policy)| policy).into_iter();
+    let native = named.filter(|policy| !policy.is_emulated(device.is_cuda()));
+    let mut formats: Vec<Format> = Vec::new();
+    for policy in native {
+        if !formats.contains(&policy.compute) {
+            formats.push(policy.compute);
+        }
+    }
+    let line = |format: Format| Ok(format!("{format}: {}", train::product_peak(format, device)?));
+    formats.into_iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -61,7 +80,7 @@ mod tests {
             gpu: None,
         };
         assert_eq!(
-            page(&environment, &["not in this build".into()]),
+            page(&environment, &["not in this build".into()], &["f32: 412 GFLOP/s".into()]),
             "version   mantissa 0.1.0, no commit\n\
              build     rustc 1.95.0, release\n\
              system    Linux, x86_64\n\
@@ -72,7 +91,8 @@ mod tests {
              products  f32: FMA\n\
              products  bf16: widened to f32 (FMA)\n\
              note      slow\n\
-             cuda      not in this build\n"
+             cuda      not in this build\n\
+             peak      f32: 412 GFLOP/s\n"
         );
     }
 }

@@ -118,7 +118,7 @@ fn with_nvml(number: i32, gpu: Gpu) -> Gpu {
 }
 
 /// Where a GPU is plugged in: NVML counts GPUs in another order than CUDA, and knows nothing of `CUDA_VISIBLE_DEVICES`.
-fn bus_address(number: i32) -> Option<String> {
+pub(super) fn bus_address(number: i32) -> Option<String> {
     let ask = |what| attribute(number, what).ok();
     Some(format!(
         "{:08x}:{:02x}:{:02x}.0",

@@ -3,15 +3,16 @@
 use crate::claims::accuracies;
 use crate::record::{
     AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Numerics, Role, RunRecord,
-    TrainTime, VariantResult,
+    TrainTime, VariantResult, Work,
 };
 use crate::spec::Plan;
 use crate::stats;
 use crate::train::Timing;
-use crate::units::{Ratio, Seconds};
+use crate::units::{Flops, Ratio, Seconds};
 
 /// Median step time of a variant with its interval; none without blocks.
-pub(super) fn train_time(plan: &Plan, blocks: &[Seconds]) -> Option<TrainTime> {
+pub(super) fn train_time(plan: &Plan, timing: &Timing) -> Option<TrainTime> {
+    let blocks = &timing.train;
     let step = median(blocks)?;
     let samples = (plan.train.batch * plan.train.accumulate) as f64;
     let samples_per_second = Estimate {
@@ -19,7 +20,26 @@ pub(super) fn train_time(plan: &Plan, blocks: &[Seconds]) -> Option<TrainTime> {
         low: samples / step.high.0,
         high: samples / step.low.0,
     };
-    Some(TrainTime { step_seconds: step, samples_per_second, blocks: blocks.to_vec() })
+    Some(TrainTime {
+        step_seconds: step,
+        samples_per_second,
+        work: timing.work.and_then(|(operations, peak)| work(operations, peak, step)),
+        gpu: timing.gpu.clone(),
+        blocks: blocks.clone(),
+    })
+}
+
+/// How fast a step multiplies; none where it has no product.
+fn work(operations: u64, peak: Flops, step: Estimate<Seconds>) -> Option<Work> {
+    let rate = |seconds: Seconds| Flops(operations as f64 / seconds.0);
+    let share = |seconds: Seconds| rate(seconds).0 / peak.0;
+    let Estimate { value, low, high } = step;
+    (operations > 0 && peak.0 > 0.0).then(|| Work {
+        operations,
+        rate: Estimate { value: rate(value), low: rate(high), high: rate(low) },
+        peak,
+        share_of_peak: Estimate { value: share(value), low: share(high), high: share(low) },
+    })
 }
 
 /// Time and memory of inference; none where the arithmetic is emulated.

@@ -13,7 +13,7 @@ use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{buffer, build, expect_shape, view};
 use super::parallel::{carve, for_each, sum, vectorized};
-use super::product::{Operands, product};
+use super::product::{Operands, count_product, product};
 use crate::memory::uncounted;
 
 /// Most groups that the images of a batch are worked on in.
@@ -107,6 +107,11 @@ impl Sizes {
     /// Rows of a group's patch matrix.
     pub(crate) fn patch(self) -> usize {
         self.group_channels() * self.kernel.0 * self.kernel.1
+    }
+
+    /// Counts one of the convolution's three products.
+    fn count(self) {
+        count_product([self.outputs, self.images * self.out_plane(), self.patch()]);
     }
 
     /// Whether the patches are the image itself.
@@ -225,6 +230,7 @@ pub fn conv2d(
     if let Some(b) = b {
         expect_shape("the bias of a convolution", b, &[sizes.outputs])?;
     }
+    sizes.count();
     on_gpu!(x => cuda::conv2d((x, w), b, sizes, how));
     how.on_cpu()?;
     by_dtype!(x.dtype(), T => {
@@ -302,6 +308,10 @@ pub fn conv2d_backward(
     let sizes = Sizes::of(x, w, settings)?;
     let shape = [sizes.images, sizes.outputs, sizes.out.0, sizes.out.1];
     expect_shape("the gradient of a convolution", dy, &shape)?;
+    sizes.count();
+    if with_input {
+        sizes.count();
+    }
     on_gpu!(x => cuda::conv2d_backward(dy, (x, w), (sizes, with_input), how));
     how.on_cpu()?;
     by_dtype!(x.dtype(), T => {

@@ -53,7 +53,9 @@ pub use pool::{
     avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
     max_pool2d_backward,
 };
-pub use product::{Operands, column_sums, linear, linear_input_gradient, linear_weight_gradient};
+pub use product::{
+    Operands, column_sums, linear, linear_input_gradient, linear_weight_gradient, take_operations,
+};
 pub use step::{ParameterTensors, Rates, StepEnd, StepOutcome, StepSettings};
 pub use update::{
     AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,

@@ -1,5 +1,7 @@
 //! Matrix products, by gemmkit: operands in one type, sums in f32, one rounding.
 
+use std::cell::Cell;
+
 use candle_core::{Error, Result, Tensor};
 use gemmkit::{Bias, MatMut, MatRef, Parallelism};
 
@@ -31,6 +33,21 @@ impl Operands {
             }
         }
     }
+}
+
+thread_local! {
+    /// Operations of the products that this thread has asked for.
+    static OPERATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Multiplications and additions of the matrix products that this thread has asked for since the last call.
+pub fn take_operations() -> u64 {
+    OPERATIONS.replace(0)
+}
+
+/// Counts a product of m × k and k × n values: a multiplication and an addition for each of m n k.
+pub(crate) fn count_product([m, n, k]: [usize; 3]) {
+    OPERATIONS.set(OPERATIONS.get() + 2 * (m * n * k) as u64);
 }
 
 /// How many workers a product may use: those of the pool that the caller is in.
@@ -70,6 +87,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, how: Operands) -> Resu
     if let Some(b) = b {
         expect_shape("the bias", b, &[outputs])?;
     }
+    count_product([n, outputs, inputs]);
     on_gpu!(x => cuda::linear(x, w, b, how));
     how.on_cpu()?;
     by_dtype!(x.dtype(), T => {
@@ -92,6 +110,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, how: Operands) -> Resu
 pub fn linear_input_gradient(dy: &Tensor, w: &Tensor, how: Operands) -> Result<Tensor> {
     let ((n, outputs), inputs) = (dy.dims2()?, w.dim(1)?);
     expect_shape("the weight", w, &[outputs, inputs])?;
+    count_product([n, outputs, inputs]);
     on_gpu!(dy => cuda::linear_input_gradient(dy, w, how));
     how.on_cpu()?;
     by_dtype!(dy.dtype(), T => {
@@ -113,6 +132,7 @@ pub fn linear_input_gradient(dy: &Tensor, w: &Tensor, how: Operands) -> Result<T
 pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor, how: Operands) -> Result<Tensor> {
     let ((n, outputs), inputs) = (dy.dims2()?, x.dim(1)?);
     expect_shape("the input", x, &[n, inputs])?;
+    count_product([n, outputs, inputs]);
     on_gpu!(dy => cuda::linear_weight_gradient(dy, x, how));
     how.on_cpu()?;
     by_dtype!(dy.dtype(), T => {

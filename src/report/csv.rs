@@ -87,6 +87,16 @@ fn training(row: &Row) -> Vec<Field> {
     fields.extend(bytes.map(|(name, value)| (name, optional(value.map(|bytes| bytes.0)))));
     let ratio = row.memory_ratio().map(|ratio| ratio.0);
     fields.push(("train_memory_ratio", optional(ratio)));
+    let work = row.train.as_ref().and_then(|train| train.work);
+    let load = row.train.as_ref().and_then(|train| train.gpu.as_ref());
+    fields.extend([
+        ("step_operations", optional(work.map(|w| w.operations))),
+        ("operations_per_second", optional(work.map(|w| w.rate.value.0))),
+        ("product_peak", optional(work.map(|w| w.peak.0))),
+        ("share_of_peak", optional(work.map(|w| w.share_of_peak.value))),
+        ("step_joules", optional(load.and_then(|l| l.step_joules))),
+        ("power_watts", optional(load.and_then(|l| l.power_watts))),
+    ]);
     fields
 }
 

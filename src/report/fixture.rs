@@ -7,14 +7,14 @@ use crate::record::{
     AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
     Counts, Environment, Estimate, ExponentHistogram, Failure, GradientCounts, Inference,
     LayerCensus, Memory, Numerics, Results, Role, RunRecord, RunSummary, SCHEMA, Skip, Status,
-    TrainTime, UpdateCounts, VariantResult,
+    TrainTime, UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{
     Activation, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, ScheduleKind, SchedulePlan,
     TrainPlan, VariantPlan,
 };
 use crate::store;
-use crate::units::{Bytes, Ratio, Seconds};
+use crate::units::{Bytes, Flops, Ratio, Seconds};
 
 use super::Loaded;
 
@@ -234,8 +234,16 @@ fn variant(traits: &Traits, index: usize) -> VariantResult {
         train: seconds(0.0042).map(|step| TrainTime {
             step_seconds: step,
             samples_per_second: around(128.0 / step.value.0),
+            work: Some(Work {
+                operations: 1_200_000_000,
+                rate: map(around(1.2e9 / step.value.0), Flops),
+                peak: Flops(if wide { 4e11 } else { 8e11 }),
+                share_of_peak: around(1.2e9 / step.value.0 / if wide { 4e11 } else { 8e11 }),
+            }),
+            gpu: None,
             blocks: vec![step.value; 10],
         }),
+        untimed: None,
         inference: Some(Inference {
             batch_seconds: seconds(0.0011),
             batch: 256,

@@ -100,7 +100,14 @@ fn no_times(table: &Table) -> Vec<String> {
             text::list(&emulated)
         ));
     }
-    let untimed = names(table, |row| row.train.is_none() && !row.emulated && row.runs.done() > 0);
+    for row in &table.rows {
+        if let Some(reason) = &row.untimed {
+            said.push(format!("{}: step time not measured: {reason}.", row.name));
+        }
+    }
+    let untimed = names(table, |row| {
+        row.train.is_none() && row.untimed.is_none() && !row.emulated && row.runs.done() > 0
+    });
     if !untimed.is_empty() {
         said.push(format!("{}: step time not measured.", text::list(&untimed)));
     }

@@ -30,7 +30,7 @@ pub(super) const TITLES: [&str; 11] = [
 /// How to read the cells: for the foot of a table.
 pub(super) const LEGEND: [&str; 5] = [
     "Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.",
-    "Step time: median with its 95% interval; × is variant ÷ baseline, below 1 is less.",
+    "Step time: median with its 95% interval; × is variant ÷ baseline, below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; peak: the fastest large product of that format here.",
     "Overflow: finite before rounding, infinite after. Underflow: not 0 before rounding, 0 after. Counted on census steps only, over weights, activations and gradients.",
     "Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.",
     "— means not measured, never 0.",
@@ -60,6 +60,8 @@ pub(super) struct Row {
     pub(super) accuracy: Option<Spread>,
     /// Training speed.
     pub(super) train: Option<TrainTime>,
+    /// Why there is none, where one could be expected.
+    pub(super) untimed: Option<String>,
     /// Memory of training.
     pub(super) memory: Option<Memory>,
     /// Inference.
@@ -165,6 +167,7 @@ pub(super) fn variants(results: &Results) -> Vec<Cow<'_, VariantResult>> {
                     inference: None,
                     memory: None,
                     numerics: Numerics::default(),
+                    untimed: None,
                     against_baseline: None,
                 })
             },
@@ -208,6 +211,7 @@ impl Row {
             },
             accuracy: Spread::of(&accuracies),
             train: variant.train.clone(),
+            untimed: variant.untimed.clone(),
             memory: variant.memory,
             inference: variant.inference.clone(),
             against: variant.against_baseline.clone(),
@@ -256,7 +260,7 @@ impl Row {
         [
             self.name_cell(),
             self.accuracy_cell(),
-            self.time_cell(self.train.as_ref().map(|train| train.step_seconds), self.time_ratio()),
+            self.step_cell(),
             memory_cell(self.memory.map(|m| m.peak_bytes), self.memory_ratio()),
             self.time_cell(
                 self.inference.as_ref().and_then(|i| i.batch_seconds),
@@ -315,6 +319,17 @@ impl Row {
         };
         let mut lines = estimate_lines(time);
         lines.extend(ratio.map(estimate_lines).unwrap_or_default());
+        lines
+    }
+
+    /// The time of a training step, and how fast its products are, against the device's fastest.
+    fn step_cell(&self) -> Vec<Line> {
+        let train = self.train.as_ref();
+        let mut lines = self.time_cell(train.map(|train| train.step_seconds), self.time_ratio());
+        if let Some(work) = train.and_then(|train| train.work) {
+            lines.push(Line::detail(work.rate.value.to_string()));
+            lines.push(Line::detail(format!("{:.0}% of peak", work.share_of_peak.value * 100.0)));
+        }
         lines
     }
 

@@ -1,10 +1,12 @@
 //! Training: one step by the contract, a whole run, and the phase in which variants are timed in turns.
 
+mod peak;
 mod run;
 mod schedule;
 mod timing;
 mod trainer;
 
+pub use peak::product_peak;
 pub use run::{RunError, run};
 pub use schedule::factor;
 pub use timing::{Timing, time_variants};

@@ -3,13 +3,15 @@
 
 use candle_core::Device;
 
+use super::peak::product_peak;
 use super::run::RunError;
 use super::trainer::{Inferencer, Loaded, Trainer};
 use crate::data::{Batches, Dataset, augmentation};
-use crate::device::{Meter, Stopwatch};
+use crate::device::{Meter, Probe, Reading, Stopwatch};
 use crate::model::Model;
+use crate::record::GpuLoad;
 use crate::spec::{Plan, VariantPlan};
-use crate::units::{Bytes, Seconds};
+use crate::units::{Bytes, Flops, Seconds};
 
 /// Steps beyond the warm-up that a loss scale may take to settle before timing starts.
 const STEPS_TO_SETTLE: usize = 40;
@@ -20,10 +22,22 @@ pub struct Timing {
     /// Mean time of a training step in each block; empty where the arithmetic is emulated, and where training diverged: its
     /// steps no longer update.
     pub train: Vec<Seconds>,
+    /// Operations of the products of one step, and how fast the device is at products in the format.
+    pub work: Option<(u64, Flops)>,
+    /// How the GPU was doing at the end of the blocks.
+    pub gpu: Option<GpuLoad>,
     /// Mean time of a batch of inference in each block; empty where the arithmetic is emulated.
     pub inference: Vec<Seconds>,
+    /// Why there are no times, where some could be expected.
+    pub failure: Option<String>,
     /// Peak live bytes of inference, and the weights in it; none where the arithmetic is emulated.
     pub inference_memory: Option<(Bytes, Bytes)>,
+}
+
+impl Timing {
+    fn failed(error: &RunError) -> Self {
+        Self { failure: Some(error.to_string()), ..Self::default() }
+    }
 }
 
 /// One variant, loaded.
@@ -33,9 +47,70 @@ struct Contender<'a> {
     inferencer: Inferencer<'a>,
     turn: usize,
     diverged: bool,
+    load: Load,
 }
 
-impl Contender<'_> {
+/// What was seen of the GPU during one variant's blocks of training.
+#[derive(Default)]
+struct Load {
+    /// Energy and time of blocks long enough for the driver's counter of energy.
+    joules: f64,
+    steps: usize,
+    readings: Vec<Reading>,
+}
+
+impl Load {
+    /// Seconds that a block must take for its energy to mean something: the counter moves every tenth of a second or so.
+    const BLOCK_SECONDS: f64 = 0.2;
+
+    /// Takes in the readings before and after a block of `steps` steps.
+    fn take_in(&mut self, before: &Reading, after: Reading, (steps, seconds): (usize, f64)) {
+        if let (Some(start), Some(end)) = (before.joules, after.joules)
+            && seconds >= Self::BLOCK_SECONDS
+        {
+            self.joules += end - start;
+            self.steps += steps;
+        }
+        self.readings.push(after);
+    }
+
+    /// What is recorded; none where there was nothing to read.
+    fn summary(&self) -> Option<GpuLoad> {
+        let readings = || self.readings.iter();
+        readings().next()?;
+        let watts: Vec<f64> = readings().filter_map(|reading| reading.watts).collect();
+        let mut throttled: Vec<String> =
+            readings().flat_map(|reading| reading.throttled.clone()).collect();
+        throttled.sort();
+        throttled.dedup();
+        Some(GpuLoad {
+            step_joules: (self.steps > 0).then(|| self.joules / self.steps as f64),
+            power_watts: (!watts.is_empty())
+                .then(|| watts.iter().sum::<f64>() / watts.len() as f64),
+            lowest_clock_mhz: readings().filter_map(|reading| reading.clock_mhz).min(),
+            highest_clock_mhz: readings().filter_map(|reading| reading.clock_mhz).max(),
+            highest_celsius: readings().filter_map(|reading| reading.celsius).max(),
+            throttled,
+        })
+    }
+}
+
+impl<'a> Contender<'a> {
+    /// A variant that is settled, with what can be said of it before the clock starts.
+    fn load(
+        (index, mut trainer): (usize, Trainer<'a>),
+        plan: &Plan,
+        (batches, sample): (&[Vec<Loaded>], &Loaded),
+        timing: &mut Timing,
+    ) -> Result<Self, RunError> {
+        let diverged = settle(&mut trainer, plan, batches)?;
+        let peak = product_peak(trainer.policy().compute, trainer.device())?;
+        timing.work = Some((trainer.operations(), peak));
+        let inferencer = trainer.for_inference()?;
+        timing.inference_memory = Some(inference_memory(&inferencer, sample, trainer.device())?);
+        Ok(Self { index, trainer, inferencer, turn: 0, diverged, load: Load::default() })
+    }
+
     /// One step on the next of the prepared batches.
     fn step(&mut self, batches: &[Vec<Loaded>]) -> Result<(), RunError> {
         self.trainer.step(&batches[self.turn % batches.len()], None)?;
@@ -74,31 +149,40 @@ pub fn time_variants(
         if variant.policy.is_emulated(device.is_cuda()) {
             continue;
         }
-        let mut trainer =
-            Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device))?;
-        let diverged = settle(&mut trainer, plan, &batches)?;
-        let inferencer = trainer.for_inference()?;
-        timings[index].inference_memory = Some(inference_memory(&inferencer, &sample, device)?);
-        contenders.push(Contender { index, trainer, inferencer, turn: 0, diverged });
+        let trainer = Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device));
+        let loaded = trainer.map_err(RunError::from).and_then(|trainer| {
+            Contender::load((index, trainer), plan, (&batches, &sample), &mut timings[index])
+        });
+        match loaded {
+            Ok(contender) => contenders.push(contender),
+            Err(error) => timings[index] = Timing::failed(&error),
+        }
     }
+    let probe = Probe::of(device);
     let blocks = plan.measure.timing_blocks;
     for block in 0..blocks {
         // ABBA: every other round goes through the variants backwards.
         if block % 2 == 1 {
             contenders.reverse();
         }
-        for contender in &mut contenders {
+        contenders.retain_mut(|contender| {
             let timing = &mut timings[contender.index];
             let steps = plan.measure.timing_steps;
-            time_block(contender, (&batches, &sample), steps, (timing, device))?;
-        }
+            let outcome = time_block(contender, (&batches, &sample), steps, (timing, &probe));
+            outcome.map_err(|error| *timing = Timing::failed(&error)).is_ok()
+        });
         if block % 2 == 1 {
             contenders.reverse();
         }
         progress(block + 1, blocks);
     }
-    for contender in contenders.iter().filter(|contender| contender.diverged) {
-        timings[contender.index].train.clear();
+    for contender in &contenders {
+        let timing = &mut timings[contender.index];
+        timing.gpu = contender.load.summary();
+        if contender.diverged {
+            timing.train.clear();
+            timing.failure = Some("training diverged, and its steps no longer update".to_owned());
+        }
     }
     Ok(timings)
 }
@@ -124,7 +208,7 @@ fn settle(
     Ok(false)
 }
 
-/// The peak of one batch of inference with the weights, and the weights alone.
+/// The peak of one batch of inference with the weights and the batch in the compute format, and the weights alone.
 fn inference_memory(
     inferencer: &Inferencer<'_>,
     sample: &Loaded,
@@ -133,9 +217,10 @@ fn inference_memory(
     // Once without measuring, so that work space that libraries keep is there.
     inferencer.forward(sample)?;
     let weights = inferencer.weight_bytes();
+    let held = weights + inferencer.uncopied_bytes(sample);
     let meter = Meter::start(device)?;
     inferencer.forward(sample)?;
-    Ok((Bytes(weights + meter.peak()?.0), Bytes(weights)))
+    Ok((Bytes(held + meter.peak()?.0), Bytes(weights)))
 }
 
 /// One block of one variant: training steps, then batches of inference.
@@ -143,22 +228,60 @@ fn time_block(
     contender: &mut Contender<'_>,
     (batches, sample): (&[Vec<Loaded>], &Loaded),
     steps: usize,
-    (timing, device): (&mut Timing, &Device),
+    (timing, probe): (&mut Timing, &Option<Probe>),
 ) -> Result<(), RunError> {
+    let device = contender.trainer.device().clone();
     // One step outside the clock: the caches hold another variant's tensors.
     contender.step(batches)?;
-    let clock = Stopwatch::start(device)?;
+    let before = probe.as_ref().map(Probe::read);
+    let clock = Stopwatch::start(&device)?;
     for _ in 0..steps {
         contender.step(batches)?;
     }
-    timing.train.push(Seconds(clock.stop()?.0 / steps as f64));
+    let seconds = clock.stop()?.0;
+    timing.train.push(Seconds(seconds / steps as f64));
+    if let (Some(before), Some(probe)) = (before, probe) {
+        contender.load.take_in(&before, probe.read(), (steps, seconds));
+    }
     contender.diverged |= contender.trainer.outcomes()?.iter().any(|outcome| outcome.ends);
 
     contender.inferencer.forward(sample)?;
-    let clock = Stopwatch::start(device)?;
+    let clock = Stopwatch::start(&device)?;
     for _ in 0..steps {
         contender.inferencer.forward(sample)?;
     }
     timing.inference.push(Seconds(clock.stop()?.0 / steps as f64));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_of_a_gpu_is_summed_up_over_its_blocks() {
+        let reading = |joules, watts, clock_mhz, celsius, reason: &str| Reading {
+            joules: Some(joules),
+            watts: Some(watts),
+            clock_mhz: Some(clock_mhz),
+            celsius: Some(celsius),
+            throttled: vec![reason.to_owned()],
+        };
+        let mut load = Load::default();
+        assert_eq!(load.summary(), None);
+        let first = reading(10.0, 100.0, 1800, 50, "b");
+        let second = reading(40.0, 300.0, 1500, 70, "a");
+        load.take_in(&first, second.clone(), (10, 0.5));
+        // Too short for its energy to count.
+        load.take_in(&second, reading(41.0, 200.0, 1700, 60, "a"), (10, 0.1));
+        let expected = GpuLoad {
+            step_joules: Some(3.0),
+            power_watts: Some(250.0),
+            lowest_clock_mhz: Some(1500),
+            highest_clock_mhz: Some(1700),
+            highest_celsius: Some(70),
+            throttled: vec!["a".to_owned()],
+        };
+        assert_eq!(load.summary(), Some(expected));
+    }
 }

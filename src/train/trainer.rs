@@ -48,6 +48,7 @@ pub struct Trainer<'a> {
     /// Number of the next forward pass, one u32: for dropout.
     pass: Tensor,
     repeated: Option<Repeated>,
+    operations: u64,
     /// Steps without a census.
     native_steps: u64,
     /// Steps begun, those of them that were read, and what was read and not handed out.
@@ -175,6 +176,7 @@ impl<'a> Trainer<'a> {
             statistics: statistics.collect::<Result<_>>()?,
             pass: ops::from_host(vec![0_u32], 1, device)?,
             repeated: None,
+            operations: 0,
             native_steps: 0,
             steps: 0,
             read: 0,
@@ -189,6 +191,11 @@ impl<'a> Trainer<'a> {
     /// When the batch is not of the model's shape, or there is no memory for it.
     pub fn load(&self, batch: Batch) -> Result<Loaded> {
         Loaded::new(batch, self.image, &self.device)
+    }
+
+    /// What this run computes in.
+    pub fn policy(&self) -> Policy {
+        self.policy
     }
 
     /// Where this run is.
@@ -248,8 +255,15 @@ impl<'a> Trainer<'a> {
 
     /// A step of which each operation is told.
     fn told_step(&mut self, batches: &[Loaded]) -> Result<()> {
+        ops::take_operations();
         let gradients = self.gradients(batches, (self.arithmetic, &self.weights()), None)?;
+        self.operations = ops::take_operations();
         self.end.finish(&gradients, None)
+    }
+
+    /// Multiplications and additions in the matrix products of a step without a census; 0 before the first.
+    pub fn operations(&self) -> u64 {
+        self.operations
     }
 
     /// Whether steps are recorded and repeated.
@@ -468,6 +482,11 @@ impl Inferencer<'_> {
         let x = batch.input(self.arithmetic)?;
         let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics);
         self.model.forward(x, &mut pass)
+    }
+
+    /// Bytes of a batch that is in the compute format as it is, so that inference makes no copy of it.
+    pub fn uncopied_bytes(&self, batch: &Loaded) -> u64 {
+        if self.arithmetic.dtype() == batch.images.dtype() { bytes(&batch.images) } else { 0 }
     }
 
     /// Bytes of the weights.
