@@ -7,6 +7,7 @@
     reason = "a test that panics fails, and one that looked at nothing says so"
 )]
 
+mod driver;
 mod ops;
 mod runs;
 

@@ -122,9 +122,11 @@ struct Product {
     gpu::Range b_range() const { return b_transposed ? range(b, n, k) : range(b, k, n); }
 
     cublasStatus_t judge() const {
-        const bool sizes = m >= 0 && n >= 0 && k >= 0 && batch >= 0 && a.leading >= std::max<std::int64_t>(1, a_transposed ? k : m) &&
-                           b.leading >= std::max<std::int64_t>(1, b_transposed ? n : k) && c.leading >= std::max<std::int64_t>(1, m);
-        if (!sizes) {
+        const auto holds = [](const Matrix& matrix, std::int64_t rows) {
+            return matrix.leading >= std::max<std::int64_t>(rows, 1);
+        };
+        const bool sizes = m >= 0 && n >= 0 && k >= 0 && batch >= 0;
+        if (!sizes || !holds(a, a_transposed ? k : m) || !holds(b, b_transposed ? n : k) || !holds(c, m)) {
             return CUBLAS_STATUS_INVALID_VALUE;
         }
         const bool sums_f32 = compute == CUBLAS_COMPUTE_32F || compute == CUBLAS_COMPUTE_32F_PEDANTIC ||
@@ -137,9 +139,10 @@ struct Product {
 };
 
 cublasStatus_t give(cublasHandle_t handle, const Product& product) {
-    const cublasStatus_t verdict = handle->pointers == CUBLAS_POINTER_MODE_HOST ? product.judge() : CUBLAS_STATUS_NOT_SUPPORTED;
+    const bool reads_scalars = handle->pointers == CUBLAS_POINTER_MODE_HOST;
+    const cublasStatus_t verdict = reads_scalars ? product.judge() : CUBLAS_STATUS_NOT_SUPPORTED;
     if (verdict != CUBLAS_STATUS_SUCCESS) {
-        gpu::complaint(CUDA_ERROR_INVALID_VALUE, "cuBLAS: such a product is not there");
+        gpu::complaint(CUDA_ERROR_INVALID_VALUE, "cuBLAS has no such product");
         return verdict;
     }
     if (product.m == 0 || product.n == 0 || product.batch == 0) {
@@ -150,7 +153,8 @@ cublasStatus_t give(cublasHandle_t handle, const Product& product) {
         touches.push_back(product.a_range());
         touches.push_back(product.b_range());
     }
-    const CUresult status = gpu::call([&] { gpu::give(handle->stream, {"cuBLAS", [product] { product.run(); }, touches}); });
+    gpu::Work work{"a product by cuBLAS", [product] { product.run(); }, std::move(touches)};
+    const CUresult status = gpu::call([&] { gpu::give(handle->stream, std::move(work)); });
     return status == CUDA_SUCCESS ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 
@@ -185,7 +189,7 @@ cublasStatus_t cublasGetStream_v2(cublasHandle_t handle, cudaStream_t* stream) {
     return CUBLAS_STATUS_SUCCESS;
 }
 
-// Nothing is written there, but each product asks that it be memory.
+// Nothing is written there, but each product asks that it still be memory.
 cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t handle, void* workspace, size_t bytes) {
     if (reinterpret_cast<CUdeviceptr>(workspace) % 256 != 0) {
         return CUBLAS_STATUS_INVALID_VALUE;

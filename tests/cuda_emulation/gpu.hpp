@@ -1,6 +1,6 @@
 // An emulated GPU: what this project calls of NVIDIA's driver, of cuBLAS and of cuRAND, with this project's own kernels run on
-// the CPU. It shows that the right kernels are launched with the right parameters, that memory is used as it should be, and that
-// a recorded step does what the step did. It says nothing of speed. This file holds what its parts share.
+// the CPU. It shows that the right kernels are launched with the right parameters, that memory is used as it should be, and
+// that a recorded step does what the step did. It says nothing of speed. This file holds what its parts share.
 //
 // It is as strict as a GPU may be:
 // - Work is done as late as it may be: when somebody waits for it. A host that reads too early, or changes what a copy has yet

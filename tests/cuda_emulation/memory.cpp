@@ -116,6 +116,9 @@ void free_while_recording(Capture& capture, CUdeviceptr start) {
     capture.work.push_back({"free", [block] { block->end(); }, {}, nullptr, block});
 }
 
+// Throws the error of a function that another one is made of.
+void pass_on(CUresult status) { require(status == CUDA_SUCCESS, status); }
+
 // A copy from or to the host's ordinary memory cannot be recorded: a graph would read or write there at any later time.
 void forbid_recording(CUstream stream, const char* what) {
     if (Capture* capture = capture_of(stream)) {
@@ -403,7 +406,7 @@ CUresult cuMemcpyDtoDAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes,
 CUresult cuMemcpyHtoD(CUdeviceptr target, const void* source, size_t bytes) {
     return call([&] {
         forbid_while_recording();
-        require(cuMemcpyHtoDAsync(target, source, bytes, nullptr) == CUDA_SUCCESS, CUDA_ERROR_INVALID_VALUE);
+        pass_on(cuMemcpyHtoDAsync(target, source, bytes, nullptr));
         finish();
     });
 }
@@ -411,7 +414,7 @@ CUresult cuMemcpyHtoD(CUdeviceptr target, const void* source, size_t bytes) {
 CUresult cuMemcpyDtoH(void* target, CUdeviceptr source, size_t bytes) {
     return call([&] {
         forbid_while_recording();
-        require(cuMemcpyDtoHAsync(target, source, bytes, nullptr) == CUDA_SUCCESS, CUDA_ERROR_INVALID_VALUE);
+        pass_on(cuMemcpyDtoHAsync(target, source, bytes, nullptr));
         finish();
     });
 }
@@ -419,7 +422,7 @@ CUresult cuMemcpyDtoH(void* target, CUdeviceptr source, size_t bytes) {
 CUresult cuMemcpyDtoD(CUdeviceptr target, CUdeviceptr source, size_t bytes) {
     return call([&] {
         forbid_while_recording();
-        require(cuMemcpyDtoDAsync(target, source, bytes, nullptr) == CUDA_SUCCESS, CUDA_ERROR_INVALID_VALUE);
+        pass_on(cuMemcpyDtoDAsync(target, source, bytes, nullptr));
     });
 }
 

@@ -51,16 +51,19 @@ std::set<CUevent>& events() {
     return all;
 }
 
+CUstream make_stream(bool waits_for_default) {
+    return *device().streams.insert(new CUstream_st{waits_for_default}).first;
+}
+
 // The handles that name no stream of their own: the default stream under two names, and that of each thread.
 CUstream resolve(CUstream handle) {
-    static auto& default_stream = *new CUstream_st{true};
-    // For good: the host may name it as the thread ends.
-    thread_local auto& thread_stream = *new CUstream_st{true};
+    static const CUstream default_stream = make_stream(true);
+    thread_local const CUstream thread_stream = make_stream(true);
     if (handle == nullptr || handle == CU_STREAM_LEGACY) {
-        return &default_stream;
+        return default_stream;
     }
     if (handle == CU_STREAM_PER_THREAD) {
-        return &thread_stream;
+        return thread_stream;
     }
     require(device().streams.contains(handle), CUDA_ERROR_INVALID_HANDLE);
     return handle;
@@ -114,7 +117,6 @@ void end_capture(Capture& capture) {
             stream->capture = nullptr;
         }
     }
-    resolve(capture.origin)->capture = nullptr;
     device().captures.erase(&capture);
 }
 
@@ -200,10 +202,7 @@ CUresult cuCtxSynchronize() {
 }
 
 CUresult cuStreamCreate(CUstream* stream, unsigned flags) {
-    return call([&] {
-        *stream = new CUstream_st{(flags & CU_STREAM_NON_BLOCKING) == 0};
-        device().streams.insert(*stream);
-    });
+    return call([&] { *stream = make_stream((flags & CU_STREAM_NON_BLOCKING) == 0); });
 }
 
 CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
