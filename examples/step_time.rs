@@ -1,12 +1,12 @@
 //! Times training steps of one model under one policy and prints a line of JSON: the half of `benches/peers` that is ours.
 //!
-//! `cargo run --release --example step_time -- mlp bf16-mixed 50`; models: `mlp`, `cnn`, `wide-mlp`.
+//! `cargo run --release --example step_time -- mlp bf16-mixed 50`; models: `mlp`, `cnn`, `wide-mlp`, `gpu-mlp`, `gpu-resnet`.
+//! With `--device cuda` before the model the steps are a GPU's. They are timed a few at a time there, so that the GPU need not
+//! wait for the host after each, and each of these is told to have taken the mean of them.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-use std::time::Instant;
-
-use candle_core::Device;
 use mantissa::data::{self, Batches};
+use mantissa::device::{self, Stopwatch};
 use mantissa::model::Model;
 use mantissa::precision::Policy;
 use mantissa::spec::{
@@ -18,6 +18,9 @@ use mantissa::train::Trainer;
 /// Steps before the clock starts.
 const WARM_UP: u64 = 5;
 
+/// Steps of a GPU that are timed together.
+const STEPS_TOGETHER: u64 = 10;
+
 /// What goes wrong here, to be printed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -28,28 +31,39 @@ fn main() -> Result<(), Failure> {
 
 fn run() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [name, policy, steps] = arguments.as_slice() else {
-        return Err("usage: step_time MODEL POLICY STEPS".into());
+    let (device, name, policy, steps) = match arguments.as_slice() {
+        [flag, device, name, policy, steps] if flag == "--device" => (device, name, policy, steps),
+        [name, policy, steps] => (&"cpu".to_owned(), name, policy, steps),
+        _ => return Err("usage: step_time [--device DEVICE] MODEL POLICY STEPS".into()),
     };
+    let device = device.parse::<device::Device>()?.resolve()?.open()?;
     let (plan, batch) = model(name)?;
-    let (policy, steps): (Policy, u64) = (policy.parse()?, steps.parse()?);
+    let (named, policy, steps): (_, Policy, u64) = (policy, policy.parse()?, steps.parse()?);
     let data = data::load(&DataPlan::Digits { train: batch * 8, test: batch, seed: 0 })?;
     let model = Model::new(&plan, data.shape, data.classes)?;
     let train = train_plan(batch, steps + WARM_UP);
-    let mut batches = Batches::new(&data, batch, Augment::default(), 0)?;
-    let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape, &Device::Cpu))?;
-    let mut seconds = Vec::new();
-    for step in 0..steps + WARM_UP {
-        let batch = [trainer.load(batches.batch(step))?];
-        let start = Instant::now();
-        trainer.step(&batch, None)?;
-        trainer.outcomes()?;
-        if step >= WARM_UP {
-            seconds.push(start.elapsed().as_secs_f64());
-        }
+    let mut source = Batches::new(&data, batch, Augment::default(), 0)?;
+    let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape, &device))?;
+    for step in 0..WARM_UP {
+        trainer.step(&[trainer.load(source.batch(step))?], None)?;
     }
-    let policy = &arguments[1];
-    println!("{}", serde_json::json!({"model": name, "policy": policy, "step_seconds": seconds}));
+    let together = if device.is_cpu() { 1 } else { STEPS_TOGETHER };
+    let mut seconds = Vec::new();
+    let mut done = 0;
+    while done < steps {
+        let count = together.min(steps - done);
+        let load = |step| trainer.load(source.batch(WARM_UP + done + step));
+        let batches = (0..count).map(load).collect::<Result<Vec<_>, _>>()?;
+        trainer.outcomes()?;
+        let clock = Stopwatch::start(&device)?;
+        for batch in batches {
+            trainer.step(&[batch], None)?;
+        }
+        let each = clock.stop()?.0 / count as f64;
+        seconds.extend(std::iter::repeat_n(each, count as usize));
+        done += count;
+    }
+    println!("{}", serde_json::json!({"model": name, "policy": named, "step_seconds": seconds}));
     Ok(())
 }
 
@@ -72,13 +86,17 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
     match name {
         "mlp" => Ok((mlp(&[512, 512]), 256)),
         "wide-mlp" => Ok((mlp(&[2048, 2048, 2048]), 256)),
+        "gpu-mlp" => Ok((mlp(&[4096, 4096, 4096]), 8192)),
+        "gpu-resnet" => Ok((ModelPlan::Resnet { depth: 20, width: 64 }, 1024)),
         "cnn" => {
             let blocks = vec![block(16), block(32)];
             let (hidden, activation) = (vec![128], Activation::Relu);
             let (batch_norm, dropout) = (false, 0.0);
             Ok((ModelPlan::Cnn { blocks, hidden, activation, batch_norm, dropout }, 64))
         }
-        other => Err(format!("unknown model {other:?}; known: mlp, cnn, wide-mlp")),
+        other => {
+            Err(format!("unknown model {other:?}; known: mlp, cnn, wide-mlp, gpu-mlp, gpu-resnet"))
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod driver;
 mod ops;
+mod program;
 mod runs;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

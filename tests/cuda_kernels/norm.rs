@@ -232,6 +232,7 @@ fn running_statistics_move_by_their_share() {
             37_u32,
             momentum,
             unbiased,
+            std::ptr::null::<u64>(),
         );
         device.launch("running_statistics", line(2, 8), arguments);
         let expected = [&old_mean, &old_variance].map(|values| tensor(values, 37));
