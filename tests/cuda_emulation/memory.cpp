@@ -16,8 +16,8 @@ constexpr unsigned char GUARD_BYTE = 0x5c;
 constexpr unsigned char NEW_BYTE = 0xa5;
 constexpr unsigned char FREED_BYTE = 0xdd;
 
-// What the pool and graphs take from the device at a time.
-constexpr std::size_t CHUNK = std::size_t{2} << 20;
+// What the pool and graphs take from the device at a time. A GPU's take more: here a limit on memory is to be felt exactly.
+constexpr std::size_t CHUNK = ALIGNMENT;
 
 // Freed memory is kept for a while, to see whether somebody writes to it.
 constexpr std::size_t QUARANTINE_BYTES = std::size_t{64} << 20;
