@@ -238,16 +238,21 @@ fn notes(features: &[&str]) -> Vec<String> {
             "Built without optimization: times say nothing; build with --release.".to_owned(),
         );
     }
-    if let Ok(pin) = std::env::var(PRODUCT_PIN)
-        && !pin.trim().is_empty()
-    {
-        notes.push(format!("{PRODUCT_PIN}={pin} decides how products run, not the processor."));
+    for (variable, instead) in [(PRODUCT_PIN, "the processor"), (TF32_PIN, "the policy")] {
+        if let Ok(pin) = std::env::var(variable)
+            && !pin.trim().is_empty()
+        {
+            notes.push(format!("{variable}={pin} decides how products run, not {instead}."));
+        }
     }
     notes
 }
 
 /// The environment variable that pins gemmkit's kernels.
 const PRODUCT_PIN: &str = "GEMMKIT_REQUIRE_ISA";
+
+/// The environment variable that turns TF32 on or off in cuBLAS, whatever the program asks for.
+const TF32_PIN: &str = "NVIDIA_TF32_OVERRIDE";
 
 /// The names of the instruction sets in the list that this processor has.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

@@ -11,6 +11,7 @@ mod driver;
 mod ops;
 mod program;
 mod runs;
+mod step;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -117,6 +117,23 @@ fn a_run_on_the_gpu_is_the_run_on_the_cpu_but_for_the_order_of_sums() {
     }
 }
 
+/// Residual sums and global pooling too.
+#[test]
+fn a_residual_network_trains_as_on_the_cpu() {
+    let Some((device, _guard)) = gpu() else { return };
+    let policies = ["fp32", "fp16-mixed"];
+    let mut plan = plan(ModelPlan::Resnet { depth: 8, width: 2 }, &policies, 5);
+    (plan.train.batch, plan.train.accumulate) = (6, 1);
+    for (variant, policy) in policies.iter().enumerate() {
+        let (here, there) = (record(&plan, variant, &Device::Cpu), record(&plan, variant, &device));
+        for (step, (a, b)) in here.loss.iter().zip(&there.loss).enumerate() {
+            let distance = (a.unwrap() - b.unwrap()).abs();
+            assert!(distance < 0.02, "{policy}, step {step}: {a:?} {b:?}");
+        }
+        assert_eq!(here.loss.len(), there.loss.len());
+    }
+}
+
 /// The census of the first step's weights, which no sum has touched yet, is the CPU's.
 #[test]
 fn the_census_of_the_first_weights_is_that_of_the_cpu() {
