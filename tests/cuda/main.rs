@@ -7,6 +7,7 @@
     reason = "a test that panics fails, and one that looked at nothing says so"
 )]
 
+mod driver;
 mod ops;
 mod program;
 mod runs;
@@ -17,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::Device;
 use mantissa::device::Device as Asked;
 
-/// The first GPU, for one test at a time: memory is measured, and an emulated GPU knows one stream. None, with a word about it,
+/// The first GPU, for one test at a time: memory is measured, which all tests of a process share. None, with a word about it,
 /// where there is no GPU that will do.
 pub(crate) fn gpu() -> Option<(Device, MutexGuard<'static, ()>)> {
     static ONE: Mutex<()> = Mutex::new(());

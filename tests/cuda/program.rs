@@ -73,7 +73,7 @@ fn a_run_that_does_not_fit_fails_and_the_others_go_on() {
     }
     drop(device);
     let folder = tempfile::tempdir().unwrap();
-    let limit = [("EMULATED_GPU_MEMORY", "36600000")];
+    let limit = [("EMULATED_GPU_MEMORY", "38600000")];
     let (code, complaint, results) =
         experiment(&folder.path().join("out"), "fp32,bf16-true", &limit);
     assert_eq!(code, Some(3), "{complaint}");

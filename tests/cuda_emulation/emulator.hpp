@@ -35,10 +35,12 @@ struct Launch {
 constexpr std::size_t STACK_BYTES = 128 * 1024;
 
 struct Fiber {
-    // How it begins, and where it goes on once it has begun: a jump, since a switch of contexts is a call of the kernel.
+    // How it begins, once for all blocks, and where it goes on: a jump, since a switch of contexts is a call of the kernel.
     ucontext_t context;
     jmp_buf place;
-    bool begun;
+    bool begun = false;
+    // What it does next.
+    void (*task)();
     std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
     Index thread;
     bool done;
@@ -46,15 +48,16 @@ struct Fiber {
     unsigned barrier;
 };
 
+// What kernels ask for all the time: without a constructor or a destructor, so that it is there without a call.
 struct State {
     jmp_buf scheduler;
-    std::vector<Fiber> fibers;
     Fiber* running;
     Index block;
     Launch launch;
 };
 
-inline thread_local State state;
+inline constinit thread_local State state{};
+inline thread_local std::vector<Fiber> fibers;
 
 // Lets a fiber run until it gives way.
 inline void resume(Fiber& fiber) {
@@ -80,22 +83,26 @@ inline void barrier(unsigned line) {
 }
 
 inline void run_fiber() {
-    state.launch.body(state.launch.data);
-    state.running->done = true;
-    give_way();
+    while (true) {
+        state.running->task();
+        state.running->done = true;
+        give_way();
+    }
 }
+
+inline void run_thread() { state.launch.body(state.launch.data); }
 
 // Runs every fiber of `count`, from the one that is number `first`, to its next barrier or its end. Returns what is wrong with
 // where they stopped, if anything.
 inline const char* run_to_barrier(std::size_t count, std::size_t first) {
     for (std::size_t turn = first; turn < count; ++turn) {
-        resume(state.fibers[state.launch.backwards ? count - 1 - turn : turn]);
+        resume(fibers[state.launch.backwards ? count - 1 - turn : turn]);
     }
     for (std::size_t i = 1; i < count; ++i) {
-        if (state.fibers[i].done != state.fibers[0].done) {
+        if (fibers[i].done != fibers[0].done) {
             return "a barrier that only some threads of the block reach";
         }
-        if (!state.fibers[0].done && state.fibers[i].barrier != state.fibers[0].barrier) {
+        if (!fibers[0].done && fibers[i].barrier != fibers[0].barrier) {
             return "threads of one block at different barriers";
         }
     }
@@ -116,28 +123,29 @@ inline void run_others() {
     const std::size_t count = std::size_t{shape.x} * shape.y * shape.z;
     for (std::size_t turn = 1; turn < count; ++turn) {
         state.running->thread = thread_of(turn);
-        state.launch.body(state.launch.data);
+        run_thread();
     }
-    state.running->done = true;
-    give_way();
 }
 
-inline void start(Fiber& fiber, void (*run)()) {
+inline void start(Fiber& fiber, void (*task)()) {
     fiber.done = false;
-    fiber.begun = false;
+    fiber.task = task;
+    if (fiber.begun) {
+        return;
+    }
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = STACK_BYTES;
     fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, run, 0);
+    makecontext(&fiber.context, run_fiber, 0);
 }
 
 inline const char* run_block(std::size_t count) {
     for (std::size_t turn = 0; turn < count; ++turn) {
         // The fibers are in the order of the block.
-        Fiber& fiber = state.fibers[state.launch.backwards ? count - 1 - turn : turn];
+        Fiber& fiber = fibers[state.launch.backwards ? count - 1 - turn : turn];
         fiber.thread = thread_of(turn);
-        start(fiber, run_fiber);
+        start(fiber, run_thread);
         if (turn > 0) {
             continue;
         }
@@ -153,7 +161,7 @@ inline const char* run_block(std::size_t count) {
     if (error) {
         return error;
     }
-    while (!state.fibers[0].done) {
+    while (!fibers[0].done) {
         if ((error = run_to_barrier(count, 0))) {
             return error;
         }
@@ -171,14 +179,16 @@ extern "C" __attribute__((used)) inline const char* emulator_launch(emulator::La
         return "a block must have 1 to 1024 threads";
     }
     state.launch = launch;
-    if (state.fibers.size() < count) {
-        state.fibers.resize(count);
+    if (emulator::fibers.size() < count) {
+        emulator::fibers.resize(count);
     }
     for (unsigned z = 0; z < launch.grid.z; ++z) {
         for (unsigned y = 0; y < launch.grid.y; ++y) {
             for (unsigned x = 0; x < launch.grid.x; ++x) {
                 state.block = {x, y, z};
                 if (const char* error = emulator::run_block(count)) {
+                    // They are in the middle of their threads.
+                    emulator::fibers.clear();
                     return error;
                 }
             }
