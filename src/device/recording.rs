@@ -11,8 +11,11 @@ use super::stream::{Stream, device_error};
 
 /// Work that was recorded on a GPU. Every pointer and number that the host gave while it was recorded stays as it was.
 pub struct Recording {
+    /// None only while it is dropped.
     #[cfg(feature = "cuda")]
-    graph: CudaGraph,
+    graph: Option<CudaGraph>,
+    #[cfg(feature = "cuda")]
+    stream: Stream,
 }
 
 // SAFETY: a graph belongs to its context, not to a thread; `CudaGraph` binds the context before each call, and nobody launches
@@ -37,7 +40,8 @@ impl Recording {
             done?;
             let graph = graph.map_err(device_error)?;
             let nothing = || Error::Msg("nothing was recorded".to_owned()).bt();
-            return Ok(Self { graph: graph.ok_or_else(nothing)? });
+            let graph = Some(graph.ok_or_else(nothing)?);
+            return Ok(Self { graph, stream: Stream(stream) });
         }
         let _ = (device, work);
         Err(Error::Msg("only a GPU's work can be recorded".to_owned()).bt())
@@ -49,7 +53,19 @@ impl Recording {
     /// When the GPU fails.
     pub fn replay(&mut self) -> Result<()> {
         #[cfg(feature = "cuda")]
-        self.graph.launch().map_err(device_error)?;
+        if let Some(graph) = &self.graph {
+            graph.launch().map_err(device_error)?;
+        }
         Ok(())
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Drop for Recording {
+    /// The memory of a graph is the driver's, which keeps it for the next one: others are to have it.
+    fn drop(&mut self) {
+        self.graph = None;
+        // An error here is the next operation's.
+        let _ = self.stream.trim_graph_memory();
     }
 }

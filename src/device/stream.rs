@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use candle_core::cuda::cudarc::driver::result::{self, DriverError};
-use candle_core::cuda::cudarc::driver::sys::{CUevent_flags, CUmemPool_attribute, CUmemoryPool};
+use candle_core::cuda::cudarc::driver::sys::{
+    self, CUevent_flags, CUmemPool_attribute, CUmemoryPool,
+};
 use candle_core::cuda::cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 use candle_core::{Device, Error};
 
@@ -42,6 +44,14 @@ impl Stream {
             Device::Cuda(gpu) => Some(Self(gpu.cuda_stream())),
             _ => None,
         }
+    }
+
+    /// Gives back the memory that no graph has any more.
+    pub(super) fn trim_graph_memory(&self) -> Result<(), DriverError> {
+        let context = self.0.context();
+        context.synchronize()?;
+        // SAFETY: the device is the context's.
+        unsafe { sys::cuDeviceGraphMemTrim(context.cu_device()) }.result()
     }
 
     /// An event behind all work so far.

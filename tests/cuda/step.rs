@@ -51,13 +51,8 @@ fn gradients(step: usize, dtype: DType, device: &Device) -> Vec<Tensor> {
     SHAPES.iter().enumerate().map(gradient).collect()
 }
 
-/// What is there after all steps: what each did, every tensor of every parameter, and the Δw of the last.
-fn after_all(
-    rule: Update,
-    policy: Policy,
-    clip_norm: Option<f64>,
-    device: &Device,
-) -> (Vec<StepOutcome>, Vec<Vec<u32>>) {
+/// The parameters of a run at its start.
+fn parameters(rule: Update, policy: Policy, device: &Device) -> Vec<ParameterTensors> {
     let states = match rule {
         Update::Sgd(sgd) => usize::from(sgd.momentum != 0.0),
         Update::AdamW(_) => 2,
@@ -77,7 +72,17 @@ fn after_all(
             second: state(1),
         }
     };
-    let parameters: Vec<_> = SHAPES.iter().enumerate().map(parameter).collect();
+    SHAPES.iter().enumerate().map(parameter).collect()
+}
+
+/// What is there after all steps: what each did, every tensor of every parameter, and the Δw of the last.
+fn after_all(
+    rule: Update,
+    policy: Policy,
+    clip_norm: Option<f64>,
+    device: &Device,
+) -> (Vec<StepOutcome>, Vec<Vec<u32>>) {
+    let parameters = parameters(rule, policy, device);
     let rate = |update: u8| Rates {
         lr: 0.5 / f32::from(update + 1),
         correction1: 1.0 + 1.0 / f32::from(update + 1),
