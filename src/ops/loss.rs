@@ -62,6 +62,7 @@ pub fn cross_entropy(
     scale: &Tensor,
 ) -> Result<LossGradient> {
     let (n, classes) = check_labels(logits, labels)?;
+    expect_shape("the loss scale", scale, &[1])?;
     on_gpu!(logits => cuda::cross_entropy(logits, labels, settings, scale));
     let LossSettings { smoothing, micro_batches } = settings;
     let labels = labels_below(labels, classes)?;
@@ -90,7 +91,7 @@ pub fn cross_entropy(
 /// added to by the others.
 ///
 /// # Errors
-/// When a tensor is not contiguous or not f32.
+/// When a tensor is not contiguous, not f32, or `loss` is not one value.
 pub fn mean_loss(
     losses: &Tensor,
     micro_batches: usize,
@@ -98,6 +99,7 @@ pub fn mean_loss(
     loss: &Tensor,
 ) -> Result<()> {
     let rows = losses.dims1()?;
+    expect_shape("the mean of the losses", loss, &[1])?;
     on_gpu!(losses => cuda::mean_loss(losses, micro_batches, is_first, loss));
     let total = view::<f32>(losses)?.iter().fold(0.0, |total, loss| total + loss);
     let share = total / rows as f32 / micro_batches as f32;

@@ -130,6 +130,9 @@ pub fn take_in_statistics(
     for tensor in [running.1, batch.0, batch.1] {
         expect_shape("a batch norm's statistics", tensor, &[c])?;
     }
+    if let Some(ended) = ended {
+        expect_shape("whether the run is over", ended, &[2])?;
+    }
     on_gpu!(batch.0 => cuda::take_in_statistics(running, batch, (MOMENTUM, unbiased), ended));
     debug_assert!(ended.is_none());
     for (running, new, factor) in [(running.0, batch.0, 1.0), (running.1, batch.1, unbiased)] {

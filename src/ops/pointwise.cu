@@ -63,7 +63,8 @@ __device__ void dropout(const T* x, T* y, u64 count, u64 keep_from, float scale,
 }
 
 // Keeps a value, times `scale`, where its random word is at least `keep_from`; else 0. The CPU's: keep_from is ⌊p 2³²⌋ and
-// scale is 1 / (1 − p) in f32; *pass is the number of the forward pass, read here so that a recorded step sees it. Value i takes word i mod 4 of Philox block i / 4. The gradient is the same operation on dy.
+// scale is 1 / (1 − p) in f32; *pass is the number of the forward pass, read here so that a recorded step sees it. Value i takes
+// word i mod 4 of Philox block i / 4. The gradient is the same operation on dy.
 #define DROPOUT(suffix, T)                                                                         \
     extern "C" __global__ void dropout_##suffix(                                                   \
         const T* x, T* y, u64 count, u64 keep_from, float scale, u64 seed, u32 stream,             \

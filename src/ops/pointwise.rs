@@ -118,6 +118,7 @@ fn normal_cdf(x: f32) -> f32 {
 /// # Errors
 /// As [`relu`].
 pub fn dropout(x: &Tensor, p: f32, random: &Random) -> Result<Tensor> {
+    expect_shape("the number of a pass", &random.pass, &[1])?;
     let keep_from = (f64::from(p) * 4_294_967_296.0) as u64;
     let scale = 1.0 / (1.0 - p);
     on_gpu!(x => cuda::dropout(x, (keep_from, scale), random));

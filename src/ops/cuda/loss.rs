@@ -2,7 +2,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{address_as, device_of, empty, launch, one_block, operands, pointer, sums};
+use super::{
+    address_as, addresses_as, device_of, empty, launch, one_block, operands, pointer, sums,
+};
 use crate::ops::{LossGradient, LossSettings};
 
 pub(crate) fn cross_entropy(
@@ -15,7 +17,7 @@ pub(crate) fn cross_entropy(
     let gradient = empty(gpu, (rows, classes), logits.dtype())?;
     let losses = empty(gpu, rows, DType::F32)?;
     let ([x, to], suffix) = operands([logits, &gradient])?;
-    let ([losses_at, scale_at], _) = operands([&losses, scale])?;
+    let [losses_at, scale_at] = addresses_as([&losses, scale], DType::F32)?;
     let labels_at = address_as(labels, DType::U32)?;
     let (name, geometry) = (format!("cross_entropy_{suffix}"), sums(gpu, rows)?);
     let LossSettings { smoothing, micro_batches } = settings;
@@ -34,7 +36,7 @@ pub(crate) fn mean_loss(
     loss: &Tensor,
 ) -> Result<()> {
     let (gpu, rows) = (device_of(losses)?, losses.elem_count() as u32);
-    let ([from, to], _) = operands([losses, loss])?;
+    let [from, to] = addresses_as([losses, loss], DType::F32)?;
     let (parts, first) = (micro_batches as u32, u32::from(is_first));
     launch!(gpu, LOSS, "mean_loss", one_block(), from, rows, parts, first, to)
 }
@@ -43,8 +45,7 @@ pub(crate) fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Ten
     let (gpu, (rows, classes)) = (device_of(logits)?, logits.dims2()?);
     let losses = empty(gpu, rows, DType::F32)?;
     let ([x], suffix) = operands([logits])?;
-    let ([to], _) = operands([&losses])?;
-    let labels_at = address_as(labels, DType::U32)?;
+    let (to, labels_at) = (address_as(&losses, DType::F32)?, address_as(labels, DType::U32)?);
     let (name, geometry) = (format!("cross_entropy_loss_{suffix}"), sums(gpu, rows)?);
     launch!(gpu, LOSS, &name, geometry, x, labels_at, to, rows as u32, classes as u32)?;
     Ok(losses)

@@ -102,23 +102,23 @@ fn pointer<T>(gpu: &CudaDevice, values: &CudaSlice<T>) -> u64 {
 
 /// The addresses of tensors that must be of one floating-point type, and that type's name in the kernels' names.
 fn operands<const N: usize>(tensors: [&Tensor; N]) -> Result<([u64; N], &'static str)> {
+    let dtype = tensors[0].dtype();
+    Ok((addresses_as(tensors, dtype)?, suffix(dtype)?))
+}
+
+/// The addresses of tensors that must be of this type.
+fn addresses_as<const N: usize>(tensors: [&Tensor; N], dtype: DType) -> Result<[u64; N]> {
     let mut addresses = [0; N];
-    for (address_of, tensor) in addresses.iter_mut().zip(tensors) {
-        expect_type(tensor, tensors[0].dtype())?;
-        *address_of = address(tensor)?;
+    for (address, tensor) in addresses.iter_mut().zip(tensors) {
+        *address = address_as(tensor, dtype)?;
     }
-    Ok((addresses, suffix(tensors[0].dtype())?))
+    Ok(addresses)
 }
 
 /// The address of a tensor that must be of this type.
-fn address_as(tensor: &Tensor, dtype: DType) -> Result<u64> {
-    expect_type(tensor, dtype)?;
-    address(tensor)
-}
-
-fn expect_type(tensor: &Tensor, expected: DType) -> Result<()> {
+fn address_as(tensor: &Tensor, expected: DType) -> Result<u64> {
     if tensor.dtype() == expected {
-        return Ok(());
+        return address(tensor);
     }
     Err(Error::UnexpectedDType { msg: "mantissa", expected, got: tensor.dtype() }.bt())
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{address_as, device_of, empty, launch, line, operands, planes, sums};
+use super::{address_as, addresses_as, device_of, empty, launch, line, operands, planes, sums};
 use crate::ops::{BatchNormGradients, BatchNormSaved};
 
 /// Images, channels and values of a plane, as the kernels take them.
@@ -42,7 +42,7 @@ pub(crate) fn batch_norm_inference(
     let (gpu, [images, c, plane]) = (device_of(x)?, sizes(x)?);
     let y = empty(gpu, x.shape(), x.dtype())?;
     let ([from, to, gamma, beta], suffix) = operands([x, &y, gamma, beta])?;
-    let ([mean, variance], _) = operands([mean, variance])?;
+    let [mean, variance] = addresses_as([mean, variance], DType::F32)?;
     let name = format!("batch_norm_{suffix}");
     let geometry = planes(gpu, (images * c) as usize, plane as usize)?;
     launch!(gpu, NORM, &name, geometry, from, to, mean, variance, gamma, beta, images, c, plane)?;
@@ -56,8 +56,8 @@ pub(crate) fn take_in_statistics(
     ended: Option<&Tensor>,
 ) -> Result<()> {
     let (gpu, count) = (device_of(mean)?, mean.elem_count());
-    let ([old_mean, old_variance, mean, variance], _) =
-        operands([running_mean, running_variance, mean, variance])?;
+    let tensors = [running_mean, running_variance, mean, variance];
+    let [old_mean, old_variance, mean, variance] = addresses_as(tensors, DType::F32)?;
     let ended = ended.map_or(Ok(0), |ended| address_as(ended, DType::F32))?;
     launch!(
         gpu,
@@ -89,7 +89,7 @@ pub(crate) fn batch_norm_backward(
     let ((_plain, plain_at), (_weighted, weighted_at)) = (channels(x)?, channels(x)?);
     let ([dy, x, to, gamma, to_gamma, to_beta], suffix) =
         operands([dy, x, &dx, gamma, &dgamma, &dbeta])?;
-    let ([mean, inverse], _) = operands([&saved.mean, &saved.inverse_deviation])?;
+    let [mean, inverse] = addresses_as([&saved.mean, &saved.inverse_deviation], DType::F32)?;
     let name = format!("batch_norm_gradient_sums_{suffix}");
     let geometry = sums(gpu, channel_count)?;
     launch!(
