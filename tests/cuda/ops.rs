@@ -2,7 +2,7 @@
 //! of f32 sums allows elsewhere.
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
-use mantissa::ops::{self, ConvSettings, LossSettings, Operands, Random};
+use mantissa::ops::{self, BatchNormSaved, ConvSettings, LossSettings, Operands, Random};
 use mantissa::precision::Format;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -68,27 +68,28 @@ fn compare(case: &str, device: &Device, compute: impl Fn(&Device) -> Result<Resu
     for ((name, expected, near), (_, got, _)) in here.iter().zip(&there) {
         assert!(got.device().is_cuda(), "{case}: {name}");
         assert_eq!((got.dims(), got.dtype()), (expected.dims(), expected.dtype()), "{name}");
-        let (expected, got) = (ops::to_f32(expected).unwrap(), ops::to_f32(got).unwrap());
-        let finite = expected.iter().filter(|value| value.is_finite());
-        let largest = finite.fold(0.0_f64, |largest, value| largest.max(f64::from(value.abs())));
-        let half_epsilon = match here[0].1.dtype() {
+        let half_epsilon = match expected.dtype() {
             DType::F16 => 2f64.powi(-11),
             DType::BF16 => 2f64.powi(-8),
             _ => UNIT,
         };
+        let (expected, got) = (ops::to_f32(expected).unwrap(), ops::to_f32(got).unwrap());
+        let finite = expected.iter().filter(|value| value.is_finite());
+        let largest = finite.fold(0.0_f64, |largest, value| largest.max(f64::from(value.abs())));
+        let bound: Box<dyn Fn(usize) -> f64> = match near {
+            Near::Exactly => Box::new(|_| 0.0),
+            Near::Sum(terms, sizes) => {
+                let sizes = ops::to_f32(sizes).unwrap();
+                Box::new(move |i| 2.0 * (*terms as f64) * UNIT * f64::from(sizes[i]))
+            }
+            Near::Share(share) => Box::new(move |_| share * largest),
+        };
         for (i, (a, b)) in expected.iter().zip(&got).enumerate() {
             let same = a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
             let distance = (f64::from(*a) - f64::from(*b)).abs();
-            let size = f64::from(a.abs().max(b.abs()));
-            let rounding = 2.0 * half_epsilon * size + 6e-8;
-            let is_near = match near {
-                Near::Exactly => same,
-                Near::Sum(terms, sizes) => {
-                    let sum = f64::from(ops::to_f32(sizes).unwrap()[i]);
-                    same || distance <= 2.0 * (*terms as f64) * UNIT * sum + rounding
-                }
-                Near::Share(share) => same || distance <= share * largest + rounding,
-            };
+            let rounding = 2.0 * half_epsilon * f64::from(a.abs().max(b.abs())) + 6e-8;
+            let exact = matches!(near, Near::Exactly);
+            let is_near = same || (!exact && distance <= bound(i) + rounding);
             assert!(is_near, "{case}: {name}[{i}] is {b:e}, not {a:e}");
         }
     }
@@ -197,28 +198,48 @@ fn products_are_the_cpu_within_the_bound_of_their_sums() {
     }
 }
 
-/// TF32 is a format of 10 bits: f32 operands that it holds give the same products, and others differ.
+/// Every kind of product, of f32 operands below 2 in size that are rounded to `format` first. Sums of 40 terms at most.
+fn f32_products(format: Format, how: Operands, device: &Device) -> Result<Vec<(&str, Vec<f32>)>> {
+    let operand = |seed, shape: &[usize]| {
+        let operand = tensor(seed, shape.to_vec(), DType::F32, device);
+        ops::round(&operand, format).map(|()| operand)
+    };
+    let (x, w, dy) = (operand(1, &[9, 40])?, operand(2, &[8, 40])?, operand(3, &[9, 8])?);
+    let (images, kernels) = (operand(4, &[1, 3, 6, 7])?, operand(5, &[4, 3, 3, 3])?);
+    let gradient = operand(6, &[1, 4, 4, 5])?;
+    let how_conv = (ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 }, how);
+    let gradients = ops::conv2d_backward(&gradient, (&images, &kernels), how_conv, true)?;
+    [
+        ("y", ops::linear(&x, &w, None, how)?),
+        ("dx", ops::linear_input_gradient(&dy, &w, how)?),
+        ("dw", ops::linear_weight_gradient(&dy, &x, how)?),
+        ("y of a convolution", ops::conv2d(&images, &kernels, None, how_conv)?),
+        ("dx of a convolution", gradients.input.unwrap()),
+        ("dw of a convolution", gradients.weight),
+    ]
+    .into_iter()
+    .map(|(name, result)| Ok((name, ops::to_f32(&result)?)))
+    .collect()
+}
+
+/// TF32 has 11 significant bits: operands that it holds give the same products, and others differ.
 #[test]
-fn tf32_rounds_the_operands_of_products() {
+fn tf32_rounds_the_operands_of_every_product() {
     let Some((device, _guard)) = gpu() else { return };
-    let (x, w) = (tensor(1, (9, 40), DType::F32, &device), tensor(2, (8, 40), DType::F32, &device));
-    let [exact, tf32] = [Operands::Exact, Operands::Tf32]
-        .map(|how| ops::to_f32(&ops::linear(&x, &w, None, how).unwrap()).unwrap());
-    assert_ne!(exact, tf32);
-    for (a, b) in exact.iter().zip(&tf32) {
-        // 40 products below 4, each off by at most two roundings to 11 significant bits.
-        assert!((a - b).abs() <= 40.0 * 4.0 * 2.0 * 2f32.powi(-10), "{a} {b}");
+    // Products are below 4. Each is off by two roundings to 11 bits at most, and sums by their order.
+    let rounded = 40.0 * 4.0 * 2.0 * 2f32.powi(-10);
+    let ordered = 40.0 * 4.0 * 40.0 * f32::EPSILON;
+    for (format, bound) in [(Format::F32, rounded), (Format::TF32, ordered)] {
+        let exact = f32_products(format, Operands::Exact, &device).unwrap();
+        let tf32 = f32_products(format, Operands::Tf32, &device).unwrap();
+        for ((name, exact), (_, tf32)) in exact.iter().zip(&tf32) {
+            assert!(format == Format::TF32 || exact != tf32, "{name}");
+            for (a, b) in exact.iter().zip(tf32) {
+                assert!((a - b).abs() <= bound, "{name} of {format}: {a} {b}");
+            }
+        }
     }
-    for tensor in [&x, &w] {
-        ops::round(tensor, Format::TF32).unwrap();
-    }
-    let [exact, tf32] = [Operands::Exact, Operands::Tf32]
-        .map(|how| ops::to_f32(&ops::linear(&x, &w, None, how).unwrap()).unwrap());
-    for (a, b) in exact.iter().zip(&tf32) {
-        assert!((a - b).abs() <= 40.0 * 4.0 * 40.0 * f32::EPSILON, "{a} {b}");
-    }
-    let here = tensor(1, (2, 2), DType::F32, &Device::Cpu);
-    assert!(ops::linear(&here, &here, None, Operands::Tf32).is_err());
+    assert!(f32_products(Format::TF32, Operands::Tf32, &Device::Cpu).is_err());
 }
 
 fn convolutions(
@@ -267,6 +288,39 @@ fn convolutions_are_the_cpu_within_the_bound_of_their_sums() {
             let case = format!("{sizes:?} {settings:?} of {dtype:?}");
             compare(&case, &device, |device| convolutions(dtype, sizes, settings, device));
         }
+    }
+}
+
+/// -1, 0 and 1, whose sums are exact in any order while they are below 2²⁴.
+fn whole(seed: u64, shape: impl Into<Shape>, dtype: DType, device: &Device) -> Tensor {
+    let shape = shape.into();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let values: Vec<f32> =
+        (0..shape.elem_count()).map(|_| random.random_range(-1..=1) as f32).collect();
+    ops::from_f32(&values, shape, dtype, device).unwrap()
+}
+
+/// The patches of these nine images, 32 MiB an image in f32, are more than are unfolded at once.
+#[test]
+fn a_convolution_in_several_ranges_of_images_is_the_cpu_to_the_bit() {
+    let Some((device, _guard)) = gpu() else { return };
+    let settings = ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 2 };
+    let how = (settings, Operands::Exact);
+    for dtype in [DType::F32, DType::F16] {
+        compare(&format!("several ranges of {dtype:?}"), &device, |device| {
+            let x = whole(1, (9, 2, 263, 263), dtype, device);
+            let w = whole(2, (4, 1, 8, 8), dtype, device);
+            let b = whole(3, 4, dtype, device);
+            let y = ops::conv2d(&x, &w, Some(&b), how)?;
+            let dy = whole(4, y.shape(), dtype, device);
+            let gradients = ops::conv2d_backward(&dy, (&x, &w), how, true)?;
+            Ok(vec![
+                ("y", y, Near::Exactly),
+                ("dx", gradients.input.unwrap(), Near::Exactly),
+                ("dw", gradients.weight, Near::Exactly),
+                ("db", gradients.bias, Near::Exactly),
+            ])
+        });
     }
 }
 
@@ -396,7 +450,7 @@ fn losses_are_the_cpu_and_correct_rows_are_counted_alike() {
     }
 }
 
-/// Shapes and types that do not belong together are refused before anything is launched.
+/// Shapes, types and devices that do not belong together are refused before anything is launched.
 #[test]
 fn what_does_not_belong_together_is_an_error() {
     let Some((device, _guard)) = gpu() else { return };
@@ -414,4 +468,36 @@ fn what_does_not_belong_together_is_an_error() {
     ] {
         assert!(result.is_err(), "{name}");
     }
+}
+
+/// What is f32 under every policy, or one value, is refused where it is not: on either device, so that none reads past it.
+#[test]
+fn statistics_losses_and_single_values_of_another_type_or_shape_are_errors() {
+    let Some((gpu, _guard)) = gpu() else { return };
+    for device in [&gpu, &Device::Cpu] {
+        let f16 = |shape: &[usize]| tensor(1, shape.to_vec(), DType::F16, device);
+        let f32 = |shape: &[usize]| tensor(1, shape.to_vec(), DType::F32, device);
+        let numbers = |count| ops::from_host(vec![0_u32; count], count, device).unwrap();
+        let (x, four) = (f16(&[2, 4, 3, 3]), f16(&[4]));
+        let saved = BatchNormSaved { mean: f16(&[4]), inverse_deviation: f16(&[4]) };
+        let (logits, labels) = (f16(&[3, 4]), numbers(3));
+        let settings = LossSettings { smoothing: 0.0, micro_batches: 1 };
+        let random = Random { seed: 1, stream: 0, pass: numbers(2) };
+        let pair = (&four, &four);
+        let cases = [
+            ("inference", ops::batch_norm_inference(&x, pair, &four, &four).is_err()),
+            ("backward", ops::batch_norm_backward(&x, &x, &four, &saved).is_err()),
+            ("running", ops::take_in_statistics(pair, pair, 9, None).is_err()),
+            ("losses", ops::mean_loss(&four, 1, true, &f16(&[1])).is_err()),
+            ("loss", ops::mean_loss(&f32(&[4]), 1, true, &f32(&[2])).is_err()),
+            ("scale", ops::cross_entropy(&logits, &labels, settings, &f32(&[2])).is_err()),
+            ("pass", ops::dropout(&x, 0.5, &random).is_err()),
+        ];
+        let accepted: Vec<_> = cases.iter().filter(|(_, is_error)| !is_error).collect();
+        assert!(accepted.is_empty(), "{accepted:?} on {device:?}");
+    }
+    let [statistics, ended] = [4, 1].map(|count| ops::zeros(count, &gpu).unwrap());
+    let pair = (&statistics, &statistics);
+    let result = ops::take_in_statistics(pair, pair, 9, Some(&ended));
+    assert!(result.is_err(), "half of the word that says whether a run is over");
 }
