@@ -133,10 +133,10 @@ fn memory_is_the_sum_that_the_shapes_give() {
         assert_eq!(memory.peak_bytes.0, parts + memory.activations.0);
         // The peak comes with the first layer's weight gradient, the last of the backward pass: what is live then beside
         // the gradients is the batch in f32, its copy in 16 bits, and the gradient of the first layer's result. The allocator
-        // also sees candle's bookkeeping, a few hundred bytes for each of some twenty tensors.
+        // also sees candle's bookkeeping, some hundred bytes for each of some twenty tensors, most in a build with CUDA.
         let (width, copy) = if variant == 0 { (4, 0) } else { (2, 2) };
         let live = 37 * (784 * (4 + copy) + 32 * width);
-        assert!((live..live + 8192).contains(&memory.activations.0), "{live} {memory:?}");
+        assert!((live..live + 12 * 1024).contains(&memory.activations.0), "{live} {memory:?}");
     }
 }
 
