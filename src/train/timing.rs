@@ -217,10 +217,9 @@ fn inference_memory(
     // Once without measuring, so that work space that libraries keep is there.
     inferencer.forward(sample)?;
     let weights = inferencer.weight_bytes();
-    let held = weights + inferencer.uncopied_bytes(sample);
     let meter = Meter::start(device)?;
-    inferencer.forward(sample)?;
-    Ok((Bytes(held + meter.peak()?.0), Bytes(weights)))
+    inferencer.forward_own(sample)?;
+    Ok((Bytes(weights + meter.peak()?.0), Bytes(weights)))
 }
 
 /// One block of one variant: training steps, then batches of inference.

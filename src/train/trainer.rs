@@ -479,14 +479,24 @@ impl Inferencer<'_> {
     /// # Errors
     /// When the batch is not of the model's shape.
     pub fn forward(&self, batch: &Loaded) -> Result<Tensor> {
-        let x = batch.input(self.arithmetic)?;
-        let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics);
-        self.model.forward(x, &mut pass)
+        self.logits(batch.input(self.arithmetic)?)
     }
 
-    /// Bytes of a batch that is in the compute format as it is, so that inference makes no copy of it.
-    pub fn uncopied_bytes(&self, batch: &Loaded) -> u64 {
-        if self.arithmetic.dtype() == batch.images.dtype() { bytes(&batch.images) } else { 0 }
+    /// As [`Inferencer::forward`], on a batch of its own in the compute format, which it gives back as soon as it can: what memory
+    /// is measured on, so that FP32's batch counts no longer than another's copy does.
+    ///
+    /// # Errors
+    /// As [`Inferencer::forward`].
+    pub fn forward_own(&self, batch: &Loaded) -> Result<Tensor> {
+        let input = batch.input(self.arithmetic)?;
+        let is_shared = input.id() == batch.images.id();
+        let own = if is_shared { ops::copy(&input)? } else { input };
+        self.logits(own)
+    }
+
+    fn logits(&self, input: Tensor) -> Result<Tensor> {
+        let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics);
+        self.model.forward(input, &mut pass)
     }
 
     /// Bytes of the weights.
