@@ -26,12 +26,7 @@ impl Arithmetic {
     /// As [`Arithmetic::of`], but for TF32 on a GPU, which multiplies it natively: tensors are in f32 and are not rounded, only
     /// the operands of products are, inside the tensor cores.
     pub fn on(format: Format, device: &Device) -> Self {
-        Self { format, wide: Self::is_emulated(format, device) }
-    }
-
-    /// Whether `device` cannot compute in the format itself.
-    pub fn is_emulated(format: Format, device: &Device) -> bool {
-        !(format.is_native() || (format == Format::TF32 && device.is_cuda()))
+        Self { format, wide: !format.has_arithmetic(device.is_cuda()) }
     }
 
     /// The format that tensors are stored in.

@@ -97,6 +97,11 @@ impl Format {
         [Self::F32, Self::F16, Self::BF16].contains(&self)
     }
 
+    /// Whether a device computes in the format itself: in its own storage, or, where it `has_tf32`, in f32's.
+    pub fn has_arithmetic(self, has_tf32: bool) -> bool {
+        self.is_native() || (self == Self::TF32 && has_tf32)
+    }
+
     /// The largest finite value.
     pub fn max_finite(self) -> f64 {
         match self.overflow {

@@ -130,8 +130,7 @@ impl Policy {
     /// Whether a format has no arithmetic of its own here, so that it is f32's with results rounded: then times and memory say
     /// nothing of hardware. `has_tf32` says whether the device multiplies TF32.
     pub fn is_emulated(&self, has_tf32: bool) -> bool {
-        let has = |format: Format| format.is_native() || (format == Format::TF32 && has_tf32);
-        !(has(self.params) && has(self.compute))
+        !(self.params.has_arithmetic(has_tf32) && self.compute.has_arithmetic(has_tf32))
     }
 }
 
