@@ -9,6 +9,7 @@ use super::trainer::{Inferencer, Loaded, Trainer};
 use crate::data::{Batches, Dataset, augmentation};
 use crate::device::{Meter, Probe, Reading, Stopwatch};
 use crate::model::Model;
+use crate::precision::Format;
 use crate::record::GpuLoad;
 use crate::spec::{Plan, VariantPlan};
 use crate::units::{Bytes, Flops, Seconds};
@@ -101,11 +102,11 @@ impl<'a> Contender<'a> {
         (index, mut trainer): (usize, Trainer<'a>),
         plan: &Plan,
         (batches, sample): (&[Vec<Loaded>], &Loaded),
-        timing: &mut Timing,
+        (timing, peaks): (&mut Timing, &[(Format, Flops)]),
     ) -> Result<Self, RunError> {
         let diverged = settle(&mut trainer, plan, batches)?;
-        let peak = product_peak(trainer.policy().compute, trainer.device())?;
-        timing.work = Some((trainer.operations(), peak));
+        let peak = peaks.iter().find(|(format, _)| *format == trainer.policy().compute);
+        timing.work = peak.map(|(_, peak)| (trainer.operations(), *peak));
         let inferencer = trainer.for_inference()?;
         timing.inference_memory = Some(inference_memory(&inferencer, sample, trainer.device())?);
         Ok(Self { index, trainer, inferencer, turn: 0, diverged, load: Load::default() })
@@ -143,6 +144,7 @@ pub fn time_variants(
         return Ok(vec![Timing::default(); variants.len()]);
     };
     let sample = Loaded::new(sample, data.shape, device)?;
+    let peaks = peaks(variants, device);
     let mut timings = vec![Timing::default(); variants.len()];
     let mut contenders = Vec::new();
     for (index, variant) in variants.iter().enumerate() {
@@ -151,7 +153,8 @@ pub fn time_variants(
         }
         let trainer = Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device));
         let loaded = trainer.map_err(RunError::from).and_then(|trainer| {
-            Contender::load((index, trainer), plan, (&batches, &sample), &mut timings[index])
+            let timing = &mut timings[index];
+            Contender::load((index, trainer), plan, (&batches, &sample), (timing, &peaks))
         });
         match loaded {
             Ok(contender) => contenders.push(contender),
@@ -185,6 +188,19 @@ pub fn time_variants(
         }
     }
     Ok(timings)
+}
+
+/// How fast products are in each format that a variant computes in: once a format, so that variants of one format are held
+/// against one number, and before any variant is loaded. A format whose large matrices do not fit has none.
+fn peaks(variants: &[VariantPlan], device: &Device) -> Vec<(Format, Flops)> {
+    let mut peaks: Vec<(Format, Flops)> = Vec::new();
+    for VariantPlan { policy, .. } in variants {
+        let known = peaks.iter().any(|(format, _)| *format == policy.compute);
+        if !known && let Ok(peak) = product_peak(policy.compute, device) {
+            peaks.push((policy.compute, peak));
+        }
+    }
+    peaks
 }
 
 /// Untimed steps, until the warm-up is over, the last step made an update, and steps are done as all that follow will be. Whether the run diverged meanwhile.
