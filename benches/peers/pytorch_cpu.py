@@ -125,22 +125,25 @@ def processor_seconds():
     return anyone, sum(os.times()[:4])
 
 
-def measure(contestants, arguments):
-    """Median step of every block (side -> one number a round), and the share of the processors that others took.
-
-    Every other round runs in reverse order.
-    """
-    anyone, us, start = *processor_seconds(), time.perf_counter()
+def in_turns(contestants, arguments):
+    """Step time of every block, side -> one number a round. Every other round runs in reverse order."""
     blocks = {name: [] for name in contestants}
     for turn in range(arguments.rounds):
         order = list(contestants.items())
         for name, side in order if turn % 2 == 0 else order[::-1]:
             blocks[name].append(side.block(arguments.warmup, arguments.steps))
+    return blocks
+
+
+def measure(contestants, arguments):
+    """As in_turns, and the share of the processors that others took."""
+    anyone, us, start = *processor_seconds(), time.perf_counter()
+    blocks = in_turns(contestants, arguments)
     anyone, us = (now - then for now, then in zip(processor_seconds(), (anyone, us)))
     return blocks, max(0.0, anyone - us) / (os.cpu_count() * (time.perf_counter() - start))
 
 
-def rows(model, policy, blocks, others):
+def rows(model, policy, blocks):
     """One row for each configuration of PyTorch."""
     ours = blocks["ours"]
     for name, theirs in blocks.items():
@@ -156,8 +159,6 @@ def rows(model, policy, blocks, others):
             "ratio": statistics.median(ratios),
             "ratio_least": min(ratios),
             "ratio_most": max(ratios),
-            "other_load": others,
-            "trusted": others <= OTHER_LOAD,
         }
 
 
@@ -193,7 +194,8 @@ def main():
     for model in arguments.models:
         for policy in arguments.policies:
             blocks, others = measure(sides(model, policy, arguments.ours, arguments.threads), arguments)
-            for row in rows(model, policy, blocks, others):
+            for row in rows(model, policy, blocks):
+                row |= {"other_load": others, "trusted": others <= OTHER_LOAD}
                 trusted &= row["trusted"]
                 print(json.dumps(row) if arguments.json else line(row), flush=True)
     if not trusted:

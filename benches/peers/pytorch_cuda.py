@@ -8,13 +8,12 @@ import argparse
 import contextlib
 import json
 import shlex
-import statistics
 import sys
 
 import torch
 from torch import nn
 
-from pytorch_cpu import LEARNING_RATE, WEIGHT_DECAY, Ours, mlp
+from pytorch_cpu import LEARNING_RATE, WEIGHT_DECAY, Ours, in_turns, mlp, rows
 
 
 class Block(nn.Module):
@@ -149,34 +148,6 @@ def sides(model, policy, command):
     return found
 
 
-def measure(contestants, arguments):
-    """Step time of every block, side -> one number a round. Every other round runs in reverse order."""
-    blocks = {name: [] for name in contestants}
-    for turn in range(arguments.rounds):
-        order = list(contestants.items())
-        for name, side in order if turn % 2 == 0 else order[::-1]:
-            blocks[name].append(side.block(arguments.warmup, arguments.steps))
-    return blocks
-
-
-def rows(model, policy, blocks):
-    ours = blocks["ours"]
-    for name, theirs in blocks.items():
-        if name == "ours":
-            continue
-        ratios = [theirs / ours for theirs, ours in zip(theirs, ours)]
-        yield {
-            "model": model,
-            "policy": policy,
-            "pytorch": name,
-            "ours_ms": 1e3 * statistics.median(ours),
-            "torch_ms": 1e3 * statistics.median(theirs),
-            "ratio": statistics.median(ratios),
-            "ratio_least": min(ratios),
-            "ratio_most": max(ratios),
-        }
-
-
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
@@ -206,7 +177,7 @@ def main():
         print("|---|---|---|---:|---:|---:|---|")
     for model in arguments.models:
         for policy in arguments.policies:
-            blocks = measure(sides(model, policy, arguments.ours), arguments)
+            blocks = in_turns(sides(model, policy, arguments.ours), arguments)
             for row in rows(model, policy, blocks):
                 text = ("| {model} | {policy} | {pytorch} | {ours_ms:.3f} | {torch_ms:.3f} | {ratio:.2f} "
                         "| {ratio_least:.2f} to {ratio_most:.2f} |").format(**row)
