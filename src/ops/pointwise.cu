@@ -94,15 +94,6 @@ FOR_EACH_STORAGE(ADD)
     }
 FOR_EACH_STORAGE(ACCUMULATE)
 
-// y = value, rounded.
-#define FILL(suffix, T)                                                                            \
-    extern "C" __global__ void fill_##suffix(T* y, float value, u64 count) {                       \
-        for (u64 i = first_index(); i < count; i += index_step()) {                                \
-            y[i] = narrow<T>(value);                                                               \
-        }                                                                                          \
-    }
-FOR_EACH_STORAGE(FILL)
-
 // y = x in another storage type, rounded once.
 #define CAST(from, S, to, T)                                                                       \
     extern "C" __global__ void cast_##from##_##to(const S* x, T* y, u64 count) {                   \

@@ -130,13 +130,8 @@ fn check_accumulate<T: Storage>(device: Device) {
     }
 }
 
-fn check_fill_and_count<T: Storage>(device: Device) {
+fn check_count<T: Storage>(device: Device) {
     for (count, geometry) in CASES {
-        let target = unwritten::<T>(count);
-        let name = format!("fill_{}", T::SUFFIX);
-        device.launch(&name, geometry, (target.pointer(), 0.1_f32, count as u64));
-        assert_same(&name, &target.values(), &vec![narrow::<T>(0.1); count]);
-
         let x: Vec<T> = awkward(8, count);
         let (source, total) = (array(&x), Array::new(&[3_u64], 0));
         let name = format!("count_non_finite_{}", T::SUFFIX);
@@ -147,9 +142,9 @@ fn check_fill_and_count<T: Storage>(device: Device) {
 }
 
 #[test]
-fn sums_fills_and_counts_are_the_cpu_bit_by_bit() {
+fn sums_and_counts_are_the_cpu_bit_by_bit() {
     for_each_storage!(check_accumulate);
-    for_each_storage!(check_fill_and_count);
+    for_each_storage!(check_count);
 }
 
 fn check_cast<S: Storage, T: Storage>(device: Device) {
