@@ -8,27 +8,11 @@ use crate::record::{
     AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict, Counts, Estimate,
     Results, Status, VariantResult,
 };
+use crate::spec::defaults::{
+    GRADIENT_UNDERFLOW, INFERENCE_MEMORY, INFERENCE_TIME, RARER, TRAIN_MEMORY, TRAIN_TIME,
+};
 use crate::stats::{MIN_PAIRS, accuracy_difference, wilson};
 use crate::units::Ratio;
-
-/// Mixed precision trains in at most this share of FP32's time: the slow end of the claimed 1/2 to 1/3.
-pub const TRAIN_TIME: f64 = 0.5;
-
-/// "About the same" training memory as FP32's: within a tenth.
-pub const TRAIN_MEMORY: [f64; 2] = [0.9, 1.1];
-
-/// "Half" the memory of inference, to within a tenth: what is not a weight or an activation does not halve.
-pub const INFERENCE_MEMORY: f64 = 0.55;
-
-/// "Half" the time of inference, to within a tenth.
-pub const INFERENCE_TIME: f64 = 0.55;
-
-/// "Rarer": BF16's share of overflow and underflow is at most this much of FP16's. Its exponent reaches 2^112 times
-/// further both ways, so that less than a halving is no sign of it.
-pub const RARER: f64 = 0.5;
-
-/// From this share of gradient values on, underflow counts; Micikevicius et al. 2018 saw about 5 %.
-pub const GRADIENT_UNDERFLOW: f64 = 0.01;
 
 /// One claim.
 struct Claim {

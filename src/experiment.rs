@@ -262,6 +262,8 @@ fn results(
         environment: options.environment.clone(),
         variants,
         claims: Vec::new(),
+        controls: Vec::new(),
+        recommendation: None,
     };
     results.claims = claims::judge(&results);
     results

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Plan;
+use crate::spec::{ControlKind, Plan};
 use crate::units::{Bytes, Flops, Ratio, Seconds};
 
 /// The version of the results file that this program writes and reads.
@@ -30,6 +30,32 @@ pub struct Results {
     pub variants: Vec<VariantResult>,
     /// The verdict on each claim and variant.
     pub claims: Vec<ClaimResult>,
+    /// The baseline against itself, as far as the plan asks for it.
+    #[serde(default)]
+    pub controls: Vec<Control>,
+    /// Which variant to use; none in files of before there were recommendations.
+    #[serde(default)]
+    pub recommendation: Option<Recommendation>,
+}
+
+/// The baseline trained once more, and compared with its first training as a variant is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Control {
+    /// How it was trained.
+    pub kind: ControlKind,
+    /// What came of it; with other seeds, its i-th run is compared with the baseline's i-th.
+    pub result: VariantResult,
+}
+
+/// What to use here: the cheapest variant whose accuracy is equivalent to the baseline's, or better.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recommendation {
+    /// The variant; the baseline where nothing cheaper is as good; none while nothing can be said.
+    pub variant: Option<String>,
+    /// One sentence: what speaks for it, with its numbers, or what is missing.
+    pub reason: String,
+    /// Seeds to add before more can be said, where more would help.
+    pub more_seeds: Option<u64>,
 }
 
 /// The machine, the software and the settings that the numbers depend on.

@@ -42,6 +42,53 @@ pub struct Plan {
     pub variants: Vec<VariantPlan>,
     /// One run a variant and seed.
     pub seeds: Vec<u64>,
+    /// What the baseline is also compared with.
+    #[serde(default)]
+    pub controls: Vec<ControlKind>,
+    /// When a claim holds.
+    #[serde(default)]
+    pub claims: ClaimsPlan,
+}
+
+/// The baseline trained once more: what differs then, differs without any difference of precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ControlKind {
+    /// With the same seeds: the floor under every difference, 0 where training is deterministic.
+    SameSeeds,
+    /// With as many other seeds, each against one of the plan's: how far seeds alone move the accuracy.
+    OtherSeeds,
+}
+
+/// The thresholds of the claims. Ratios are variant ÷ FP32.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClaimsPlan {
+    /// Largest ratio of step times that confirms `train-time`.
+    pub train_time: f64,
+    /// Smallest and largest ratio of training memory that confirm `train-memory`.
+    pub train_memory: [f64; 2],
+    /// Largest ratio of inference memory that confirms `infer-memory`.
+    pub inference_memory: f64,
+    /// Largest ratio of inference times that confirms `infer-time`.
+    pub inference_time: f64,
+    /// Largest ratio of BF16's share of overflow and underflow to FP16's that confirms `bf16-robust`.
+    pub rarer: f64,
+    /// Smallest share of gradient values that underflow which confirms `loss-scaling`.
+    pub gradient_underflow: f64,
+}
+
+impl Default for ClaimsPlan {
+    fn default() -> Self {
+        Self {
+            train_time: defaults::TRAIN_TIME,
+            train_memory: defaults::TRAIN_MEMORY,
+            inference_memory: defaults::INFERENCE_MEMORY,
+            inference_time: defaults::INFERENCE_TIME,
+            rarer: defaults::RARER,
+            gradient_underflow: defaults::GRADIENT_UNDERFLOW,
+        }
+    }
 }
 
 /// One policy under its name.

@@ -11,7 +11,7 @@ use mantissa::experiment::{self, Event, Options};
 use mantissa::model::Model;
 use mantissa::record::{Environment, Results, RunRecord, Status};
 use mantissa::spec::{
-    Activation, ConvBlock, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
+    Activation, ClaimsPlan, ConvBlock, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
     ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
 use mantissa::train;
@@ -76,6 +76,8 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
         baseline: policies[0].to_owned(),
         variants: policies.iter().map(variant).collect(),
         seeds: vec![0],
+        controls: Vec::new(),
+        claims: ClaimsPlan::default(),
     }
 }
 

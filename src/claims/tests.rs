@@ -5,8 +5,8 @@ use crate::precision::DynamicScale;
 use crate::record::{AccuracyDifference, Environment, Numerics, RunSummary, SCHEMA};
 use crate::record::{GradientCounts, UpdateCounts};
 use crate::spec::{
-    Activation, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, ScheduleKind, SchedulePlan,
-    TrainPlan, VariantPlan,
+    Activation, ClaimsPlan, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, ScheduleKind,
+    SchedulePlan, TrainPlan, VariantPlan,
 };
 use AccuracyVerdict::{Better, Equivalent, Worse};
 use ClaimVerdict::{Confirmed, Inconclusive, NotMeasured, Refuted};
@@ -82,6 +82,8 @@ fn plan(variants: Vec<VariantPlan>) -> Plan {
         baseline: "fp32".to_owned(),
         variants,
         seeds: (0..6).collect(),
+        controls: Vec::new(),
+        claims: ClaimsPlan::default(),
     }
 }
 
@@ -127,6 +129,8 @@ fn results(variants: Vec<VariantPlan>) -> Results {
         plan: plan(variants),
         environment: Environment::default(),
         claims: vec![],
+        controls: vec![],
+        recommendation: None,
     }
 }
 

@@ -10,8 +10,8 @@ use crate::record::{
     TrainTime, UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{
-    Activation, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, ScheduleKind, SchedulePlan,
-    TrainPlan, VariantPlan,
+    Activation, ClaimsPlan, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, ScheduleKind,
+    SchedulePlan, TrainPlan, VariantPlan,
 };
 use crate::store;
 use crate::units::{Bytes, Flops, Ratio, Seconds};
@@ -159,6 +159,8 @@ fn results() -> Results {
             threshold: "step time ÷ baseline at most 0.5".to_owned(),
             missing: Some("more timed blocks".to_owned()),
         }],
+        controls: Vec::new(),
+        recommendation: None,
     }
 }
 
@@ -211,6 +213,8 @@ fn plan() -> Plan {
         baseline: "fp32".to_owned(),
         variants: variants.collect(),
         seeds: (0..SEEDS).collect(),
+        controls: Vec::new(),
+        claims: ClaimsPlan::default(),
     }
 }
 

@@ -399,6 +399,8 @@ fn a_spec_without_optional_keys_becomes_a_whole_plan() {
             .map(|name| VariantPlan { name: name.into(), policy: name.parse().unwrap() })
             .into(),
         seeds: vec![0, 1],
+        controls: Vec::new(),
+        claims: ClaimsPlan::default(),
     };
     assert_eq!(read(GOOD), Ok(expected));
 }
@@ -473,6 +475,8 @@ policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
             policy: "params=f32,compute=f16,reduce=f32,scale=static:128".parse().unwrap(),
         }],
         seeds: vec![5, 2],
+        controls: Vec::new(),
+        claims: ClaimsPlan::default(),
     };
     assert_eq!(read(text), Ok(expected));
 }

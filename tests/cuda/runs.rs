@@ -6,7 +6,7 @@ use mantissa::data;
 use mantissa::model::Model;
 use mantissa::record::{RunRecord, Status};
 use mantissa::spec::{
-    Activation, ConvBlock, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
+    Activation, ClaimsPlan, ConvBlock, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
     ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
 use mantissa::train;
@@ -71,6 +71,8 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
         baseline: policies[0].to_owned(),
         variants: policies.iter().map(variant).collect(),
         seeds: vec![0],
+        controls: Vec::new(),
+        claims: ClaimsPlan::default(),
     }
 }
 
