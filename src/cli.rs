@@ -36,11 +36,14 @@ const EXIT_CODES: &str =
 enum Command {
     /// Train a model under several precisions, measure and compare them, and write results and a report
     Experiment(ExperimentArguments),
-    /// Render the report of finished experiments again
+    /// Render the report of an experiment again, finished or still running, or of several side by side
     Report {
-        /// Folders that `mantissa experiment` wrote
+        /// Folders that `mantissa experiment` wrote; of several, such as of two machines, one report is made
         #[arg(required = true, value_name = "DIR")]
         folders: Vec<PathBuf>,
+        /// Folder of a report on several [default: reports/side-by-side]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
     /// List the floating-point formats and their ranges
     Formats,
@@ -150,7 +153,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome = match command {
         Command::Experiment(arguments) => experiment(arguments),
-        Command::Report { folders } => folders.iter().try_for_each(|folder| report(folder)),
+        Command::Report { folders, out } => report(&folders, out),
         Command::Formats => print(&formats::table()),
         Command::Doctor { json } => doctor(json),
     };
@@ -182,7 +185,7 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let results = outcome.inspect_err(|_| store::remove_if_empty(&out))?;
 
     let written = report::render(&out)?;
-    print(&report::terminal_table(&results))?;
+    print(&report::terminal(&results))?;
     if let Some(page) = written.last()
         && !quiet
     {
@@ -231,11 +234,21 @@ fn failed_runs(results: &Results) -> Result<(), Failure> {
     )))
 }
 
-fn report(folder: &Path) -> Result<(), Failure> {
-    for file in report::render(folder)? {
-        print(&file.display().to_string())?;
-    }
-    Ok(())
+fn report(folders: &[PathBuf], out: Option<PathBuf>) -> Result<(), Failure> {
+    let written = match (folders, out) {
+        ([only], None) => report::render(only)?,
+        (several, out) => {
+            let out = out.unwrap_or_else(|| Path::new("reports").join("side-by-side"));
+            if out.join("results.json").exists() {
+                return Err(Failure::Input(format!(
+                    "{}: holds the results of an experiment; choose another --out",
+                    out.display()
+                )));
+            }
+            report::render_together(several, &out)?
+        }
+    };
+    written.iter().try_for_each(|file| print(&file.display().to_string()))
 }
 
 fn doctor(json: bool) -> Result<(), Failure> {

@@ -222,6 +222,9 @@ pub struct TrainTime {
     pub step_seconds: Estimate<Seconds>,
     /// Samples of the batch ÷ time of a step.
     pub samples_per_second: Estimate<f64>,
+    /// Where the time of a step goes.
+    #[serde(default)]
+    pub phases: Option<Phases>,
     /// What a step multiplies, and how fast.
     #[serde(default)]
     pub work: Option<Work>,
@@ -230,6 +233,28 @@ pub struct TrainTime {
     pub gpu: Option<GpuLoad>,
     /// Mean time of one step in each timed block, in the order of the blocks: block i of every variant is a pair.
     pub blocks: Vec<Seconds>,
+}
+
+/// The time of a training step by phase: for each the median over the blocks of its mean time a step, over all
+/// micro-batches.
+///
+/// Measured in blocks of their own, each phase between two synchronizations, on steps that are told one operation at a time:
+/// on a GPU, where the recorded step has no gaps, the sum may exceed [`TrainTime::step_seconds`]. That has no `data` in it on
+/// any device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Phases {
+    /// Drawing the batch from the data set, augmentation included, and moving it to the device.
+    pub data: Seconds,
+    /// The input's cast to the compute format, the forward pass and the loss, with its gradient with respect to the logits:
+    /// one operation computes both.
+    pub forward: Seconds,
+    /// The backward pass, and summing the gradients of micro-batches.
+    pub backward: Seconds,
+    /// One pass over the weight gradients that converts them to f32, unscales, counts and squares them, and the decision
+    /// whether to skip or to clip. It writes no gradient: the update converts and unscales again what it reads.
+    pub unscale: Seconds,
+    /// The optimizer's update, and the weights' cast to the compute format in the same pass.
+    pub update: Seconds,
 }
 
 /// The matrix products of a training step: nearly all of its arithmetic.

@@ -23,6 +23,7 @@ pub(super) fn train_time(plan: &Plan, timing: &Timing) -> Option<TrainTime> {
     Some(TrainTime {
         step_seconds: step,
         samples_per_second,
+        phases: None,
         work: timing.work.and_then(|(operations, peak)| work(operations, peak, step)),
         gpu: timing.gpu.clone(),
         blocks: blocks.clone(),

@@ -11,7 +11,7 @@ use super::text;
 type Field = (&'static str, String);
 
 /// The file's bytes.
-pub(super) fn render(table: &Table) -> Result<Vec<u8>, String> {
+pub(super) fn render(table: &Table<'_>) -> Result<Vec<u8>, String> {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
     for (index, row) in table.rows.iter().enumerate() {
         let fields = fields(row);
@@ -25,12 +25,13 @@ pub(super) fn render(table: &Table) -> Result<Vec<u8>, String> {
     writer.into_inner().map_err(|error| error.to_string())
 }
 
-fn fields(row: &Row) -> Vec<Field> {
+fn fields(row: &Row<'_>) -> Vec<Field> {
     [identity(row), accuracy(row), training(row), inference(row), numerics(row)].concat()
 }
 
-fn identity(row: &Row) -> Vec<Field> {
+fn identity(row: &Row<'_>) -> Vec<Field> {
     vec![
+        ("experiment", row.experiment.clone()),
         ("variant", row.name.clone()),
         ("policy", row.policy.clone()),
         ("baseline", row.is_baseline.to_string()),
@@ -42,7 +43,7 @@ fn identity(row: &Row) -> Vec<Field> {
     ]
 }
 
-fn accuracy(row: &Row) -> Vec<Field> {
+fn accuracy(row: &Row<'_>) -> Vec<Field> {
     let spread = row.accuracy;
     let difference = row.difference();
     vec![
@@ -60,7 +61,7 @@ fn accuracy(row: &Row) -> Vec<Field> {
     ]
 }
 
-fn training(row: &Row) -> Vec<Field> {
+fn training(row: &Row<'_>) -> Vec<Field> {
     let step = row.train.as_ref().map(|train| train.step_seconds);
     let speed = row.train.as_ref().map(|train| train.samples_per_second);
     let memory = row.memory;
@@ -100,7 +101,7 @@ fn training(row: &Row) -> Vec<Field> {
     fields
 }
 
-fn inference(row: &Row) -> Vec<Field> {
+fn inference(row: &Row<'_>) -> Vec<Field> {
     let inference = row.inference.as_ref();
     let seconds = inference.and_then(|i| i.batch_seconds);
     let mut fields = vec![("inference_batch", optional(inference.map(|i| i.batch)))];
@@ -121,7 +122,7 @@ fn inference(row: &Row) -> Vec<Field> {
     fields
 }
 
-fn numerics(row: &Row) -> Vec<Field> {
+fn numerics(row: &Row<'_>) -> Vec<Field> {
     let counts = (row.counts.elements > 0).then_some(row.counts);
     let updates = (row.numerics.updates.elements > 0).then_some(row.numerics.updates);
     let gradients = (row.numerics.gradients.elements > 0).then_some(row.numerics.gradients);

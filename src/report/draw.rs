@@ -6,8 +6,9 @@ mod layout;
 use plotters::backend::{BitMapBackend, SVGBackend};
 use plotters::prelude::IntoDrawingArea;
 
-use super::figure::{Colour, Figure, Mark, Panel, Swatch};
+use super::figure::{Cell, Figure, Layer, Marks, Panel, Span, Spot, Stroke, Swatch};
 use super::text;
+use super::theme::{AXIS, Colour, GRID, GROUND, INK, MUTED, Theme, ZONE};
 use canvas::{Anchor, Canvas, Script, Type, Weight};
 use layout::{Frame, Layout, View};
 
@@ -20,29 +21,30 @@ const UNITS: u32 = 4;
 /// Pixels of a saved PNG a logical unit.
 const PIXELS: u32 = 2;
 
-const INK: Colour = Colour(34, 34, 34);
-const MUTED: Colour = Colour(88, 88, 88);
-const GRID: Colour = Colour(228, 228, 228);
-const AXIS: Colour = Colour(140, 140, 140);
-const WHITE: Colour = Colour(255, 255, 255);
-
 const HEADING: Script = Script::new(19.0, Weight::Bold, INK);
 const PANEL: Script = Script::new(13.0, Weight::Bold, INK);
 const LABEL: Script = Script::new(12.5, Weight::Normal, INK);
 const QUIET: Script = Script::new(12.5, Weight::Normal, MUTED);
 const SMALL: Script = Script::new(12.0, Weight::Normal, MUTED);
 const EMPTY: Script = Script::new(15.0, Weight::Normal, MUTED);
+const CELL: Script = Script::new(10.5, Weight::Normal, INK);
+
+/// How much of its colour a line behind others keeps.
+const FAINT: f64 = 0.3;
+
+/// How much of its colour a band keeps.
+const BAND: f64 = 0.16;
 
 /// The figure as an SVG document whose text stays text.
-pub(super) fn svg(figure: &Figure) -> Result<String, String> {
+pub(super) fn svg(figure: &Figure, theme: Theme) -> Result<String, String> {
     canvas::register_fonts()?;
     let layout = Layout::of(figure);
     let size = (WIDTH * UNITS, layout.height * UNITS);
     let mut document = String::new();
     {
         let area = SVGBackend::with_string(&mut document, size).into_drawing_area();
-        let canvas = Canvas::new(&area, Type::Svg);
-        canvas.clear(WHITE)?;
+        let canvas = Canvas::new(&area, (Type::Svg, theme));
+        canvas.clear()?;
         draw(&canvas, figure, &layout)?;
         area.present().map_err(|error| error.to_string())?;
     }
@@ -55,16 +57,32 @@ pub(super) fn svg(figure: &Figure) -> Result<String, String> {
     Ok(document.replacen(&given, &wanted, 1))
 }
 
+/// The sample of a legend as an SVG of its own, which is decoration beside its words.
+pub(super) fn sample(key: Swatch) -> Result<String, String> {
+    let (width, height) = (layout::swatch_width(key) as u32 + 6, 18);
+    let size = (width * UNITS, height * UNITS);
+    let mut document = String::new();
+    {
+        let area = SVGBackend::with_string(&mut document, size).into_drawing_area();
+        swatch(&Canvas::new(&area, (Type::Svg, Theme::Light)), key, (3.0, 9.0))?;
+        area.present().map_err(|error| error.to_string())?;
+    }
+    let given = format!("width=\"{}\" height=\"{}\"", size.0, size.1);
+    let wanted = format!("width=\"{width}\" height=\"{height}\" aria-hidden=\"true\"");
+    Ok(document.replacen(&given, &wanted, 1))
+}
+
 /// The figure as the bytes of a PNG file, at two pixels a logical unit.
-pub(super) fn png(figure: &Figure) -> Result<Vec<u8>, String> {
+pub(super) fn png(figure: &Figure, theme: Theme) -> Result<Vec<u8>, String> {
     canvas::register_fonts()?;
     let layout = Layout::of(figure);
     let size = (WIDTH * UNITS, layout.height * UNITS);
-    // White already: to fill it pixel by pixel is the slowest part of a drawing.
-    let mut large = vec![u8::MAX; size.0 as usize * size.1 as usize * 3];
+    // Filled already: to do so pixel by pixel is the slowest part of a drawing.
+    let Colour(red, green, blue) = theme.colour(GROUND);
+    let mut large = [red, green, blue].repeat(size.0 as usize * size.1 as usize);
     {
         let area = BitMapBackend::with_buffer(&mut large, size).into_drawing_area();
-        draw(&Canvas::new(&area, Type::Bitmap), figure, &layout)?;
+        draw(&Canvas::new(&area, (Type::Bitmap, theme)), figure, &layout)?;
         area.present().map_err(|error| error.to_string())?;
     }
     let pixels = reduce(&large, size.0 as usize, (UNITS / PIXELS) as usize);
@@ -166,8 +184,8 @@ fn draw_panel(
         return canvas.text(middle, words, EMPTY, Anchor::Middle);
     }
     axes(canvas, panel, frame, &view)?;
-    for mark in &panel.marks {
-        draw_mark(canvas, mark, frame, &view)?;
+    for Layer { marks, .. } in &panel.layers {
+        draw_marks(canvas, marks, frame, &view)?;
     }
     for (y, words) in &panel.gutter {
         let at = (frame.right + layout::GAP, view.y(*y));
@@ -180,9 +198,9 @@ fn axes(
     canvas: &Canvas<'_, impl canvas::Backend>,
     panel: &Panel,
     frame: &Frame,
-    view: &View,
+    view: &View<'_>,
 ) -> Result<(), String> {
-    let Frame { left, right, top, bottom, .. } = *frame;
+    let Frame { left, right, top, bottom } = *frame;
     if !panel.title.is_empty() {
         let at = (left, top - 14.0);
         canvas.text(at, &panel.title, PANEL, Anchor::Left)?;
@@ -200,64 +218,123 @@ fn axes(
         if panel.y.grid {
             canvas.line(&[(left, y), (right, y)], GRID, 1.0)?;
         }
-        if frame.labels {
-            let at = (left - layout::GAP, y);
-            canvas.text(at, &tick.label, LABEL, Anchor::Right)?;
-        }
+        let at = (left - layout::GAP, y);
+        canvas.text(at, &tick.label, LABEL, Anchor::Right)?;
+    }
+    for group in &panel.x.groups {
+        let (from, to) = (view.x(group.span.0), view.x(group.span.1));
+        let below = bottom + 24.0;
+        canvas.line(&[(from + 2.0, below), (to - 2.0, below)], AXIS, 1.0)?;
+        canvas.text((f64::midpoint(from, to), below + 9.0), &group.label, SMALL, Anchor::Middle)?;
     }
     canvas.line(&[(left, top), (left, bottom), (right, bottom)], AXIS, 1.0)?;
     let at = (f64::midpoint(left, right), bottom + 34.0);
     canvas.text(at, &panel.x.label, QUIET, Anchor::Middle)
 }
 
-fn draw_mark(
+fn draw_marks(
     canvas: &Canvas<'_, impl canvas::Backend>,
-    mark: &Mark,
+    marks: &Marks,
     frame: &Frame,
-    view: &View,
+    view: &View<'_>,
 ) -> Result<(), String> {
-    match mark {
-        Mark::Band { edges, colour } => {
+    let at_spots = |spots: &[Spot], draw: &dyn Fn(&Spot) -> Result<(), String>| {
+        spots.iter().try_for_each(draw)
+    };
+    match marks {
+        Marks::Band { edges, colour } => {
             let lower = edges.iter().map(|(x, low, _)| view.at((*x, *low)));
             let upper = edges.iter().rev().map(|(x, _, high)| view.at((*x, *high)));
-            canvas.polygon(&lower.chain(upper).collect::<Vec<_>>(), *colour, 0.16)
+            canvas.polygon(&lower.chain(upper).collect::<Vec<_>>(), *colour, BAND)
         }
-        Mark::Line { points, look } => {
+        Marks::Line { points, look, stroke } => {
             let points: Vec<_> = points.iter().map(|at| view.at(*at)).collect();
-            canvas.dashed(&points, look.colour, 2.0, look.dash)
-        }
-        Mark::Point { at, look } => canvas.marker(view.at(*at), *look, 4.5),
-        Mark::Cross { at, colour } => canvas.cross(view.at(*at), *colour),
-        Mark::Bar { y, span, fill } => {
-            let half = view.half_bar();
-            let (top, bottom) = (view.y(*y) - half, view.y(*y) + half);
-            canvas.filled((view.x(span.0), top), (view.x(span.1), bottom), *fill)
-        }
-        Mark::Whisker { y, span } => {
-            let (y, cap) = (view.y(*y), 5.0);
-            let (low, high) = (view.x(span.0), view.x(span.1));
-            for (colour, width) in [(WHITE, 4.5), (INK, 1.75)] {
-                canvas.line(&[(low, y), (high, y)], colour, width)?;
-                canvas.line(&[(low, y - cap), (low, y + cap)], colour, width)?;
-                canvas.line(&[(high, y - cap), (high, y + cap)], colour, width)?;
+            match stroke {
+                Stroke::Main => canvas.dashed(&points, look.colour, 2.0, look.dash),
+                Stroke::Faint => canvas.faint_line(&points, (look.colour, FAINT), 1.0),
             }
-            Ok(())
         }
-        Mark::Rule { at } => canvas.rule(view.at(*at), view.half_bar() + 5.0),
-        Mark::Divider { x } => {
+        Marks::Points { spots, look } => {
+            at_spots(spots, &|spot| canvas.marker(view.at(spot.at), *look, 4.5))
+        }
+        Marks::Crosses { spots, colour } => {
+            at_spots(spots, &|spot| canvas.cross(view.at(spot.at), *colour))
+        }
+        Marks::Rules(spots) => {
+            at_spots(spots, &|spot| canvas.rule(view.at(spot.at), view.half_bar() + 5.0))
+        }
+        Marks::Bars { bars, fill } => bars.iter().try_for_each(|Span { at, from, to, .. }| {
+            let half = view.half_bar();
+            let (top, bottom) = (view.y(*at) - half, view.y(*at) + half);
+            canvas.filled((view.x(*from), top), (view.x(*to), bottom), *fill)
+        }),
+        Marks::Whiskers { spans, upright, colour } => {
+            spans.iter().try_for_each(|span| whisker(canvas, span, (*upright, *colour), view))
+        }
+        Marks::Zone((from, to)) => {
+            let (from, to) = (view.x(*from).max(frame.left), view.x(*to).min(frame.right));
+            let (top, bottom) = (frame.top, frame.bottom);
+            canvas.polygon(&[(from, top), (to, top), (to, bottom), (from, bottom)], ZONE, 1.0)
+        }
+        Marks::Divider(x) => {
             let x = view.x(*x);
             canvas.dashed(&[(x, frame.top), (x, frame.bottom)], AXIS, 1.0, &[4.0, 4.0])
         }
-        Mark::Separator { y } => {
+        Marks::Separator(y) => {
             let y = view.y(*y);
-            canvas.line(&[(frame.left, y), (frame.right, y)], GRID, 1.0)
+            canvas.line(&[(frame.left, y), (frame.right, y)], AXIS, 1.0)
         }
-        Mark::Words { at, words } => {
+        Marks::Cells { cells, colour } => {
+            cells.iter().try_for_each(|cell| draw_cell(canvas, cell, *colour, view))
+        }
+        Marks::Words(spots) => at_spots(spots, &|Spot { at, words }| {
             let (x, y) = view.at(*at);
-            let at = (x + layout::GAP, y);
-            canvas.text(at, words, QUIET, Anchor::Left)
+            canvas.text((x + layout::GAP, y), words, QUIET, Anchor::Left)
+        }),
+    }
+}
+
+fn whisker(
+    canvas: &Canvas<'_, impl canvas::Backend>,
+    span: &Span,
+    (upright, colour): (bool, Colour),
+    view: &View<'_>,
+) -> Result<(), String> {
+    let cap = 5.0;
+    let ends = [span.from, span.to].map(|end| {
+        if upright { (view.x(span.at), view.y(end)) } else { (view.x(end), view.y(span.at)) }
+    });
+    let across = if upright { (cap, 0.0) } else { (0.0, cap) };
+    for (colour, width) in [(GROUND, 4.5), (colour, 1.75)] {
+        canvas.line(&ends, colour, width)?;
+        for (x, y) in ends {
+            let cap = [(x - across.0, y - across.1), (x + across.0, y + across.1)];
+            canvas.line(&cap, colour, width)?;
         }
     }
+    Ok(())
+}
+
+/// A cell with its words, where they fit.
+fn draw_cell(
+    canvas: &Canvas<'_, impl canvas::Backend>,
+    cell: &Cell,
+    colour: Colour,
+    view: &View<'_>,
+) -> Result<(), String> {
+    let (x, y) = cell.at;
+    let gap = 0.5;
+    let (left, right) = (view.x(x - 0.5) + gap, view.x(x + 0.5) - gap);
+    let (top, bottom) = (view.y(y - 0.5) + gap, view.y(y + 0.5) - gap);
+    if cell.shade > 0.0 {
+        let corners = [(left, top), (right, top), (right, bottom), (left, bottom)];
+        canvas.polygon(&corners, colour, cell.shade)?;
+    }
+    if CELL.width(&cell.label) > right - left || bottom - top < 12.0 {
+        return Ok(());
+    }
+    let script = if cell.shade > 0.0 { CELL } else { Script::new(10.5, Weight::Normal, AXIS) };
+    canvas.text(view.at(cell.at), &cell.label, script, Anchor::Middle)
 }
 
 #[cfg(test)]

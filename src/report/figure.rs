@@ -1,18 +1,20 @@
-//! What the figures show, as data: axes with units, marks, legends, notes and a text for those who cannot see them.
-//! Knows no drawing. Positions on an axis are already transformed (logarithms taken); ticks carry their labels.
+//! What the figures show, as data: axes with units, series of marks, legends, notes and a text for those who cannot see
+//! them. Knows no drawing; `draw` makes PNG and SVG of it, `interactive` what a page can zoom into.
 
 mod accuracy;
 mod axis;
 mod cost;
+mod exponents;
+mod heat;
 mod loss;
-mod numerics;
 mod scale;
+mod trade;
 
-use super::load::Loaded;
-use super::table::Table;
+use super::table::{Row, Table};
 use super::text;
+use super::theme::{Colour, PALETTE};
 
-pub(super) use axis::{Axis, Tick};
+pub(super) use axis::{Axis, Choices, Group, Scale, Tick};
 
 /// A point on the axes of a panel.
 pub(super) type At = (f64, f64);
@@ -34,18 +36,21 @@ pub(super) struct Figure {
     pub(super) arrange: Arrange,
     /// What the marks mean.
     pub(super) legend: Vec<Key>,
-    /// The plots.
+    /// The plots; at most [`MOST_PANELS`].
     pub(super) panels: Vec<Panel>,
     /// What a reader must know beside.
     pub(super) notes: Vec<String>,
 }
+
+/// The plotting library of the page knows no more axes in a figure.
+pub(super) const MOST_PANELS: usize = 8;
 
 /// How the panels of a figure lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrange {
     /// One above the other.
     Stacked,
-    /// Side by side, with one set of labels for the vertical axis.
+    /// Side by side, each with labels of its own.
     Beside,
 }
 
@@ -56,6 +61,15 @@ pub(super) struct Key {
     pub(super) label: String,
     /// What it explains.
     pub(super) swatch: Swatch,
+    /// The series that it names, if it names one: a page can hide it.
+    pub(super) series: Option<usize>,
+}
+
+impl Key {
+    /// An entry that names no series.
+    fn of_mark(label: &str, swatch: Swatch) -> Self {
+        Self { label: label.to_owned(), swatch, series: None }
+    }
 }
 
 /// The sample beside an entry of a legend.
@@ -83,7 +97,7 @@ pub(super) struct Panel {
     /// The vertical axis.
     pub(super) y: Axis,
     /// What is drawn, in this order.
-    pub(super) marks: Vec<Mark>,
+    pub(super) layers: Vec<Layer>,
     /// Text right of the plot at a height of the vertical axis.
     pub(super) gutter: Vec<(f64, String)>,
     /// Said in the middle, where there is nothing to draw.
@@ -92,9 +106,30 @@ pub(super) struct Panel {
     pub(super) weight: f64,
 }
 
-/// One thing to draw.
+/// Marks of one kind.
 #[derive(Clone, Debug)]
-pub(super) enum Mark {
+pub(super) struct Layer {
+    /// The series of the legend that they belong to, if to one.
+    pub(super) series: Option<usize>,
+    /// The marks.
+    pub(super) marks: Marks,
+}
+
+impl Layer {
+    /// Marks of a series.
+    fn of(series: usize, marks: Marks) -> Self {
+        Self { series: Some(series), marks }
+    }
+
+    /// Marks of no series.
+    fn plain(marks: Marks) -> Self {
+        Self { series: None, marks }
+    }
+}
+
+/// Things to draw, all alike.
+#[derive(Clone, Debug)]
+pub(super) enum Marks {
     /// An area between two lines: (x, lower, upper).
     Band {
         /// Its edges.
@@ -108,75 +143,101 @@ pub(super) enum Mark {
         points: Vec<At>,
         /// Colour and dash.
         look: Look,
+        /// How strong it is.
+        stroke: Stroke,
     },
-    /// A marker.
-    Point {
-        /// Where.
-        at: At,
+    /// Markers.
+    Points {
+        /// Where, and what each is in words.
+        spots: Vec<Spot>,
         /// Colour and shape.
         look: Look,
     },
-    /// ✕: a run that ended before its time.
-    Cross {
-        /// Where.
-        at: At,
-        /// Its colour.
+    /// ✕: runs that ended before their time.
+    Crosses {
+        /// Where, and what each is in words.
+        spots: Vec<Spot>,
+        /// Their colour.
         colour: Colour,
     },
-    /// A horizontal bar.
-    Bar {
-        /// Its middle on the vertical axis.
-        y: f64,
-        /// From and to on the horizontal axis.
-        span: (f64, f64),
-        /// Its look.
+    /// Short upright lines: means.
+    Rules(Vec<Spot>),
+    /// Horizontal bars.
+    Bars {
+        /// The bars.
+        bars: Vec<Span>,
+        /// Their look.
         fill: Fill,
     },
-    /// A horizontal interval.
-    Whisker {
-        /// On the vertical axis.
-        y: f64,
-        /// From and to on the horizontal axis.
-        span: (f64, f64),
+    /// Intervals, horizontal or upright.
+    Whiskers {
+        /// The intervals.
+        spans: Vec<Span>,
+        /// Whether they stand upright: then a span's place is on the horizontal axis.
+        upright: bool,
+        /// Their colour.
+        colour: Colour,
     },
-    /// A short upright line: a mean.
-    Rule {
-        /// Its middle.
-        at: At,
-    },
-    /// A dashed line over the whole height.
-    Divider {
-        /// On the horizontal axis.
-        x: f64,
-    },
-    /// A thin line over the whole width.
-    Separator {
-        /// On the vertical axis.
-        y: f64,
+    /// A tinted part of the horizontal axis, over the whole height.
+    Zone((f64, f64)),
+    /// A dashed line over the whole height, at a place of the horizontal axis.
+    Divider(f64),
+    /// A thin line over the whole width, at a place of the vertical axis.
+    Separator(f64),
+    /// Tinted cells of a grid, each one unit wide and high.
+    Cells {
+        /// The cells.
+        cells: Vec<Cell>,
+        /// The colour of the strongest.
+        colour: Colour,
     },
     /// Words that begin at a point.
-    Words {
-        /// Where.
-        at: At,
-        /// The words.
-        words: String,
-    },
+    Words(Vec<Spot>),
 }
 
-/// Red, green, blue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Colour(pub(super) u8, pub(super) u8, pub(super) u8);
+/// A place and what is there, in words.
+#[derive(Clone, Debug)]
+pub(super) struct Spot {
+    /// Where.
+    pub(super) at: At,
+    /// What it is, with its numbers.
+    pub(super) words: String,
+}
 
-/// The palette of Okabe and Ito (2008), safe for the colour-blind; without yellow, which is faint on white.
-const PALETTE: [Colour; 7] = [
-    Colour(0, 0, 0),
-    Colour(0, 114, 178),
-    Colour(213, 94, 0),
-    Colour(0, 158, 115),
-    Colour(204, 121, 167),
-    Colour(230, 159, 0),
-    Colour(86, 180, 233),
-];
+/// A part of an axis at a place on the other, and what it is in words.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    /// The place on the other axis.
+    pub(super) at: f64,
+    /// From.
+    pub(super) from: f64,
+    /// To.
+    pub(super) to: f64,
+    /// What it is, with its numbers.
+    pub(super) words: String,
+}
+
+/// A cell of a grid.
+#[derive(Clone, Debug)]
+pub(super) struct Cell {
+    /// Its middle.
+    pub(super) at: At,
+    /// How strong its tint is, 0 to 1.
+    pub(super) shade: f64,
+    /// What stands in it.
+    pub(super) label: String,
+    /// What it is, with its numbers.
+    pub(super) words: String,
+}
+
+/// How strong a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stroke {
+    /// What the figure is about.
+    Main,
+    /// What stands behind that.
+    Faint,
+}
 
 /// The shape of a marker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +273,7 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// The look of the variant at `index` in the plan.
+    /// The look of the variant at `index` in the table.
     pub(super) fn of(index: usize) -> Self {
         Self {
             colour: PALETTE[index % PALETTE.len()],
@@ -231,7 +292,7 @@ pub(super) struct Fill {
     pub(super) hatch: Hatch,
 }
 
-/// White lines over a filled area, so that areas differ without colour.
+/// Lines over a filled area, so that areas differ without colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hatch {
     /// No lines.
@@ -247,14 +308,18 @@ pub(super) enum Hatch {
 }
 
 /// Every figure of a report.
-pub(super) fn all(loaded: &Loaded, table: &Table) -> Vec<Figure> {
+pub(super) fn all(table: &Table<'_>) -> Vec<Figure> {
     vec![
-        loss::figure(loaded, table),
+        accuracy::differences(table),
+        trade::figure(table),
         cost::step_time(table),
         cost::memory(table),
-        accuracy::figure(loaded, table),
-        numerics::figure(table),
-        scale::figure(loaded, table),
+        cost::inference(table),
+        loss::figure(table),
+        accuracy::figure(table),
+        scale::figure(table),
+        heat::figure(table),
+        exponents::figure(table),
     ]
 }
 
@@ -263,21 +328,39 @@ fn room_for(rows: usize, each: f64) -> f64 {
     rows.min(400) as f64 * each + 60.0
 }
 
-/// A name as a label beside an axis or in a legend.
-fn label(name: &str) -> String {
-    text::shorten(&text::printable(name), 30)
+/// A row's name as a label beside an axis or in a legend.
+fn label(row: &Row<'_>) -> String {
+    text::shorten(&row.label(), 30)
+}
+
+/// A vertical axis with one line a row.
+fn row_axis<'a>(rows: impl Iterator<Item = &'a Row<'a>>) -> Axis {
+    Axis::categories(rows.map(label).collect())
+}
+
+/// What stands in a figure that has no variant.
+fn nothing_in(table: &Table<'_>) -> Option<String> {
+    table.rows.is_empty().then(|| "There are no variants.".to_owned())
 }
 
 /// A legend with one entry a variant.
 fn variant_keys(
-    table: &Table,
+    table: &Table<'_>,
     swatch: fn(Look) -> Swatch,
-    has_data: impl Fn(&str) -> bool,
+    has_data: impl Fn(&Row<'_>) -> bool,
 ) -> Vec<Key> {
     let rows = table.rows.iter().enumerate();
     rows.map(|(index, row)| {
-        let missing = if has_data(&row.name) { "" } else { " (no data)" };
-        Key { label: format!("{}{missing}", label(&row.name)), swatch: swatch(Look::of(index)) }
+        let missing = if has_data(row) { "" } else { " (no data)" };
+        let label = format!("{}{missing}", label(row));
+        Key { label, swatch: swatch(Look::of(index)), series: Some(index) }
     })
     .collect()
+}
+
+/// A figure in words: what each row shows.
+fn alt(title: &str, table: &Table<'_>, words: impl Fn(&Row<'_>) -> String) -> String {
+    let rows = table.rows.iter();
+    let rows: Vec<String> = rows.map(|row| format!("{}: {}", row.label(), words(row))).collect();
+    format!("{title}. {}.", rows.join("; "))
 }

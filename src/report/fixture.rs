@@ -5,13 +5,13 @@ use std::path::Path;
 use crate::precision::{Format, LossScale, Policy};
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
-    Counts, Environment, Estimate, ExponentHistogram, Failure, GradientCounts, Inference,
-    LayerCensus, Memory, Numerics, Results, Role, RunRecord, RunSummary, SCHEMA, Skip, Status,
-    TrainTime, UpdateCounts, VariantResult, Work,
+    Control, Counts, Environment, Estimate, ExponentHistogram, Failure, GradientCounts, Inference,
+    LayerCensus, Memory, Numerics, Phases, Recommendation, Results, Role, RunRecord, RunSummary,
+    SCHEMA, Skip, Status, TrainTime, UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{
-    Activation, ClaimsPlan, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, ScheduleKind,
-    SchedulePlan, TrainPlan, VariantPlan,
+    Activation, ClaimsPlan, ControlKind, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan,
+    ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
 use crate::store;
 use crate::units::{Bytes, Flops, Ratio, Seconds};
@@ -100,7 +100,12 @@ pub(super) fn loaded() -> Loaded {
         .iter()
         .enumerate()
         .flat_map(|(index, traits)| (0..SEEDS).map(move |seed| record(traits, index, seed)));
-    Loaded { results: results(), records: records.collect(), notes: Vec::new() }
+    let again = (0..SEEDS).map(|seed| RunRecord {
+        variant: "fp32+same-seeds".to_owned(),
+        ..record(&VARIANTS[0], 0, seed)
+    });
+    let (label, records) = ("digits".to_owned(), records.chain(again).collect());
+    Loaded { label, results: results(), records, notes: Vec::new() }
 }
 
 /// The same with another name for its third variant.
@@ -159,9 +164,38 @@ fn results() -> Results {
             threshold: "step time ÷ baseline at most 0.5".to_owned(),
             missing: Some("more timed blocks".to_owned()),
         }],
-        controls: Vec::new(),
-        recommendation: None,
+        controls: vec![control()],
+        recommendation: Some(Recommendation {
+            variant: Some("bf16-mixed".to_owned()),
+            reason: "bf16-mixed: a step takes 0.52× of fp32's time.".to_owned(),
+            more_seeds: None,
+        }),
     }
+}
+
+/// The baseline trained once more: nothing differs.
+fn control() -> Control {
+    let mut result = variant(&VARIANTS[0], 0);
+    result.name = "fp32+same-seeds".to_owned();
+    let difference = AccuracyDifference {
+        value: 0.0,
+        low: Some(0.0),
+        high: Some(0.0),
+        p: Some(1.0),
+        p_holm: None,
+        probability_better: Some(0.5),
+        pairs: 3,
+        verdict: AccuracyVerdict::Inconclusive,
+    };
+    result.against_baseline = Some(AgainstBaseline {
+        baseline: "fp32".to_owned(),
+        train_time_ratio: Some(map(around(1.0), Ratio)),
+        train_memory_ratio: None,
+        inference_time_ratio: None,
+        inference_memory_ratio: None,
+        accuracy_difference: Some(difference),
+    });
+    Control { kind: ControlKind::SameSeeds, result }
 }
 
 fn plan() -> Plan {
@@ -238,6 +272,7 @@ fn variant(traits: &Traits, index: usize) -> VariantResult {
         train: seconds(0.0042).map(|step| TrainTime {
             step_seconds: step,
             samples_per_second: around(128.0 / step.value.0),
+            phases: Some(phases(step.value.0)),
             work: Some(Work {
                 operations: 1_200_000_000,
                 rate: map(around(1.2e9 / step.value.0), Flops),
@@ -259,6 +294,18 @@ fn variant(traits: &Traits, index: usize) -> VariantResult {
         numerics: numerics(traits, skipped),
         against_baseline: (index > 0).then(|| against(traits)),
         runs,
+    }
+}
+
+/// A step of so many seconds, and the drawing of its batch.
+fn phases(step: f64) -> Phases {
+    let share = |share: f64| Seconds(step * share);
+    Phases {
+        data: share(0.05),
+        forward: share(0.4),
+        backward: share(0.45),
+        unscale: share(0.05),
+        update: share(0.1),
     }
 }
 
@@ -340,6 +387,12 @@ fn summary(traits: &Traits, seed: u64) -> RunSummary {
     }
 }
 
+fn census(layer: &str, role: Role, counts: Counts) -> LayerCensus {
+    let bins = vec![0, 5, 100, 90, 0];
+    let exponents = ExponentHistogram { zeros: 10, non_finite: 0, first: -20, bins };
+    LayerCensus { layer: layer.to_owned(), role, counts, exponents }
+}
+
 /// A falling curve with a wobble of its own for each seed.
 fn loss(step: u64, seed: u64) -> f64 {
     let (step, seed) = (step as f64, seed as f64);
@@ -366,17 +419,11 @@ fn record(traits: &Traits, index: usize, seed: u64) -> RunRecord {
         evaluations: Vec::new(),
         scale: traits.scale.to_vec(),
         skips: skips(traits),
-        census: vec![LayerCensus {
-            layer: "hidden.0".to_owned(),
-            role: Role::Activations,
-            counts: counts(800_000, traits.overflow / 30, 0),
-            exponents: ExponentHistogram {
-                zeros: 10,
-                non_finite: 0,
-                first: -20,
-                bins: vec![0, 5, 100, 90, 0],
-            },
-        }],
+        census: vec![
+            census("hidden.0", Role::Activations, counts(800_000, traits.overflow / 30, 0)),
+            census("hidden.0", Role::WeightGradients, counts(3_000_000, 0, traits.underflow / 9)),
+            census("hidden.1", Role::Activations, counts(800_000, 0, 0)),
+        ],
         census_steps: vec![0, 20],
         updates: UpdateCounts::default(),
         gradients: GradientCounts::default(),

@@ -1,131 +1,290 @@
-//! `report.html`: one file that needs nothing else. What stands in it is prepared here; how it looks is in
-//! `report.html` and `report.css` beside this file.
+//! `report.html`: one file that needs nothing else. What stands in it is prepared here; how it looks and moves is in
+//! `report.html`, `report.css` and `report.js` beside this file.
 
 use askama::Template;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 
-use crate::record::{ClaimResult, Counts, ExponentHistogram, Role, RunRecord, RunSummary};
+use crate::record::{
+    ClaimVerdict, Counts, Environment, ExponentHistogram, GpuLoad, Role, RunRecord, RunSummary,
+};
 
-use super::load::Loaded;
-use super::table::{LEGEND, Line, Row, TITLES, Table, variants};
-use super::{Drawing, text};
+use super::reading::{Advice, Judged};
+use super::table::{LEGEND, Line, Row, TITLES};
+use super::theme::DARK;
+use super::{Drawing, Report, draw, interactive, text};
+
+/// What the page offers beside what it shows.
+pub(super) struct Files {
+    /// The comparison as CSV.
+    pub(super) csv: Vec<u8>,
+    /// The summary.
+    pub(super) markdown: String,
+    /// The comparison for LaTeX.
+    pub(super) latex: String,
+}
 
 #[derive(Template)]
 #[template(path = "report.html")]
-struct Page {
-    title: String,
-    origin: Vec<String>,
-    complete: bool,
-    titles: [&'static str; 11],
+struct Page<'a> {
+    title: &'a str,
+    origins: Vec<Origin>,
+    advice: &'a [Advice],
+    claims: Vec<Claim<'a>>,
+    titles: Vec<Title>,
     rows: Vec<HtmlRow>,
     legend: [&'static str; 5],
-    reading: Vec<String>,
+    reading: &'a [String],
     figures: Vec<HtmlFigure>,
     details: Vec<Detail>,
-    claims: Vec<Claim>,
-    environment: Vec<(&'static str, String)>,
-    plan: String,
-    css: &'static str,
+    labels: Vec<String>,
+    environment: Vec<Fact>,
+    plans: Vec<(String, String)>,
+    downloads: Vec<Download>,
+    css: String,
+    js: &'static str,
+    /// What stands for each colour on a dark ground, as JSON.
+    dark: String,
+    /// plotly.js, compressed, in base 64.
+    plotly: String,
+}
+
+/// Where an experiment ran.
+struct Origin {
+    label: String,
+    parts: Vec<String>,
+    complete: bool,
+}
+
+/// A claim, and how it fared on each variant that it speaks of.
+struct Claim<'a> {
+    id: &'a str,
+    threshold: &'a str,
+    judged: Vec<Verdict<'a>>,
+}
+
+struct Verdict<'a> {
+    variant: &'a str,
+    verdict: &'static str,
+    /// What the verdict looks like: a class of the style sheet.
+    class: &'static str,
+    measured: &'a str,
+    missing: &'a str,
+}
+
+struct Title {
+    name: &'static str,
+    /// Whether all rows say the same below it.
+    same: bool,
 }
 
 struct HtmlRow {
     baseline: bool,
     name: Vec<Line>,
-    cells: Vec<Vec<Line>>,
+    cells: Vec<(Vec<Line>, String)>,
 }
 
 struct HtmlFigure {
+    file: &'static str,
     title: String,
     alt: String,
     /// Written by our own drawing code, which escapes every text.
     svg: String,
+    /// For plotly.js.
+    data: String,
+    /// Pixels that it needs on a page.
+    height: u32,
+    /// The legend: the series, if it names one, a sample drawn by our own code, and the words.
+    keys: Vec<(Option<usize>, String, String)>,
+    /// The axes that can be made logarithmic or linear, and those that can begin at 0, by their names in plotly.js.
+    log: String,
+    zero: String,
+    notes: Vec<String>,
 }
 
 /// The numerics of one variant.
 struct Detail {
+    id: String,
     name: String,
     policy: String,
     runs: Vec<[String; 7]>,
     gradients: String,
+    load: Option<String>,
     layers: Vec<[String; 8]>,
 }
 
-struct Claim {
-    id: String,
-    variant: String,
-    verdict: &'static str,
-    measured: String,
-    threshold: String,
-    missing: String,
+/// A fact of the environment, by experiment.
+struct Fact {
+    name: &'static str,
+    values: Vec<String>,
+    differs: bool,
+}
+
+struct Download {
+    file: &'static str,
+    words: &'static str,
+    url: String,
 }
 
 /// The page's bytes.
 pub(super) fn render(
-    loaded: &Loaded,
-    table: &Table,
-    reading: &[String],
+    report: &Report<'_>,
     drawings: &[Drawing<'_>],
+    files: &Files,
 ) -> Result<Vec<u8>, String> {
-    let results = &loaded.results;
-    let environment = &results.environment;
+    let rows = || report.table.rows.iter();
+    let labels = report.experiments.iter().map(|e| text::printable(&e.label)).collect();
     let page = Page {
-        title: text::printable(&results.experiment),
-        origin: [
-            environment.device.clone(),
-            environment.device_name.clone(),
-            text::plural(environment.threads, "thread"),
-            format!("mantissa {}", environment.version),
-            environment.started.clone(),
-        ]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect(),
-        complete: results.complete,
-        titles: TITLES,
-        rows: table.rows.iter().map(html_row).collect(),
+        title: &report.title,
+        origins: origins(report),
+        advice: &report.advice,
+        claims: claims(&report.claims),
+        titles: titles(report),
+        rows: rows().map(html_row).collect(),
         legend: LEGEND,
-        reading: reading.to_vec(),
-        figures: drawings.iter().map(html_figure).collect(),
-        details: table.rows.iter().map(|row| detail(loaded, row)).collect(),
-        claims: results.claims.iter().map(claim).collect(),
-        environment: environment_rows(loaded),
-        plan: serde_json::to_string_pretty(&results.plan).map_err(|error| error.to_string())?,
-        css: include_str!("report.css"),
+        reading: &report.reading,
+        figures: drawings.iter().map(html_figure).collect::<Result<_, _>>()?,
+        details: rows().chain(&report.table.controls).enumerate().map(detail).collect(),
+        labels,
+        environment: environment(report),
+        plans: plans(report)?,
+        downloads: downloads(report, files)?,
+        css: format!("{}{}", include_str!("report.css"), dark_drawings()),
+        js: include_str!("report.js"),
+        dark: dark_colours()?,
+        plotly: BASE64_STANDARD.encode(interactive::compressed_script()?),
     };
     page.render().map(String::into_bytes).map_err(|error| error.to_string())
 }
 
-fn html_row(row: &Row) -> HtmlRow {
+fn origins(report: &Report<'_>) -> Vec<Origin> {
+    let several = report.experiments.len() > 1;
+    let origins = report.experiments.iter().map(|experiment| Origin {
+        label: if several { text::printable(&experiment.label) } else { String::new() },
+        parts: text::origin(&experiment.results.environment),
+        complete: experiment.results.complete,
+    });
+    origins.collect()
+}
+
+/// The verdicts, those of one claim and threshold together.
+fn claims(judged: &[Judged]) -> Vec<Claim<'_>> {
+    let groups = judged.chunk_by(|a, b| a.id == b.id && a.threshold == b.threshold);
+    let claims = groups.map(|group| Claim {
+        id: &group[0].id,
+        threshold: &group[0].threshold,
+        judged: group.iter().map(verdict).collect(),
+    });
+    claims.collect()
+}
+
+fn verdict(judged: &Judged) -> Verdict<'_> {
+    let class = match judged.verdict {
+        ClaimVerdict::Confirmed => "confirmed",
+        ClaimVerdict::Refuted => "refuted",
+        ClaimVerdict::Inconclusive => "open",
+        ClaimVerdict::NotMeasured => "unmeasured",
+    };
+    let verdict = text::claim_verdict(judged.verdict);
+    let (measured, missing) = (&judged.measured, &judged.missing);
+    Verdict { variant: &judged.variant, verdict, class, measured, missing }
+}
+
+fn titles(report: &Report<'_>) -> Vec<Title> {
+    let cells: Vec<_> = report.table.rows.iter().map(Row::cells).collect();
+    let same = |column: usize| {
+        column > 0 && cells.len() > 1 && cells.iter().all(|row| row[column] == cells[0][column])
+    };
+    TITLES.iter().enumerate().map(|(column, name)| Title { name, same: same(column) }).collect()
+}
+
+fn html_row(row: &Row<'_>) -> HtmlRow {
     let [name, cells @ ..] = row.cells();
-    HtmlRow { baseline: row.is_baseline, name, cells: cells.to_vec() }
+    let [_, keys @ ..] = row.sort_keys();
+    let keys = keys.map(|key| key.map_or_else(String::new, |key| key.to_string()));
+    HtmlRow { baseline: row.is_baseline, name, cells: cells.into_iter().zip(keys).collect() }
 }
 
-fn html_figure(drawing: &Drawing<'_>) -> HtmlFigure {
-    HtmlFigure {
-        title: drawing.figure.title.clone(),
-        alt: drawing.figure.alt.clone(),
+fn html_figure(drawing: &Drawing<'_>) -> Result<HtmlFigure, String> {
+    let figure = drawing.figure;
+    let keys = figure.legend.iter().map(|key| {
+        Ok::<_, String>((key.series, draw::sample(key.swatch)?, text::printable(&key.label)))
+    });
+    let axes = |chosen: fn(super::figure::Choices) -> bool| {
+        let panels = figure.panels.iter().enumerate().filter(|(_, panel)| panel.empty.is_none());
+        let axes = panels.flat_map(|(index, panel)| {
+            let number = if index == 0 { String::new() } else { (index + 1).to_string() };
+            [("xaxis", panel.x.choices), ("yaxis", panel.y.choices)]
+                .map(|(name, choices)| chosen(choices).then(|| format!("{name}{number}")))
+        });
+        axes.flatten().collect::<Vec<_>>().join(" ")
+    };
+    Ok(HtmlFigure {
+        file: figure.file,
+        title: figure.title.clone(),
+        alt: figure.alt.clone(),
         svg: drawing.svg.clone(),
-    }
+        data: interactive::json(figure),
+        height: interactive::height(figure) as u32,
+        keys: keys.collect::<Result<_, _>>()?,
+        log: axes(|choices| choices.log),
+        zero: axes(|choices| choices.zero),
+        notes: figure.notes.clone(),
+    })
 }
 
-fn claim(claim: &ClaimResult) -> Claim {
-    Claim {
-        id: text::printable(&claim.id),
-        variant: text::printable(&claim.variant),
-        verdict: text::claim_verdict(claim.verdict),
-        measured: text::measure(claim.measured),
-        threshold: text::printable(&claim.threshold),
-        missing: text::printable(claim.missing.as_deref().unwrap_or_default()),
-    }
+/// Rules that give the drawings in a dark page its colours.
+fn dark_drawings() -> String {
+    let rules = DARK.map(|(light, dark)| {
+        let (light, dark) = (light.hex(), dark.hex());
+        format!(
+            ":root[data-theme=dark] svg [fill=\"{light}\"]{{fill:{dark}}}\
+             :root[data-theme=dark] svg [stroke=\"{light}\"]{{stroke:{dark}}}\n"
+        )
+    });
+    rules.concat()
 }
 
-fn detail(loaded: &Loaded, row: &Row) -> Detail {
-    let variant = variants(&loaded.results).into_iter().find(|variant| variant.name == row.name);
-    let runs = variant.map(|variant| variant.runs.clone()).unwrap_or_default();
+fn dark_colours() -> Result<String, String> {
+    let colours: std::collections::BTreeMap<String, String> =
+        DARK.iter().map(|(light, dark)| (light.hex(), dark.hex())).collect();
+    serde_json::to_string(&colours).map_err(|error| error.to_string())
+}
+
+fn downloads(report: &Report<'_>, files: &Files) -> Result<Vec<Download>, String> {
+    let results: Vec<_> = report.experiments.iter().map(|experiment| &experiment.results).collect();
+    let json = match results.as_slice() {
+        [only] => serde_json::to_vec_pretty(only),
+        several => serde_json::to_vec_pretty(several),
+    };
+    let json = json.map_err(|error| error.to_string())?;
+    let download = |(file, words, kind): (&'static str, &'static str, &str), bytes: &[u8]| {
+        let url = format!("data:{kind};base64,{}", BASE64_STANDARD.encode(bytes));
+        Download { file, words, url }
+    };
+    Ok(vec![
+        download(("results.csv", "CSV", "text/csv"), &files.csv),
+        download(("results.json", "JSON", "application/json"), &json),
+        download(("summary.md", "Markdown", "text/markdown"), files.markdown.as_bytes()),
+        download(("results.tex", "LaTeX", "application/x-tex"), files.latex.as_bytes()),
+    ])
+}
+
+fn plans(report: &Report<'_>) -> Result<Vec<(String, String)>, String> {
+    let plans = report.experiments.iter().map(|experiment| {
+        let plan = serde_json::to_string_pretty(&experiment.results.plan);
+        Ok((text::printable(&experiment.label), plan.map_err(|error| error.to_string())?))
+    });
+    plans.collect()
+}
+
+fn detail((index, row): (usize, &Row<'_>)) -> Detail {
     let gradients = row.numerics.gradients;
     Detail {
+        id: format!("variant-{}", index + 1),
         name: row.label(),
         policy: text::printable(&row.policy),
-        runs: runs.iter().map(run_cells).collect(),
+        runs: row.summaries.iter().map(run_cells).collect(),
         gradients: format!(
             "Weight gradients over every step, after unscaling: {} values, of them {} zeros, {} subnormals, {} infinities and {} NaNs.",
             text::count(gradients.elements),
@@ -134,8 +293,23 @@ fn detail(loaded: &Loaded, row: &Row) -> Detail {
             text::count(gradients.infinite),
             text::count(gradients.nan)
         ),
-        layers: layers(loaded.records_of(&row.name)),
+        load: row.train.as_ref().and_then(|train| train.gpu.as_ref()).map(load),
+        layers: layers(&row.records),
     }
+}
+
+/// How the GPU was doing.
+fn load(load: &GpuLoad) -> String {
+    let clocks = load.lowest_clock_mhz.zip(load.highest_clock_mhz);
+    let facts = [
+        load.step_joules.map(|joules| format!("{} J a step", text::decimal(joules))),
+        load.power_watts.map(|watts| format!("{watts:.0} W")),
+        clocks.map(|(low, high)| format!("{low} to {high} MHz")),
+        load.highest_celsius.map(|celsius| format!("{celsius} °C at most")),
+        (!load.throttled.is_empty()).then(|| format!("held back by {}", load.throttled.join(", "))),
+    ];
+    let facts: Vec<String> = facts.into_iter().flatten().collect();
+    text::printable(&format!("The GPU in the timed blocks: {}.", facts.join(", ")))
 }
 
 fn run_cells(run: &RunSummary) -> [String; 7] {
@@ -157,9 +331,9 @@ fn run_cells(run: &RunSummary) -> [String; 7] {
 type LayerSum<'a> = (&'a str, Role, Counts, Option<(i32, i32)>);
 
 /// The census by layer and role, summed over the runs, in the order in which the records list them.
-fn layers<'a>(records: impl Iterator<Item = &'a RunRecord>) -> Vec<[String; 8]> {
+fn layers(records: &[&RunRecord]) -> Vec<[String; 8]> {
     let mut sums: Vec<LayerSum<'_>> = Vec::new();
-    for entry in records.flat_map(|record| &record.census) {
+    for entry in records.iter().flat_map(|record| &record.census) {
         let range = binades(&entry.exponents);
         let known = sums.iter_mut().find(|s| s.0 == entry.layer && s.1 == entry.role);
         match known {
@@ -205,8 +379,22 @@ fn binades(histogram: &ExponentHistogram) -> Option<(i32, i32)> {
     Some((exponent(low).ok()?, exponent(high).ok()?))
 }
 
-fn environment_rows(loaded: &Loaded) -> Vec<(&'static str, String)> {
-    let environment = &loaded.results.environment;
+/// The facts of each environment, side by side.
+fn environment(report: &Report<'_>) -> Vec<Fact> {
+    let columns: Vec<Vec<(&'static str, String)>> = report
+        .experiments
+        .iter()
+        .map(|experiment| environment_rows(&experiment.results.environment))
+        .collect();
+    let facts = columns.first().into_iter().flatten().enumerate().map(|(index, (name, first))| {
+        let values: Vec<String> = columns.iter().map(|column| column[index].1.clone()).collect();
+        let differs = values.iter().any(|value| value != first);
+        Fact { name, values, differs }
+    });
+    facts.filter(|fact| fact.values.iter().any(|value| !value.is_empty())).collect()
+}
+
+fn environment_rows(environment: &Environment) -> Vec<(&'static str, String)> {
     let memory = environment.memory_total.map(|bytes| bytes.to_string());
     let rows = [
         ("device", environment.device.clone()),
@@ -226,6 +414,5 @@ fn environment_rows(loaded: &Loaded) -> Vec<(&'static str, String)> {
         ("started", environment.started.clone()),
         ("notes", environment.notes.join(" ")),
     ];
-    let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
-    rows.map(|(name, value)| (name, text::printable(&value))).collect()
+    rows.map(|(name, value)| (name, text::printable(&value))).to_vec()
 }

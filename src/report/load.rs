@@ -1,43 +1,36 @@
-//! Reading a results folder: the results file whole or a clear error; run records where they are.
+//! Reading a results folder: the results file as far as it goes or a clear error; run records where they are.
 
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::error::Category;
-
-use crate::record::{Results, RunRecord, SCHEMA};
+use crate::record::{Results, RunRecord};
 use crate::store;
 
 use super::ReportError;
+use super::mend::{self, Hopeless, Mended};
 
 /// A results folder in memory.
 #[derive(Clone, Debug)]
 pub struct Loaded {
+    /// The folder's own name.
+    pub label: String,
     /// The results file.
     pub results: Results,
     /// The run records that could be read, by variant in the order of the results, then by seed as listed there.
     pub records: Vec<RunRecord>,
-    /// One sentence for each run record that could not be read.
+    /// One sentence for each thing that could not be read.
     pub notes: Vec<String>,
-}
-
-impl Loaded {
-    /// The records of one variant.
-    pub fn records_of(&self, variant: &str) -> impl Iterator<Item = &RunRecord> {
-        self.records.iter().filter(move |record| record.variant == variant)
-    }
 }
 
 /// Reads `dir/results.json` and the record of every run it lists.
 ///
 /// # Errors
-/// When the results file is missing, cut short, of a newer schema or not a results file. A run record that is missing
-/// or broken is only noted.
+/// When the results file is missing or not a results file, or nothing in it can be understood. What is missing or broken in
+/// it, and a run record that is, is only noted.
 pub fn load(dir: &Path) -> Result<Loaded, ReportError> {
-    let results = load_results(&dir.join("results.json"))?;
+    let Mended { results, mut notes } = load_results(&dir.join("results.json"))?;
     let mut records = Vec::new();
-    let mut notes = Vec::new();
-    for variant in &results.variants {
+    let controls = results.controls.iter().map(|control| &control.result);
+    for variant in results.variants.iter().chain(controls) {
         for run in &variant.runs {
             match load_record(dir, &variant.name, run.seed) {
                 Ok(record) => records.push(record),
@@ -48,35 +41,30 @@ pub fn load(dir: &Path) -> Result<Loaded, ReportError> {
             }
         }
     }
-    Ok(Loaded { results, records, notes })
+    let label = dir
+        .canonicalize()
+        .ok()
+        .and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
+    Ok(Loaded {
+        label: label.unwrap_or_else(|| dir.display().to_string()),
+        results,
+        records,
+        notes,
+    })
 }
 
-/// The part of a results file that every schema has.
-#[derive(Deserialize)]
-struct Header {
-    schema: u64,
-}
-
-fn load_results(path: &Path) -> Result<Results, ReportError> {
+fn load_results(path: &Path) -> Result<Mended, ReportError> {
     if !path.is_file() {
         return Err(ReportError::Missing(path.to_owned()));
     }
-    let bytes = store::read(path)?;
-    let header: Header = serde_json::from_slice(&bytes).map_err(|error| explain(path, &error))?;
-    if header.schema > u64::from(SCHEMA) {
-        return Err(ReportError::Newer { path: path.to_owned(), schema: header.schema });
-    }
-    serde_json::from_slice(&bytes).map_err(|error| explain(path, &error))
-}
-
-fn explain(path: &Path, error: &serde_json::Error) -> ReportError {
-    let (path, detail) = (path.to_owned(), error.to_string());
-    match error.classify() {
-        Category::Eof => ReportError::CutShort { path, detail },
-        Category::Io | Category::Syntax | Category::Data => {
-            ReportError::NotResults { path, detail }
+    mend::read(&store::read(path)?).map_err(|hopeless| {
+        let path = path.to_owned();
+        match hopeless {
+            Hopeless::CutShort(detail) => ReportError::CutShort { path, detail },
+            Hopeless::Newer(schema) => ReportError::Newer { path, schema },
+            Hopeless::NotResults(detail) => ReportError::NotResults { path, detail },
         }
-    }
+    })
 }
 
 fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<RunRecord, String> {

@@ -1,36 +1,40 @@
-//! `summary.md`: the comparison, what it shows and the figures, for a terminal pager, a code host or a chat.
+//! `summary.md`: what to use and why, the comparison and the figures, for a terminal pager, a code host or a chat.
 
 use std::fmt::Write as _;
 
-use crate::record::ClaimResult;
-
 use super::figure::Figure;
-use super::load::Loaded;
+use super::reading::Judged;
 use super::table::{LEGEND, TITLES, Table};
-use super::text;
+use super::{Report, text};
 
 /// The whole file.
-pub(super) fn render(
-    loaded: &Loaded,
-    table: &Table,
-    reading: &[String],
-    figures: &[Figure],
-) -> String {
-    let results = &loaded.results;
-    let mut page = format!("# {}\n\n", escape(&results.experiment));
-    page += &origin(loaded);
-    page += &comparison(table);
-    page += "\n## What this shows\n\n";
-    for sentence in reading {
-        let _ = writeln!(page, "- {}", escape(sentence));
+pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
+    let mut page = format!("# {}\n\n", escape(&report.title));
+    for experiment in report.experiments {
+        page +=
+            &format!("{}\n\n", escape(&text::origin(&experiment.results.environment).join(" · ")));
     }
-    if !results.claims.is_empty() {
-        page += &claims(&results.claims);
+    for advice in &report.advice {
+        let experiment = advice.experiment.as_ref().map(|name| format!("{}: ", escape(name)));
+        let (heading, reason) = (escape(&advice.heading), escape(&advice.reason));
+        let _ = writeln!(page, "**{}{heading}.** {reason}\n", experiment.unwrap_or_default());
+    }
+    if !report.claims.is_empty() {
+        page += &claims(&report.claims);
+    }
+    page += "## Comparison\n\n";
+    page += &comparison(&report.table);
+    page += "\n## What this shows\n\n";
+    for sentence in &report.reading {
+        let _ = writeln!(page, "- {}", escape(sentence));
     }
     page += "\n## Figures\n";
     for figure in figures {
         let (alt, title) = (escape(&figure.alt), escape(&figure.title));
         let _ = write!(page, "\n### {title}\n\n![{alt}](figures/{}.png)\n", figure.file);
+        for note in &figure.notes {
+            let _ = write!(page, "\n{}\n", escape(note));
+        }
     }
     page += "\n## How to read the table\n\n";
     for line in LEGEND {
@@ -39,19 +43,7 @@ pub(super) fn render(
     page
 }
 
-fn origin(loaded: &Loaded) -> String {
-    let environment = &loaded.results.environment;
-    format!(
-        "{} · {} · {} threads · mantissa {} · {}\n\n",
-        escape(&environment.device),
-        escape(&environment.device_name),
-        environment.threads,
-        escape(&environment.version),
-        escape(&environment.started),
-    )
-}
-
-fn comparison(table: &Table) -> String {
+fn comparison(table: &Table<'_>) -> String {
     let mut lines = format!("| {} |\n|", TITLES.join(" | "));
     lines += " --- |";
     lines += &" ---: |".repeat(TITLES.len() - 1);
@@ -66,20 +58,13 @@ fn comparison(table: &Table) -> String {
     lines
 }
 
-fn claims(claims: &[ClaimResult]) -> String {
-    let mut lines = "\n## Claims\n\n| claim | variant | verdict | measured | threshold | what would settle it |\n| --- | --- | --- | --- | --- | --- |\n".to_owned();
+fn claims(claims: &[Judged]) -> String {
+    let mut lines = format!("## Claims\n\n| {} |\n", Judged::TITLES.join(" | "));
+    lines += &format!("|{}\n", " --- |".repeat(Judged::TITLES.len()));
     for claim in claims {
-        let cells = [
-            claim.id.clone(),
-            claim.variant.clone(),
-            text::claim_verdict(claim.verdict).to_owned(),
-            text::measure(claim.measured),
-            claim.threshold.clone(),
-            claim.missing.clone().unwrap_or_default(),
-        ];
-        let _ = writeln!(lines, "| {} |", cells.map(|cell| escape(&cell)).join(" | "));
+        let _ = writeln!(lines, "| {} |", claim.cells().map(escape).join(" | "));
     }
-    lines
+    lines + "\n"
 }
 
 /// Text that Markdown shows as it is: on one line, without markup, HTML or table bars.

@@ -1,7 +1,7 @@
-//! The report: from a results folder to figures, tables and pages. Reads records, computes no measurement.
+//! The report: from results folders to figures, tables and pages. Reads records, computes no measurement.
 //!
-//! What is said is computed once (`table`, `reading`, `figure`); how it looks is decided elsewhere (`csv`,
-//! `markdown`, `terminal`, `html`, `draw`).
+//! What is said is computed once (`table`, `reading`, `figure`); how it looks is decided elsewhere (`csv`, `markdown`,
+//! `latex`, `terminal`, `html`, `draw`, `interactive`).
 
 mod csv;
 mod draw;
@@ -9,24 +9,30 @@ mod figure;
 #[cfg(test)]
 mod fixture;
 mod html;
+mod interactive;
+mod latex;
 mod load;
 mod markdown;
+mod mend;
 mod reading;
 mod table;
 mod terminal;
 #[cfg(test)]
 mod tests;
 mod text;
+mod theme;
 
 use std::path::{Path, PathBuf};
 
 use crate::store::{self, StoreError};
 
 pub use load::{Loaded, load};
-pub use terminal::terminal_table;
+pub use terminal::terminal;
 
 use figure::Figure;
+use reading::{Advice, Judged};
 use table::Table;
+use theme::Theme;
 
 /// A report that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +42,7 @@ pub enum ReportError {
         "{}: not found; give the folder that `mantissa experiment` wrote with --out", .0.display()
     )]
     Missing(PathBuf),
-    /// The results file ends before its JSON does.
+    /// The results file ends before what every report needs.
     #[error(
         "{}: cut short ({detail}); copy the file again or run the experiment again", path.display()
     )]
@@ -57,7 +63,7 @@ pub enum ReportError {
         /// What does not fit.
         detail: String,
     },
-    /// A newer program wrote the file.
+    /// A newer program wrote the file, and this one understands nothing of it.
     #[error(
         "{}: schema {schema} is newer than this program's {}; use the mantissa that wrote it, or a newer one",
         path.display(), crate::record::SCHEMA
@@ -81,28 +87,80 @@ pub enum ReportError {
     Store(#[from] StoreError),
 }
 
-/// Writes `results.csv`, `summary.md`, `figures/*.png`, `figures/*.svg` and `report.html` beside `dir/results.json`,
-/// and returns their paths in that order.
+/// Everything that a report says, whatever it is written as.
+struct Report<'a> {
+    experiments: &'a [Loaded],
+    title: String,
+    advice: Vec<Advice>,
+    claims: Vec<Judged>,
+    table: Table<'a>,
+    reading: Vec<String>,
+}
+
+impl<'a> Report<'a> {
+    /// One experiment, or several side by side.
+    fn of(experiments: &'a [Loaded]) -> Self {
+        let title = match experiments {
+            [only] => text::printable(&only.results.experiment),
+            several => {
+                let labels: Vec<String> =
+                    several.iter().map(|e| text::printable(&e.label)).collect();
+                text::list(&labels)
+            }
+        };
+        Self {
+            experiments,
+            title,
+            advice: reading::advice(experiments),
+            claims: reading::claims(experiments),
+            table: Table::of(experiments),
+            reading: reading::sentences(experiments),
+        }
+    }
+}
+
+/// Writes the report of the experiment in `dir` beside its results file: `results.csv`, `results.tex`, `summary.md`,
+/// `figures/*.png`, `figures/*.svg` and `report.html`, and returns their paths in that order. The experiment may still be
+/// running.
 ///
 /// # Errors
 /// When the results file cannot be read ([`load`]) or a file cannot be made or written. Files made before stay.
 pub fn render(dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
-    let loaded = load(dir)?;
-    let table = Table::of(&loaded.results);
-    let reading = reading::sentences(&loaded, &table);
-    let figures = figure::all(&loaded, &table);
-    let mut written = Vec::new();
+    write(dir, &[load(dir)?])
+}
 
-    save(dir, "results.csv", csv::render(&table), &mut written)?;
-    let summary = markdown::render(&loaded, &table, &reading, &figures);
-    save(dir, "summary.md", Ok(summary.into_bytes()), &mut written)?;
+/// Writes one report on the experiments in several folders into the folder `out`, as [`render`] does on one.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_together(dirs: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let mut experiments = dirs.iter().map(|dir| load(dir)).collect::<Result<Vec<_>, _>>()?;
+    let labels: Vec<String> = experiments.iter().map(|e| e.label.clone()).collect();
+    for (experiment, dir) in experiments.iter_mut().zip(dirs) {
+        // Folders of one name are told apart by where they are.
+        if labels.iter().filter(|label| **label == experiment.label).count() > 1 {
+            experiment.label = dir.display().to_string();
+        }
+    }
+    write(out, &experiments)
+}
+
+fn write(dir: &Path, experiments: &[Loaded]) -> Result<Vec<PathBuf>, ReportError> {
+    let report = Report::of(experiments);
+    let figures = figure::all(&report.table);
+    let mut written = Vec::new();
+    let csv = csv::render(&report.table);
+    let (markdown, latex) = (markdown::render(&report, &figures), latex::render(&report.table));
+    save(dir, "results.csv", csv.clone(), &mut written)?;
+    save(dir, "results.tex", Ok(latex.clone().into_bytes()), &mut written)?;
+    save(dir, "summary.md", Ok(markdown.clone().into_bytes()), &mut written)?;
     let drawings = save_figures(dir, &figures, &mut written)?;
-    let page = html::render(&loaded, &table, &reading, &drawings);
-    save(dir, "report.html", page, &mut written)?;
+    let files = html::Files { csv: csv.unwrap_or_default(), markdown, latex };
+    save(dir, "report.html", html::render(&report, &drawings, &files), &mut written)?;
     Ok(written)
 }
 
-/// A figure and its SVG text.
+/// A figure and its SVG text, on a white ground.
 struct Drawing<'a> {
     figure: &'a Figure,
     svg: String,
@@ -115,12 +173,15 @@ fn save_figures<'a>(
 ) -> Result<Vec<Drawing<'a>>, ReportError> {
     let mut drawings = Vec::new();
     for figure in figures {
-        let png = format!("figures/{}.png", figure.file);
-        save(dir, &png, draw::png(figure), written)?;
-        let path = format!("figures/{}.svg", figure.file);
-        let svg = draw::svg(figure).map_err(|detail| make_error(&dir.join(&path), detail))?;
-        save(dir, &path, Ok(svg.clone().into_bytes()), written)?;
-        drawings.push(Drawing { figure, svg });
+        for theme in [Theme::Light, Theme::Dark] {
+            let name = |ending: &str| format!("figures/{}{}.{ending}", figure.file, theme.suffix());
+            save(dir, &name("png"), draw::png(figure, theme), written)?;
+            let svg = draw::svg(figure, theme);
+            save(dir, &name("svg"), svg.clone().map(String::into_bytes), written)?;
+            if theme == Theme::Light {
+                drawings.push(Drawing { figure, svg: svg.unwrap_or_default() });
+            }
+        }
     }
     Ok(drawings)
 }
@@ -132,12 +193,8 @@ fn save(
     written: &mut Vec<PathBuf>,
 ) -> Result<(), ReportError> {
     let path = dir.join(name);
-    let contents = contents.map_err(|detail| make_error(&path, detail))?;
+    let contents = contents.map_err(|detail| ReportError::Make { path: path.clone(), detail })?;
     store::write(&path, &contents)?;
     written.push(path);
     Ok(())
-}
-
-fn make_error(path: &Path, detail: String) -> ReportError {
-    ReportError::Make { path: path.to_owned(), detail }
 }

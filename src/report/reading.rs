@@ -1,6 +1,8 @@
-//! What the numbers show, in plain sentences: only what they allow to say, and what they do not.
+//! What the numbers show, in plain sentences: what to use, how the claims fared, and what else they allow to say.
 
-use crate::record::{AccuracyDifference, AccuracyVerdict, Estimate, Status};
+use crate::record::{
+    AccuracyDifference, AccuracyVerdict, ClaimVerdict, Estimate, Recommendation, Status,
+};
 use crate::stats::{MIN_PAIRS, SIGNIFICANCE, wilson};
 use crate::units::Ratio;
 
@@ -8,9 +10,124 @@ use super::load::Loaded;
 use super::table::{Row, Table, variants};
 use super::text;
 
-/// The sentences, the warnings first.
-pub(super) fn sentences(loaded: &Loaded, table: &Table) -> Vec<String> {
+/// What to use, of one experiment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Advice {
+    /// The experiment, where there are several.
+    pub(super) experiment: Option<String>,
+    /// Four words.
+    pub(super) heading: String,
+    /// Why.
+    pub(super) reason: String,
+}
+
+/// A claim as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Judged {
+    /// The experiment, where there are several.
+    pub(super) experiment: Option<String>,
+    /// Such as `train-time`.
+    pub(super) id: String,
+    /// The variant it was judged on; empty where none is of that kind.
+    pub(super) variant: String,
+    /// How it fared.
+    pub(super) verdict: ClaimVerdict,
+    /// The number it was judged by, with its interval.
+    pub(super) measured: String,
+    /// The threshold.
+    pub(super) threshold: String,
+    /// What would settle it.
+    pub(super) missing: String,
+}
+
+impl Judged {
+    /// The titles of [`Judged::cells`].
+    pub(super) const TITLES: [&'static str; 6] =
+        ["claim", "variant", "verdict", "measured", "threshold", "what would settle it"];
+
+    /// One cell a title.
+    pub(super) fn cells(&self) -> [&str; 6] {
+        [
+            &self.id,
+            &self.variant,
+            text::claim_verdict(self.verdict),
+            &self.measured,
+            &self.threshold,
+            &self.missing,
+        ]
+    }
+}
+
+/// What an experiment is called, where there are several.
+fn label(experiments: &[Loaded], experiment: &Loaded) -> Option<String> {
+    (experiments.len() > 1).then(|| text::printable(&experiment.label))
+}
+
+/// What to use, by experiment.
+pub(super) fn advice(experiments: &[Loaded]) -> Vec<Advice> {
+    let advice = experiments.iter().map(|experiment| {
+        let Some(Recommendation { variant, reason, .. }) = &experiment.results.recommendation
+        else {
+            return Advice {
+                experiment: label(experiments, experiment),
+                heading: "No recommendation".to_owned(),
+                reason: "The results file holds none.".to_owned(),
+            };
+        };
+        let heading = variant.as_ref().map_or_else(
+            || "No recommendation yet".to_owned(),
+            |variant| format!("Use {}", text::printable(variant)),
+        );
+        Advice {
+            experiment: label(experiments, experiment),
+            heading,
+            reason: text::printable(reason),
+        }
+    });
+    advice.collect()
+}
+
+/// How the claims fared, by experiment.
+pub(super) fn claims(experiments: &[Loaded]) -> Vec<Judged> {
+    let judged = experiments.iter().flat_map(|experiment| {
+        experiment.results.claims.iter().map(|claim| {
+            let experiment = label(experiments, experiment);
+            let variant = text::printable(&claim.variant);
+            Judged {
+                id: text::printable(&claim.id),
+                variant: match &experiment {
+                    Some(experiment) if !variant.is_empty() => format!("{experiment} · {variant}"),
+                    Some(experiment) => experiment.clone(),
+                    None => variant,
+                },
+                experiment,
+                verdict: claim.verdict,
+                measured: text::measure(&claim.id, claim.measured),
+                threshold: text::printable(&claim.threshold),
+                missing: text::printable(claim.missing.as_deref().unwrap_or_default()),
+            }
+        })
+    });
+    judged.collect()
+}
+
+/// The sentences, the warnings first, by experiment.
+pub(super) fn sentences(experiments: &[Loaded]) -> Vec<String> {
+    let said = experiments.iter().flat_map(|experiment| {
+        let table = Table::of_one(&experiment.results, &experiment.records, None);
+        let label = label(experiments, experiment);
+        let sentences = sentences_of(experiment, &table).into_iter();
+        sentences.map(move |sentence| match &label {
+            Some(label) => format!("{label}: {sentence}"),
+            None => sentence,
+        })
+    });
+    said.collect()
+}
+
+fn sentences_of(loaded: &Loaded, table: &Table<'_>) -> Vec<String> {
     let mut said = Vec::new();
+    said.extend(loaded.notes.iter().cloned());
     said.extend(unfinished(loaded, table));
     said.extend(loaded.results.environment.notes.iter().cloned());
     said.extend(stopped(loaded));
@@ -25,12 +142,28 @@ pub(super) fn sentences(loaded: &Loaded, table: &Table) -> Vec<String> {
         }
     }
     said.extend(few_seeds(table));
+    said.extend(controls(table));
     said.extend(numerics(table));
-    said.extend(loaded.notes.iter().cloned());
     said.iter().map(|sentence| text::printable(sentence)).collect()
 }
 
-fn unfinished(loaded: &Loaded, table: &Table) -> Option<String> {
+/// What the baseline does against itself.
+fn controls(table: &Table<'_>) -> Vec<String> {
+    let said = table.controls.iter().filter_map(|control| {
+        let accuracy = accuracy(control)?;
+        let time = control
+            .time_ratio()
+            .map(|ratio| format!(" A step takes {} of its time.", text::estimate(ratio)));
+        Some(format!(
+            "Control {}: the baseline against itself. {accuracy}{}",
+            control.name,
+            time.unwrap_or_default()
+        ))
+    });
+    said.collect()
+}
+
+fn unfinished(loaded: &Loaded, table: &Table<'_>) -> Option<String> {
     let done: usize = table.rows.iter().map(|row| row.runs.done()).sum();
     let planned: usize = table.rows.iter().map(|row| row.runs.planned).sum();
     if planned == 0 {
@@ -67,7 +200,7 @@ fn stopped(loaded: &Loaded) -> Vec<String> {
 }
 
 /// How often a variant diverged, with the interval that so few runs leave.
-fn divergence(table: &Table) -> Vec<String> {
+fn divergence(table: &Table<'_>) -> Vec<String> {
     let diverged = table.rows.iter().filter(|row| row.runs.diverged > 0);
     let sentences = diverged.filter_map(|row| {
         let (diverged, done) = (row.runs.diverged, row.runs.done());
@@ -83,7 +216,7 @@ fn divergence(table: &Table) -> Vec<String> {
     sentences.collect()
 }
 
-fn no_baseline(loaded: &Loaded, table: &Table) -> Option<String> {
+fn no_baseline(loaded: &Loaded, table: &Table<'_>) -> Option<String> {
     let name = &loaded.results.plan.baseline;
     let ran = table.baseline().is_some_and(|row| row.runs.done() > 0);
     (!ran && !table.rows.is_empty()).then(|| {
@@ -91,7 +224,7 @@ fn no_baseline(loaded: &Loaded, table: &Table) -> Option<String> {
     })
 }
 
-fn no_times(table: &Table) -> Vec<String> {
+fn no_times(table: &Table<'_>) -> Vec<String> {
     let mut said = Vec::new();
     let emulated: Vec<String> = names(table, |row| row.emulated);
     if !emulated.is_empty() {
@@ -116,7 +249,7 @@ fn no_times(table: &Table) -> Vec<String> {
 
 /// Of the variants that completed a run, the one whose step time is the smallest part of the baseline's, if any is
 /// clearly faster.
-fn fastest(table: &Table) -> Option<String> {
+fn fastest(table: &Table<'_>) -> Option<String> {
     let ran = || table.rows.iter().filter(|row| row.runs.completed > 0);
     let ratios = || ran().filter_map(|row| Some((row, row.time_ratio()?)));
     let baseline = &ratios().next()?.0.against.as_ref()?.baseline;
@@ -134,7 +267,7 @@ fn fastest(table: &Table) -> Option<String> {
     ))
 }
 
-fn cost(row: &Row) -> Option<String> {
+fn cost(row: &Row<'_>) -> Option<String> {
     let baseline = row.against.as_ref()?.baseline.as_str();
     let mut parts = Vec::new();
     if let Some(ratio) = row.time_ratio() {
@@ -175,7 +308,7 @@ fn speed(ratio: Estimate<Ratio>) -> &'static str {
     }
 }
 
-fn accuracy(row: &Row) -> Option<String> {
+fn accuracy(row: &Row<'_>) -> Option<String> {
     let difference = row.difference()?;
     let baseline = &row.against.as_ref()?.baseline;
     let by = format!("{} pp against {baseline}", text::points(difference.value));
@@ -205,7 +338,7 @@ fn p_value(difference: &AccuracyDifference) -> String {
 }
 
 /// A two-sided sign-flip test of n pairs cannot give less than 2 of its 2ⁿ sign patterns.
-fn few_seeds(table: &Table) -> Option<String> {
+fn few_seeds(table: &Table<'_>) -> Option<String> {
     let differences = table.rows.iter().filter_map(Row::difference);
     let most = differences.map(|difference| difference.pairs).max()?;
     let smallest = 2.0_f64.powi(1 - i32::try_from(most).ok()?);
@@ -218,11 +351,11 @@ fn few_seeds(table: &Table) -> Option<String> {
     })
 }
 
-fn numerics(table: &Table) -> Vec<String> {
-    let counted = |row: &&Row| row.counts.elements > 0;
+fn numerics(table: &Table<'_>) -> Vec<String> {
+    let counted = |row: &&Row<'_>| row.counts.elements > 0;
     let mut said = Vec::new();
     for (word, of) in [
-        ("overflow", (|row| row.counts.overflow) as fn(&Row) -> u64),
+        ("overflow", (|row| row.counts.overflow) as fn(&Row<'_>) -> u64),
         ("underflow", |row| row.counts.underflow),
         ("lost updates", |row| row.numerics.updates.lost),
         ("skipped steps", |row| row.numerics.skipped_steps),
@@ -249,7 +382,7 @@ fn numerics(table: &Table) -> Vec<String> {
     said
 }
 
-fn names(table: &Table, chosen: impl Fn(&Row) -> bool) -> Vec<String> {
+fn names(table: &Table<'_>, chosen: impl Fn(&Row<'_>) -> bool) -> Vec<String> {
     let rows = table.rows.iter().filter(|row| chosen(row));
     rows.map(|row| row.name.clone()).collect()
 }

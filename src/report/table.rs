@@ -3,14 +3,17 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::claims::accuracies;
+use crate::precision::{LossScale, Policy};
 use crate::record::{
     AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Memory, Numerics, Results,
-    Status, TrainTime, VariantResult,
+    RunRecord, RunSummary, Status, TrainTime, VariantResult,
 };
+use crate::spec::ControlKind;
 use crate::stats;
 use crate::units::{Bytes, Ratio};
 
-use super::text;
+use super::{Loaded, text};
 
 /// The titles of [`Row::cells`].
 pub(super) const TITLES: [&str; 11] = [
@@ -36,16 +39,22 @@ pub(super) const LEGEND: [&str; 5] = [
     "— means not measured, never 0.",
 ];
 
-/// Everything the renderers show of an experiment's variants.
-#[derive(Clone, Debug)]
-pub(super) struct Table {
-    /// One row a variant, in the plan's order.
-    pub(super) rows: Vec<Row>,
+/// Everything the renderers show of the variants of one experiment, or of several side by side.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table<'a> {
+    /// One row a variant, in the plan's order; several experiments one after the other.
+    pub(super) rows: Vec<Row<'a>>,
+    /// The baseline against itself, where the plan asks for it.
+    pub(super) controls: Vec<Row<'a>>,
 }
 
 /// One variant.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(super) struct Row<'a> {
+    /// What its experiment is called.
+    pub(super) experiment: String,
+    /// Whether there are others, so that its name alone does not tell.
+    pub(super) is_one_of_several: bool,
     /// The variant's name as it is.
     pub(super) name: String,
     /// The policy's text form.
@@ -74,6 +83,16 @@ pub(super) struct Row {
     pub(super) counts: Counts,
     /// Steps attempted over all runs.
     pub(super) steps: u64,
+    /// The runs, in the plan's order.
+    pub(super) summaries: Vec<RunSummary>,
+    /// Their records, as far as they could be read.
+    pub(super) records: Vec<&'a RunRecord>,
+    /// Whether the policy scales the loss.
+    pub(super) scales: bool,
+    /// Test accuracy minus the baseline's of the same seed.
+    pub(super) differences: Vec<f64>,
+    /// δ: differences closer to 0 are of no matter.
+    pub(super) margin: f64,
 }
 
 /// A line of a cell.
@@ -181,24 +200,76 @@ pub(super) fn variants(results: &Results) -> Vec<Cow<'_, VariantResult>> {
     planned.chain(unplanned.map(Cow::Borrowed)).collect()
 }
 
-impl Table {
-    /// The table of an experiment, complete or not.
-    pub(super) fn of(results: &Results) -> Self {
-        Self { rows: variants(results).iter().map(|variant| Row::of(results, variant)).collect() }
+impl<'a> Table<'a> {
+    /// The table of experiments, complete or not, side by side.
+    pub(super) fn of(experiments: &'a [Loaded]) -> Self {
+        let mut table = Self::default();
+        for Loaded { label, results, records, .. } in experiments {
+            let label = (experiments.len() > 1).then(|| label.clone());
+            let part = Self::of_one(results, records, label.as_deref());
+            table.rows.extend(part.rows);
+            table.controls.extend(part.controls);
+        }
+        table
+    }
+
+    /// The table of one experiment, under a label where there are others.
+    pub(super) fn of_one(results: &Results, records: &'a [RunRecord], label: Option<&str>) -> Self {
+        let variants = variants(results);
+        let baseline = variants.iter().find(|variant| variant.name == results.plan.baseline);
+        let baseline = baseline.map(|variant| accuracies(variant)).unwrap_or_default();
+        let row = |variant: &VariantResult, differences: Vec<f64>| {
+            let records = records.iter().filter(|record| record.variant == variant.name).collect();
+            let experiment = label.unwrap_or(&results.experiment).to_owned();
+            let is_one_of_several = label.is_some();
+            Row { experiment, is_one_of_several, records, differences, ..Row::of(results, variant) }
+        };
+        let by_seed = |variant: &VariantResult| by_seed(&accuracies(variant), &baseline);
+        let rows = variants.iter().map(|variant| match variant.name == results.plan.baseline {
+            true => row(variant, Vec::new()),
+            false => row(variant, by_seed(variant)),
+        });
+        let controls = results.controls.iter().map(|control| {
+            let differences = match control.kind {
+                ControlKind::SameSeeds => by_seed(&control.result),
+                ControlKind::OtherSeeds => {
+                    let pairs = accuracies(&control.result).into_iter().zip(&baseline);
+                    pairs.map(|((_, of), (_, to))| of - to).collect()
+                }
+            };
+            row(&control.result, differences)
+        });
+        Self { rows: rows.collect(), controls: controls.collect() }
     }
 
     /// The baseline's row, where the experiment has one.
-    pub(super) fn baseline(&self) -> Option<&Row> {
+    pub(super) fn baseline(&self) -> Option<&Row<'a>> {
         self.rows.iter().find(|row| row.is_baseline)
+    }
+
+    /// The most steps that a run attempted.
+    pub(super) fn steps(&self) -> usize {
+        let records = self.rows.iter().flat_map(|row| &row.records);
+        records.map(|record| record.loss.len()).max().unwrap_or(0)
     }
 }
 
-impl Row {
+/// Accuracies minus those of the same seed, in the order of the first.
+fn by_seed(of: &[(u64, f64)], to: &[(u64, f64)]) -> Vec<f64> {
+    let pair = |(seed, of): &(u64, f64)| Some(of - to.iter().find(|(s, _)| s == seed)?.1);
+    of.iter().filter_map(pair).collect()
+}
+
+impl Row<'_> {
+    /// Without its experiment, its records and its differences.
     fn of(results: &Results, variant: &VariantResult) -> Self {
         let ended = |status| variant.runs.iter().filter(|r| r.status == status).count();
         let accuracies: Vec<f64> = variant.runs.iter().filter_map(|r| r.test_accuracy).collect();
         let numerics = variant.numerics;
+        let policy: Option<Policy> = variant.policy.parse().ok();
         Self {
+            experiment: String::new(),
+            is_one_of_several: false,
             name: variant.name.clone(),
             policy: variant.policy.clone(),
             is_baseline: variant.name == results.plan.baseline,
@@ -222,12 +293,22 @@ impl Row {
                 .plus(numerics.activation_gradients)
                 .plus(numerics.weight_gradients),
             steps: variant.runs.iter().map(|run| run.steps).sum(),
+            summaries: variant.runs.clone(),
+            records: Vec::new(),
+            scales: policy.is_some_and(|policy| policy.scale != LossScale::None),
+            differences: Vec::new(),
+            margin: results.plan.measure.equivalence_margin,
         }
     }
 
-    /// The name for eyes: nothing in it moves a cursor or breaks a line.
+    /// The name for eyes, behind its experiment's where there are several: nothing in it moves a cursor or breaks a line.
     pub(super) fn label(&self) -> String {
-        text::printable(&self.name)
+        let name = text::printable(&self.name);
+        if self.is_one_of_several {
+            format!("{} · {name}", text::printable(&self.experiment))
+        } else {
+            name
+        }
     }
 
     /// The difference of accuracies to the baseline.
@@ -275,6 +356,26 @@ impl Row {
             share_cell(self.numerics.updates.lost, self.numerics.updates.elements),
             share_cell(self.numerics.skipped_steps, self.steps),
             self.runs_cell(),
+        ]
+    }
+
+    /// What a table is sorted by, one number a title of [`TITLES`]; the name is sorted by its text.
+    pub(super) fn sort_keys(&self) -> [Option<f64>; 11] {
+        let share = |count: u64, of: u64| (of > 0).then(|| count as f64 / of as f64);
+        let inference = self.inference.as_ref();
+        let updates = self.numerics.updates;
+        [
+            None,
+            self.accuracy.map(|accuracy| accuracy.mean),
+            self.train.as_ref().map(|train| train.step_seconds.value.0),
+            self.memory.map(|memory| memory.peak_bytes.0 as f64),
+            inference.and_then(|i| Some(i.batch_seconds?.value.0)),
+            inference.map(|i| i.peak_bytes.0 as f64),
+            share(self.counts.overflow, self.counts.elements),
+            share(self.counts.underflow, self.counts.elements),
+            share(updates.lost, updates.elements),
+            share(self.numerics.skipped_steps, self.steps),
+            Some(self.runs.completed as f64),
         ]
     }
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Display;
 
-use crate::record::{AccuracyVerdict, ClaimMeasure, ClaimVerdict, Estimate, Failure, Role, Status};
+use crate::record::{
+    AccuracyVerdict, ClaimMeasure, ClaimVerdict, Environment, Estimate, Failure, Role, Status,
+};
 
 /// What stands where nothing was measured.
 pub(super) const NOT_MEASURED: &str = "—";
@@ -71,14 +73,20 @@ pub(super) fn estimate<T: Display + Copy>(estimate: Estimate<T>) -> String {
     format!("{} ({})", estimate.value, interval(estimate.low, estimate.high))
 }
 
-/// The number a claim was judged by, with its interval where it has one.
-pub(super) fn measure(measured: Option<ClaimMeasure>) -> String {
+/// The number a claim was judged by, with its interval where it has one: by the claim, a difference of accuracies, a share
+/// or a ratio.
+pub(super) fn measure(claim: &str, measured: Option<ClaimMeasure>) -> String {
     let Some(measured) = measured else {
         return NOT_MEASURED.to_owned();
     };
-    let value = decimal(measured.value);
+    let (print, unit): (fn(f64) -> String, _) = match claim {
+        "accuracy-kept" | "master-weights" => (points, " pp"),
+        "loss-scaling" => (share, ""),
+        _ => (decimal, "×"),
+    };
+    let value = print(measured.value) + unit;
     match (measured.low, measured.high) {
-        (Some(low), Some(high)) => format!("{value} ({} to {})", decimal(low), decimal(high)),
+        (Some(low), Some(high)) => format!("{value} ({} to {})", print(low), print(high)),
         _ => value,
     }
 }
@@ -150,6 +158,18 @@ pub(super) fn shorten(text: &str, length: usize) -> String {
     let start = length.saturating_sub(end + 1);
     let (start, end) = (&all[..start], &all[all.len() - end..]);
     start.iter().chain(&['…']).chain(end).collect()
+}
+
+/// Where and with what an experiment ran, in a few parts.
+pub(super) fn origin(environment: &Environment) -> Vec<String> {
+    let parts = [
+        environment.device.clone(),
+        environment.device_name.clone(),
+        plural(environment.threads, "thread"),
+        format!("mantissa {}", environment.version),
+        environment.started.clone(),
+    ];
+    parts.into_iter().filter(|part| !part.is_empty()).map(|part| printable(&part)).collect()
 }
 
 /// How a run ended, in a word.

@@ -10,8 +10,9 @@ use plotters::prelude::{DrawingBackend, FontDesc, FontFamily, RGBAColor};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color as _, FontStyle, IntoTextStyle as _, ShapeStyle, register_font};
 
-use super::{INK, UNITS, WHITE};
-use crate::report::figure::{At, Colour, Fill, Hatch, Look, Shape};
+use super::UNITS;
+use crate::report::figure::{At, Fill, Hatch, Look, Shape};
+use crate::report::theme::{Colour, GROUND, INK, Theme};
 
 /// Height of the font's box, ascent to descent, in its em: the bitmap backend takes this for the size.
 const BOX_PER_EM: f64 = 1.164;
@@ -119,23 +120,42 @@ fn font(size: f64, weight: Weight) -> FontDesc<'static> {
 pub(super) struct Canvas<'a, B: Backend> {
     area: &'a DrawingArea<B, Shift>,
     kind: Type,
+    theme: Theme,
 }
 
 impl<'a, B: Backend> Canvas<'a, B> {
     /// A canvas over the whole area.
-    pub(super) fn new(area: &'a DrawingArea<B, Shift>, kind: Type) -> Self {
-        Self { area, kind }
+    pub(super) fn new(area: &'a DrawingArea<B, Shift>, (kind, theme): (Type, Theme)) -> Self {
+        Self { area, kind, theme }
     }
 
-    /// One colour everywhere.
-    pub(super) fn clear(&self, colour: Colour) -> Result<(), String> {
-        self.area.fill(&rgba(colour, 1.0)).map_err(|error| error.to_string())
+    fn rgba(&self, colour: Colour, alpha: f64) -> RGBAColor {
+        let Colour(red, green, blue) = self.theme.colour(colour);
+        RGBAColor(red, green, blue, alpha)
+    }
+
+    /// The ground everywhere.
+    pub(super) fn clear(&self) -> Result<(), String> {
+        self.area.fill(&self.rgba(GROUND, 1.0)).map_err(|error| error.to_string())
     }
 
     /// A line through points.
     pub(super) fn line(&self, points: &[At], colour: Colour, width: f64) -> Result<(), String> {
+        self.faint_line(points, (colour, 1.0), width)
+    }
+
+    /// A line through points that lets what is below shine through.
+    pub(super) fn faint_line(
+        &self,
+        points: &[At],
+        (colour, alpha): (Colour, f64),
+        width: f64,
+    ) -> Result<(), String> {
+        if points.len() < 2 {
+            return Ok(());
+        }
         let style = ShapeStyle {
-            color: rgba(colour, 1.0),
+            color: self.rgba(colour, alpha),
             filled: false,
             stroke_width: device(width).unsigned_abs(),
         };
@@ -167,26 +187,26 @@ impl<'a, B: Backend> Canvas<'a, B> {
         }
         let points: Vec<_> = points.iter().map(|at| place(*at)).collect();
         self.area
-            .draw(&Polygon::new(points, rgba(colour, alpha).filled()))
+            .draw(&Polygon::new(points, self.rgba(colour, alpha).filled()))
             .map_err(|error| error.to_string())
     }
 
-    /// A filled rectangle with its hatch, in a thin white border that parts it from its neighbours.
+    /// A filled rectangle with its hatch, in a thin border that parts it from its neighbours.
     pub(super) fn filled(&self, from: At, to: At, fill: Fill) -> Result<(), String> {
         let corners = [place(from), place(to)];
         self.area
-            .draw(&Rectangle::new(corners, rgba(fill.colour, 1.0).filled()))
+            .draw(&Rectangle::new(corners, self.rgba(fill.colour, 1.0).filled()))
             .map_err(|error| error.to_string())?;
         for line in hatch(from, to, fill.hatch) {
-            self.line(&line, WHITE, 0.75)?;
+            self.line(&line, GROUND, 0.75)?;
         }
         let right = [(to.0, from.1), to];
-        self.line(&right, WHITE, 1.0)
+        self.line(&right, GROUND, 1.0)
     }
 
-    /// A marker with a white edge, so that markers on top of each other stay apart.
+    /// A marker with an edge of the ground, so that markers on top of each other stay apart.
     pub(super) fn marker(&self, at: At, look: Look, radius: f64) -> Result<(), String> {
-        self.shape(at, look.shape, radius + 1.25, WHITE)?;
+        self.shape(at, look.shape, radius + 1.25, GROUND)?;
         self.shape(at, look.shape, radius, look.colour)
     }
 
@@ -195,7 +215,8 @@ impl<'a, B: Backend> Canvas<'a, B> {
         let corner = |dx: f64, dy: f64| (x + dx * radius, y + dy * radius);
         let corners = match shape {
             Shape::Circle => {
-                let circle = Circle::new(place(at), device(radius), rgba(colour, 1.0).filled());
+                let circle =
+                    Circle::new(place(at), device(radius), self.rgba(colour, 1.0).filled());
                 return self.area.draw(&circle).map_err(|error| error.to_string());
             }
             Shape::Square => vec![
@@ -213,19 +234,19 @@ impl<'a, B: Backend> Canvas<'a, B> {
         self.polygon(&corners, colour, 1.0)
     }
 
-    /// ✕ with a white edge.
+    /// ✕ with an edge of the ground.
     pub(super) fn cross(&self, (x, y): At, colour: Colour) -> Result<(), String> {
         let arm = 5.5;
-        for (colour, width) in [(WHITE, 5.5), (colour, 2.75)] {
+        for (colour, width) in [(GROUND, 5.5), (colour, 2.75)] {
             self.line(&[(x - arm, y - arm), (x + arm, y + arm)], colour, width)?;
             self.line(&[(x - arm, y + arm), (x + arm, y - arm)], colour, width)?;
         }
         Ok(())
     }
 
-    /// A short upright line with a white edge.
+    /// A short upright line with an edge of the ground.
     pub(super) fn rule(&self, (x, y): At, half: f64) -> Result<(), String> {
-        for (colour, width, half) in [(WHITE, 5.0, half + 1.0), (INK, 2.5, half)] {
+        for (colour, width, half) in [(GROUND, 5.0, half + 1.0), (INK, 2.5, half)] {
             self.line(&[(x, y - half), (x, y + half)], colour, width)?;
         }
         Ok(())
@@ -246,7 +267,7 @@ impl<'a, B: Backend> Canvas<'a, B> {
             Anchor::Right => HPos::Right,
         };
         let size = self.kind.size(em) * f64::from(UNITS);
-        let colour = rgba(colour, 1.0);
+        let colour = self.rgba(colour, 1.0);
         let style = font(size, weight)
             .into_text_style(self.area)
             .color(&colour)
@@ -254,10 +275,6 @@ impl<'a, B: Backend> Canvas<'a, B> {
         let drop = (HALF_CAPITAL - self.kind.baseline()) * em;
         self.area.draw_text(text, &style, place((x, y + drop))).map_err(|error| error.to_string())
     }
-}
-
-fn rgba(colour: Colour, alpha: f64) -> RGBAColor {
-    RGBAColor(colour.0, colour.1, colour.2, alpha)
 }
 
 fn device(logical: f64) -> i32 {

@@ -1,7 +1,7 @@
 //! Where things stand in a figure, in logical units from the top left.
 
 use super::{LABEL, SMALL, WIDTH};
-use crate::report::figure::{Arrange, At, Figure, Panel, Swatch};
+use crate::report::figure::{Arrange, At, Axis, Figure, Panel, Swatch};
 
 /// No figure is lower than this.
 const LEAST_HEIGHT: f64 = 540.0;
@@ -31,6 +31,9 @@ const TITLE: f64 = 26.0;
 const TICKS: f64 = 26.0;
 const AXIS_LABEL: f64 = 20.0;
 
+/// Below the labels of the ticks: those of groups.
+const GROUP_LABEL: f64 = 17.0;
+
 /// Bars are not thicker than this.
 const THICKEST_BAR: f64 = 17.0;
 
@@ -54,26 +57,25 @@ pub(super) struct Frame {
     pub(super) right: f64,
     pub(super) top: f64,
     pub(super) bottom: f64,
-    /// Whether the ticks of the vertical axis are labelled.
-    pub(super) labels: bool,
 }
 
 /// From the axes of a panel to logical units.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct View {
+pub(super) struct View<'a> {
+    panel: &'a Panel,
     x: (f64, f64),
     y: (f64, f64),
 }
 
-impl View {
+impl View<'_> {
     /// A place on the horizontal axis.
     pub(super) fn x(&self, value: f64) -> f64 {
-        self.x.0 + self.x.1 * value
+        self.x.0 + self.x.1 * self.panel.x.place(value)
     }
 
     /// A place on the vertical axis.
     pub(super) fn y(&self, value: f64) -> f64 {
-        self.y.0 + self.y.1 * value
+        self.y.0 + self.y.1 * self.panel.y.place(value)
     }
 
     /// Half the thickness of a bar, where the vertical axis has one line a category.
@@ -89,14 +91,16 @@ impl View {
 
 impl Frame {
     /// The view of a panel in this frame.
-    pub(super) fn view(&self, panel: &Panel) -> View {
-        let map = |from: f64, to: f64, start: f64, end: f64| {
+    pub(super) fn view<'a>(&self, panel: &'a Panel) -> View<'a> {
+        let map = |axis: &Axis, start: f64, end: f64| {
+            let (from, to) = (axis.place(axis.from), axis.place(axis.to));
             let factor = (end - start) / (to - from);
             (start - factor * from, factor)
         };
         View {
-            x: map(panel.x.from, panel.x.to, self.left, self.right),
-            y: map(panel.y.from, panel.y.to, self.bottom, self.top),
+            panel,
+            x: map(&panel.x, self.left, self.right),
+            y: map(&panel.y, self.bottom, self.top),
         }
     }
 }
@@ -185,7 +189,8 @@ fn above(panel: &Panel) -> f64 {
 }
 
 fn under(panel: &Panel) -> f64 {
-    TICKS + if panel.x.label.is_empty() { 0.0 } else { AXIS_LABEL }
+    let groups = if panel.x.groups.is_empty() { 0.0 } else { GROUP_LABEL };
+    TICKS + groups + if panel.x.label.is_empty() { 0.0 } else { AXIS_LABEL }
 }
 
 fn stacked(panels: &[Panel], top: f64, bottom: f64) -> Vec<Frame> {
@@ -202,7 +207,6 @@ fn stacked(panels: &[Panel], top: f64, bottom: f64) -> Vec<Frame> {
             right,
             top: y + above(panel),
             bottom: y + above(panel) + height,
-            labels: true,
         });
         y += above(panel) + height + under(panel);
     }
@@ -211,22 +215,22 @@ fn stacked(panels: &[Panel], top: f64, bottom: f64) -> Vec<Frame> {
 
 fn beside(panels: &[Panel], top: f64, bottom: f64) -> Vec<Frame> {
     let between = 32.0;
-    let start = MARGIN + label_room(panels);
-    let end = f64::from(WIDTH) - MARGIN - GAP;
+    let rooms: Vec<f64> =
+        panels.iter().map(|panel| label_room(std::slice::from_ref(panel))).collect();
     let weights: f64 = panels.iter().map(|panel| panel.weight).sum();
-    let room = end - start - between * (panels.len().saturating_sub(1)) as f64;
-    let mut x = start;
+    let taken = rooms.iter().sum::<f64>() + between * (panels.len().saturating_sub(1)) as f64;
+    let room = f64::from(WIDTH) - 2.0 * MARGIN - GAP - taken;
+    let mut x = MARGIN;
     let mut frames = Vec::new();
-    for (index, panel) in panels.iter().enumerate() {
-        let width = room * panel.weight / weights;
+    for (panel, labels) in panels.iter().zip(rooms) {
+        let (left, width) = (x + labels, room * panel.weight / weights);
         frames.push(Frame {
-            left: x,
-            right: x + width,
+            left,
+            right: left + width,
             top: top + above(panel),
             bottom: bottom - under(panel),
-            labels: index == 0,
         });
-        x += width + between;
+        x = left + width + between;
     }
     frames
 }

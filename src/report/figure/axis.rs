@@ -5,14 +5,38 @@
 pub(in crate::report) struct Axis {
     /// What it is, with its unit; empty for none.
     pub(in crate::report) label: String,
+    /// How values are placed.
+    pub(in crate::report) scale: Scale,
     /// Its start.
     pub(in crate::report) from: f64,
     /// Its end.
     pub(in crate::report) to: f64,
     /// Where labels stand.
     pub(in crate::report) ticks: Vec<Tick>,
+    /// Labels of several ticks together, below theirs.
+    pub(in crate::report) groups: Vec<Group>,
     /// Whether ticks go through the plot as thin lines.
     pub(in crate::report) grid: bool,
+    /// What a reader of the page may change.
+    pub(in crate::report) choices: Choices,
+}
+
+/// How values are placed on an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::report) enum Scale {
+    /// At equal distances.
+    Linear,
+    /// Their logarithms at equal distances: values over 0 only.
+    Log,
+}
+
+/// What a reader of the page may change on an axis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::report) struct Choices {
+    /// Linear or logarithmic.
+    pub(in crate::report) log: bool,
+    /// From 0, or about the values.
+    pub(in crate::report) zero: bool,
 }
 
 /// A labelled place on an axis.
@@ -24,7 +48,48 @@ pub(in crate::report) struct Tick {
     pub(in crate::report) label: String,
 }
 
+/// A labelled part of an axis.
+#[derive(Clone, Debug)]
+pub(in crate::report) struct Group {
+    /// From and to.
+    pub(in crate::report) span: (f64, f64),
+    /// What stands there.
+    pub(in crate::report) label: String,
+}
+
 impl Axis {
+    /// An axis over exactly `from` to `to` with these ticks.
+    fn new(
+        label: impl Into<String>,
+        scale: Scale,
+        (from, to): (f64, f64),
+        ticks: Vec<Tick>,
+    ) -> Self {
+        Self {
+            label: label.into(),
+            scale,
+            from,
+            to,
+            ticks,
+            groups: Vec::new(),
+            grid: true,
+            choices: Choices::default(),
+        }
+    }
+
+    /// With these choices.
+    pub(super) fn with(self, choices: Choices) -> Self {
+        Self { choices, ..self }
+    }
+
+    /// Where a value is placed: equal distances of this are equal distances on paper.
+    pub(in crate::report) fn place(&self, value: f64) -> f64 {
+        match self.scale {
+            Scale::Linear => value,
+            Scale::Log => value.log10(),
+        }
+    }
+
     /// A linear axis over exactly `from` to `to` with ticks at round numbers, labelled by `print`, which is told how
     /// many decimals tell them apart.
     pub(super) fn linear(
@@ -38,36 +103,67 @@ impl Axis {
         let last = (to / step + 1e-9).floor() as i64;
         let ticks = (first..=last)
             .map(|n| Tick { at: n as f64 * step, label: print(n as f64 * step, decimals) });
-        Self { label: label.into(), from, to, ticks: ticks.collect(), grid: true }
+        Self::new(label, Scale::Linear, (from, to), ticks.collect())
     }
 
-    /// A logarithmic axis to the base 10, in exponents, with at most about eight ticks.
-    pub(super) fn decades(
+    /// A linear axis labelled with plain numbers.
+    pub(super) fn plain(label: impl Into<String>, range: (f64, f64)) -> Self {
+        Self::linear(label, range, |value, decimals| format!("{value:.decimals$}"))
+    }
+
+    /// A logarithmic axis with ticks at powers of `base`, labelled by `print`, which is told the exponent: at most about
+    /// eight.
+    pub(super) fn powers(
         label: impl Into<String>,
+        base: f64,
         (from, to): (f64, f64),
         print: impl Fn(i32) -> String,
     ) -> Self {
-        let (first, last) = ((from - 1e-9).ceil() as i32, (to + 1e-9).floor() as i32);
+        let exponent = |value: f64| value.ln() / base.ln();
+        let first = (exponent(from) - 1e-9).ceil() as i32;
+        let last = (exponent(to) + 1e-9).floor() as i32;
         let every = usize::try_from((last - first) / 8 + 1).unwrap_or(1);
         let ticks = (first..=last)
             .rev()
             .step_by(every)
-            .map(|exponent| Tick { at: f64::from(exponent), label: print(exponent) });
-        Self { label: label.into(), from, to, ticks: ticks.collect(), grid: true }
+            .map(|exponent| Tick { at: base.powi(exponent), label: print(exponent) });
+        Self::new(label, Scale::Log, (from, to), ticks.collect())
+    }
+
+    /// A logarithmic axis of plain numbers: powers of ten, and 2 and 5 times them where there are few.
+    pub(super) fn decades(label: impl Into<String>, (from, to): (f64, f64)) -> Self {
+        let print = |factor: i32, exponent: i32| match exponent {
+            -4..=4 => {
+                let decimals = usize::try_from(-exponent).unwrap_or(0);
+                format!("{:.decimals$}", f64::from(factor) * 10.0_f64.powi(exponent))
+            }
+            _ => format!("{factor}e{exponent}"),
+        };
+        let mut axis = Self::powers(label, 10.0, (from, to), |exponent| print(1, exponent));
+        if (to / from).log10() < 2.5 {
+            for exponent in from.log10().floor() as i32..=to.log10().ceil() as i32 {
+                for factor in [2, 5] {
+                    let at = f64::from(factor) * 10.0_f64.powi(exponent);
+                    if (from..=to).contains(&at) {
+                        axis.ticks.push(Tick { at, label: print(factor, exponent) });
+                    }
+                }
+            }
+        }
+        axis
     }
 
     /// A vertical axis with one line a category, the first on top.
     pub(super) fn categories(labels: Vec<String>) -> Self {
-        let number = labels.len().max(1) as f64;
+        let last = labels.len().max(1) as f64 - 0.5;
         let ticks =
             labels.into_iter().enumerate().map(|(index, label)| Tick { at: index as f64, label });
-        Self {
-            label: String::new(),
-            from: number - 0.5,
-            to: -0.5,
-            ticks: ticks.collect(),
-            grid: false,
-        }
+        Self { grid: false, ..Self::new("", Scale::Linear, (last, -0.5), ticks.collect()) }
+    }
+
+    /// A horizontal axis of columns, in labelled groups.
+    pub(super) fn grid(range: (f64, f64), ticks: Vec<Tick>, groups: Vec<Group>) -> Self {
+        Self { groups, grid: false, ..Self::new("", Scale::Linear, range, ticks) }
     }
 
     /// An axis of steps from 0, with ticks at whole ones; without ticks where no step was made.
@@ -123,8 +219,17 @@ mod tests {
     }
 
     #[test]
-    fn decades_are_thinned_to_fit() {
-        let axis = Axis::decades("", (-12.0, 0.0), |exponent| exponent.to_string());
+    fn powers_are_thinned_to_fit() {
+        let axis = Axis::powers("", 10.0, (1e-12, 1.0), |exponent| exponent.to_string());
         assert_eq!(labels(&axis), ["0", "-2", "-4", "-6", "-8", "-10", "-12"]);
+        let axis = Axis::powers("", 2.0, (1024.0, 65_536.0), |exponent| exponent.to_string());
+        assert_eq!(labels(&axis), ["16", "15", "14", "13", "12", "11", "10"]);
+    }
+
+    #[test]
+    fn few_decades_are_divided() {
+        let mut axis = Axis::decades("", (0.04, 3.0));
+        axis.ticks.sort_by(|a, b| a.at.total_cmp(&b.at));
+        assert_eq!(labels(&axis), ["0.05", "0.1", "0.2", "0.5", "1", "2"]);
     }
 }

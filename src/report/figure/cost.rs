@@ -1,170 +1,314 @@
-//! What a variant costs: time of a training step and memory of training.
+//! What a variant costs: time of a training step, whole and by phase, memory of training, time and memory of inference.
 
-use crate::record::Memory;
+use std::fmt::Display;
+
+use crate::record::{Estimate, Inference, Memory, Phases};
 use crate::report::table::{Row, Table};
 use crate::report::text;
-use crate::units::{Bytes, Seconds};
+use crate::report::theme::{Colour, INK, PALETTE};
+use crate::units::{Bytes, Ratio, Seconds};
 
 use super::{
-    Arrange, Axis, Colour, Figure, Fill, Hatch, Key, Look, Mark, Panel, Swatch, label, room_for,
+    Arrange, Axis, Figure, Fill, Hatch, Key, Layer, Look, Marks, Panel, Span, Spot, Swatch, alt,
+    nothing_in, room_for, row_axis,
 };
 
-/// A part of the peak: its name, its bytes and its look.
-type Part = (&'static str, fn(&Memory) -> Bytes, Fill);
+/// A part of a whole: its name, its size in a thing that has parts, and its look.
+type Part<W, T> = (&'static str, fn(&W) -> T, Fill);
 
-/// The parts of the peak, from the axis outwards.
-const PARTS: [Part; 5] = [
-    ("weights", |memory| memory.weights, Fill { colour: Colour(0, 114, 178), hatch: Hatch::Plain }),
-    (
-        "master weights",
-        |memory| memory.master_weights,
-        Fill { colour: Colour(86, 180, 233), hatch: Hatch::Rising },
-    ),
-    (
-        "gradients",
-        |memory| memory.gradients,
-        Fill { colour: Colour(230, 159, 0), hatch: Hatch::Falling },
-    ),
-    (
-        "optimizer",
-        |memory| memory.optimizer,
-        Fill { colour: Colour(0, 158, 115), hatch: Hatch::Upright },
-    ),
+const fn fill(colour: Colour, hatch: Hatch) -> Fill {
+    Fill { colour, hatch }
+}
+
+/// The parts of the peak of training, from the axis outwards.
+const MEMORY: [Part<Memory, Bytes>; 5] = [
+    ("weights", |memory| memory.weights, fill(PALETTE[1], Hatch::Plain)),
+    ("master weights", |memory| memory.master_weights, fill(PALETTE[6], Hatch::Rising)),
+    ("gradients", |memory| memory.gradients, fill(PALETTE[5], Hatch::Falling)),
+    ("optimizer", |memory| memory.optimizer, fill(PALETTE[3], Hatch::Upright)),
+    ("activations and work space", |memory| memory.activations, fill(PALETTE[4], Hatch::Crossed)),
+];
+
+/// The parts of the peak of inference.
+const INFERENCE: [Part<Inference, Bytes>; 2] = [
+    ("weights", |inference| inference.weights, fill(PALETTE[1], Hatch::Plain)),
     (
         "activations and work space",
-        |memory| memory.activations,
-        Fill { colour: Colour(204, 121, 167), hatch: Hatch::Crossed },
+        |inference| Bytes(inference.peak_bytes.0.saturating_sub(inference.weights.0)),
+        fill(PALETTE[4], Hatch::Crossed),
     ),
 ];
 
-/// Time of a training step, with its interval.
-pub(super) fn step_time(table: &Table) -> Figure {
-    let times = table.rows.iter().filter_map(|row| row.train.as_ref());
-    let longest = times.map(|t| t.step_seconds.high.0).fold(0.0, f64::max);
+/// The phases of a step, in their order.
+const PHASES: [Part<Phases, Seconds>; 5] = [
+    ("data", |phases| phases.data, fill(PALETTE[6], Hatch::Rising)),
+    ("forward", |phases| phases.forward, fill(PALETTE[1], Hatch::Plain)),
+    ("backward", |phases| phases.backward, fill(PALETTE[5], Hatch::Falling)),
+    ("unscale", |phases| phases.unscale, fill(PALETTE[4], Hatch::Crossed)),
+    ("update", |phases| phases.update, fill(PALETTE[3], Hatch::Upright)),
+];
+
+/// A legend with one entry a part.
+fn keys<W, T>(parts: &[Part<W, T>]) -> Vec<Key> {
+    let parts = parts.iter().enumerate();
+    let key = |(series, (name, _, fill)): (usize, &Part<W, T>)| Key {
+        label: (*name).to_owned(),
+        swatch: Swatch::Fill(*fill),
+        series: Some(series),
+    };
+    parts.map(key).collect()
+}
+
+/// A row's parts side by side, in an axis's unit, `per` of which make one of `T`.
+fn stack<W, T: Display + Copy>(
+    (y, row): (f64, &Row<'_>),
+    whole: &W,
+    parts: &[Part<W, T>],
+    size: impl Fn(T) -> f64,
+) -> Vec<Layer> {
+    let mut from = 0.0;
+    let mut layers = Vec::new();
+    for (series, (name, part, fill)) in parts.iter().enumerate() {
+        let to = from + size(part(whole));
+        if to > from {
+            let words = format!("{}, {name}: {}", row.label(), part(whole));
+            let bars = vec![Span { at: y, from, to, words }];
+            layers.push(Layer::of(series, Marks::Bars { bars, fill: *fill }));
+        }
+        from = to;
+    }
+    layers
+}
+
+/// A plot with one bar or stack a row, and words where a row has none.
+struct Bars {
+    title: String,
+    axis: String,
+    /// The largest value on the axis.
+    largest: f64,
+    layers: Vec<Layer>,
+    gutter: Vec<(f64, String)>,
+}
+
+impl Bars {
+    fn new(title: &str, axis: String, largest: f64) -> Self {
+        Self { title: title.to_owned(), axis, largest, layers: Vec::new(), gutter: Vec::new() }
+    }
+
+    /// What stands where there is no bar.
+    fn say(&mut self, y: f64, words: String) {
+        self.layers.push(Layer::plain(Marks::Words(vec![Spot { at: (0.0, y), words }])));
+    }
+
+    fn panel(self, table: &Table<'_>) -> Panel {
+        Panel {
+            title: self.title,
+            x: cost_axis(self.axis, self.largest),
+            y: row_axis(table.rows.iter()),
+            layers: self.layers,
+            gutter: self.gutter,
+            empty: nothing_in(table),
+            weight: 1.0,
+        }
+    }
+}
+
+/// Times with their intervals, and beside them what `beside` says.
+fn times(
+    table: &Table<'_>,
+    (title, axis): (&str, &str),
+    time: impl Fn(&Row<'_>) -> Option<Estimate<Seconds>>,
+    ratio: impl Fn(&Row<'_>) -> Option<Estimate<Ratio>>,
+) -> Panel {
+    let longest = table.rows.iter().filter_map(&time).map(|t| t.high.0).fold(0.0, f64::max);
     let (unit, per_second) = time_unit(longest);
-    let mut marks = Vec::new();
-    let mut gutter = Vec::new();
+    let mut bars = Bars::new(title, format!("{axis} ({unit})"), longest * per_second);
     for (index, row) in table.rows.iter().enumerate() {
         let y = index as f64;
-        let Some(train) = &row.train else {
-            let words = no_time(row);
-            marks.push(Mark::Words { at: (0.0, y), words });
+        let Some(time) = time(row) else {
+            bars.say(y, no_time(row));
             continue;
         };
-        let time = train.step_seconds;
-        marks.push(Mark::Bar {
-            y,
-            span: (0.0, time.value.0 * per_second),
-            fill: Fill { colour: Look::of(index).colour, hatch: Hatch::Plain },
-        });
-        marks.push(Mark::Whisker { y, span: (time.low.0 * per_second, time.high.0 * per_second) });
-        gutter.push((y, with_ratio(time.value, row.time_ratio().map(|r| r.value))));
+        let words = format!("{}: {}", row.label(), text::estimate(time));
+        let Estimate { value, low, high } = time;
+        let span = |from: f64, to: Seconds, words: String| {
+            vec![Span { at: y, from, to: to.0 * per_second, words }]
+        };
+        let fill = fill(Look::of(index).colour, Hatch::Plain);
+        bars.layers.push(Layer::plain(Marks::Bars { bars: span(0.0, value, words.clone()), fill }));
+        let spans = span(low.0 * per_second, high, words);
+        bars.layers.push(Layer::plain(Marks::Whiskers { spans, upright: false, colour: INK }));
+        bars.gutter.push((y, with_ratio(value, ratio(row).map(|ratio| ratio.value))));
     }
+    bars.panel(table)
+}
+
+/// Time of a training step with its interval, and of its phases.
+pub(super) fn step_time(table: &Table<'_>) -> Figure {
+    let time = |row: &Row<'_>| row.train.as_ref().map(|train| train.step_seconds);
+    let whole = times(table, ("whole step", "time of one step"), time, |row| row.time_ratio());
     Figure {
         file: "step-time",
         title: "Time of one training step".to_owned(),
         subtitle: "Bar: median. Whisker: 95% interval. × is variant ÷ baseline; less is faster."
             .to_owned(),
-        alt: alt("Time of one training step", table, |row| {
-            let Some(train) = &row.train else {
-                return no_time(row);
-            };
-            let ratio = row.time_ratio();
-            let ratio = ratio.map(|r| format!(", {} of the baseline", text::estimate(r)));
-            text::estimate(train.step_seconds) + &ratio.unwrap_or_default()
-        }),
-        room: room_for(table.rows.len(), 24.0),
+        alt: alt("Time of one training step", table, step_words),
+        room: 2.0 * room_for(table.rows.len(), 24.0),
         arrange: Arrange::Stacked,
-        legend: Vec::new(),
-        panels: vec![Panel {
-            title: String::new(),
-            x: cost_axis(format!("time of one step ({unit})"), longest * per_second),
-            y: variant_axis(table),
-            marks,
-            gutter,
-            empty: table.rows.is_empty().then(|| "There are no variants.".to_owned()),
-            weight: 1.0,
-        }],
-        notes: Vec::new(),
+        legend: keys(&PHASES),
+        panels: vec![whole, phases(table)],
+        notes: vec![
+            "Phases are measured apart from the whole step, with a wait between them, and drawing a batch (data) is not in the whole."
+                .to_owned(),
+        ],
     }
 }
 
-/// Memory of training by category, at the peak.
-pub(super) fn memory(table: &Table) -> Figure {
-    let peaks = table.rows.iter().filter_map(|row| row.memory);
-    let largest = peaks.map(|memory| memory.peak_bytes.0).max().unwrap_or(0);
-    let (unit, unit_bytes) = byte_unit(largest);
-    let mut marks = Vec::new();
-    let mut gutter = Vec::new();
+fn row_phases<'a>(row: &'a Row<'_>) -> Option<&'a Phases> {
+    row.train.as_ref()?.phases.as_ref()
+}
+
+fn phases(table: &Table<'_>) -> Panel {
+    let sum = |phases: &Phases| PHASES.iter().map(|(_, phase, _)| phase(phases).0).sum::<f64>();
+    let longest = table.rows.iter().filter_map(row_phases).map(sum).fold(0.0, f64::max);
+    let (unit, per_second) = time_unit(longest);
+    let axis = format!("time of the phases ({unit})");
+    let mut bars = Bars::new("by phase", axis, longest * per_second);
     for (index, row) in table.rows.iter().enumerate() {
         let y = index as f64;
-        let Some(memory) = &row.memory else {
-            let words = "not measured".to_owned();
-            marks.push(Mark::Words { at: (0.0, y), words });
-            continue;
-        };
-        let mut from = 0.0;
-        for (_, part, fill) in PARTS {
-            let to = from + part(memory).0 as f64 / unit_bytes;
-            if to > from {
-                let span = (from, to);
-                marks.push(Mark::Bar { y, span, fill });
-            }
-            from = to;
+        if let Some(phases) = row_phases(row) {
+            let size = |phase: Seconds| phase.0 * per_second;
+            bars.layers.extend(stack((y, row), phases, &PHASES, size));
+            bars.gutter.push((y, Seconds(sum(phases)).to_string()));
+        } else {
+            bars.say(y, no_time(row));
         }
-        gutter.push((y, with_ratio(memory.peak_bytes, row.memory_ratio())));
     }
-    let legend =
-        PARTS.map(|(name, _, fill)| Key { label: name.to_owned(), swatch: Swatch::Fill(fill) });
+    bars.panel(table)
+}
+
+fn step_words(row: &Row<'_>) -> String {
+    let Some(train) = &row.train else {
+        return no_time(row);
+    };
+    let ratio = row.time_ratio();
+    let ratio = ratio.map(|r| format!(", {} of the baseline", text::estimate(r)));
+    let phases = row_phases(row).map(|phases| {
+        let phases = PHASES.map(|(name, phase, _)| format!("{name} {}", phase(phases)));
+        format!(" ({})", phases.join(", "))
+    });
+    text::estimate(train.step_seconds) + &ratio.unwrap_or_default() + &phases.unwrap_or_default()
+}
+
+/// Memory of training by category, at the peak.
+pub(super) fn memory(table: &Table<'_>) -> Figure {
+    let panel = peaks(table, "", &MEMORY, |row| {
+        row.memory.map(|memory| (memory, memory.peak_bytes, row.memory_ratio()))
+    });
     Figure {
         file: "memory",
         title: "Peak memory of training".to_owned(),
         subtitle:
             "Live bytes at the peak, by what they hold. × is variant ÷ baseline; less is smaller."
                 .to_owned(),
-        alt: alt("Peak memory of training", table, memory_words),
+        alt: alt("Peak memory of training", table, |row| {
+            row.memory.map_or_else(not_measured, |memory| {
+                parts_words(memory.peak_bytes, row.memory_ratio(), &memory, &MEMORY)
+            })
+        }),
         room: room_for(table.rows.len(), 24.0),
         arrange: Arrange::Stacked,
-        legend: legend.to_vec(),
-        panels: vec![Panel {
-            title: String::new(),
-            x: cost_axis(format!("memory ({unit})"), largest as f64 / unit_bytes),
-            y: variant_axis(table),
-            marks,
-            gutter,
-            empty: table.rows.is_empty().then(|| "There are no variants.".to_owned()),
-            weight: 1.0,
-        }],
+        legend: keys(&MEMORY),
+        panels: vec![panel],
         notes: Vec::new(),
     }
 }
 
-fn memory_words(row: &Row) -> String {
-    let Some(memory) = &row.memory else {
-        return "not measured".to_owned();
+/// Time of a batch of inference, and its memory.
+pub(super) fn inference(table: &Table<'_>) -> Figure {
+    let time = |row: &Row<'_>| row.inference.as_ref().and_then(|i| i.batch_seconds);
+    let batches = table.rows.iter().filter_map(|row| row.inference.as_ref().map(|i| i.batch));
+    let samples = batches.max().map_or_else(String::new, |batch| format!(" of {batch}"));
+    let what = format!("time of one batch{samples}");
+    let peaks = peaks(table, "peak memory", &INFERENCE, |row| {
+        let inference = row.inference.clone()?;
+        let peak = inference.peak_bytes;
+        Some((inference, peak, row.inference_memory_ratio()))
+    });
+    Figure {
+        file: "inference",
+        title: "Time and memory of inference".to_owned(),
+        subtitle: "Weights in the compute format only. × is variant ÷ baseline; less is better."
+            .to_owned(),
+        alt: alt("Inference", table, inference_words),
+        room: 2.0 * room_for(table.rows.len(), 24.0),
+        arrange: Arrange::Stacked,
+        legend: keys(&INFERENCE),
+        panels: vec![times(table, ("time", &what), time, |row| row.inference_time_ratio()), peaks],
+        notes: Vec::new(),
+    }
+}
+
+fn inference_words(row: &Row<'_>) -> String {
+    let Some(inference) = &row.inference else {
+        return not_measured();
     };
+    let time = inference.batch_seconds.map_or_else(|| no_time(row), text::estimate);
+    let ratio = row.inference_memory_ratio();
+    format!("{time}; {}", parts_words(inference.peak_bytes, ratio, inference, &INFERENCE))
+}
+
+/// Peaks of memory by what they hold.
+fn peaks<W>(
+    table: &Table<'_>,
+    title: &str,
+    parts: &[Part<W, Bytes>],
+    peak: impl Fn(&Row<'_>) -> Option<(W, Bytes, Option<Ratio>)>,
+) -> Panel {
+    let peaks = table.rows.iter().filter_map(|row| peak(row).map(|peak| peak.1.0));
+    let largest = peaks.max().unwrap_or(0);
+    let (unit, unit_bytes) = byte_unit(largest);
+    let mut bars = Bars::new(title, format!("memory ({unit})"), largest as f64 / unit_bytes);
+    for (index, row) in table.rows.iter().enumerate() {
+        let y = index as f64;
+        if let Some((whole, peak, ratio)) = peak(row) {
+            let size = |bytes: Bytes| bytes.0 as f64 / unit_bytes;
+            bars.layers.extend(stack((y, row), &whole, parts, size));
+            bars.gutter.push((y, with_ratio(peak, ratio)));
+        } else {
+            bars.say(y, not_measured());
+        }
+    }
+    bars.panel(table)
+}
+
+fn parts_words<W>(
+    peak: Bytes,
+    ratio: Option<Ratio>,
+    whole: &W,
+    parts: &[Part<W, Bytes>],
+) -> String {
     let parts: Vec<String> =
-        PARTS.iter().map(|(name, part, _)| format!("{name} {}", part(memory))).collect();
-    let total = with_ratio(memory.peak_bytes, row.memory_ratio());
-    format!("{total} ({})", parts.join(", "))
+        parts.iter().map(|(name, part, _)| format!("{name} {}", part(whole))).collect();
+    format!("{} ({})", with_ratio(peak, ratio), parts.join(", "))
 }
 
-fn no_time(row: &Row) -> String {
-    if row.emulated { "emulated: no time".to_owned() } else { "not measured".to_owned() }
+fn not_measured() -> String {
+    "not measured".to_owned()
 }
 
-fn with_ratio<T: std::fmt::Display>(value: T, ratio: Option<crate::units::Ratio>) -> String {
+fn no_time(row: &Row<'_>) -> String {
+    if row.emulated { "emulated: no time".to_owned() } else { not_measured() }
+}
+
+fn with_ratio<T: Display>(value: T, ratio: Option<Ratio>) -> String {
     ratio.map_or_else(|| value.to_string(), |ratio| format!("{value} · {ratio}"))
-}
-
-fn variant_axis(table: &Table) -> Axis {
-    Axis::categories(table.rows.iter().map(|row| label(&row.name)).collect())
 }
 
 /// From 0 to a little beyond the largest value; without ticks where nothing was measured.
 fn cost_axis(label: String, largest: f64) -> Axis {
     let end = if largest > 0.0 { largest * 1.04 } else { 1.0 };
-    let mut axis = Axis::linear(label, (0.0, end), |value, decimals| format!("{value:.decimals$}"));
+    let mut axis = Axis::plain(label, (0.0, end));
     if largest <= 0.0 {
         axis.ticks.clear();
     }
@@ -172,7 +316,7 @@ fn cost_axis(label: String, largest: f64) -> Axis {
 }
 
 /// The unit in which [`Seconds`] prints `longest`, and how many make a second.
-fn time_unit(longest: f64) -> (&'static str, f64) {
+pub(super) fn time_unit(longest: f64) -> (&'static str, f64) {
     match Seconds(longest) {
         Seconds(s) if s >= 1.0 || s == 0.0 => ("s", 1.0),
         Seconds(s) if s >= 1e-3 => ("ms", 1e3),
@@ -182,17 +326,11 @@ fn time_unit(longest: f64) -> (&'static str, f64) {
 }
 
 /// The unit in which [`Bytes`] prints `largest`, in bytes.
-fn byte_unit(largest: u64) -> (&'static str, f64) {
+pub(super) fn byte_unit(largest: u64) -> (&'static str, f64) {
     match largest {
         0..1024 => ("B", 1.0),
         1024..0x0010_0000 => ("KiB", 1024.0),
         0x0010_0000..0x4000_0000 => ("MiB", 1024.0 * 1024.0),
         _ => ("GiB", 1024.0 * 1024.0 * 1024.0),
     }
-}
-
-fn alt(title: &str, table: &Table, words: impl Fn(&Row) -> String) -> String {
-    let rows = table.rows.iter();
-    let rows: Vec<String> = rows.map(|row| format!("{}: {}", row.label(), words(row))).collect();
-    format!("{title}. {}.", rows.join("; "))
 }

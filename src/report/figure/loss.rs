@@ -1,25 +1,34 @@
-//! Training loss by step: the mean over the seeds, their span as a band, and the ends that were not finite.
+//! Training loss by step: smoothed, the mean over the seeds and their span as a band, the unsmoothed mean behind, and the
+//! ends that were not finite.
 
 use crate::record::{RunRecord, Status};
-use crate::report::load::Loaded;
-use crate::report::table::Table;
+use crate::report::table::{Row, Table};
 use crate::report::text;
 use crate::stats;
 
-use super::{Arrange, Axis, Figure, Key, Look, Mark, Panel, Swatch, Tick, label, variant_keys};
+use super::{
+    Arrange, Axis, Choices, Figure, Key, Layer, Look, Marks, Panel, Spot, Stroke, Swatch, label,
+    variant_keys,
+};
 
-/// At most so many points a line.
+/// At most so many points a line; twice as many behind it.
 const POINTS: usize = 160;
+
+/// A point of a smoothed line is the mean of so many windows, itself in the middle.
+const SMOOTHING: usize = 5;
 
 /// Losses that span more than this factor are shown on a logarithmic axis.
 const LINEAR_SPAN: f64 = 30.0;
 
 /// One variant's curve.
-struct Curve {
+pub(super) struct Curve {
+    /// The variant's place in the table.
+    series: usize,
     name: String,
-    look: Look,
     /// The windows that any seed reached, cut where a seed ends.
     pieces: Vec<Vec<Window>>,
+    /// The mean over the seeds at each step, thinned to the extremes of each window, cut where a seed ends.
+    raw: Vec<Vec<(f64, f64)>>,
     /// (step, loss) of the last finite window of each run whose loss did not stay finite.
     ends: Vec<(f64, f64)>,
 }
@@ -35,49 +44,67 @@ struct Window {
 }
 
 impl Curve {
+    /// The curve of the variant at `series` in the table, of windows of so many steps.
+    fn of((series, row): (usize, &Row<'_>), window: usize) -> Self {
+        Self {
+            series,
+            name: row.label(),
+            pieces: pieces(&row.records, window),
+            raw: raw(&row.records, window),
+            ends: row.records.iter().filter_map(|record| end(record, window)).collect(),
+        }
+    }
+
     fn windows(&self) -> impl Iterator<Item = &Window> {
         self.pieces.iter().flatten()
     }
 }
 
+/// The curves of the chosen variants.
+pub(super) fn curves(table: &Table<'_>, chosen: impl Fn(&Row<'_>) -> bool) -> Vec<Curve> {
+    let window = window(table.steps());
+    let rows = table.rows.iter().enumerate().filter(|(_, row)| chosen(row));
+    rows.map(|row| Curve::of(row, window)).collect()
+}
+
+/// Steps in a window.
+fn window(steps: usize) -> usize {
+    steps.div_ceil(POINTS).max(1)
+}
+
 /// The figure.
-pub(super) fn figure(loaded: &Loaded, table: &Table) -> Figure {
-    let steps = loaded.records.iter().map(|r| r.loss.len()).max().unwrap_or(0);
-    let window = steps.div_ceil(POINTS).max(1);
-    let curves: Vec<Curve> = table
-        .rows
-        .iter()
-        .enumerate()
-        .map(|(index, row)| Curve {
-            name: row.name.clone(),
-            look: Look::of(index),
-            pieces: pieces(loaded.records_of(&row.name), window),
-            ends: ends(loaded.records_of(&row.name), window),
-        })
-        .collect();
-    let with_data = |name: &str| curves.iter().any(|c| c.name == name && !c.pieces.is_empty());
-    let mut legend = variant_keys(table, Swatch::Line, with_data);
+pub(super) fn figure(table: &Table<'_>) -> Figure {
+    let curves = curves(table, |_| true);
+    let mut legend =
+        variant_keys(table, Swatch::Line, |row| row.records.iter().any(|r| !r.loss.is_empty()));
     if curves.iter().any(|curve| !curve.ends.is_empty()) {
-        legend.push(Key { label: "loss stopped being finite".to_owned(), swatch: Swatch::Cross });
+        legend.push(Key::of_mark("loss stopped being finite", Swatch::Cross));
     }
     Figure {
         file: "loss",
         title: "Training loss by step".to_owned(),
-        subtitle: "Line: mean over the seeds. Band: from the lowest to the highest seed."
+        subtitle: "Line: smoothed mean over the seeds. Band: from the lowest to the highest seed. Faint: not smoothed."
             .to_owned(),
         alt: alt(&curves),
-        room: 300.0,
+        room: 340.0,
         arrange: Arrange::Stacked,
         legend,
-        panels: vec![panel(&curves, steps)],
-        notes: notes(loaded, &curves, window),
+        panels: vec![panel(&curves, table.steps())],
+        notes: notes(table, &curves),
     }
 }
 
-fn notes(loaded: &Loaded, curves: &[Curve], window: usize) -> Vec<String> {
+fn notes(table: &Table<'_>, curves: &[Curve]) -> Vec<String> {
     let mut notes = Vec::new();
+    let window = window(table.steps());
+    notes.push(format!(
+        "Smoothed: each point is the mean of the {} steps around it.",
+        SMOOTHING * window
+    ));
     if window > 1 {
-        notes.push(format!("Each point is the mean of {window} steps."));
+        notes.push(format!(
+            "Thinned for drawing: of every {window} steps, the faint line keeps the lowest and the highest."
+        ));
     }
     if curves.iter().any(|curve| curve.pieces.len() > 1) {
         notes.push(
@@ -85,11 +112,10 @@ fn notes(loaded: &Loaded, curves: &[Curve], window: usize) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if loaded.results.plan.seeds.len() == 1 {
+    if table.rows.iter().all(|row| row.runs.planned == 1) {
         notes.push("One seed: there is no band.".to_owned());
     }
-    let missing: Vec<String> =
-        curves.iter().filter_map(|curve| missing_records(loaded, &curve.name)).collect();
+    let missing: Vec<String> = table.rows.iter().filter_map(missing_records).collect();
     if !missing.is_empty() {
         notes.push(format!("Run records missing or broken: {}.", text::list(&missing)));
     }
@@ -97,10 +123,9 @@ fn notes(loaded: &Loaded, curves: &[Curve], window: usize) -> Vec<String> {
 }
 
 /// How many records of a variant's runs could not be read, if any.
-fn missing_records(loaded: &Loaded, name: &str) -> Option<String> {
-    let listed = loaded.results.variants.iter().find(|variant| variant.name == name)?.runs.len();
-    let read = loaded.records_of(name).count();
-    (read < listed).then(|| format!("{} {} of {listed}", label(name), listed - read))
+fn missing_records(row: &Row<'_>) -> Option<String> {
+    let (read, listed) = (row.records.len(), row.summaries.len());
+    (read < listed).then(|| format!("{} {} of {listed}", label(row), listed - read))
 }
 
 /// The mean of each window of steps; none where no loss in it was finite.
@@ -112,14 +137,27 @@ fn windows(record: &RunRecord, window: usize) -> Vec<Option<f64>> {
     record.loss.chunks(window).map(mean).collect()
 }
 
+/// Each window's mean with those around it; none where the window itself has none.
+fn smoothed(windows: &[Option<f64>]) -> Vec<Option<f64>> {
+    let reach = SMOOTHING / 2;
+    let around = |index: usize| {
+        windows[index]?;
+        let near = &windows[index.saturating_sub(reach)..(index + reach + 1).min(windows.len())];
+        let near: Vec<f64> = near.iter().flatten().copied().collect();
+        stats::mean(&near)
+    };
+    (0..windows.len()).map(around).collect()
+}
+
 /// The step in the middle of a window.
 fn middle(index: usize, window: usize) -> f64 {
     index as f64 * window as f64 + (window - 1) as f64 / 2.0
 }
 
 /// A mean over other seeds is another curve: a piece ends where the number of seeds changes.
-fn pieces<'a>(records: impl Iterator<Item = &'a RunRecord>, window: usize) -> Vec<Vec<Window>> {
-    let runs: Vec<Vec<Option<f64>>> = records.map(|record| windows(record, window)).collect();
+fn pieces(records: &[&RunRecord], window: usize) -> Vec<Vec<Window>> {
+    let runs: Vec<Vec<Option<f64>>> =
+        records.iter().map(|record| smoothed(&windows(record, window))).collect();
     let longest = runs.iter().map(Vec::len).max().unwrap_or(0);
     let point = |index: usize| {
         let values: Vec<f64> =
@@ -136,98 +174,106 @@ fn pieces<'a>(records: impl Iterator<Item = &'a RunRecord>, window: usize) -> Ve
     windows.chunk_by(|a, b| a.seeds == b.seeds).map(<[Window]>::to_vec).collect()
 }
 
-fn ends<'a>(records: impl Iterator<Item = &'a RunRecord>, window: usize) -> Vec<(f64, f64)> {
-    let end = |record: &RunRecord| {
-        let stopped = record.summary.status == Status::Diverged;
-        let lost = record.loss.last().is_some_and(Option::is_none);
-        let windows = windows(record, window);
-        let last = windows.iter().rposition(Option::is_some)?;
-        (stopped || lost).then_some((middle(last, window), windows[last]?))
+/// The mean over the seeds at each step, without what lies between the extremes of a window.
+fn raw(records: &[&RunRecord], window: usize) -> Vec<Vec<(f64, f64)>> {
+    let longest = records.iter().map(|record| record.loss.len()).max().unwrap_or(0);
+    let mean = |step: usize| {
+        let losses = records.iter().filter_map(|record| record.loss.get(step).copied().flatten());
+        let (sum, seeds) =
+            losses.fold((0.0, 0_usize), |(sum, seeds), loss| (sum + loss, seeds + 1));
+        (seeds > 0).then(|| (step as f64, sum / seeds as f64, seeds))
     };
-    records.filter_map(end).collect()
+    let steps: Vec<(f64, f64, usize)> = (0..longest).filter_map(mean).collect();
+    let pieces = steps.chunk_by(|a, b| a.2 == b.2);
+    pieces.map(|piece| piece.chunks(window).flat_map(extremes).collect()).collect()
 }
 
-fn panel(curves: &[Curve], steps: usize) -> Panel {
-    let windows = || curves.iter().flat_map(Curve::windows);
-    let low = windows().map(|w| w.least).fold(f64::INFINITY, f64::min);
-    let high = windows().map(|w| w.most).fold(f64::NEG_INFINITY, f64::max);
-    let logarithmic = low > 0.0 && high / low > LINEAR_SPAN;
-    let place = |loss: f64| if logarithmic { loss.log10() } else { loss };
+/// The lowest and the highest of some steps, in their order.
+fn extremes(steps: &[(f64, f64, usize)]) -> Vec<(f64, f64)> {
+    let by_loss = |a: &&(f64, f64, usize), b: &&(f64, f64, usize)| a.1.total_cmp(&b.1);
+    let ends = [steps.iter().min_by(by_loss), steps.iter().max_by(by_loss)];
+    let mut ends: Vec<(f64, f64)> = ends.into_iter().flatten().map(|s| (s.0, s.1)).collect();
+    ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+    ends.dedup();
+    ends
+}
+
+/// Where a run was last finite, if it did not stay so.
+fn end(record: &RunRecord, window: usize) -> Option<(f64, f64)> {
+    let stopped = record.summary.status == Status::Diverged;
+    let lost = record.loss.last().is_some_and(Option::is_none);
+    let windows = smoothed(&windows(record, window));
+    let last = windows.iter().rposition(Option::is_some)?;
+    (stopped || lost).then_some((middle(last, window), windows[last]?))
+}
+
+/// The plot of some curves over so many steps.
+pub(super) fn panel(curves: &[Curve], steps: usize) -> Panel {
+    let losses = || {
+        let windows = curves.iter().flat_map(Curve::windows);
+        let raw = curves.iter().flat_map(|curve| curve.raw.iter().flatten().map(|at| at.1));
+        windows.flat_map(|window| [window.least, window.most]).chain(raw)
+    };
+    let low = losses().fold(f64::INFINITY, f64::min);
+    let high = losses().fold(f64::NEG_INFINITY, f64::max);
     let empty = !(low.is_finite() && high.is_finite());
-    let y = match (empty, logarithmic) {
-        (true, _) => Axis::linear("", (0.0, 1.0), |_, _| String::new()),
-        (_, true) => {
-            let range = (place(low) - 0.05, place(high) + 0.05);
-            logarithmic_axis(range)
-        }
+    let y = match (empty, low > 0.0) {
+        (true, _) => Axis::plain("", (0.0, 1.0)),
+        (_, true) if high / low > LINEAR_SPAN => Axis::decades("", (low / 1.12, high * 1.12)),
         _ => {
             let pad = ((high - low) * 0.05).max(high.abs() * 0.01).max(1e-6);
             let bottom = if low >= 0.0 { (low - pad).max(0.0) } else { low - pad };
-            Axis::linear("", (bottom, high + pad), |value, decimals| format!("{value:.decimals$}"))
+            Axis::plain("", (bottom, high + pad))
         }
     };
     Panel {
-        title: format!("training loss{}", if logarithmic { " (log scale)" } else { "" }),
+        title: "training loss".to_owned(),
         x: Axis::steps(steps),
-        y,
-        marks: marks(curves, place),
+        y: y.with(Choices { log: low > 0.0, zero: true }),
+        layers: layers(curves),
         gutter: Vec::new(),
         empty: empty.then(|| "No run left a finite training loss.".to_owned()),
         weight: 1.0,
     }
 }
 
-fn marks(curves: &[Curve], place: impl Fn(f64) -> f64) -> Vec<Mark> {
-    let (mut bands, mut lines, mut markers) = (Vec::new(), Vec::new(), Vec::new());
+fn layers(curves: &[Curve]) -> Vec<Layer> {
+    let (mut raw, mut bands, mut lines, mut rest) = (vec![], vec![], vec![], vec![]);
     for (index, curve) in curves.iter().enumerate() {
-        let look = curve.look;
+        let look = Look::of(curve.series);
+        for points in &curve.raw {
+            let points = points.clone();
+            raw.push(Layer::of(
+                curve.series,
+                Marks::Line { points, look: Look { dash: &[], ..look }, stroke: Stroke::Faint },
+            ));
+        }
         for piece in &curve.pieces {
-            let edges = piece.iter().map(|w| (w.step, place(w.least), place(w.most)));
-            bands.push(Mark::Band { edges: edges.collect(), colour: look.colour });
-            let points = piece.iter().map(|w| (w.step, place(w.mean)));
-            lines.push(Mark::Line { points: points.collect(), look });
+            let edges = piece.iter().map(|w| (w.step, w.least, w.most)).collect();
+            bands.push(Layer::of(curve.series, Marks::Band { edges, colour: look.colour }));
+            let points = piece.iter().map(|w| (w.step, w.mean)).collect();
+            lines.push(Layer::of(curve.series, Marks::Line { points, look, stroke: Stroke::Main }));
         }
         // Markers apart from each other, and apart from the other curves' markers.
         let every = (curve.windows().count() / 8).max(1);
         let first = index * every / curves.len().max(1);
+        let spot = |step: f64, loss: f64, what: &str| Spot {
+            at: (step, loss),
+            words: format!("{}: {}{what} at step {step:.0}", curve.name, text::decimal(loss)),
+        };
         let marked = curve.windows().skip(first).step_by(every);
-        markers.extend(marked.map(|w| Mark::Point { at: (w.step, place(w.mean)), look }));
+        let spots = marked.map(|w| spot(w.step, w.mean, "")).collect();
+        rest.push(Layer::of(curve.series, Marks::Points { spots, look }));
+        let ends = curve.ends.iter().map(|end| spot(end.0, end.1, ", the last finite loss"));
+        let marks = Marks::Crosses { spots: ends.collect(), colour: look.colour };
+        rest.push(Layer::of(curve.series, marks));
     }
-    let crosses = curves.iter().flat_map(|curve| {
-        let colour = curve.look.colour;
-        curve.ends.iter().map(move |end| (*end, colour))
-    });
-    let crosses =
-        crosses.map(|((step, loss), colour)| Mark::Cross { at: (step, place(loss)), colour });
-    bands.into_iter().chain(lines).chain(markers).chain(crosses).collect()
-}
-
-/// Decades, and 2 and 5 between them where there are few.
-fn logarithmic_axis((from, to): (f64, f64)) -> Axis {
-    let label = |factor: u32, exponent: i32| {
-        let decimals = usize::try_from(-exponent).unwrap_or(0);
-        match exponent {
-            -4..=4 => format!("{:.decimals$}", f64::from(factor) * 10.0_f64.powi(exponent)),
-            _ => format!("{factor}e{exponent}"),
-        }
-    };
-    let mut axis = Axis::decades("", (from, to), |exponent| label(1, exponent));
-    if to - from < 2.5 {
-        for exponent in from.floor() as i32..=to.ceil() as i32 {
-            for factor in [2, 5] {
-                let at = f64::from(factor).log10() + f64::from(exponent);
-                if (from..=to).contains(&at) {
-                    axis.ticks.push(Tick { at, label: label(factor, exponent) });
-                }
-            }
-        }
-    }
-    axis
+    raw.into_iter().chain(bands).chain(lines).chain(rest).collect()
 }
 
 fn alt(curves: &[Curve]) -> String {
     let of = |curve: &Curve| {
-        let name = text::printable(&curve.name);
+        let name = &curve.name;
         let (Some(first), Some(last)) = (curve.windows().next(), curve.windows().last()) else {
             return format!("{name}: no data");
         };
@@ -239,5 +285,30 @@ fn alt(curves: &[Curve]) -> String {
         format!("{name}: from {first} to {last}{ends}")
     };
     let curves: Vec<String> = curves.iter().map(of).collect();
-    format!("Training loss by step, mean over the seeds. {}.", curves.join("; "))
+    format!("Training loss by step, smoothed, mean over the seeds. {}.", curves.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thinning_keeps_the_extremes_of_every_window() {
+        let steps: Vec<(f64, f64, usize)> = [3.0, 1.0, 2.0, 9.0, 4.0, 4.0, 4.0]
+            .iter()
+            .enumerate()
+            .map(|(i, l)| (i as f64, *l, 1))
+            .collect();
+        let thinned: Vec<_> = steps.chunks(4).flat_map(extremes).collect();
+        assert_eq!(thinned, [(1.0, 1.0), (3.0, 9.0), (4.0, 4.0), (6.0, 4.0)]);
+    }
+
+    #[test]
+    fn smoothing_is_a_mean_of_neighbours_and_leaves_gaps() {
+        let windows = [Some(1.0), Some(2.0), None, Some(6.0), Some(3.0), None];
+        assert_eq!(
+            smoothed(&windows),
+            [Some(1.5), Some(3.0), None, Some(11.0 / 3.0), Some(4.5), None]
+        );
+    }
 }

@@ -1,0 +1,70 @@
+//! `results.tex`: the comparison as a table for a paper, with the rules of the package `booktabs`.
+
+use super::table::{TITLES, Table};
+
+/// The whole file.
+pub(super) fn render(table: &Table<'_>) -> String {
+    let columns = format!("l{}", "r".repeat(TITLES.len() - 1));
+    let titles = TITLES.map(|title| stack(&title.split(' ').map(escape).collect::<Vec<_>>()));
+    let mut text =
+        "% \\usepackage{booktabs}; needs XeLaTeX or LuaLaTeX, or pdfLaTeX since 2018.\n".to_owned();
+    text += &format!(
+        "\\begin{{tabular}}{{{columns}}}\n\\toprule\n{} \\\\\n\\midrule\n",
+        titles.join(" & ")
+    );
+    for row in &table.rows {
+        let cells = row
+            .cells()
+            .map(|cell| stack(&cell.iter().map(|line| escape(&line.text)).collect::<Vec<_>>()));
+        text += &format!("{} \\\\\n", cells.join(" & "));
+    }
+    text + "\\bottomrule\n\\end{tabular}\n"
+}
+
+/// Lines one above the other in a cell.
+fn stack(lines: &[String]) -> String {
+    match lines {
+        [only] => only.clone(),
+        several => format!("\\shortstack[r]{{{}}}", several.join("\\\\")),
+    }
+}
+
+/// Text that LaTeX sets as it is.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '\\' => escaped += "\\textbackslash{}",
+            '~' => escaped += "\\textasciitilde{}",
+            '^' => escaped += "\\textasciicircum{}",
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => {
+                escaped.push('\\');
+                escaped.push(c);
+            }
+            '<' | '>' | '|' | '"' => escaped += &format!("\\symbol{{{}}}", u32::from(c)),
+            '×' => escaped += "$\\times$",
+            '±' => escaped += "$\\pm$",
+            '−' => escaped += "$-$",
+            '–' => escaped += "--",
+            '—' => escaped += "---",
+            '·' => escaped += "$\\cdot$",
+            'µ' => escaped += "\\textmu{}",
+            '…' => escaped += "\\dots{}",
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_set_and_not_run() {
+        assert_eq!(
+            escape("\\input{x}_1 50% ±2×"),
+            "\\textbackslash{}input\\{x\\}\\_1 50\\% $\\pm$2$\\times$"
+        );
+    }
+}

@@ -1,0 +1,186 @@
+// What moves on the page. Without it the page says the same: figures are drawings, tables keep the plan's order.
+'use strict';
+(() => {
+  const root = document.documentElement;
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const element = (name, attributes, ...children) => {
+    const made = Object.assign(document.createElement(name), attributes);
+    made.append(...children);
+    return made;
+  };
+  const press = (button, on) => button.setAttribute('aria-pressed', String(on));
+  const pressed = (button) => button.getAttribute('aria-pressed') === 'true';
+
+  // Theme: as the system says, or as chosen.
+  const system = matchMedia('(prefers-color-scheme: dark)');
+  const printing = matchMedia('print');
+  const themes = ['as the system', 'light', 'dark'];
+  let theme = 0;
+  const isDark = () => !printing.matches && (theme === 0 ? system.matches : themes[theme] === 'dark');
+  const live = new Map(); // figure -> what draws it again
+  const applyTheme = () => {
+    root.dataset.theme = isDark() ? 'dark' : 'light';
+    themeButton.textContent = `Theme: ${themes[theme]}`;
+    live.forEach((draw) => draw());
+  };
+  const themeButton = document.getElementById('theme');
+  themeButton.hidden = false;
+  themeButton.addEventListener('click', () => {
+    theme = (theme + 1) % themes.length;
+    applyTheme();
+  });
+  system.addEventListener('change', applyTheme);
+  printing.addEventListener('change', applyTheme);
+
+  // The comparison: sorted by a column, and only the columns that differ.
+  const table = document.getElementById('comparison-table');
+  if (table) {
+    const body = table.tBodies[0];
+    const heads = all('thead th', table);
+    const key = (row, column) => {
+      const cell = row.cells[column];
+      return column === 0 ? cell.textContent.trim() : cell.dataset.sort === '' ? null : Number(cell.dataset.sort);
+    };
+    const compare = (a, b) => (typeof a === 'string' ? a.localeCompare(b) : a - b);
+    heads.forEach((head, column) => {
+      const button = element('button', { type: 'button', textContent: head.textContent });
+      head.replaceChildren(button);
+      button.addEventListener('click', () => {
+        const falling = head.getAttribute('aria-sort') === 'ascending';
+        heads.forEach((other) => other.removeAttribute('aria-sort'));
+        head.setAttribute('aria-sort', falling ? 'descending' : 'ascending');
+        const rows = [...body.rows].sort((a, b) => {
+          const [one, other] = [key(a, column), key(b, column)];
+          if (one === null || other === null) return (one === null) - (other === null); // not measured: last
+          return falling ? compare(other, one) : compare(one, other);
+        });
+        body.append(...rows);
+      });
+    });
+    const differences = document.getElementById('differences');
+    differences.hidden = !table.querySelector('.same');
+    differences.addEventListener('click', () => {
+      press(differences, !pressed(differences));
+      table.classList.toggle('only-differences', pressed(differences));
+    });
+  }
+
+  // Figures: a drawing becomes a plot when it comes near.
+  const dark = JSON.parse(document.getElementById('dark').textContent);
+  const themed = (json) => JSON.parse(isDark() ? json.replace(/#[0-9A-F]{6}/g, (c) => dark[c] ?? c) : json);
+  const save = (url, name) => {
+    element('a', { href: url, download: name }).click();
+  };
+  const drawing = (figure) => {
+    const svg = figure.querySelector('.card > svg').cloneNode(true);
+    return `data:image/svg+xml;charset=utf-8,${encodeURIComponent(new XMLSerializer().serializeToString(svg))}`;
+  };
+  const savePng = (figure, name) => {
+    const image = new Image();
+    image.addEventListener('load', () => {
+      const canvas = element('canvas', { width: 2 * image.width, height: 2 * image.height });
+      canvas.getContext('2d').drawImage(image, 0, 0, canvas.width, canvas.height);
+      save(canvas.toDataURL('image/png'), name);
+    });
+    image.src = drawing(figure);
+  };
+  const config = {
+    displaylogo: false,
+    responsive: true,
+    modeBarButtonsToRemove: ['toImage', 'lasso2d', 'select2d', 'autoScale2d'],
+  };
+
+  // The library is packed in the page, and unpacked when the first figure needs it.
+  let library = null;
+  const unpack = async () => {
+    const packed = atob(document.getElementById('plotly').textContent);
+    const bytes = Uint8Array.from(packed, (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
+    document.head.append(element('script', { textContent: await new Response(stream).text() }));
+  };
+
+  const enliven = async (figure) => {
+    library ??= unpack();
+    await library;
+    const json = figure.querySelector('script').textContent;
+    const [plot, shown, card] = ['.plot', '.live', '.card'].map((part) => figure.querySelector(part));
+    const series = all('.keys button', figure);
+    const choices = {}; // of this figure's axes: kept when the theme changes
+    const draw = () => {
+      const { data, layout } = themed(json);
+      const hidden = new Set(series.filter((button) => !pressed(button)).map((button) => button.dataset.series));
+      data.forEach((trace) => { trace.visible = !hidden.has(trace.legendgroup); });
+      Object.entries(choices).forEach(([axis, change]) => Object.assign(layout[axis], change));
+      return Plotly.react(plot, data, layout, config);
+    };
+    shown.hidden = false;
+    plot.style.height = `${figure.dataset.height}px`;
+    card.hidden = true;
+    series.forEach((button) => button.addEventListener('click', () => {
+      press(button, !pressed(button));
+      draw();
+    }));
+    const tools = figure.querySelector('.head');
+    const first = JSON.parse(json).layout;
+    const tool = (words, act) => {
+      const button = element('button', { type: 'button', textContent: words });
+      button.addEventListener('click', () => act(button));
+      tools.append(button);
+      return button;
+    };
+    const names = (list) => list.split(' ').filter(Boolean);
+    // Ticks of our own fit one scale and one range: with another the library finds its own.
+    const toggle = (words, axes, change) => {
+      if (axes.length === 0) return;
+      press(tool(words, (button) => {
+        press(button, !pressed(button));
+        axes.forEach((axis) => {
+          choices[axis] = { ...choices[axis], ...change(axis, pressed(button)) };
+        });
+        draw();
+      }), false);
+    };
+    const logs = names(figure.dataset.log);
+    const isLog = logs.length > 0 && first[logs[0]].type === 'log';
+    toggle(isLog ? 'Linear scale' : 'Log scale', logs, (axis, on) => on
+      ? { type: first[axis].type === 'log' ? 'linear' : 'log', autorange: true, tickmode: 'auto' }
+      : { type: first[axis].type, autorange: false, tickmode: 'array', range: first[axis].range });
+    toggle('From 0', names(figure.dataset.zero), (axis, on) => on
+      ? { autorange: true, rangemode: 'tozero', tickmode: 'auto' }
+      : { autorange: false, rangemode: 'normal', tickmode: 'array', range: first[axis].range });
+    press(tool('Drawing', (button) => {
+      press(button, !pressed(button));
+      card.hidden = !pressed(button);
+      shown.hidden = pressed(button);
+    }), false);
+    live.set(figure, draw);
+    draw();
+  };
+
+  const near = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
+    near.unobserve(target);
+    if ('DecompressionStream' in window) enliven(target);
+  }), { rootMargin: '600px' });
+  all('#figures > figure').forEach((figure) => {
+    const name = figure.id.replace('figure-', '');
+    const tools = figure.querySelector('.head');
+    const svg = element('button', { type: 'button', textContent: 'SVG', title: 'Download as SVG' });
+    svg.addEventListener('click', () => save(drawing(figure), `${name}.svg`));
+    const png = element('button', { type: 'button', textContent: 'PNG', title: 'Download as PNG' });
+    png.addEventListener('click', () => savePng(figure, `${name}.png`));
+    tools.append(svg, png);
+    near.observe(figure);
+  });
+
+  // A link into something folded opens it.
+  const open = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const folded = target?.closest('details');
+    if (folded) folded.open = true;
+    target?.scrollIntoView();
+  };
+  addEventListener('hashchange', open);
+  addEventListener('beforeprint', () => all('details').forEach((details) => { details.open = true; }));
+  applyTheme();
+  open();
+})();
