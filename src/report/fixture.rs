@@ -6,8 +6,8 @@ use crate::precision::{Format, LossScale, Policy};
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
     Counts, Environment, Estimate, ExponentHistogram, Failure, GradientCounts, Inference,
-    LayerCensus, Memory, Numerics, Results, Role, RunRecord, RunSummary, SCHEMA, Skip, Status,
-    TrainTime, UpdateCounts, VariantResult, Work,
+    LayerCensus, Memory, Numerics, Phases, Results, Role, RunRecord, RunSummary, SCHEMA, Skip,
+    Status, TrainTime, UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{
     Activation, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, ScheduleKind, SchedulePlan,
@@ -234,6 +234,7 @@ fn variant(traits: &Traits, index: usize) -> VariantResult {
         train: seconds(0.0042).map(|step| TrainTime {
             step_seconds: step,
             samples_per_second: around(128.0 / step.value.0),
+            phases: Some(phases(step.value)),
             work: Some(Work {
                 operations: 1_200_000_000,
                 rate: map(around(1.2e9 / step.value.0), Flops),
@@ -255,6 +256,18 @@ fn variant(traits: &Traits, index: usize) -> VariantResult {
         numerics: numerics(traits, skipped),
         against_baseline: (index > 0).then(|| against(traits)),
         runs,
+    }
+}
+
+/// Phases whose sum is the time of a step.
+fn phases(step: Seconds) -> Phases {
+    let share = |percent: f64| Seconds(step.0 * percent / 100.0);
+    Phases {
+        data: share(5.0),
+        forward: share(35.0),
+        backward: share(45.0),
+        unscale: share(5.0),
+        update: share(10.0),
     }
 }
 
