@@ -11,6 +11,7 @@ mod cuda;
 mod driver;
 pub mod gpu;
 mod meter;
+mod phases;
 mod probe;
 #[cfg_attr(feature = "cuda", expect(unsafe_code, reason = "a recording may go to another thread"))]
 mod recording;
@@ -30,6 +31,7 @@ use crate::units::Bytes;
 use gpu::{Build, GpuError};
 
 pub use meter::Meter;
+pub use phases::PhaseClock;
 pub use probe::{Probe, Reading};
 pub use recording::Recording;
 pub use stopwatch::Stopwatch;

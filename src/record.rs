@@ -257,6 +257,34 @@ pub struct Phases {
     pub update: Seconds,
 }
 
+impl Phases {
+    /// The time of one phase.
+    pub fn of(&mut self, phase: Phase) -> &mut Seconds {
+        match phase {
+            Phase::Data => &mut self.data,
+            Phase::Forward => &mut self.forward,
+            Phase::Backward => &mut self.backward,
+            Phase::Unscale => &mut self.unscale,
+            Phase::Update => &mut self.update,
+        }
+    }
+}
+
+/// A phase of a training step: a field of [`Phases`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// [`Phases::data`].
+    Data,
+    /// [`Phases::forward`].
+    Forward,
+    /// [`Phases::backward`].
+    Backward,
+    /// [`Phases::unscale`].
+    Unscale,
+    /// [`Phases::update`].
+    Update,
+}
+
 /// The matrix products of a training step: nearly all of its arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Work {

@@ -1,20 +1,23 @@
 //! The engine as a whole: runs are deterministic, memory is what the shapes give, wide and native agree, divergence is a
-//! result, and an interrupted experiment goes on.
+//! result, steps timed by phase are ordinary ones, and an interrupted experiment goes on.
 
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not there")]
 
 use std::collections::BTreeMap;
 
 use candle_core::Device;
-use mantissa::data::{self, Dataset};
+use mantissa::data::{self, Batches, Dataset};
+use mantissa::device::PhaseClock;
 use mantissa::experiment::{self, Event, Options};
 use mantissa::model::Model;
-use mantissa::record::{Environment, Results, RunRecord, Status};
+use mantissa::ops::StepOutcome;
+use mantissa::record::{Environment, Phases, Results, RunRecord, Status};
 use mantissa::spec::{
     Activation, ClaimsPlan, ConvBlock, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
     ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
-use mantissa::train;
+use mantissa::train::{self, Loaded, Trainer};
+use mantissa::units::Seconds;
 
 fn cnn() -> ModelPlan {
     let block = |channels, pool| ConvBlock {
@@ -154,6 +157,68 @@ fn divergence_is_a_result() {
     let failure = record.summary.failure.unwrap();
     assert_eq!(failure.step + 1, record.summary.steps);
     assert!(record.summary.test_accuracy.is_some());
+}
+
+/// Weights and outcomes after all steps of a run, each timed by phase if there is a clock.
+fn steps(plan: &Plan, mut clock: Option<&mut PhaseClock>) -> (String, Vec<StepOutcome>) {
+    let data = data::load(&plan.data).unwrap();
+    let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
+    let on = (data.shape, &Device::Cpu);
+    let policy = plan.variants[0].policy;
+    let mut trainer = Trainer::new(&model, &plan.train, policy, 0, on).unwrap();
+    let augment = data::augmentation(&plan.data);
+    let mut batches = Batches::new(&data, plan.train.batch, augment, 0).unwrap();
+    let accumulate = plan.train.accumulate as u64;
+    for step in 0..plan.train.steps {
+        let numbers = step * accumulate..(step + 1) * accumulate;
+        let micro: Vec<Loaded> =
+            numbers.map(|number| trainer.load(batches.batch(number)).unwrap()).collect();
+        match clock.as_deref_mut() {
+            Some(clock) => trainer.phased_step(&micro, clock).unwrap(),
+            None => trainer.step(&micro, None).unwrap(),
+        }
+    }
+    (trainer.weights_digest().unwrap(), trainer.outcomes().unwrap())
+}
+
+/// The same weights to the bit, and the same outcomes; skipped steps, of which fp16-mixed has some at first, included.
+#[test]
+fn a_step_timed_by_phase_is_an_ordinary_step() {
+    for policy in ["fp32", "fp16-mixed", "bf16-true"] {
+        for accumulate in [1, 2] {
+            let mut plan = plan(cnn(), &[policy], 6);
+            plan.train.accumulate = accumulate;
+            let mut clock = PhaseClock::new(&Device::Cpu);
+            let (ordinary, phased) = (steps(&plan, None), steps(&plan, Some(&mut clock)));
+            assert_eq!(ordinary, phased, "{policy}, {accumulate} micro-batches");
+            assert!(ordinary.1.iter().any(|outcome| outcome.blamed.is_none()), "{policy}");
+            let Phases { data, forward, backward, unscale, update } = clock.mean(6);
+            assert_eq!(data, Seconds(0.0), "the step draws no batch");
+            for time in [forward, backward, unscale, update] {
+                assert!(time.0 > 0.0 && time.0.is_finite(), "{policy}: {time}");
+            }
+        }
+    }
+}
+
+/// A variant that is emulated has no phases, as it has no times.
+#[test]
+fn a_native_variant_has_a_time_for_each_phase() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = plan(mlp(), &["fp32", "fp16-mixed", "bf16-true", "tf32"], 6);
+    plan.train.accumulate = 2;
+    let environment = Environment::default();
+    let (out, device) = (folder.path(), &Device::Cpu);
+    let options = Options { out, force: false, device, environment: &environment };
+    let results = experiment::run(&plan, options, &mut |_| ()).unwrap();
+    for variant in results.variants {
+        let phases = variant.train.and_then(|train| train.phases);
+        assert_eq!(phases.is_none(), variant.emulated, "{}", variant.name);
+        let Some(Phases { data, forward, backward, unscale, update }) = phases else { continue };
+        for time in [data, forward, backward, unscale, update] {
+            assert!(time.0 > 0.0 && time.0.is_finite(), "{}: {time}", variant.name);
+        }
+    }
 }
 
 /// An experiment stopped after its first runs keeps them, and the finished whole is as if it had never been stopped.

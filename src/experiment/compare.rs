@@ -2,8 +2,8 @@
 
 use crate::claims::accuracies;
 use crate::record::{
-    AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Numerics, Role, RunRecord,
-    TrainTime, VariantResult, Work,
+    AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Numerics, Phases, Role,
+    RunRecord, TrainTime, VariantResult, Work,
 };
 use crate::spec::Plan;
 use crate::stats;
@@ -23,10 +23,25 @@ pub(super) fn train_time(plan: &Plan, timing: &Timing) -> Option<TrainTime> {
     Some(TrainTime {
         step_seconds: step,
         samples_per_second,
-        phases: None,
+        phases: phases(&timing.phases),
         work: timing.work.and_then(|(operations, peak)| work(operations, peak, step)),
         gpu: timing.gpu.clone(),
         blocks: blocks.clone(),
+    })
+}
+
+/// The median of each phase over the blocks; none without blocks.
+fn phases(blocks: &[Phases]) -> Option<Phases> {
+    let median = |time: fn(&Phases) -> Seconds| {
+        let times: Vec<Seconds> = blocks.iter().map(time).collect();
+        stats::median(&numbers(&times)).map(Seconds)
+    };
+    Some(Phases {
+        data: median(|block| block.data)?,
+        forward: median(|block| block.forward)?,
+        backward: median(|block| block.backward)?,
+        unscale: median(|block| block.unscale)?,
+        update: median(|block| block.update)?,
     })
 }
 

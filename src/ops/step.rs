@@ -10,6 +10,7 @@ use super::update::{
     AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,
 };
 use crate::precision::{Format, LossScale};
+use crate::record::Phase;
 
 /// What of an update's rule changes from one update to the next.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -188,15 +189,21 @@ impl StepEnd {
 
     /// Ends a step: converts the gradients, one a parameter, to f32, unscales and counts them; skips the update and lowers the
     /// scale if one is not finite, else clips and updates. `deltas`, one a parameter in f32, are where Δw is written if it is to
-    /// be looked at. Does nothing once the run is over.
+    /// be looked at. `enter` is told of the phases that this comes to. Does nothing once the run is over.
     ///
     /// # Errors
-    /// When a tensor is not contiguous, not of its parameter's shape, or of a type that it cannot have.
-    pub fn finish(&mut self, gradients: &[Tensor], deltas: Option<&[Tensor]>) -> Result<()> {
+    /// When a tensor is not contiguous, not of its parameter's shape, or of a type that it cannot have, or `enter` fails.
+    pub fn finish(
+        &mut self,
+        gradients: &[Tensor],
+        deltas: Option<&[Tensor]>,
+        enter: &mut dyn FnMut(Phase) -> Result<()>,
+    ) -> Result<()> {
+        let tensors = (self.parameters.as_slice(), gradients);
         match &mut self.state {
-            State::Host(host) => host.finish(&self.settings, (&self.parameters, gradients), deltas),
+            State::Host(host) => host.finish(&self.settings, tensors, deltas, enter),
             #[cfg(feature = "cuda")]
-            State::Gpu(step) => step.finish(&self.settings, (&self.parameters, gradients), deltas),
+            State::Gpu(step) => step.finish(&self.settings, tensors, deltas, enter),
         }
     }
 
@@ -219,16 +226,19 @@ impl Host {
         settings: &StepSettings,
         (parameters, gradients): (&[ParameterTensors], &[Tensor]),
         deltas: Option<&[Tensor]>,
+        enter: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<()> {
         if self.ended {
             return Ok(());
         }
+        enter(Phase::Unscale)?;
         let scale = self.scale.value();
         let unscale = 1.0 / scale;
         let (summary, blamed) = inspect(gradients, settings.compute, unscale)?;
         let (mut clip, mut lost) = (1.0, 0);
         if blamed.is_none() {
             clip = clip_factor(settings.clip_norm, summary);
+            enter(Phase::Update)?;
             let last = settings.rates.len() - 1;
             let rates = settings.rates[last.min(self.updates as usize)];
             let rule = settings.rule.at(rates);

@@ -73,6 +73,15 @@ fn training(row: &Row<'_>) -> Vec<Field> {
         ["samples_per_second", "samples_per_second_low", "samples_per_second_high"],
         speed,
     ));
+    let phases = row.train.as_ref().and_then(|train| train.phases);
+    let phases = [
+        ("data_seconds", phases.map(|p| p.data)),
+        ("forward_seconds", phases.map(|p| p.forward)),
+        ("backward_seconds", phases.map(|p| p.backward)),
+        ("unscale_seconds", phases.map(|p| p.unscale)),
+        ("update_seconds", phases.map(|p| p.update)),
+    ];
+    fields.extend(phases.map(|(name, value)| (name, optional(value.map(|seconds| seconds.0)))));
     fields.extend(estimate(
         ["train_time_ratio", "train_time_ratio_low", "train_time_ratio_high"],
         row.time_ratio().map(|e| plain(e, |ratio| ratio.0)),

@@ -143,7 +143,7 @@ pub fn run(
 }
 
 /// The micro-batches of one step, on the run's device.
-fn micro_batches(
+pub(super) fn micro_batches(
     batches: &mut Batches<'_>,
     trainer: &Trainer<'_>,
     (step, accumulate): (u64, usize),

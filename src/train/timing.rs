@@ -1,16 +1,17 @@
 //! The timing phase: all variants stay loaded and take turns in short blocks, in ABBA order, so that a drifting machine
-//! moves them all. No census, no batch preparation and no evaluation is inside the clock.
+//! moves them all. No census, no batch preparation and no evaluation is inside the clock. What the phases of a step take is
+//! measured on other steps, behind each block.
 
 use candle_core::Device;
 
 use super::peak::product_peak;
-use super::run::RunError;
+use super::run::{RunError, micro_batches};
 use super::trainer::{Inferencer, Loaded, Trainer};
 use crate::data::{Batches, Dataset, augmentation};
-use crate::device::{Meter, Probe, Reading, Stopwatch};
+use crate::device::{Meter, PhaseClock, Probe, Reading, Stopwatch};
 use crate::model::Model;
 use crate::precision::Format;
-use crate::record::GpuLoad;
+use crate::record::{GpuLoad, Phase, Phases};
 use crate::spec::{Plan, VariantPlan};
 use crate::units::{Bytes, Flops, Seconds};
 
@@ -23,6 +24,8 @@ pub struct Timing {
     /// Mean time of a training step in each block; empty where the arithmetic is emulated, and where training diverged: its
     /// steps no longer update.
     pub train: Vec<Seconds>,
+    /// Mean time of a step by phase, measured behind each of these blocks.
+    pub phases: Vec<Phases>,
     /// Operations of the products of one step, and how fast the device is at products in the format.
     pub work: Option<(u64, Flops)>,
     /// How the GPU was doing at the end of the blocks.
@@ -47,6 +50,9 @@ struct Contender<'a> {
     trainer: Trainer<'a>,
     inferencer: Inferencer<'a>,
     turn: usize,
+    /// Where steps that are timed by phase draw their batches from, and how many did.
+    source: Batches<'a>,
+    drawn: u64,
     diverged: bool,
     load: Load,
 }
@@ -101,7 +107,7 @@ impl<'a> Contender<'a> {
     fn load(
         (index, mut trainer): (usize, Trainer<'a>),
         plan: &Plan,
-        (batches, sample): (&[Vec<Loaded>], &Loaded),
+        (source, batches, sample): (&Batches<'a>, &[Vec<Loaded>], &Loaded),
         (timing, peaks): (&mut Timing, &[(Format, Flops)]),
     ) -> Result<Self, RunError> {
         let diverged = settle(&mut trainer, plan, batches)?;
@@ -109,13 +115,33 @@ impl<'a> Contender<'a> {
         timing.work = peak.map(|(_, peak)| (trainer.operations(), *peak));
         let inferencer = trainer.for_inference()?;
         timing.inference_memory = Some(inference_memory(&inferencer, sample, trainer.device())?);
-        Ok(Self { index, trainer, inferencer, turn: 0, diverged, load: Load::default() })
+        let (source, load) = (source.clone(), Load::default());
+        Ok(Self { index, trainer, inferencer, turn: 0, source, drawn: 0, diverged, load })
     }
 
     /// One step on the next of the prepared batches.
     fn step(&mut self, batches: &[Vec<Loaded>]) -> Result<(), RunError> {
         self.trainer.step(&batches[self.turn % batches.len()], None)?;
         self.turn += 1;
+        Ok(())
+    }
+
+    /// The mean time of each phase over `steps` steps on new batches, as a run does them.
+    fn phases(&mut self, steps: usize, accumulate: usize) -> Result<Phases, RunError> {
+        let mut clock = PhaseClock::new(self.trainer.device());
+        for _ in 0..steps {
+            clock.enter(Phase::Data)?;
+            let step = (self.drawn, accumulate);
+            let batches = micro_batches(&mut self.source, &self.trainer, step)?;
+            self.trainer.phased_step(&batches, &mut clock)?;
+            self.drawn += 1;
+        }
+        Ok(clock.mean(steps))
+    }
+
+    /// Reads what the steps so far did.
+    fn read_outcomes(&mut self) -> Result<(), RunError> {
+        self.diverged |= self.trainer.outcomes()?.iter().any(|outcome| outcome.ends);
         Ok(())
     }
 }
@@ -154,7 +180,8 @@ pub fn time_variants(
         let trainer = Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device));
         let loaded = trainer.map_err(RunError::from).and_then(|trainer| {
             let timing = &mut timings[index];
-            Contender::load((index, trainer), plan, (&batches, &sample), (timing, &peaks))
+            let data = (&source, batches.as_slice(), &sample);
+            Contender::load((index, trainer), plan, data, (timing, &peaks))
         });
         match loaded {
             Ok(contender) => contenders.push(contender),
@@ -170,8 +197,7 @@ pub fn time_variants(
         }
         contenders.retain_mut(|contender| {
             let timing = &mut timings[contender.index];
-            let steps = plan.measure.timing_steps;
-            let outcome = time_block(contender, (&batches, &sample), steps, (timing, &probe));
+            let outcome = time_block(contender, (&batches, &sample), plan, (timing, &probe));
             outcome.map_err(|error| *timing = Timing::failed(&error)).is_ok()
         });
         if block % 2 == 1 {
@@ -183,7 +209,7 @@ pub fn time_variants(
         let timing = &mut timings[contender.index];
         timing.gpu = contender.load.summary();
         if contender.diverged {
-            timing.train.clear();
+            (timing.train, timing.phases) = (Vec::new(), Vec::new());
             timing.failure = Some("training diverged, and its steps no longer update".to_owned());
         }
     }
@@ -238,14 +264,15 @@ fn inference_memory(
     Ok((Bytes(weights + meter.peak()?.0), Bytes(weights)))
 }
 
-/// One block of one variant: training steps, then batches of inference.
+/// One block of one variant: training steps, as many by phase, then batches of inference.
 fn time_block(
     contender: &mut Contender<'_>,
     (batches, sample): (&[Vec<Loaded>], &Loaded),
-    steps: usize,
+    plan: &Plan,
     (timing, probe): (&mut Timing, &Option<Probe>),
 ) -> Result<(), RunError> {
     let device = contender.trainer.device().clone();
+    let steps = plan.measure.timing_steps;
     // One step outside the clock: the caches hold another variant's tensors.
     contender.step(batches)?;
     let before = probe.as_ref().map(Probe::read);
@@ -258,7 +285,10 @@ fn time_block(
     if let (Some(before), Some(probe)) = (before, probe) {
         contender.load.take_in(&before, probe.read(), (steps, seconds));
     }
-    contender.diverged |= contender.trainer.outcomes()?.iter().any(|outcome| outcome.ends);
+    contender.read_outcomes()?;
+
+    timing.phases.push(contender.phases(steps, plan.train.accumulate)?);
+    contender.read_outcomes()?;
 
     contender.inferencer.forward(sample)?;
     let clock = Stopwatch::start(&device)?;

@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::schedule::factor;
 use crate::data::Batch;
-use crate::device::Recording;
+use crate::device::{PhaseClock, Recording};
 use crate::layers::{Arithmetic, Mode, Parameter, Pass, RunningStatistics};
 use crate::memory;
 use crate::model::Model;
@@ -15,7 +15,7 @@ use crate::ops::{
     Update,
 };
 use crate::precision::{Format, Policy};
-use crate::record::Role;
+use crate::record::{Phase, Role};
 use crate::spec::{OptimizerPlan, TrainPlan};
 
 /// The name under which the loss gradient is in the census.
@@ -250,15 +250,32 @@ impl<'a> Trainer<'a> {
                 return repeated.repeat(batches);
             }
         }
-        self.told_step(batches)
+        self.told_step(batches, &mut |_| Ok(()))
     }
 
-    /// A step of which each operation is told.
-    fn told_step(&mut self, batches: &[Loaded]) -> Result<()> {
+    /// As [`Trainer::step`] without a census, each operation told, with `clock` in the phase that the step is in; in none at
+    /// its end.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn phased_step(&mut self, batches: &[Loaded], clock: &mut PhaseClock) -> Result<()> {
+        self.told_step(batches, &mut |phase| clock.enter(phase))?;
+        clock.leave()?;
+        self.native_steps += 1;
+        self.steps += 1;
+        Ok(())
+    }
+
+    /// A step of which each operation is told. `enter` is told of each phase that the step comes to.
+    fn told_step(
+        &mut self,
+        batches: &[Loaded],
+        enter: &mut dyn FnMut(Phase) -> Result<()>,
+    ) -> Result<()> {
         ops::take_operations();
-        let gradients = self.gradients(batches, (self.arithmetic, &self.weights()), None)?;
+        let gradients = self.gradients(batches, (self.arithmetic, &self.weights()), None, enter)?;
         self.operations = ops::take_operations();
-        self.end.finish(&gradients, None)
+        self.end.finish(&gradients, None, enter)
     }
 
     /// Multiplications and additions in the matrix products of a step without a census; 0 before the first.
@@ -281,7 +298,7 @@ impl<'a> Trainer<'a> {
         let batches = batches.iter().map(Loaded::copy).collect::<Result<Vec<_>>>()?;
         let device = self.device.clone();
         self.end.begin_recording();
-        let recording = Recording::record(&device, || self.told_step(&batches));
+        let recording = Recording::record(&device, || self.told_step(&batches, &mut |_| Ok(())));
         self.end.end_recording()?;
         let recording = recording.map_err(|error| {
             let reason = error.to_string();
@@ -296,12 +313,13 @@ impl<'a> Trainer<'a> {
     fn census_step(&mut self, batches: &[Loaded], census: &mut Census) -> Result<()> {
         let arithmetic = Arithmetic { format: self.policy.compute, wide: true };
         let weights = self.weights_wide(census)?;
-        let gradients = self.gradients(batches, (arithmetic, &weights), Some(census))?;
+        let wide = (arithmetic, weights.as_slice());
+        let gradients = self.gradients(batches, wide, Some(census), &mut |_| Ok(()))?;
         drop(weights);
         let shapes = self.model.parameters.iter().map(|parameter| parameter.shape.as_slice());
         let deltas: Vec<Tensor> =
             shapes.map(|shape| ops::zeros(shape, &self.device)).collect::<Result<_>>()?;
-        self.end.finish(&gradients, Some(&deltas))?;
+        self.end.finish(&gradients, Some(&deltas), &mut |_| Ok(()))?;
         self.outcomes.extend(self.end.outcomes()?);
         if self.outcomes.last().is_some_and(|outcome| outcome.blamed.is_none()) {
             for (delta, parameter) in deltas.iter().zip(&self.model.parameters) {
@@ -328,17 +346,19 @@ impl<'a> Trainer<'a> {
     }
 
     /// Forward and backward over the micro-batches: the scaled gradients, summed in f32 if there are several. The mean loss goes
-    /// to where the step's end finds it.
+    /// to where the step's end finds it. `enter` is told of the phases.
     fn gradients(
         &self,
         batches: &[Loaded],
         (arithmetic, weights): (Arithmetic, &[Tensor]),
         mut census: Option<&mut Census>,
+        enter: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
         let micro_batches = batches.len();
         let settings = LossSettings { smoothing: self.plan.label_smoothing, micro_batches };
         let mut sums: Option<Vec<Tensor>> = None;
         for (index, batch) in batches.iter().enumerate() {
+            enter(Phase::Forward)?;
             let mode = self.training(&self.pass, self.end.ended());
             let mut pass = Pass::new(arithmetic, mode, weights, &self.statistics)
                 .with_census(census.as_deref_mut());
@@ -346,6 +366,7 @@ impl<'a> Trainer<'a> {
             let outcome = ops::cross_entropy(&logits, &batch.labels, settings, self.end.scale())?;
             drop(logits);
             ops::mean_loss(&outcome.losses, micro_batches, index == 0, self.end.loss())?;
+            enter(Phase::Backward)?;
             let gradient = pass.activation_gradient(LOSS, outcome.gradient)?;
             self.model.backward(gradient, &mut pass)?;
             let gradients = pass.into_gradients()?;

@@ -4,7 +4,7 @@
 use candle_core::Device;
 use mantissa::data;
 use mantissa::model::Model;
-use mantissa::record::{RunRecord, Status};
+use mantissa::record::{Phases, RunRecord, Status};
 use mantissa::spec::{
     Activation, ClaimsPlan, ConvBlock, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
     ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
@@ -233,6 +233,12 @@ fn every_policy_is_timed() {
     for (timing, policy) in timings.iter().zip(POLICIES) {
         assert_eq!(timing.train.len(), 2, "{policy}");
         assert!(timing.train.iter().chain(&timing.inference).all(|time| time.0 > 0.0), "{policy}");
+        assert_eq!(timing.phases.len(), 2, "{policy}");
+        for Phases { data, forward, backward, unscale, update } in &timing.phases {
+            for time in [data, forward, backward, unscale, update] {
+                assert!(time.0 > 0.0 && time.0.is_finite(), "{policy}: {timing:?}");
+            }
+        }
         assert!(timing.inference_memory.is_some(), "{policy}");
     }
 }

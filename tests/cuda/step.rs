@@ -107,7 +107,7 @@ fn after_all(
         deltas = SHAPES.map(|shape| ops::zeros(shape, device).unwrap()).to_vec();
         let watched = last.then_some(deltas.as_slice());
         let gradients = gradients(step, dtype(policy.compute), device);
-        end.finish(&gradients, watched).unwrap();
+        end.finish(&gradients, watched, &mut |_| Ok(())).unwrap();
         if step % 4 == 3 || last {
             outcomes.extend(end.outcomes().unwrap());
         }
@@ -197,7 +197,8 @@ fn nothing_happens_after_the_end() {
         for loss in [1.0, f32::NAN, 1.0] {
             let loss = ops::from_host(vec![loss], 1, device).unwrap();
             ops::copy_into(end.loss(), &loss).unwrap();
-            end.finish(&[numbers(2, &[9], DType::F32, device)], None).unwrap();
+            let gradients = [numbers(2, &[9], DType::F32, device)];
+            end.finish(&gradients, None, &mut |_| Ok(())).unwrap();
             seen.push(ops::to_f32(&weights).unwrap());
         }
         let outcomes = end.outcomes().unwrap();

@@ -10,7 +10,7 @@ use super::{address, blocks, launch, one_block, pointer, suffix};
 use crate::ops::step::{ParameterTensors, Rates, StepOutcome, StepSettings};
 use crate::ops::update::{GradientSummary, Update};
 use crate::precision::{Format, LossScale, Rounder};
-use crate::record::GradientCounts;
+use crate::record::{GradientCounts, Phase};
 
 /// Values that one block of the kernels works on at a time.
 const PIECE: usize = 16 * 1024;
@@ -222,8 +222,10 @@ impl Step {
         settings: &StepSettings,
         (parameters, gradients): (&[ParameterTensors], &[Tensor]),
         deltas: Option<&[Tensor]>,
+        enter: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<()> {
         let Some(first) = gradients.first() else { return Ok(()) };
+        enter(Phase::Unscale)?;
         check(parameters, gradients)?;
         let pointers = gradients.iter().map(address).collect::<Result<Vec<u64>>>()?;
         let table = if let Some(recorded) = &mut self.recorded {
@@ -244,6 +246,7 @@ impl Step {
         let suffix = suffix(first.dtype())?;
         self.inspect(settings, (table, suffix))?;
         self.advance(parameters.len() as u32)?;
+        enter(Phase::Update)?;
         self.update(settings, (table, suffix), deltas.is_some())
     }
 
