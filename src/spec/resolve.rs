@@ -180,14 +180,15 @@ impl TryFrom<Spec> for Plan {
         let train = train(&spec.train, &data)?;
         let measure = measure(spec.measure, &train, &data)?;
         let variants = variants(spec.variants)?;
+        let seeds = seeds(spec.seeds)?;
         Ok(Self {
             name: spec.name,
             model,
             train,
             measure,
             baseline: baseline(spec.baseline, &variants)?,
-            seeds: seeds(spec.seeds)?,
-            controls: controls(spec.controls)?,
+            controls: controls(spec.controls, &seeds)?,
+            seeds,
             claims: claims(spec.claims)?,
             data,
             variants,
@@ -601,12 +602,22 @@ fn seeds(typed: Option<SeedsSpec>) -> Checked<Vec<u64>> {
     }
 }
 
-fn controls(typed: Vec<ControlKind>) -> Checked<Vec<ControlKind>> {
-    let again = (1..typed.len()).find(|i| typed[..*i].contains(&typed[*i]));
-    match again {
-        Some(i) => refuse(format!("controls[{i}]"), format!("lists {:?} twice", typed[i].name())),
-        None => Ok(typed),
+fn controls(typed: Vec<ControlKind>, seeds: &[u64]) -> Checked<Vec<ControlKind>> {
+    let number = seeds.len() as u64;
+    let room = seeds.iter().all(|seed| seed.checked_add(number).is_some());
+    for (i, kind) in typed.iter().enumerate() {
+        let key = || format!("controls[{i}]");
+        if typed[..i].contains(kind) {
+            return refuse(key(), format!("lists {:?} twice", kind.name()));
+        }
+        if *kind == ControlKind::OtherSeeds && !room {
+            return refuse(
+                key(),
+                format!("needs {number} seeds above the largest of the plan; choose smaller seeds"),
+            );
+        }
     }
+    Ok(typed)
 }
 
 fn claims(spec: ClaimsSpec) -> Checked<ClaimsPlan> {

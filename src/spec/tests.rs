@@ -345,6 +345,15 @@ fn controls_and_thresholds_that_cannot_be_are_refused() {
     ] {
         assert_eq!(set(&[assignment]).err(), Some(format!("--set {assignment}: {message}")));
     }
+    let seeds = "seeds=[3, 18446744073709551614]";
+    let other = "controls=[\"other-seeds\"]";
+    assert_eq!(
+        set(&[seeds, other]).err(),
+        Some(format!(
+            "--set {other}: controls[0]: needs 2 seeds above the largest of the plan; choose smaller seeds"
+        ))
+    );
+    assert!(set(&[&seeds.replace("614", "613"), other]).is_ok());
     let text = format!("{GOOD}[claims]\ntrain_time = \"half\"\n");
     let message =
         "small.toml:27:14: claims.train_time: invalid type: string \"half\", expected a number";
