@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use mantissa::record::{Results, SCHEMA, Status, VariantResult};
+use mantissa::record::{Control, Results, SCHEMA, Status, VariantResult};
+use mantissa::spec::ControlKind;
 use mantissa::store;
 
 /// Figures that every experiment has, without ending.
@@ -21,9 +22,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     expect("the experiment is complete", results.complete)?;
     expect("every variant is there", results.variants.len() == variants)?;
     expect("claims were judged", !results.claims.is_empty())?;
+    expect("something is said of what to use", results.recommendation.is_some())?;
     for variant in &results.variants {
         check(variant, &results.plan.baseline, seeds)
             .map_err(|error| format!("{}: {error}", variant.name))?;
+    }
+    expect(
+        "every control of the plan is there",
+        results.controls.len() == results.plan.controls.len(),
+    )?;
+    for control in &results.controls {
+        check_control(control, &results, seeds)
+            .map_err(|error| format!("{}: {error}", control.result.name))?;
     }
     for file in ["report.html", "summary.md", "results.csv"] {
         expect(file, !store::read(&folder.join(file))?.is_empty())?;
@@ -66,6 +76,25 @@ fn check(variant: &VariantResult, baseline: &str, seeds: usize) -> Result<(), St
         "a comparison, but of the baseline",
         variant.against_baseline.is_some() == (variant.name != baseline),
     )
+}
+
+/// One control: a run a seed; with the same seeds, the baseline's weights and accuracies, and times.
+fn check_control(control: &Control, results: &Results, seeds: usize) -> Result<(), String> {
+    expect("a run a seed", control.result.runs.len() == seeds)?;
+    let baseline = results.variants.iter().find(|v| v.name == results.plan.baseline);
+    let baseline = baseline.ok_or("no baseline")?;
+    let against = control.result.against_baseline.as_ref().ok_or("no comparison")?;
+    let difference = against.accuracy_difference.as_ref().ok_or("no accuracies")?;
+    expect("a pair a seed", difference.pairs == seeds)?;
+    if control.kind == ControlKind::SameSeeds {
+        let pairs = || control.result.runs.iter().zip(&baseline.runs);
+        expect("the same seeds", pairs().all(|(again, first)| again.seed == first.seed))?;
+        let same = pairs().all(|(again, first)| again.weights_digest == first.weights_digest);
+        expect("the same weights", same)?;
+        expect("no difference", difference.value == 0.0)?;
+        expect("a ratio of times", against.train_time_ratio.is_some())?;
+    }
+    Ok(())
 }
 
 fn expect(what: &str, holds: bool) -> Result<(), String> {

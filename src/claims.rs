@@ -1,23 +1,28 @@
 //! The claims about mixed precision that an experiment tests, and the verdict on each.
 //!
 //! A claim is judged on each variant whose policy it speaks of. Where no variant of the experiment is of that kind, the
-//! claim is listed once as not measured, with an empty variant.
+//! claim is listed once as not measured, with an empty variant. From the same numbers follows which variant to use
+//! ([`recommend`]).
+
+mod needed;
+mod recommend;
 
 use crate::precision::{Format, LossScale, Policy};
 use crate::record::{
     AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict, Counts, Estimate,
     Results, Status, VariantResult,
 };
-use crate::spec::defaults::{
-    GRADIENT_UNDERFLOW, INFERENCE_MEMORY, INFERENCE_TIME, RARER, TRAIN_MEMORY, TRAIN_TIME,
-};
-use crate::stats::{MIN_PAIRS, accuracy_difference, wilson};
+use crate::spec::{ClaimsPlan, ControlKind, Plan};
+use crate::stats::{accuracy_difference, wilson};
 use crate::units::Ratio;
+use needed::{SeedsNeeded, timing_blocks};
+
+pub use recommend::{LESS_MEMORY, recommend};
 
 /// One claim.
 struct Claim {
     id: &'static str,
-    threshold: fn() -> String,
+    threshold: fn(&Plan) -> String,
     /// The policies that it speaks of, in words and as a test.
     about: &'static str,
     applies: fn(&Policy) -> bool,
@@ -42,15 +47,15 @@ struct Judgement {
 const CLAIMS: [Claim; 8] = [
     Claim {
         id: "train-time",
-        threshold: || format!("step time ÷ FP32's at most {TRAIN_TIME}"),
+        threshold: |plan| format!("step time ÷ FP32's at most {}", plan.claims.train_time),
         about: "16-bit compute and f32 parameters",
         applies: is_mixed,
         judge: train_time,
     },
     Claim {
         id: "train-memory",
-        threshold: || {
-            let [low, high] = TRAIN_MEMORY;
+        threshold: |plan| {
+            let [low, high] = plan.claims.train_memory;
             format!("peak training memory ÷ FP32's from {low} to {high}")
         },
         about: "16-bit compute and f32 parameters",
@@ -59,31 +64,40 @@ const CLAIMS: [Claim; 8] = [
     },
     Claim {
         id: "infer-memory",
-        threshold: || format!("peak inference memory ÷ FP32's at most {INFERENCE_MEMORY}"),
+        threshold: |plan| {
+            format!("peak inference memory ÷ FP32's at most {}", plan.claims.inference_memory)
+        },
         about: "16-bit compute",
         applies: is_16_bit,
         judge: inference_memory,
     },
     Claim {
         id: "infer-time",
-        threshold: || format!("inference time ÷ FP32's at most {INFERENCE_TIME}"),
+        threshold: |plan| format!("inference time ÷ FP32's at most {}", plan.claims.inference_time),
         about: "16-bit compute",
         applies: is_16_bit,
         judge: inference_time,
     },
     Claim {
         id: "accuracy-kept",
-        threshold: || "test accuracy − FP32's equivalent or better, and no run lost".to_owned(),
+        threshold: |plan| {
+            let margin = needed::points(plan.measure.equivalence_margin);
+            format!(
+                "test accuracy − FP32's equivalent within ±{margin} points, or better, and no run \
+                 lost"
+            )
+        },
         about: "f16 compute, f32 parameters and loss scaling",
         applies: |policy| is_mixed(policy) && computes(policy, Format::F16) && is_scaled(policy),
         judge: accuracy_kept,
     },
     Claim {
         id: "bf16-robust",
-        threshold: || {
+        threshold: |plan| {
             format!(
-                "overflow and underflow, share of values ÷ FP16's at most {RARER} (refuted from 1 \
-                 on), and no larger share of steps skipped"
+                "overflow and underflow, share of values ÷ FP16's at most {} (refuted from 1 on), \
+                 and no larger share of steps skipped",
+                plan.claims.rarer
             )
         },
         about: "bf16 compute",
@@ -92,7 +106,7 @@ const CLAIMS: [Claim; 8] = [
     },
     Claim {
         id: "master-weights",
-        threshold: || {
+        threshold: |_| {
             "without master weights: a larger share of lost updates and a worse test accuracy than \
              with them"
                 .to_owned()
@@ -103,7 +117,10 @@ const CLAIMS: [Claim; 8] = [
     },
     Claim {
         id: "loss-scaling",
-        threshold: || format!("underflow, share of gradient values, at least {GRADIENT_UNDERFLOW}"),
+        threshold: |plan| {
+            let least = plan.claims.gradient_underflow;
+            format!("underflow, share of gradient values, at least {least}")
+        },
         about: "f16 compute and no loss scaling",
         applies: |policy| computes(policy, Format::F16) && !is_scaled(policy),
         judge: loss_scaling,
@@ -129,13 +146,43 @@ pub fn accuracies(variant: &VariantResult) -> Vec<(u64, f64)> {
     runs.filter_map(|run| Some((run.seed, of_run(run.status, run.test_accuracy)?))).collect()
 }
 
+/// One sentence where the baseline, trained again with the same seeds, did not end with the same weights.
+pub fn nondeterminism(results: &Results) -> Option<String> {
+    let again = results.controls.iter().find(|control| control.kind == ControlKind::SameSeeds)?;
+    let baseline = results.variants.iter().find(|v| v.name == results.plan.baseline)?;
+    let twice = || {
+        again.result.runs.iter().filter_map(|run| {
+            let first = baseline.runs.iter().find(|first| first.seed == run.seed)?;
+            let digests = (first.weights_digest.as_ref()?, run.weights_digest.as_ref()?);
+            Some((digests.0 != digests.1, first.test_accuracy? - run.test_accuracy?))
+        })
+    };
+    let differ = twice().filter(|(differs, _)| *differs).count();
+    if differ == 0 {
+        return None;
+    }
+    let largest = twice().map(|(_, difference)| difference.abs()).fold(0.0, f64::max);
+    let consequence = if largest == 0.0 {
+        "even if every test accuracy was the same".to_owned()
+    } else {
+        let points = needed::points(largest);
+        format!("and differences of accuracy up to {points} points say nothing of precision")
+    };
+    Some(format!(
+        "{} trained twice with the same seed gave other weights in {differ} of {}: this machine is not \
+         deterministic, {consequence}.",
+        baseline.name,
+        needed::counted(twice().count(), "seed")
+    ))
+}
+
 fn judge_one(claim: &Claim, results: &Results) -> Vec<ClaimResult> {
     let result = |variant: &str, judgement: Judgement| ClaimResult {
         id: claim.id.to_owned(),
         variant: variant.to_owned(),
         verdict: judgement.verdict,
         measured: judgement.measured,
-        threshold: (claim.threshold)(),
+        threshold: (claim.threshold)(&results.plan),
         missing: judgement.missing,
     };
     let judged: Vec<ClaimResult> = cases(results)
@@ -178,6 +225,10 @@ fn is_scaled(policy: &Policy) -> bool {
 }
 
 impl<'a> Case<'a> {
+    fn thresholds(&self) -> &'a ClaimsPlan {
+        &self.results.plan.claims
+    }
+
     /// The comparison with the baseline, if the baseline is FP32: the claims speak of no other.
     fn against_fp32(&self) -> Result<&'a AgainstBaseline, Judgement> {
         let baseline = &self.results.plan.baseline;
@@ -204,20 +255,21 @@ fn not_measured(missing: String) -> Judgement {
 }
 
 fn train_time(case: &Case<'_>) -> Judgement {
-    time_at_most(case, |comparison| comparison.train_time_ratio, TRAIN_TIME)
+    time_at_most(case, |comparison| comparison.train_time_ratio, case.thresholds().train_time)
 }
 
 fn inference_time(case: &Case<'_>) -> Judgement {
-    time_at_most(case, |comparison| comparison.inference_time_ratio, INFERENCE_TIME)
+    let threshold = case.thresholds().inference_time;
+    time_at_most(case, |comparison| comparison.inference_time_ratio, threshold)
 }
 
 fn train_memory(case: &Case<'_>) -> Judgement {
-    let [low, high] = TRAIN_MEMORY;
+    let [low, high] = case.thresholds().train_memory;
     memory_within(case, |comparison| comparison.train_memory_ratio, low..=high)
 }
 
 fn inference_memory(case: &Case<'_>) -> Judgement {
-    let range = 0.0..=INFERENCE_MEMORY;
+    let range = 0.0..=case.thresholds().inference_memory;
     memory_within(case, |comparison| comparison.inference_memory_ratio, range)
 }
 
@@ -231,7 +283,7 @@ fn time_at_most(
         Ok(comparison) => comparison,
         Err(judgement) => return judgement,
     };
-    let Some(Estimate { value, low, high }) = ratio(comparison) else {
+    let Some(ratio) = ratio(comparison) else {
         let needed = if case.variant.emulated {
             "a device that computes in this format: emulated times say nothing"
         } else {
@@ -239,12 +291,14 @@ fn time_at_most(
         };
         return not_measured(needed.to_owned());
     };
+    let Estimate { value, low, high } = ratio;
     let (verdict, missing) = if high.0 <= threshold {
         (ClaimVerdict::Confirmed, None)
     } else if low.0 > threshold {
         (ClaimVerdict::Refuted, None)
     } else {
-        (ClaimVerdict::Inconclusive, Some("more timing blocks, or a quieter machine".to_owned()))
+        let blocks = case.results.plan.measure.timing_blocks;
+        (ClaimVerdict::Inconclusive, Some(timing_blocks(ratio, blocks, threshold)))
     };
     let measured = ClaimMeasure { value: value.0, low: Some(low.0), high: Some(high.0) };
     Judgement { verdict, measured: Some(measured), missing }
@@ -285,7 +339,8 @@ fn accuracy_kept(case: &Case<'_>) -> Judgement {
         (AccuracyVerdict::Worse, _) => (ClaimVerdict::Refuted, None),
         (_, Some(lost)) => (ClaimVerdict::Inconclusive, Some(lost)),
         (AccuracyVerdict::Inconclusive, None) => {
-            (ClaimVerdict::Inconclusive, Some(more_seeds(difference.pairs)))
+            let needed = SeedsNeeded::against_baseline(case.results, case.variant);
+            (ClaimVerdict::Inconclusive, Some(needed.to_string()))
         }
         (AccuracyVerdict::Better | AccuracyVerdict::Equivalent, None) => {
             (ClaimVerdict::Confirmed, None)
@@ -302,20 +357,13 @@ fn lost_runs(case: &Case<'_>) -> Option<String> {
     let share = wilson(diverged as u64, runs.len() as u64)?;
     (diverged > 0).then(|| {
         format!(
-            "{diverged} of {} runs diverged (95 % interval of the share: {:.2} to {:.2}); more seeds",
+            "a training that no run loses: {diverged} of {} diverged (95 % interval of the share: {:.2} to \
+             {:.2})",
             runs.len(),
             share.low,
             share.high
         )
     })
-}
-
-fn more_seeds(pairs: usize) -> String {
-    if pairs < MIN_PAIRS {
-        format!("{MIN_PAIRS} seeds at the least; there are {pairs}")
-    } else {
-        format!("more seeds than {pairs}")
-    }
 }
 
 fn bf16_robust(case: &Case<'_>) -> Judgement {
@@ -339,14 +387,18 @@ fn bf16_robust(case: &Case<'_>) -> Judgement {
     if ratio >= 1.0 {
         return exact(ratio, ClaimVerdict::Refuted);
     }
+    let rarer = case.thresholds().rarer;
     let missing = if skips_more {
-        "agreement: values leave the range less often, yet more steps were skipped"
-    } else if ratio > RARER {
-        "more census steps: rarer, but not by half"
+        "agreement: values leave the range less often, yet more steps were skipped".to_owned()
+    } else if ratio > rarer {
+        let every = case.results.plan.measure.census_every;
+        format!(
+            "more census steps than one in {every}: rarer, {ratio:.2} of FP16's, but not {rarer}"
+        )
     } else {
         return exact(ratio, ClaimVerdict::Confirmed);
     };
-    Judgement { missing: Some(missing.to_owned()), ..exact(ratio, ClaimVerdict::Inconclusive) }
+    Judgement { missing: Some(missing), ..exact(ratio, ClaimVerdict::Inconclusive) }
 }
 
 /// Share of the values of a census that overflowed or underflowed.
@@ -391,7 +443,7 @@ fn master_weights(case: &Case<'_>) -> Judgement {
         AccuracyVerdict::Worse => (ClaimVerdict::Confirmed, None),
         AccuracyVerdict::Better | AccuracyVerdict::Equivalent => (ClaimVerdict::Refuted, None),
         AccuracyVerdict::Inconclusive => {
-            let seeds = more_seeds(difference.pairs);
+            let seeds = SeedsNeeded::new(case.variant, mixed.variant, (margin, 1));
             let shares = format!("lost updates: {lost_without:.2e} without, {lost_with:.2e} with");
             (ClaimVerdict::Inconclusive, Some(format!("{seeds} ({shares})")))
         }
@@ -404,7 +456,7 @@ fn loss_scaling(case: &Case<'_>) -> Judgement {
     let counts = gradients(case.variant);
     match share(counts.underflow, counts.elements) {
         None => not_measured("census steps".to_owned()),
-        Some(share) => exact(share, confirmed_if(share >= GRADIENT_UNDERFLOW)),
+        Some(share) => exact(share, confirmed_if(share >= case.thresholds().gradient_underflow)),
     }
 }
 

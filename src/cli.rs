@@ -219,9 +219,10 @@ fn worker_threads(asked: Option<u16>) -> Result<ThreadPool, Failure> {
         .map_err(|error| Failure::Machine(format!("cannot start {threads} threads: {error}")))
 }
 
-/// A run that diverged is a result; one that failed is not.
+/// A run that diverged is a result; one that failed is not, a control's neither.
 fn failed_runs(results: &Results) -> Result<(), Failure> {
-    let runs = || results.variants.iter().flat_map(|variant| &variant.runs);
+    let controls = || results.controls.iter().map(|control| &control.result);
+    let runs = || results.variants.iter().chain(controls()).flat_map(|variant| &variant.runs);
     let mut failed = runs().filter(|run| run.status == Status::Failed);
     let Some(first) = failed.next() else {
         return Ok(());

@@ -11,10 +11,10 @@ use crate::claims;
 use crate::data::{self, Batches, DataError};
 use crate::model::{Model, ModelError};
 use crate::record::{
-    Environment, Failure, GradientCounts, Results, RunRecord, RunSummary, SCHEMA, Status,
+    Control, Environment, Failure, GradientCounts, Results, RunRecord, RunSummary, SCHEMA, Status,
     UpdateCounts, VariantResult,
 };
-use crate::spec::{Plan, VariantPlan};
+use crate::spec::{ControlKind, ControlPlan, Plan, VariantPlan};
 use crate::store::{self, StoreError};
 use crate::train::{self, RunError, Timing};
 
@@ -107,9 +107,9 @@ pub struct Options<'a> {
     pub environment: &'a Environment,
 }
 
-/// Runs every variant and seed of the plan, then the timing phase, and leaves `results.json` and a record a run in
-/// `options.out`. Seeds are the outer loop, so that the first full comparison is there soonest. Runs of the same plan that
-/// an interrupted call finished are kept.
+/// Runs every variant and seed of the plan and its controls, then the timing phase, and leaves `results.json` and a record a
+/// run in `options.out`. Seeds are the outer loop, and controls come last in each round, so that the first full comparison
+/// is there soonest. Runs of the same plan that an interrupted call finished are kept.
 ///
 /// # Errors
 /// When the data cannot be read, the model does not fit it, the folder cannot be written or holds something else. A run
@@ -123,37 +123,39 @@ pub fn run(
     let data = data::load(&plan.data)?;
     let model = Model::new(&plan.model, data.shape, data.classes)?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
-    let runs = plan.variants.len() * plan.seeds.len();
+    let trained = trained(plan);
+    let runs = trained.iter().map(|trained| trained.seeds.len()).sum();
     let on = (&model, &data, options.device);
     listen(Event::Started { runs, kept: records.len() });
 
-    let save = |records: &Records, timings: &[Timing], complete: bool| {
+    let save = |records: &Records, timings: &Timings, complete: bool| {
         let results = results(plan, options, (records, timings), complete);
         let path = options.out.join("results.json");
         store::write(&path, &json(&results))?;
         Ok::<_, ExperimentError>((results, path))
     };
-    for seed in &plan.seeds {
-        for variant in &plan.variants {
-            let key = (variant.name.clone(), *seed);
-            if records.contains_key(&key) {
-                continue;
-            }
-            listen(Event::RunStarted { variant: &variant.name, seed: *seed });
-            let of = plan.train.steps;
-            let mut progress = |done| listen(Event::Step { done, of });
-            let record = train::run(plan, on, (variant, *seed), &mut progress)
-                .unwrap_or_else(|error| failed(variant, *seed, &error));
-            store::write(&record_path(options.out, &variant.name, *seed), &json(&record))?;
-            listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
-            records.insert(key, record);
-            let (_, path) = save(&records, &[], false)?;
-            listen(Event::Saved(&path));
+    for (variant, seed) in in_order(&trained) {
+        let key = (variant.name.clone(), seed);
+        if records.contains_key(&key) {
+            continue;
         }
+        listen(Event::RunStarted { variant: &variant.name, seed });
+        let of = plan.train.steps;
+        let mut progress = |done| listen(Event::Step { done, of });
+        let record = train::run(plan, on, (variant, seed), &mut progress)
+            .unwrap_or_else(|error| failed(variant, seed, &error));
+        store::write(&record_path(options.out, &variant.name, seed), &json(&record))?;
+        listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
+        records.insert(key, record);
+        let (_, path) = save(&records, &Timings::new(), false)?;
+        listen(Event::Saved(&path));
     }
+    let timed: Vec<VariantPlan> =
+        trained.into_iter().filter(Trained::is_timed).map(|trained| trained.variant).collect();
     let mut progress = |done, of| listen(Event::TimingBlock { done, of });
-    let timings = train::time_variants(plan, on, &plan.variants, &mut progress)
-        .map_err(ExperimentError::Timing)?;
+    let timings =
+        train::time_variants(plan, on, &timed, &mut progress).map_err(ExperimentError::Timing)?;
+    let timings = timed.into_iter().map(|variant| variant.name).zip(timings).collect();
     let (results, path) = save(&records, &timings, true)?;
     listen(Event::Saved(&path));
     Ok(results)
@@ -161,6 +163,48 @@ pub fn run(
 
 /// The records of an experiment by variant and seed.
 type Records = BTreeMap<(String, u64), RunRecord>;
+
+/// The timed blocks by variant.
+type Timings = BTreeMap<String, Timing>;
+
+/// A variant or control with its seeds.
+struct Trained {
+    variant: VariantPlan,
+    seeds: Vec<u64>,
+    control: Option<ControlKind>,
+}
+
+impl Trained {
+    /// Whether it takes part in the timing phase. Other seeds are other weights, not other work: timing them would show
+    /// nothing that the same seeds do not.
+    fn is_timed(&self) -> bool {
+        self.control != Some(ControlKind::OtherSeeds)
+    }
+}
+
+/// The variants of the plan, then its controls.
+fn trained(plan: &Plan) -> Vec<Trained> {
+    let variants = plan.variants.iter().map(|variant| Trained {
+        variant: variant.clone(),
+        seeds: plan.seeds.clone(),
+        control: None,
+    });
+    let controls = plan.control_plans().into_iter().map(|ControlPlan { kind, variant, seeds }| {
+        Trained { variant, seeds, control: Some(kind) }
+    });
+    variants.chain(controls).collect()
+}
+
+/// Every run: a round a seed, in each of which all take their turn.
+fn in_order(trained: &[Trained]) -> impl Iterator<Item = (&VariantPlan, u64)> {
+    let rounds = trained.iter().map(|trained| trained.seeds.len()).max().unwrap_or(0);
+    (0..rounds).flat_map(move |round| {
+        trained.iter().filter_map(move |trained| {
+            let seed = trained.seeds.get(round)?;
+            Some((&trained.variant, *seed))
+        })
+    })
+}
 
 /// Where the record of a run is.
 pub fn record_path(out: &Path, variant: &str, seed: u64) -> PathBuf {
@@ -195,7 +239,8 @@ fn kept(plan: &Plan, options: Options<'_>) -> Result<Records, ExperimentError> {
     if found.complete || !same_build {
         return Ok(Records::new());
     }
-    let finished = found.variants.iter().flat_map(|variant| {
+    let controls = found.controls.iter().map(|control| &control.result);
+    let finished = found.variants.iter().chain(controls).flat_map(|variant| {
         let completed = variant.runs.iter().filter(|run| run.status != Status::Failed);
         completed.map(|run| (variant.name.clone(), run.seed))
     });
@@ -237,23 +282,23 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
 fn results(
     plan: &Plan,
     options: Options<'_>,
-    (records, timings): (&Records, &[Timing]),
+    (records, timings): (&Records, &Timings),
     complete: bool,
 ) -> Results {
-    let mut variants: Vec<VariantResult> = plan
-        .variants
-        .iter()
-        .enumerate()
-        .map(|(index, variant)| {
-            let runs: Vec<&RunRecord> = plan
-                .seeds
-                .iter()
-                .filter_map(|seed| records.get(&(variant.name.clone(), *seed)))
-                .collect();
-            summarize((plan, options), variant, &runs, timings.get(index))
-        })
-        .collect();
+    let summary = |variant: &VariantPlan, seeds: &[u64]| {
+        let record = |seed: &u64| records.get(&(variant.name.clone(), *seed));
+        let runs: Vec<&RunRecord> = seeds.iter().filter_map(record).collect();
+        summarize((plan, options), variant, &runs, timings.get(&variant.name))
+    };
+    let mut variants: Vec<VariantResult> =
+        plan.variants.iter().map(|variant| summary(variant, &plan.seeds)).collect();
     compare::against_baseline(plan, &mut variants);
+    let control = |planned: ControlPlan| {
+        let mut result = summary(&planned.variant, &planned.seeds);
+        result.against_baseline = compare::control(plan, (&planned.seeds, &result), &variants);
+        Control { kind: planned.kind, result }
+    };
+    let controls = plan.control_plans().into_iter().map(control).collect();
     let mut results = Results {
         schema: SCHEMA,
         experiment: plan.name.clone(),
@@ -262,10 +307,12 @@ fn results(
         environment: options.environment.clone(),
         variants,
         claims: Vec::new(),
-        controls: Vec::new(),
+        controls,
         recommendation: None,
     };
     results.claims = claims::judge(&results);
+    results.recommendation = Some(claims::recommend(&results));
+    results.environment.notes.extend(claims::nondeterminism(&results));
     results
 }
 

@@ -43,7 +43,7 @@ pub struct Results {
 pub struct Control {
     /// How it was trained.
     pub kind: ControlKind,
-    /// What came of it; with other seeds, its i-th run is compared with the baseline's i-th.
+    /// What came of it, under a name such as `fp32+same-seeds`, as in its records; with other seeds, its i-th run is compared with the baseline's i-th.
     pub result: VariantResult,
 }
 
@@ -461,7 +461,7 @@ pub struct AccuracyDifference {
     pub high: Option<f64>,
     /// Two-sided sign-flip permutation p, not adjusted.
     pub p: Option<f64>,
-    /// `p` adjusted by Holm over the experiment's variants.
+    /// `p` adjusted by Holm over the experiment's variants; none of a control, which is compared for itself.
     pub p_holm: Option<f64>,
     /// Share of pairs in which the variant is better, ties counted half.
     pub probability_better: Option<f64>,

@@ -60,6 +60,51 @@ pub enum ControlKind {
     OtherSeeds,
 }
 
+impl ControlKind {
+    /// The name in specs and results: `same-seeds`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SameSeeds => "same-seeds",
+            Self::OtherSeeds => "other-seeds",
+        }
+    }
+}
+
+/// A control as it is trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlPlan {
+    /// What it is.
+    pub kind: ControlKind,
+    /// The baseline's policy under the control's name, such as `fp32+same-seeds`: no variant can have a `+` in its name.
+    pub variant: VariantPlan,
+    /// Its seeds: the i-th is compared with the i-th of the plan.
+    pub seeds: Vec<u64>,
+}
+
+impl Plan {
+    /// The controls, resolved; none in a plan whose baseline is not among its variants.
+    pub fn control_plans(&self) -> Vec<ControlPlan> {
+        let baseline = self.variants.iter().find(|variant| variant.name == self.baseline);
+        let control = |kind: ControlKind| {
+            let VariantPlan { name, policy } = baseline?;
+            let name = format!("{name}+{}", kind.name());
+            let variant = VariantPlan { name, policy: *policy };
+            Some(ControlPlan { kind, variant, seeds: self.control_seeds(kind) })
+        };
+        self.controls.iter().filter_map(|kind| control(*kind)).collect()
+    }
+
+    fn control_seeds(&self, kind: ControlKind) -> Vec<u64> {
+        let largest = self.seeds.iter().copied().max().unwrap_or_default();
+        match kind {
+            ControlKind::SameSeeds => self.seeds.clone(),
+            ControlKind::OtherSeeds => {
+                (largest..=u64::MAX).skip(1).take(self.seeds.len()).collect()
+            }
+        }
+    }
+}
+
 /// The thresholds of the claims. Ratios are variant ÷ FP32.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

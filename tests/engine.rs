@@ -4,17 +4,22 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not there")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::Device;
+use mantissa::claims;
 use mantissa::data::{self, Batches, Dataset};
 use mantissa::device::PhaseClock;
 use mantissa::experiment::{self, Event, Options};
 use mantissa::model::Model;
 use mantissa::ops::StepOutcome;
-use mantissa::record::{Environment, Phases, Results, RunRecord, Status};
+use mantissa::record::{
+    AccuracyDifference, AccuracyVerdict, Environment, Phases, Results, RunRecord, Status,
+    VariantResult,
+};
 use mantissa::spec::{
-    Activation, ClaimsPlan, ConvBlock, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
-    ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
+    Activation, ClaimsPlan, ControlKind, ConvBlock, DataPlan, MeasurePlan, ModelPlan,
+    OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
 use mantissa::train::{self, Loaded, Trainer};
 use mantissa::units::Seconds;
@@ -221,6 +226,113 @@ fn a_native_variant_has_a_time_for_each_phase() {
     }
 }
 
+/// Runs an experiment that is stopped when so many results were saved.
+fn stop_after(saves: usize, plan: &Plan, options: Options<'_>) {
+    let interrupted = std::panic::catch_unwind(|| {
+        let mut saved = 0;
+        let mut listen = |event: Event<'_>| {
+            saved += usize::from(matches!(event, Event::Saved(_)));
+            assert!(saved < saves, "stopped");
+        };
+        experiment::run(plan, options, &mut listen)
+    });
+    assert!(interrupted.is_err());
+}
+
+/// The seed and the digest of each run.
+fn digests(result: &VariantResult) -> Vec<(u64, Option<&str>)> {
+    result.runs.iter().map(|run| (run.seed, run.weights_digest.as_deref())).collect()
+}
+
+/// Six seeds with and without controls; those with are interrupted in their second round.
+#[test]
+fn controls_are_the_baseline_again_and_change_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = plan(mlp(), &["fp32", "bf16-mixed"], 6);
+    plan.seeds = (0..6).collect();
+    let environment = Environment::default();
+    let options =
+        |out| Options { out, force: false, device: &Device::Cpu, environment: &environment };
+    let plain = folder.path().join("plain");
+    let expected = experiment::run(&plan, options(&plain), &mut |_| ()).unwrap();
+    assert_eq!(expected.controls, []);
+    let folders = std::fs::read_dir(plain.join("runs")).unwrap();
+    assert_eq!(folders.count(), 2);
+
+    plan.controls = vec![ControlKind::SameSeeds, ControlKind::OtherSeeds];
+    let out = folder.path().join("controls");
+    stop_after(7, &plan, options(&out));
+    let mut counts = Vec::new();
+    let mut trained = Vec::new();
+    let mut listen = |event: Event<'_>| match event {
+        Event::Started { runs, kept } => counts = vec![runs, kept],
+        Event::RunStarted { variant, seed } => trained.push(format!("{variant} {seed}")),
+        _ => (),
+    };
+    let results = experiment::run(&plan, options(&out), &mut listen).unwrap();
+    assert_eq!(counts, [24, 7]);
+    assert_eq!(trained[..3], ["fp32+other-seeds 7", "fp32 2", "bf16-mixed 2"]);
+    assert_eq!(trained.len(), 17);
+
+    let accuracies = |results: &Results| -> Vec<_> {
+        results.variants.iter().map(|v| accuracy_difference(v).cloned()).collect()
+    };
+    assert_eq!(accuracies(&results), accuracies(&expected));
+    for (variant, expected) in results.variants.iter().zip(&expected.variants) {
+        assert_eq!(digests(variant), digests(expected));
+    }
+    check_controls(&results, &out);
+}
+
+fn accuracy_difference(result: &VariantResult) -> Option<&AccuracyDifference> {
+    result.against_baseline.as_ref()?.accuracy_difference.as_ref()
+}
+
+fn check_controls(results: &Results, out: &Path) {
+    let [same, other] = &results.controls[..] else { panic!("two controls") };
+    let baseline = &results.variants[0];
+    assert_eq!((same.kind, other.kind), (ControlKind::SameSeeds, ControlKind::OtherSeeds));
+    assert_eq!(digests(&same.result), digests(baseline));
+    assert_eq!(claims::nondeterminism(results), None);
+    let difference = accuracy_difference(&same.result).unwrap();
+    let zero = AccuracyDifference {
+        value: 0.0,
+        low: Some(0.0),
+        high: Some(0.0),
+        p: Some(1.0),
+        p_holm: None,
+        probability_better: Some(0.5),
+        pairs: 6,
+        verdict: AccuracyVerdict::Equivalent,
+    };
+    assert_eq!(*difference, zero);
+    let against = same.result.against_baseline.as_ref().unwrap();
+    assert!(against.train_time_ratio.is_some() && against.inference_time_ratio.is_some());
+    assert_eq!(against.train_memory_ratio.unwrap().0, 1.0);
+
+    let seeds: Vec<u64> = other.result.runs.iter().map(|run| run.seed).collect();
+    assert_eq!(seeds, [6, 7, 8, 9, 10, 11]);
+    assert!(other.result.train.is_none());
+    // By position: seed 6 with seed 0, and so on.
+    let of = |result: &VariantResult| -> Vec<f64> {
+        result.runs.iter().map(|run| run.test_accuracy.unwrap()).collect()
+    };
+    let pairs = of(&other.result).into_iter().zip(of(baseline));
+    let mean = pairs.map(|(a, b)| a - b).sum::<f64>() / 6.0;
+    let difference = accuracy_difference(&other.result).unwrap();
+    assert!((difference.value - mean).abs() < 1e-12 && difference.value != 0.0);
+    assert_eq!((difference.pairs, difference.p_holm), (6, None));
+
+    for control in &results.controls {
+        for run in &control.result.runs {
+            let name = &control.result.name;
+            let path = experiment::record_path(out, name, run.seed);
+            let record: RunRecord = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            assert_eq!((&record.variant, &record.summary), (name, run));
+        }
+    }
+}
+
 /// An experiment stopped after its first runs keeps them, and the finished whole is as if it had never been stopped.
 #[test]
 fn an_interrupted_experiment_goes_on() {
@@ -235,16 +347,8 @@ fn an_interrupted_experiment_goes_on() {
     assert!(expected.complete);
 
     let out = folder.path().join("interrupted");
-    let interrupted = std::panic::catch_unwind(|| {
-        let mut finished = 0;
-        let mut listen = |event: Event<'_>| {
-            finished += usize::from(matches!(event, Event::Saved(_)));
-            assert!(finished < 3, "stopped");
-        };
-        experiment::run(&plan, options(&out), &mut listen)
-    });
-    assert!(interrupted.is_err());
-    let read = |path: &std::path::Path| -> Results {
+    stop_after(3, &plan, options(&out));
+    let read = |path: &Path| -> Results {
         serde_json::from_slice(&std::fs::read(path.join("results.json")).unwrap()).unwrap()
     };
     assert!(!read(&out).complete);
@@ -258,7 +362,7 @@ fn an_interrupted_experiment_goes_on() {
     let resumed = experiment::run(&plan, options(&out), &mut listen).unwrap();
     assert_eq!(kept, Some(3));
     let digests = |results: &Results| -> BTreeMap<(String, u64), Option<String>> {
-        let of = |v: &mantissa::record::VariantResult| {
+        let of = |v: &VariantResult| {
             let name = v.name.clone();
             v.runs
                 .iter()

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::precision::DynamicScale;
-use crate::record::{AccuracyDifference, Environment, Numerics, RunSummary, SCHEMA};
+use crate::record::{AccuracyDifference, Control, Environment, Numerics, RunSummary, SCHEMA};
 use crate::record::{GradientCounts, UpdateCounts};
 use crate::spec::{
-    Activation, ClaimsPlan, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, ScheduleKind,
-    SchedulePlan, TrainPlan, VariantPlan,
+    Activation, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, ScheduleKind, SchedulePlan,
+    TrainPlan, VariantPlan,
 };
 use AccuracyVerdict::{Better, Equivalent, Worse};
 use ClaimVerdict::{Confirmed, Inconclusive, NotMeasured, Refuted};
@@ -25,7 +25,7 @@ fn policy(params: Format, compute: Format, scale: LossScale) -> Policy {
     Policy { params, compute, reduce: Format::F32, scale }
 }
 
-fn fp32() -> VariantPlan {
+pub(super) fn fp32() -> VariantPlan {
     variant_plan("fp32", policy(Format::F32, Format::F32, LossScale::None))
 }
 
@@ -33,11 +33,11 @@ fn fp16_mixed() -> VariantPlan {
     variant_plan("fp16-mixed", policy(Format::F32, Format::F16, SCALED))
 }
 
-fn bf16_mixed() -> VariantPlan {
+pub(super) fn bf16_mixed() -> VariantPlan {
     variant_plan("bf16-mixed", policy(Format::F32, Format::BF16, LossScale::None))
 }
 
-fn bf16_true() -> VariantPlan {
+pub(super) fn bf16_true() -> VariantPlan {
     variant_plan("bf16-true", policy(Format::BF16, Format::BF16, LossScale::None))
 }
 
@@ -120,7 +120,7 @@ fn unmeasured(plan: &VariantPlan) -> VariantResult {
     }
 }
 
-fn results(variants: Vec<VariantPlan>) -> Results {
+pub(super) fn results(variants: Vec<VariantPlan>) -> Results {
     Results {
         schema: SCHEMA,
         experiment: "claims".to_owned(),
@@ -156,7 +156,7 @@ fn comparison(variants: &mut [VariantResult]) -> &mut AgainstBaseline {
     variants.last_mut().unwrap().against_baseline.as_mut().unwrap()
 }
 
-fn ratio(low: f64, value: f64, high: f64) -> Estimate<Ratio> {
+pub(super) fn ratio(low: f64, value: f64, high: f64) -> Estimate<Ratio> {
     Estimate { value: Ratio(value), low: Ratio(low), high: Ratio(high) }
 }
 
@@ -180,6 +180,146 @@ fn times_are_judged_by_their_interval() {
         assert_eq!(verdict("train-time", variants(), fill), train, "{measured:?}");
         assert_eq!(verdict("infer-time", variants(), fill), inference, "{measured:?}");
     }
+}
+
+/// What is missing for `id` of the last variant, after `measure`.
+fn missing(id: &str, mut results: Results, measure: impl FnOnce(&mut Results)) -> Option<String> {
+    measure(&mut results);
+    judge(&results).into_iter().rfind(|claim| claim.id == id)?.missing
+}
+
+/// At 8 blocks; in logarithms the far end of the first is twice as far from the point as the threshold is.
+#[test]
+fn an_open_time_says_how_many_blocks_would_settle_it() {
+    for (measured, expected) in [
+        (ratio(0.2, 0.25, 1.0), "about 32 timing blocks needed, 8 given"),
+        (
+            ratio(0.4, 0.499, 0.6),
+            "more than 1000 timing blocks needed, 8 given: the ratio is too near the threshold to tell",
+        ),
+    ] {
+        let fill = |results: &mut Results| {
+            comparison(&mut results.variants).train_time_ratio = Some(measured);
+        };
+        let found = missing("train-time", results(vec![fp32(), bf16_mixed()]), fill);
+        assert_eq!(found.as_deref(), Some(expected));
+    }
+}
+
+/// Gives a variant's runs these differences to 0.9, compares it, and keeps as many seeds everywhere.
+pub(super) fn differ(results: &mut Results, index: usize, differences: &[f64]) {
+    results.plan.seeds.truncate(differences.len());
+    for variant in &mut results.variants {
+        variant.runs.truncate(differences.len());
+    }
+    let variant = &mut results.variants[index];
+    for (run, difference) in variant.runs.iter_mut().zip(differences) {
+        run.test_accuracy = Some(0.9 + difference);
+    }
+    let margin = results.plan.measure.equivalence_margin;
+    let [of, to] = [index, 0].map(|i| accuracies(&results.variants[i]));
+    let against = results.variants[index].against_baseline.as_mut().unwrap();
+    against.accuracy_difference = accuracy_difference(&of, &to, margin);
+}
+
+pub(super) const NOISY: [f64; 6] = [0.02, -0.03, 0.01, -0.015, 0.025, -0.01];
+
+/// 53 is that of SciPy's quantiles: see the tests of `stats`.
+#[test]
+fn an_open_accuracy_says_how_many_seeds_would_settle_it() {
+    let wild = NOISY.map(|d| d * 10.0);
+    for (differences, expected) in [
+        (&NOISY[..3], "at least 6 seeds needed, 3 given"),
+        (&NOISY, "about 53 seeds needed, 6 given, if the spread stays as it is"),
+        (
+            &wild,
+            "no number of seeds up to 1000 would settle it if the spread stays as it is, 6 given",
+        ),
+    ] {
+        let fill = |results: &mut Results| differ(results, 1, differences);
+        let found = missing("accuracy-kept", results(vec![fp32(), fp16_mixed()]), fill);
+        assert_eq!(found.as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn thresholds_are_the_plans_in_words_and_in_judgement() {
+    let mut results = results(vec![fp32(), fp16_mixed(), bf16_mixed(), fp16_true()]);
+    results.plan.claims = ClaimsPlan {
+        train_time: 0.8,
+        train_memory: [0.5, 0.7],
+        inference_memory: 0.4,
+        inference_time: 0.7,
+        rarer: 0.25,
+        gradient_underflow: 0.3,
+    };
+    for variant in &mut results.variants {
+        if let Some(against) = &mut variant.against_baseline {
+            against.train_time_ratio = Some(ratio(0.7, 0.75, 0.8));
+            against.train_memory_ratio = Some(Ratio(0.6));
+            against.inference_memory_ratio = Some(Ratio(0.5));
+            against.inference_time_ratio = Some(ratio(0.6, 0.65, 0.75));
+        }
+    }
+    results.variants[1].numerics = census(10, 10);
+    results.variants[2].numerics = census(5, 1);
+    results.variants[3].numerics = census(0, 0);
+    results.variants[3].numerics.weight_gradients.underflow = 500;
+    let judged = judge(&results);
+    let of = |id: &str| {
+        let claim = judged.iter().find(|claim| claim.id == id).unwrap();
+        (claim.verdict, claim.threshold.clone())
+    };
+    for (id, verdict, threshold) in [
+        ("train-time", Confirmed, "step time ÷ FP32's at most 0.8"),
+        ("train-memory", Confirmed, "peak training memory ÷ FP32's from 0.5 to 0.7"),
+        ("infer-memory", Refuted, "peak inference memory ÷ FP32's at most 0.4"),
+        ("infer-time", Inconclusive, "inference time ÷ FP32's at most 0.7"),
+        (
+            "accuracy-kept",
+            NotMeasured,
+            "test accuracy − FP32's equivalent within ±0.50 points, or better, and no run lost",
+        ),
+        (
+            "bf16-robust",
+            Inconclusive,
+            "overflow and underflow, share of values ÷ FP16's at most 0.25 (refuted from 1 on), and no larger share of \
+             steps skipped",
+        ),
+        ("loss-scaling", Refuted, "underflow, share of gradient values, at least 0.3"),
+    ] {
+        assert_eq!(of(id), (verdict, threshold.to_owned()), "{id}");
+    }
+}
+
+/// The baseline twice: with the same weights, with other weights, and with other accuracies too.
+#[test]
+fn weights_that_differ_under_the_same_seed_are_told() {
+    let mut results = results(vec![fp32()]);
+    assert_eq!(nondeterminism(&results), None);
+    let mut result = unmeasured(&fp32());
+    result.name = "fp32+same-seeds".to_owned();
+    results.controls = vec![Control { kind: ControlKind::SameSeeds, result }];
+    assert_eq!(nondeterminism(&results), None);
+    let start = "fp32 trained twice with the same seed gave other weights in";
+    let runs = |results: &mut Results, digest: &str, seed: usize, accuracy| {
+        let run = &mut results.controls[0].result.runs[seed];
+        (run.weights_digest, run.test_accuracy) = (Some(digest.to_owned()), Some(accuracy));
+        nondeterminism(results).unwrap()
+    };
+    assert_eq!(
+        runs(&mut results, "other", 1, 0.9),
+        format!(
+            "{start} 1 of 6 seeds: this machine is not deterministic, even if every test accuracy was the same."
+        )
+    );
+    assert_eq!(
+        runs(&mut results, "another", 4, 0.897),
+        format!(
+            "{start} 2 of 6 seeds: this machine is not deterministic, and differences of accuracy up to 0.30 points say \
+             nothing of precision."
+        )
+    );
 }
 
 #[test]

@@ -109,7 +109,8 @@ pub(super) fn against_baseline(plan: &Plan, variants: &mut [VariantResult]) {
         return;
     };
     for variant in variants.iter_mut().filter(|variant| variant.name != baseline.name) {
-        variant.against_baseline = Some(compare(plan, variant, &baseline));
+        let accuracies = accuracies(variant);
+        variant.against_baseline = Some(compare(plan, (variant, &accuracies), &baseline));
     }
     let mut differences: Vec<&mut AccuracyDifference> = variants
         .iter_mut()
@@ -118,7 +119,31 @@ pub(super) fn against_baseline(plan: &Plan, variants: &mut [VariantResult]) {
     stats::adjust(&mut differences);
 }
 
-fn compare(plan: &Plan, variant: &VariantResult, baseline: &VariantResult) -> AgainstBaseline {
+/// A control against the baseline: the i-th of its seeds is paired with the i-th of the plan. It is compared for itself, not
+/// as one of the variants among which Holm's method adjusts, so that a control changes no verdict on a variant; its
+/// own p is not adjusted.
+pub(super) fn control(
+    plan: &Plan,
+    (seeds, result): (&[u64], &VariantResult),
+    variants: &[VariantResult],
+) -> Option<AgainstBaseline> {
+    let baseline = variants.iter().find(|variant| variant.name == plan.baseline)?;
+    let paired_with = |seed: u64| {
+        let place = seeds.iter().position(|known| *known == seed)?;
+        plan.seeds.get(place).copied()
+    };
+    let paired = accuracies(result).into_iter();
+    let paired: Vec<(u64, f64)> =
+        paired.filter_map(|(seed, accuracy)| Some((paired_with(seed)?, accuracy))).collect();
+    Some(compare(plan, (result, &paired), baseline))
+}
+
+/// A variant, with its accuracies by the seeds to pair them by, against the baseline.
+fn compare(
+    plan: &Plan,
+    (variant, by_seed): (&VariantResult, &[(u64, f64)]),
+    baseline: &VariantResult,
+) -> AgainstBaseline {
     let blocks = |times: Option<&Vec<Seconds>>| times.map(|blocks| numbers(blocks));
     let ratio = |of: Option<Vec<f64>>, to: Option<Vec<f64>>| stats::paired_ratio(&of?, &to?);
     let train = |v: &VariantResult| blocks(v.train.as_ref().map(|train| &train.blocks));
@@ -136,7 +161,7 @@ fn compare(plan: &Plan, variant: &VariantResult, baseline: &VariantResult) -> Ag
         inference_time_ratio: ratio(inference(variant), inference(baseline)),
         inference_memory_ratio: memory_ratio(&inference_memory),
         accuracy_difference: stats::accuracy_difference(
-            &accuracies(variant),
+            by_seed,
             &accuracies(baseline),
             plan.measure.equivalence_margin,
         ),

@@ -5,12 +5,12 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::typed::{
-    BlockSpec, DataSpec, MeasureSpec, ModelSpec, OptimizerSpec, ScheduleSpec, SeedsSpec, TrainSpec,
-    VariantSpec,
+    BlockSpec, ClaimsSpec, DataSpec, MeasureSpec, ModelSpec, OptimizerSpec, ScheduleSpec,
+    SeedsSpec, TrainSpec, VariantSpec,
 };
 use super::{
-    Augment, ClaimsPlan, ConvBlock, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan, Plan,
-    Pool, SchedulePlan, Spec, TrainPlan, VariantPlan,
+    Augment, ClaimsPlan, ControlKind, ConvBlock, DataPlan, IdxTest, MeasurePlan, ModelPlan,
+    OptimizerPlan, Plan, Pool, SchedulePlan, Spec, TrainPlan, VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
@@ -82,20 +82,15 @@ pub mod defaults {
     pub const EQUIVALENCE_MARGIN: f64 = 0.005;
     /// Mixed precision trains in at most this share of FP32's time: the slow end of the claimed 1/2 to 1/3.
     pub const TRAIN_TIME: f64 = 0.5;
-
     /// "About the same" training memory as FP32's: within a tenth.
     pub const TRAIN_MEMORY: [f64; 2] = [0.9, 1.1];
-
     /// "Half" the memory of inference, to within a tenth: what is not a weight or an activation does not halve.
     pub const INFERENCE_MEMORY: f64 = 0.55;
-
     /// "Half" the time of inference, to within a tenth.
     pub const INFERENCE_TIME: f64 = 0.55;
-
     /// "Rarer": BF16's share of overflow and underflow is at most this much of FP16's. Its exponent reaches 2^112 times
     /// further both ways, so that less than a halving is no sign of it.
     pub const RARER: f64 = 0.5;
-
     /// From this share of gradient values on, underflow counts; Micikevicius et al. 2018 saw about 5 %.
     pub const GRADIENT_UNDERFLOW: f64 = 0.01;
 }
@@ -185,15 +180,16 @@ impl TryFrom<Spec> for Plan {
         let train = train(&spec.train, &data)?;
         let measure = measure(spec.measure, &train, &data)?;
         let variants = variants(spec.variants)?;
+        let seeds = seeds(spec.seeds)?;
         Ok(Self {
             name: spec.name,
             model,
             train,
             measure,
             baseline: baseline(spec.baseline, &variants)?,
-            seeds: seeds(spec.seeds)?,
-            controls: Vec::new(),
-            claims: ClaimsPlan::default(),
+            controls: controls(spec.controls, &seeds)?,
+            seeds,
+            claims: claims(spec.claims)?,
             data,
             variants,
         })
@@ -604,6 +600,73 @@ fn seeds(typed: Option<SeedsSpec>) -> Checked<Vec<u64>> {
             }
         }
     }
+}
+
+fn controls(typed: Vec<ControlKind>, seeds: &[u64]) -> Checked<Vec<ControlKind>> {
+    let number = seeds.len() as u64;
+    let room = seeds.iter().all(|seed| seed.checked_add(number).is_some());
+    for (i, kind) in typed.iter().enumerate() {
+        let key = || format!("controls[{i}]");
+        if typed[..i].contains(kind) {
+            return refuse(key(), format!("lists {:?} twice", kind.name()));
+        }
+        if *kind == ControlKind::OtherSeeds && !room {
+            return refuse(
+                key(),
+                format!("needs {number} seeds above the largest of the plan; choose smaller seeds"),
+            );
+        }
+    }
+    Ok(typed)
+}
+
+fn claims(spec: ClaimsSpec) -> Checked<ClaimsPlan> {
+    let ratio = |key, typed: Option<f64>, default| positive(key, typed.unwrap_or(default));
+    Ok(ClaimsPlan {
+        train_time: ratio("claims.train_time", spec.train_time, defaults::TRAIN_TIME)?,
+        train_memory: train_memory(spec.train_memory)?,
+        inference_memory: ratio(
+            "claims.inference_memory",
+            spec.inference_memory,
+            defaults::INFERENCE_MEMORY,
+        )?,
+        inference_time: ratio(
+            "claims.inference_time",
+            spec.inference_time,
+            defaults::INFERENCE_TIME,
+        )?,
+        rarer: real(
+            "claims.rarer",
+            spec.rarer.unwrap_or(defaults::RARER),
+            "over 0 and at most 1",
+            |ratio| ratio > 0.0 && ratio <= 1.0,
+        )?,
+        gradient_underflow: real(
+            "claims.gradient_underflow",
+            spec.gradient_underflow.unwrap_or(defaults::GRADIENT_UNDERFLOW),
+            "over 0 and below 1",
+            |share| share > 0.0 && share < 1.0,
+        )?,
+    })
+}
+
+/// The smallest and the largest ratio.
+fn train_memory(typed: Option<Vec<f64>>) -> Checked<[f64; 2]> {
+    const KEY: &str = "claims.train_memory";
+    let Some(typed) = typed else {
+        return Ok(defaults::TRAIN_MEMORY);
+    };
+    let [low, high] = typed[..] else {
+        let number = typed.len();
+        return refuse(KEY, format!("lists {number} numbers; give the smallest and the largest"));
+    };
+    for (i, ratio) in [low, high].into_iter().enumerate() {
+        positive(&format!("{KEY}[{i}]"), ratio)?;
+    }
+    if low < high {
+        return Ok([low, high]);
+    }
+    refuse(KEY, format!("{low} is not below {high}; give the smallest first, then the largest"))
 }
 
 impl Plan {

@@ -66,7 +66,7 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
             "seeds = 2",
             "sedes = 2",
             "small.toml:2:1: sedes: unknown key \"sedes\"; known: name, data, model, train, measure, baseline, variants, \
-             seeds",
+             seeds, controls, claims",
         ),
         (
             "kind = \"digits\"",
@@ -299,6 +299,95 @@ fn variants_and_seeds_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn controls_and_thresholds_that_cannot_be_are_refused() {
+    for (assignment, message) in [
+        (
+            "controls=[\"same-seed\"]",
+            "controls[0]: unknown value \"same-seed\"; known: same-seeds, other-seeds",
+        ),
+        ("controls=[\"same-seeds\", \"same-seeds\"]", "controls[1]: lists \"same-seeds\" twice"),
+        ("controls=same-seeds", "controls: invalid type: string \"same-seeds\", expected a list"),
+        (
+            "claims.train_times=0.5",
+            "claims.train_times: unknown key \"train_times\"; known: train_time, train_memory, inference_memory, \
+             inference_time, rarer, gradient_underflow",
+        ),
+        ("claims.train_time=0", "claims.train_time: is 0; must be finite and over 0"),
+        ("claims.train_time=inf", "claims.train_time: is inf; must be finite and over 0"),
+        (
+            "claims.inference_memory=nan",
+            "claims.inference_memory: is NaN; must be finite and over 0",
+        ),
+        ("claims.inference_time=-1", "claims.inference_time: is -1; must be finite and over 0"),
+        ("claims.rarer=1.1", "claims.rarer: is 1.1; must be over 0 and at most 1"),
+        ("claims.rarer=0.0", "claims.rarer: is 0; must be over 0 and at most 1"),
+        (
+            "claims.gradient_underflow=1",
+            "claims.gradient_underflow: is 1; must be over 0 and below 1",
+        ),
+        (
+            "claims.train_memory=[1.1, 0.9]",
+            "claims.train_memory: 1.1 is not below 0.9; give the smallest first, then the largest",
+        ),
+        (
+            "claims.train_memory=[0.9, 0.9]",
+            "claims.train_memory: 0.9 is not below 0.9; give the smallest first, then the largest",
+        ),
+        (
+            "claims.train_memory=[0.9]",
+            "claims.train_memory: lists 1 numbers; give the smallest and the largest",
+        ),
+        ("claims.train_memory=[0.0, 1]", "claims.train_memory[0]: is 0; must be finite and over 0"),
+        (
+            "claims.train_memory=0.9",
+            "claims.train_memory: invalid type: floating point \"0.9\", expected a list",
+        ),
+    ] {
+        assert_eq!(set(&[assignment]).err(), Some(format!("--set {assignment}: {message}")));
+    }
+    let seeds = "seeds=[3, 18446744073709551614]";
+    let other = "controls=[\"other-seeds\"]";
+    assert_eq!(
+        set(&[seeds, other]).err(),
+        Some(format!(
+            "--set {other}: controls[0]: needs 2 seeds above the largest of the plan; choose smaller seeds"
+        ))
+    );
+    assert!(set(&[&seeds.replace("614", "613"), other]).is_ok());
+    let text = format!("{GOOD}[claims]\ntrain_time = \"half\"\n");
+    let message =
+        "small.toml:27:14: claims.train_time: invalid type: string \"half\", expected a number";
+    assert_eq!(read(&text), Err(message.to_owned()));
+}
+
+#[test]
+fn a_threshold_can_be_set_alone() {
+    let plan = set(&["claims.train_time=0.6", "claims.train_memory=[0.5, 2]"]).unwrap();
+    let expected =
+        ClaimsPlan { train_time: 0.6, train_memory: [0.5, 2.0], ..ClaimsPlan::default() };
+    assert_eq!(plan.claims, expected);
+}
+
+#[test]
+fn controls_train_the_baseline_with_the_same_seeds_and_with_the_next() {
+    let plan = set(&["controls=[\"same-seeds\", \"other-seeds\"]", "seeds=[4, 9, 2]"]).unwrap();
+    let control = |kind, name: &str, seeds| ControlPlan {
+        kind,
+        variant: VariantPlan { name: name.into(), policy: "fp32".parse().unwrap() },
+        seeds,
+    };
+    let expected = [
+        control(ControlKind::SameSeeds, "fp32+same-seeds", vec![4, 9, 2]),
+        control(ControlKind::OtherSeeds, "fp32+other-seeds", vec![10, 11, 12]),
+    ];
+    assert_eq!(plan.control_plans(), expected);
+    assert_eq!(set(&[]).unwrap().control_plans(), []);
+    for kind in [ControlKind::SameSeeds, ControlKind::OtherSeeds] {
+        assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+    }
+}
+
+#[test]
 fn a_residual_network_of_another_depth_is_told_the_nearest() {
     for (depth, nearest) in
         [(0, "8"), (7, "8"), (18, "14 and 20"), (21, "20 and 26"), (1203, "1202")]
@@ -411,6 +500,7 @@ fn a_spec_with_every_key_becomes_a_whole_plan() {
 name = "all"
 seeds = [5, 2]
 baseline = "half"
+controls = ["other-seeds", "same-seeds"]
 [data]
 kind = "cifar100"
 path = "c"
@@ -437,6 +527,13 @@ timing_steps = 4
 timing_warmup = 0
 inference_batch = 6
 equivalence_margin = 0.01
+[claims]
+train_time = 0.625
+train_memory = [0.75, 1]
+inference_memory = 0.5
+inference_time = 1.5
+rarer = 1
+gradient_underflow = 0.25
 [[variants]]
 name = "half"
 policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
@@ -475,8 +572,15 @@ policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
             policy: "params=f32,compute=f16,reduce=f32,scale=static:128".parse().unwrap(),
         }],
         seeds: vec![5, 2],
-        controls: Vec::new(),
-        claims: ClaimsPlan::default(),
+        controls: vec![ControlKind::OtherSeeds, ControlKind::SameSeeds],
+        claims: ClaimsPlan {
+            train_time: 0.625,
+            train_memory: [0.75, 1.0],
+            inference_memory: 0.5,
+            inference_time: 1.5,
+            rarer: 1.0,
+            gradient_underflow: 0.25,
+        },
     };
     assert_eq!(read(text), Ok(expected));
 }

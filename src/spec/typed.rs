@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Activation, Augment, Pool, ScheduleKind};
+use super::{Activation, Augment, ControlKind, Pool, ScheduleKind};
 
 /// An experiment as typed: not validated, defaults not filled in.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,6 +22,10 @@ pub struct Spec {
     pub(super) baseline: Option<String>,
     pub(super) variants: Vec<VariantSpec>,
     pub(super) seeds: Option<SeedsSpec>,
+    #[serde(default)]
+    pub(super) controls: Vec<ControlKind>,
+    #[serde(default)]
+    pub(super) claims: ClaimsSpec,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -134,6 +138,17 @@ pub(super) struct MeasureSpec {
     pub(super) timing_warmup: Option<usize>,
     pub(super) inference_batch: Option<usize>,
     pub(super) equivalence_margin: Option<f64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClaimsSpec {
+    pub(super) train_time: Option<f64>,
+    pub(super) train_memory: Option<Vec<f64>>,
+    pub(super) inference_memory: Option<f64>,
+    pub(super) inference_time: Option<f64>,
+    pub(super) rarer: Option<f64>,
+    pub(super) gradient_underflow: Option<f64>,
 }
 
 /// In TOML also a bare name, which `source` has turned into a table with that name and policy.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::describe::mean_of;
-use super::{equivalent, holm, mean_difference, probability_better, sign_flip_p};
+use super::{differences, equivalent, holm, mean_difference, probability_better, sign_flip_p};
 use crate::record::{AccuracyDifference, AccuracyVerdict};
 
 /// Under this p a difference counts.
@@ -27,12 +27,8 @@ pub fn accuracy_difference(
     baseline: &[(u64, f64)],
     margin: f64,
 ) -> Option<AccuracyDifference> {
-    let (variant, baseline) = (by_seed(variant)?, by_seed(baseline)?);
-    let (a, b): (Vec<f64>, Vec<f64>) = variant
-        .iter()
-        .filter_map(|(seed, accuracy)| Some((*accuracy, *baseline.get(seed)?)))
-        .unzip();
-    let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+    let (a, b) = paired(variant, baseline)?;
+    let differences = differences(&a, &b)?;
     let p = sign_flip_p(&differences)?;
     let interval = mean_difference(&a, &b);
     let mut difference = AccuracyDifference {
@@ -52,6 +48,19 @@ pub fn accuracy_difference(
         };
     }
     Some(difference)
+}
+
+/// `variant − baseline` of each seed that both have, by seed; `None` where a seed is given twice or an accuracy is not finite.
+pub fn paired_differences(variant: &[(u64, f64)], baseline: &[(u64, f64)]) -> Option<Vec<f64>> {
+    let (a, b) = paired(variant, baseline)?;
+    differences(&a, &b)
+}
+
+/// The accuracies of both for each seed that both have.
+fn paired(variant: &[(u64, f64)], baseline: &[(u64, f64)]) -> Option<(Vec<f64>, Vec<f64>)> {
+    let (variant, baseline) = (by_seed(variant)?, by_seed(baseline)?);
+    let pair = |(seed, accuracy): (&u64, &f64)| Some((*accuracy, *baseline.get(seed)?));
+    Some(variant.iter().filter_map(pair).unzip())
 }
 
 /// The accuracies by seed, if each seed is there once.

@@ -7,7 +7,7 @@ use super::{LEVEL, differences};
 use crate::record::Estimate;
 
 /// Level of the interval that two one-sided tests at 5 % amount to.
-const TOST_LEVEL: f64 = 0.90;
+pub(super) const TOST_LEVEL: f64 = 0.90;
 
 /// The mean with Student's interval at `level`; `None` for fewer than two values or a level outside 0 to 1.
 pub fn student_interval(samples: &[f64], level: f64) -> Option<Estimate<f64>> {
@@ -15,10 +15,14 @@ pub fn student_interval(samples: &[f64], level: f64) -> Option<Estimate<f64>> {
         return None;
     }
     let (value, spread) = (mean(samples)?, sd(samples)?);
-    let freedom = (samples.len() - 1) as f64;
-    let student = StudentsT::new(0.0, 1.0, freedom).ok()?;
-    let half = student.inverse_cdf(f64::midpoint(1.0, level)) * spread / (freedom + 1.0).sqrt();
+    let half = student_half(spread, samples.len(), level)?;
     Some(Estimate { value, low: value - half, high: value + half })
+}
+
+/// Half the width of Student's interval for the mean of `n` values with this standard deviation; `None` for `n` < 2.
+pub(super) fn student_half(spread: f64, n: usize, level: f64) -> Option<f64> {
+    let student = StudentsT::new(0.0, 1.0, n.checked_sub(1)? as f64).ok()?;
+    Some(student.inverse_cdf(f64::midpoint(1.0, level)) * spread / (n as f64).sqrt())
 }
 
 /// The mean of `variant − baseline` by pair, with Student's 95 % interval; `None` for fewer than two pairs or samples of
@@ -107,6 +111,22 @@ mod tests {
         assert_eq!(mean_difference(&variant, &baseline[1..]), None);
     }
 
+    // d as above; max(scipy.stats.ttest_1samp(d, -margin, alternative="greater").pvalue,
+    //                scipy.stats.ttest_1samp(d, margin, alternative="less").pvalue) is the p beside each margin.
+    #[test]
+    fn equivalence_is_two_one_sided_tests_of_scipy() {
+        let d = [0.004, -0.0015, 0.006, 0.0025, 0.001, 0.0075];
+        for (margin, p) in [
+            (0.0059, 0.053_072_509_116_150_4),
+            (0.005_96, 0.050_134_858_980_889_37),
+            (0.005_97, 0.049_661_998_986_455_3),
+            (0.006, 0.048_271_231_679_809_73),
+            (0.01, 0.002_028_316_656_647_356_3),
+        ] {
+            assert_eq!(equivalent(&d, margin), Some(p < 0.05), "{margin}");
+        }
+    }
+
     #[test]
     fn equivalence_needs_the_whole_interval_inside_the_margin() {
         let d = [0.004, -0.0015, 0.006, 0.0025, 0.001, 0.0075];
@@ -138,10 +158,14 @@ mod tests {
     }
 
     /// 1 win, 2 losses, 1 tie: 1.5 of 4. All wins of 3: as Wilson's 3 of 3.
+    // a, b = numpy.array([2, 1, 1, 0]), numpy.array([1, 2, 2, 0]); numpy.mean((numpy.sign(a - b) + 1) / 2) is 0.375;
+    // statsmodels.stats.proportion.proportion_confint(1.5, 4, method="wilson")
     #[test]
     fn ties_count_half() {
         let mixed = probability_better(&[2.0, 1.0, 1.0, 0.0], &[1.0, 2.0, 2.0, 0.0]).unwrap();
         assert_close(mixed.value, 0.375, 0.0);
+        assert_close(mixed.low, 0.091_899_229_179_012_17, 1e-10);
+        assert_close(mixed.high, 0.780_573_479_934_637_2, 1e-10);
         assert_eq!(probability_better(&[1.0; 3], &[0.0; 3]), wilson(3, 3));
         assert_eq!(probability_better(&[1.0], &[1.0, 2.0]), None);
         assert_eq!(probability_better(&[f64::NAN], &[1.0]), None);
