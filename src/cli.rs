@@ -41,6 +41,9 @@ enum Command {
         /// Folders that `mantissa experiment` wrote
         #[arg(required = true, value_name = "DIR")]
         folders: Vec<PathBuf>,
+        /// Write DIR/tensorboard/ too: event files, which TensorBoard reads
+        #[arg(long)]
+        tensorboard: bool,
     },
     /// List the floating-point formats and their ranges
     Formats,
@@ -77,6 +80,9 @@ struct ExperimentArguments {
     /// Print the table of results and nothing else
     #[arg(long)]
     quiet: bool,
+    /// Write tensorboard/ in --out too: event files, which TensorBoard reads
+    #[arg(long)]
+    tensorboard: bool,
     /// Replace the results of another experiment in --out
     #[arg(long)]
     force: bool,
@@ -150,7 +156,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome = match command {
         Command::Experiment(arguments) => experiment(arguments),
-        Command::Report { folders } => folders.iter().try_for_each(|folder| report(folder)),
+        Command::Report { folders, tensorboard } => {
+            folders.iter().try_for_each(|folder| report(folder, tensorboard))
+        }
         Command::Formats => print(&formats::table()),
         Command::Doctor { json } => doctor(json),
     };
@@ -164,7 +172,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
-    let (quiet, force) = (arguments.quiet, arguments.force);
+    let (quiet, force, tensorboard) = (arguments.quiet, arguments.force, arguments.tensorboard);
     let choice = arguments.device.resolve().map_err(Failure::machine)?;
     let threads = arguments.threads;
     let (plan, out) = resolve(arguments)?;
@@ -182,11 +190,17 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let results = outcome.inspect_err(|_| store::remove_if_empty(&out))?;
 
     let written = report::render(&out)?;
+    if tensorboard {
+        report::tensorboard(&out)?;
+    }
     print(&report::terminal_table(&results))?;
     if let Some(page) = written.last()
         && !quiet
     {
         print(&format!("report: {}", page.display()))?;
+        if tensorboard {
+            print(&format!("tensorboard: {}", out.join(report::TENSORBOARD).display()))?;
+        }
     }
     failed_runs(&results)
 }
@@ -231,11 +245,12 @@ fn failed_runs(results: &Results) -> Result<(), Failure> {
     )))
 }
 
-fn report(folder: &Path) -> Result<(), Failure> {
-    for file in report::render(folder)? {
-        print(&file.display().to_string())?;
+fn report(folder: &Path, tensorboard: bool) -> Result<(), Failure> {
+    let mut written = report::render(folder)?;
+    if tensorboard {
+        written.extend(report::tensorboard(folder)?);
     }
-    Ok(())
+    written.iter().try_for_each(|file| print(&file.display().to_string()))
 }
 
 fn doctor(json: bool) -> Result<(), Failure> {

@@ -5,7 +5,9 @@ use std::path::Path;
 use super::draw;
 use super::fixture::{self, loaded, renamed, save};
 use super::table::Table;
-use super::{Loaded, ReportError, csv, figure, load, markdown, reading, render, terminal_table};
+use super::{
+    Loaded, ReportError, csv, figure, load, markdown, reading, render, tensorboard, terminal_table,
+};
 use crate::record::{Failure, Numerics, Status, VariantResult};
 use crate::store;
 
@@ -189,6 +191,75 @@ fn every_file_is_written_and_listed() {
     figures/loss-scale.svg
     report.html
     "##);
+}
+
+/// The files below `folder`, by their paths in it.
+fn files_below(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(store::list(&path).unwrap());
+        } else {
+            found.push(path.strip_prefix(folder).unwrap().display().to_string());
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn each_run_has_one_event_file_after_any_number_of_calls() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tensorboard");
+    let mut experiment = loaded();
+    save(dir.path(), &experiment);
+    let written = tensorboard(dir.path()).unwrap();
+    assert_eq!(tensorboard(dir.path()).unwrap(), written);
+    let mut listed: Vec<String> = written
+        .iter()
+        .map(|path| path.strip_prefix(&folder).unwrap().display().to_string())
+        .collect();
+    listed.sort();
+    assert_eq!(files_below(&folder), listed);
+    assert_eq!(listed.len() as u64, 5 * fixture::SEEDS);
+    assert_eq!(listed[0], "bf16-mixed/seed-0/events.out.tfevents.1767323045.mantissa");
+
+    // Later results, of fewer runs: what was there of this program is gone, what somebody else put there is not.
+    store::write(&folder.join("fp32/seed-0/events.out.tfevents.1.theirs"), b"").unwrap();
+    experiment.results.environment.started = "2026-01-02T03:04:06Z".to_owned();
+    experiment.results.variants.truncate(1);
+    save(dir.path(), &experiment);
+    tensorboard(dir.path()).unwrap();
+    insta::assert_snapshot!(files_below(&folder).join("\n"), @r##"
+    fp32/seed-0/events.out.tfevents.1.theirs
+    fp32/seed-0/events.out.tfevents.1767323046.mantissa
+    fp32/seed-1/events.out.tfevents.1767323046.mantissa
+    fp32/seed-2/events.out.tfevents.1767323046.mantissa
+    "##);
+    assert_eq!(store::list(&folder).unwrap(), [folder.join("fp32")]);
+}
+
+#[test]
+fn event_files_stay_in_their_folder() {
+    for name in ["..", ".", "", "/", "../outside", "a/b", "fp32/", "fp32/../../../outside"] {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("a/results");
+        let experiment = renamed(name);
+        save(&inside, &loaded());
+        let results = serde_json::to_vec(&experiment.results).unwrap();
+        store::write(&inside.join("results.json"), &results).unwrap();
+        let record = &experiment.records_of(name).next().unwrap();
+        let record = serde_json::to_vec(record).unwrap();
+        store::write(&inside.join("runs/seed-0/record.json"), &record).unwrap();
+        store::write(&inside.join("seed-0/record.json"), &record).unwrap();
+        let before = files_below(dir.path());
+        let written = tensorboard(&inside).unwrap();
+        assert_eq!(written.len() as u64, 4 * fixture::SEEDS, "{name:?}");
+        assert!(written.iter().all(|path| path.starts_with(inside.join("tensorboard"))));
+        let new = files_below(dir.path()).len() - before.len();
+        assert_eq!(new, written.len(), "{name:?}");
+    }
 }
 
 /// Width and height that an SVG declares.
