@@ -44,6 +44,9 @@ enum Command {
         /// Folder of a report on several [default: reports/side-by-side]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        /// Write DIR/tensorboard/ too: event files, which TensorBoard reads
+        #[arg(long)]
+        tensorboard: bool,
     },
     /// List the floating-point formats and their ranges
     Formats,
@@ -80,6 +83,9 @@ struct ExperimentArguments {
     /// Print the table of results and nothing else
     #[arg(long)]
     quiet: bool,
+    /// Write tensorboard/ in --out too: event files, which TensorBoard reads
+    #[arg(long)]
+    tensorboard: bool,
     /// Replace the results of another experiment in --out
     #[arg(long)]
     force: bool,
@@ -153,7 +159,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome = match command {
         Command::Experiment(arguments) => experiment(arguments),
-        Command::Report { folders, out } => report(&folders, out),
+        Command::Report { folders, out, tensorboard } => report(&folders, out, tensorboard),
         Command::Formats => print(&formats::table()),
         Command::Doctor { json } => doctor(json),
     };
@@ -167,7 +173,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
-    let (quiet, force) = (arguments.quiet, arguments.force);
+    let (quiet, force, tensorboard) = (arguments.quiet, arguments.force, arguments.tensorboard);
     let choice = arguments.device.resolve().map_err(Failure::machine)?;
     let threads = arguments.threads;
     let (plan, out) = resolve(arguments)?;
@@ -185,11 +191,17 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let results = outcome.inspect_err(|_| store::remove_if_empty(&out))?;
 
     let written = report::render(&out)?;
+    if tensorboard {
+        report::tensorboard(&out)?;
+    }
     print(&report::terminal(&results))?;
     if let Some(page) = written.last()
         && !quiet
     {
         print(&format!("report: {}", page.display()))?;
+        if tensorboard {
+            print(&format!("tensorboard: {}", out.join(report::TENSORBOARD).display()))?;
+        }
     }
     failed_runs(&results)
 }
@@ -235,21 +247,28 @@ fn failed_runs(results: &Results) -> Result<(), Failure> {
     )))
 }
 
-fn report(folders: &[PathBuf], out: Option<PathBuf>) -> Result<(), Failure> {
-    let written = match (folders, out) {
+fn report(folders: &[PathBuf], out: Option<PathBuf>, tensorboard: bool) -> Result<(), Failure> {
+    let mut written = match (folders, out) {
         ([only], None) => report::render(only)?,
-        (several, out) => {
-            let out = out.unwrap_or_else(|| Path::new("reports").join("side-by-side"));
-            if out.join("results.json").exists() {
-                return Err(Failure::Input(format!(
-                    "{}: holds the results of an experiment; choose another --out",
-                    out.display()
-                )));
-            }
-            report::render_together(several, &out)?
-        }
+        (several, out) => side_by_side(several, out)?,
     };
+    if tensorboard {
+        for folder in folders {
+            written.extend(report::tensorboard(folder)?);
+        }
+    }
     written.iter().try_for_each(|file| print(&file.display().to_string()))
+}
+
+/// One report on several experiments, in a folder that holds none of them.
+fn side_by_side(folders: &[PathBuf], out: Option<PathBuf>) -> Result<Vec<PathBuf>, Failure> {
+    let out = out.unwrap_or_else(|| Path::new("reports").join("side-by-side"));
+    if out.join("results.json").exists() {
+        let out = out.display();
+        let problem = format!("{out}: holds the results of an experiment; choose another --out");
+        return Err(Failure::Input(problem));
+    }
+    Ok(report::render_together(folders, &out)?)
 }
 
 fn doctor(json: bool) -> Result<(), Failure> {

@@ -53,6 +53,31 @@ pub fn remove_if_empty(folder: &Path) {
     let _ = std::fs::remove_dir(folder);
 }
 
+/// Removes a file.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(file: &Path) -> Result<(), StoreError> {
+    std::fs::remove_file(file).map_err(StoreError::new(file, "remove"))
+}
+
+/// The paths of what is in a folder, sorted; none where there is no folder.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = std::fs::read_dir(folder).map_err(StoreError::new(folder, "list"))?;
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(StoreError::new(folder, "list"))?;
+    paths.sort();
+    Ok(paths)
+}
+
 /// Reads a file whole.
 ///
 /// # Errors
@@ -112,6 +137,21 @@ mod tests {
         write(&path, "zweites ü".as_bytes()).unwrap();
         assert_eq!(read_to_string(&path).unwrap(), "zweites ü");
         assert_eq!(listing(path.parent().unwrap()), ["c.txt"]);
+    }
+
+    #[test]
+    fn what_is_listed_can_be_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["b", "c/d", "a"] {
+            write(&at(name), b"").unwrap();
+        }
+        assert_eq!(list(folder.path()).unwrap(), ["a", "b", "c"].map(at));
+        remove(&at("b")).unwrap();
+        assert_eq!(list(folder.path()).unwrap(), ["a", "c"].map(at));
+        assert_eq!(list(&at("a")).unwrap(), [""; 0].map(at));
+        let error = remove(&at("b")).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}: cannot remove: ", at("b").display())), "{error}");
     }
 
     #[cfg(unix)]

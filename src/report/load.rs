@@ -68,8 +68,8 @@ fn load_results(path: &Path) -> Result<Mended, ReportError> {
 }
 
 fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<RunRecord, String> {
-    let folder = single_folder(variant).ok_or("its variant's name cannot be a folder")?;
-    let place = Path::new("runs").join(folder).join(format!("seed-{seed}")).join("record.json");
+    let folder = run_folder(variant, seed).ok_or("its variant's name cannot be a folder")?;
+    let place = Path::new("runs").join(folder).join("record.json");
     let path = dir.join(&place);
     if !path.is_file() {
         return Err(format!("{} is missing", place.display()));
@@ -86,6 +86,11 @@ fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<RunRecord, String
         ));
     }
     Ok(record)
+}
+
+/// `<variant>/seed-<n>`, where a run's files lie; none where the variant's name cannot be a folder.
+pub(super) fn run_folder(variant: &str, seed: u64) -> Option<PathBuf> {
+    Some(single_folder(variant)?.join(format!("seed-{seed}")))
 }
 
 /// `name` as one folder below another, so that a results file cannot point anywhere else.

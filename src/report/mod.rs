@@ -1,7 +1,8 @@
 //! The report: from results folders to figures, tables and pages. Reads records, computes no measurement.
 //!
 //! What is said is computed once (`table`, `reading`, `figure`); how it looks is decided elsewhere (`csv`, `markdown`,
-//! `latex`, `terminal`, `html`, `draw`, `interactive`).
+//! `latex`, `terminal`, `html`, `draw`, `interactive`). `tensorboard` makes its files of the run
+//! records alone.
 
 mod csv;
 mod draw;
@@ -16,12 +17,14 @@ mod markdown;
 mod mend;
 mod reading;
 mod table;
+mod tensorboard;
 mod terminal;
 #[cfg(test)]
 mod tests;
 mod text;
 mod theme;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::store::{self, StoreError};
@@ -112,7 +115,7 @@ impl<'a> Report<'a> {
             experiments,
             title,
             advice: reading::advice(experiments),
-            claims: reading::claims(experiments),
+            claims: reading::judged(experiments),
             table: Table::of(experiments),
             reading: reading::sentences(experiments),
         }
@@ -160,6 +163,50 @@ fn write(dir: &Path, experiments: &[Loaded]) -> Result<Vec<PathBuf>, ReportError
     Ok(written)
 }
 
+/// The folder of the event files, beside the results file.
+pub const TENSORBOARD: &str = "tensorboard";
+
+/// Writes an event file for each run whose record can be read, `tensorboard/<variant>/seed-<n>/events.out.tfevents.*`
+/// below `dir`, and returns their paths. Event files that an earlier call left there are replaced or removed: TensorBoard
+/// reads all that it finds, as one run.
+///
+/// # Errors
+/// When the results file cannot be read ([`load`]) or a file cannot be written or removed. Files written before stay.
+pub fn tensorboard(dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let loaded = load(dir)?;
+    let started = &loaded.results.environment.started;
+    let mut written = Vec::new();
+    for record in &loaded.records {
+        let Some(folder) = load::run_folder(&record.variant, record.summary.seed) else {
+            continue;
+        };
+        let place = Path::new(TENSORBOARD).join(folder).join(tensorboard::file_name(started));
+        save(dir, place, Ok(tensorboard::event_file(record, started)), &mut written)?;
+    }
+    remove_earlier(&dir.join(TENSORBOARD), &written.iter().map(PathBuf::as_path).collect())?;
+    Ok(written)
+}
+
+/// Removes the event files of this program that are not in `keep`, and the folders that are empty then.
+fn remove_earlier(folder: &Path, keep: &BTreeSet<&Path>) -> Result<(), StoreError> {
+    let is_ours = |file: &Path| {
+        let name = file.file_name().and_then(|name| name.to_str());
+        name.is_some_and(tensorboard::is_ours)
+    };
+    for variant in store::list(folder)? {
+        for run in store::list(&variant)? {
+            for file in store::list(&run)? {
+                if is_ours(&file) && !keep.contains(&*file) {
+                    store::remove(&file)?;
+                    store::remove_if_empty(&run);
+                    store::remove_if_empty(&variant);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A figure and its SVG text, on a white ground.
 struct Drawing<'a> {
     figure: &'a Figure,
@@ -188,7 +235,7 @@ fn save_figures<'a>(
 
 fn save(
     dir: &Path,
-    name: &str,
+    name: impl AsRef<Path>,
     contents: Result<Vec<u8>, String>,
     written: &mut Vec<PathBuf>,
 ) -> Result<(), ReportError> {

@@ -1,5 +1,6 @@
 //! What the numbers show, in plain sentences: what to use, how the claims fared, and what else they allow to say.
 
+use crate::claims;
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, ClaimVerdict, Estimate, Recommendation, Status,
 };
@@ -66,29 +67,22 @@ fn label(experiments: &[Loaded], experiment: &Loaded) -> Option<String> {
 /// What to use, by experiment.
 pub(super) fn advice(experiments: &[Loaded]) -> Vec<Advice> {
     let advice = experiments.iter().map(|experiment| {
-        let Some(Recommendation { variant, reason, .. }) = &experiment.results.recommendation
-        else {
-            return Advice {
-                experiment: label(experiments, experiment),
-                heading: "No recommendation".to_owned(),
-                reason: "The results file holds none.".to_owned(),
-            };
-        };
+        let results = &experiment.results;
+        // Files of before there were recommendations hold none.
+        let Recommendation { variant, reason, .. } =
+            results.recommendation.clone().unwrap_or_else(|| claims::recommend(results));
         let heading = variant.as_ref().map_or_else(
             || "No recommendation yet".to_owned(),
             |variant| format!("Use {}", text::printable(variant)),
         );
-        Advice {
-            experiment: label(experiments, experiment),
-            heading,
-            reason: text::printable(reason),
-        }
+        let reason = text::capital(&text::printable(&reason));
+        Advice { experiment: label(experiments, experiment), heading, reason }
     });
     advice.collect()
 }
 
 /// How the claims fared, by experiment.
-pub(super) fn claims(experiments: &[Loaded]) -> Vec<Judged> {
+pub(super) fn judged(experiments: &[Loaded]) -> Vec<Judged> {
     let judged = experiments.iter().flat_map(|experiment| {
         experiment.results.claims.iter().map(|claim| {
             let experiment = label(experiments, experiment);

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table as Grid};
 use crate::record::Results;
 
 use super::load::Loaded;
-use super::reading::{Judged, advice, claims};
+use super::reading::{Judged, advice, judged};
 use super::table::{TITLES, Table};
 use super::text;
 
@@ -20,7 +20,7 @@ pub fn terminal(results: &Results) -> String {
     let label = String::new();
     let loaded = Loaded { label, results: results.clone(), records: Vec::new(), notes: Vec::new() };
     let experiments = [loaded];
-    let claims = claims(&experiments);
+    let claims = judged(&experiments);
     let claims = if claims.is_empty() { String::new() } else { claims_table(&claims) + "\n" };
     let advice = advice(&experiments).into_iter();
     let advice: Vec<String> =

@@ -8,7 +8,8 @@ use super::fixture::{self, loaded, renamed, save};
 use super::table::Table;
 use super::theme::Theme;
 use super::{
-    Loaded, Report, ReportError, csv, figure, interactive, load, markdown, render, terminal,
+    Loaded, Report, ReportError, csv, figure, interactive, load, markdown, render, tensorboard,
+    terminal,
 };
 use crate::record::{Failure, Numerics, Status, VariantResult};
 use crate::store;
@@ -209,12 +210,12 @@ fn the_summary_reads_well() {
 #[test]
 fn the_sheet_holds_plain_numbers() {
     insta::assert_snapshot!(sheet(&loaded()), @r##"
-    experiment,variant,policy,baseline,emulated,runs_planned,runs_completed,runs_diverged,runs_failed,test_accuracy_mean,test_accuracy_sd,test_accuracy_seeds,accuracy_difference,accuracy_difference_low,accuracy_difference_high,accuracy_p,accuracy_p_holm,accuracy_probability_better,accuracy_pairs,accuracy_verdict,step_seconds,step_seconds_low,step_seconds_high,samples_per_second,samples_per_second_low,samples_per_second_high,train_time_ratio,train_time_ratio_low,train_time_ratio_high,peak_memory_bytes,weights_bytes,master_weights_bytes,gradients_bytes,optimizer_bytes,activations_bytes,train_memory_ratio,step_operations,operations_per_second,product_peak,share_of_peak,step_joules,power_watts,inference_batch,inference_batch_seconds,inference_batch_seconds_low,inference_batch_seconds_high,inference_time_ratio,inference_time_ratio_low,inference_time_ratio_high,inference_peak_bytes,inference_weights_bytes,inference_memory_ratio,census_elements,overflow,underflow,subnormal,nan,weight_updates,lost_updates,weight_gradients,zero_gradients,subnormal_gradients,infinite_gradients,nan_gradients,steps,skipped_steps
-    digits,fp32,"params=f32,compute=f32,reduce=f32,scale=none",true,false,3,3,0,0,0.9608333333333333,0.00225462487641142,3,,,,,,,,,0.0042,0.004116,0.004326,30476.190476190477,29866.666666666668,31390.47619047619,,,,4638720,1105920,0,1105920,1105920,1320960,,1200000000,285714285714.2857,400000000000,0.7142857142857143,,,256,0.0011,0.001078,0.0011330000000000001,,,,1976320,1105920,,22800000,0,0,0,0,180000000,0,180000000,1000,0,0,0,720,0
-    digits,fp16-mixed,"params=f32,compute=f16,reduce=f32,scale=static:65536",false,false,3,3,0,0,0.9608333333333333,0.0015275252316519481,3,0.00000000000000003700743415417188,-0.001999999999999963,0.0015000000000000371,0.25,1,0.5,3,inconclusive,0.0057540000000000004,0.00563892,0.0059266200000000005,22245.39450816823,21800.486618004863,22912.756343413275,1.37,1.3426,1.4111000000000002,3993600,552960,1105920,552960,1105920,675840,0.8609271523178808,1200000000,208550573514.07715,800000000000,0.2606882168925964,,,256,0.0015070000000000003,0.0014768600000000002,0.0015522100000000003,1.37,1.3426,1.4111000000000002,988160,552960,0.5,22800000,83,5507,11014,0,180000000,28700,180000000,1000,4100,52,0,720,6
-    digits,bf16-mixed,"params=f32,compute=bf16,reduce=f32,scale=none",false,false,3,3,0,0,0.9604333333333334,0.0021548395145192115,3,-0.00039999999999999297,-0.002399999999999993,0.001100000000000007,0.25,1,0.5,3,inconclusive,0.0021839999999999997,0.00214032,0.0022495199999999996,58608.058608058614,57435.897435897445,60366.30036630038,0.52,0.5096,0.5356000000000001,3993600,552960,1105920,552960,1105920,675840,0.8609271523178808,1200000000,549450549450.5495,800000000000,0.6868131868131869,,,256,0.000572,0.00056056,0.00058916,0.52,0.5096,0.5356000000000001,988160,552960,0.5,22800000,0,4,8,0,180000000,21,180000000,1000,3,0,0,720,0
-    digits,fp16-true,"params=f32,compute=f16,reduce=f32,scale=none",false,false,3,2,1,0,0.8238333333333333,0.18173492601405306,3,-0.13699999999999998,-0.13899999999999998,-0.13549999999999998,0.25,1,0.5,3,inconclusive,0.004704,0.00460992,0.00484512,27210.884353741498,26666.666666666668,28027.210884353743,1.12,1.0976000000000001,1.1536000000000002,3993600,552960,1105920,552960,1105920,675840,0.8609271523178808,1200000000,255102040816.32654,800000000000,0.31887755102040816,,,256,0.0012320000000000002,0.0012073600000000002,0.0012689600000000002,1.12,1.0976000000000001,1.1536000000000002,988160,552960,0.5,22800000,1440,282100,564200,0,180000000,1470000,180000000,1000,210000,900,0,611,0
-    digits,e5m2,"params=f32,compute=bf16,reduce=f32,scale=none",false,true,3,3,0,0,0.9508333333333333,0.00225462487641142,3,-0.010000000000000009,-0.012000000000000009,-0.00850000000000001,0.25,1,0.5,3,inconclusive,,,,,,,,,,,,,,,,,,,,,,,256,,,,,,,988160,552960,0.5,22800000,26,73883,147766,0,180000000,385000,180000000,1000,55000,17,0,720,0
+    experiment,variant,policy,baseline,emulated,runs_planned,runs_completed,runs_diverged,runs_failed,test_accuracy_mean,test_accuracy_sd,test_accuracy_seeds,accuracy_difference,accuracy_difference_low,accuracy_difference_high,accuracy_p,accuracy_p_holm,accuracy_probability_better,accuracy_pairs,accuracy_verdict,step_seconds,step_seconds_low,step_seconds_high,samples_per_second,samples_per_second_low,samples_per_second_high,data_seconds,forward_seconds,backward_seconds,unscale_seconds,update_seconds,train_time_ratio,train_time_ratio_low,train_time_ratio_high,peak_memory_bytes,weights_bytes,master_weights_bytes,gradients_bytes,optimizer_bytes,activations_bytes,train_memory_ratio,step_operations,operations_per_second,product_peak,share_of_peak,step_joules,power_watts,inference_batch,inference_batch_seconds,inference_batch_seconds_low,inference_batch_seconds_high,inference_time_ratio,inference_time_ratio_low,inference_time_ratio_high,inference_peak_bytes,inference_weights_bytes,inference_memory_ratio,census_elements,overflow,underflow,subnormal,nan,weight_updates,lost_updates,weight_gradients,zero_gradients,subnormal_gradients,infinite_gradients,nan_gradients,steps,skipped_steps
+    digits,fp32,"params=f32,compute=f32,reduce=f32,scale=none",true,false,3,3,0,0,0.9608333333333333,0.00225462487641142,3,,,,,,,,,0.0042,0.004116,0.004326,30476.190476190477,29866.666666666668,31390.47619047619,0.00021,0.00168,0.00189,0.00021,0.00042,,,,4638720,1105920,0,1105920,1105920,1320960,,1200000000,285714285714.2857,400000000000,0.7142857142857143,,,256,0.0011,0.001078,0.0011330000000000001,,,,1976320,1105920,,22800000,0,0,0,0,180000000,0,180000000,1000,0,0,0,720,0
+    digits,fp16-mixed,"params=f32,compute=f16,reduce=f32,scale=static:65536",false,false,3,3,0,0,0.9608333333333333,0.0015275252316519481,3,0.00000000000000003700743415417188,-0.001999999999999963,0.0015000000000000371,0.25,1,0.5,3,inconclusive,0.0057540000000000004,0.00563892,0.0059266200000000005,22245.39450816823,21800.486618004863,22912.756343413275,0.00028770000000000005,0.0023016000000000004,0.0025893,0.00028770000000000005,0.0005754000000000001,1.37,1.3426,1.4111000000000002,3993600,552960,1105920,552960,1105920,675840,0.8609271523178808,1200000000,208550573514.07715,800000000000,0.2606882168925964,,,256,0.0015070000000000003,0.0014768600000000002,0.0015522100000000003,1.37,1.3426,1.4111000000000002,988160,552960,0.5,22800000,83,5507,11014,0,180000000,28700,180000000,1000,4100,52,0,720,6
+    digits,bf16-mixed,"params=f32,compute=bf16,reduce=f32,scale=none",false,false,3,3,0,0,0.9604333333333334,0.0021548395145192115,3,-0.00039999999999999297,-0.002399999999999993,0.001100000000000007,0.25,1,0.5,3,inconclusive,0.0021839999999999997,0.00214032,0.0022495199999999996,58608.058608058614,57435.897435897445,60366.30036630038,0.0001092,0.0008736,0.0009827999999999998,0.0001092,0.0002184,0.52,0.5096,0.5356000000000001,3993600,552960,1105920,552960,1105920,675840,0.8609271523178808,1200000000,549450549450.5495,800000000000,0.6868131868131869,,,256,0.000572,0.00056056,0.00058916,0.52,0.5096,0.5356000000000001,988160,552960,0.5,22800000,0,4,8,0,180000000,21,180000000,1000,3,0,0,720,0
+    digits,fp16-true,"params=f32,compute=f16,reduce=f32,scale=none",false,false,3,2,1,0,0.8238333333333333,0.18173492601405306,3,-0.13699999999999998,-0.13899999999999998,-0.13549999999999998,0.25,1,0.5,3,inconclusive,0.004704,0.00460992,0.00484512,27210.884353741498,26666.666666666668,28027.210884353743,0.0002352,0.0018816,0.0021168,0.0002352,0.0004704,1.12,1.0976000000000001,1.1536000000000002,3993600,552960,1105920,552960,1105920,675840,0.8609271523178808,1200000000,255102040816.32654,800000000000,0.31887755102040816,,,256,0.0012320000000000002,0.0012073600000000002,0.0012689600000000002,1.12,1.0976000000000001,1.1536000000000002,988160,552960,0.5,22800000,1440,282100,564200,0,180000000,1470000,180000000,1000,210000,900,0,611,0
+    digits,e5m2,"params=f32,compute=bf16,reduce=f32,scale=none",false,true,3,3,0,0,0.9508333333333333,0.00225462487641142,3,-0.010000000000000009,-0.012000000000000009,-0.00850000000000001,0.25,1,0.5,3,inconclusive,,,,,,,,,,,,,,,,,,,,,,,,,,,,256,,,,,,,988160,552960,0.5,22800000,26,73883,147766,0,180000000,385000,180000000,1000,55000,17,0,720,0
     "##);
 }
 
@@ -273,6 +274,75 @@ fn every_file_is_written_and_listed() {
     figures/exponents-dark.svg
     report.html
     "##);
+}
+
+/// The files below `folder`, by their paths in it.
+fn files_below(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(store::list(&path).unwrap());
+        } else {
+            found.push(path.strip_prefix(folder).unwrap().display().to_string());
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn each_run_has_one_event_file_after_any_number_of_calls() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tensorboard");
+    let mut experiment = loaded();
+    save(dir.path(), &experiment);
+    let written = tensorboard(dir.path()).unwrap();
+    assert_eq!(tensorboard(dir.path()).unwrap(), written);
+    let mut listed: Vec<String> = written
+        .iter()
+        .map(|path| path.strip_prefix(&folder).unwrap().display().to_string())
+        .collect();
+    listed.sort();
+    assert_eq!(files_below(&folder), listed);
+    assert_eq!(listed.len() as u64, 6 * fixture::SEEDS);
+    assert_eq!(listed[0], "bf16-mixed/seed-0/events.out.tfevents.1767323045.mantissa");
+
+    // Later results, of fewer runs: what was there of this program is gone, what somebody else put there is not.
+    store::write(&folder.join("fp32/seed-0/events.out.tfevents.1.theirs"), b"").unwrap();
+    experiment.results.environment.started = "2026-01-02T03:04:06Z".to_owned();
+    experiment.results.variants.truncate(1);
+    save(dir.path(), &experiment);
+    tensorboard(dir.path()).unwrap();
+    insta::assert_snapshot!(files_below(&folder).join("\n"), @r##"
+    fp32/seed-0/events.out.tfevents.1.theirs
+    fp32/seed-0/events.out.tfevents.1767323046.mantissa
+    fp32/seed-1/events.out.tfevents.1767323046.mantissa
+    fp32/seed-2/events.out.tfevents.1767323046.mantissa
+    "##);
+    assert_eq!(store::list(&folder).unwrap(), [folder.join("fp32")]);
+}
+
+#[test]
+fn event_files_stay_in_their_folder() {
+    for name in ["..", ".", "", "/", "../outside", "a/b", "fp32/", "fp32/../../../outside"] {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("a/results");
+        let experiment = renamed(name);
+        save(&inside, &loaded());
+        let results = serde_json::to_vec(&experiment.results).unwrap();
+        store::write(&inside.join("results.json"), &results).unwrap();
+        let record = &experiment.records.iter().find(|record| record.variant == name).unwrap();
+        let record = serde_json::to_vec(record).unwrap();
+        store::write(&inside.join("runs/seed-0/record.json"), &record).unwrap();
+        store::write(&inside.join("seed-0/record.json"), &record).unwrap();
+        let before = files_below(dir.path());
+        let written = tensorboard(&inside).unwrap();
+        assert_eq!(written.len() as u64, 5 * fixture::SEEDS, "{name:?}");
+        assert!(written.iter().all(|path| path.starts_with(inside.join("tensorboard"))));
+        let new = files_below(dir.path()).len() - before.len();
+        assert_eq!(new, written.len(), "{name:?}");
+    }
 }
 
 /// Width and height that an SVG declares.
