@@ -65,7 +65,7 @@ struct Claim<'a> {
 
 struct Verdict<'a> {
     variant: &'a str,
-    verdict: &'static str,
+    words: &'static str,
     /// What the verdict looks like: a class of the style sheet.
     class: &'static str,
     measured: &'a str,
@@ -185,9 +185,9 @@ fn verdict(judged: &Judged) -> Verdict<'_> {
         ClaimVerdict::Inconclusive => "open",
         ClaimVerdict::NotMeasured => "unmeasured",
     };
-    let verdict = text::claim_verdict(judged.verdict);
+    let words = text::claim_verdict(judged.verdict);
     let (measured, missing) = (&judged.measured, &judged.missing);
-    Verdict { variant: &judged.variant, verdict, class, measured, missing }
+    Verdict { variant: &judged.variant, words, class, measured, missing }
 }
 
 fn titles(report: &Report<'_>) -> Vec<Title> {

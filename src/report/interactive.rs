@@ -17,8 +17,8 @@ use plotly::{Layout, Plot, Scatter, Trace};
 use serde::Serialize;
 
 use super::figure::{
-    Arrange, Axis, Cell, Figure, Fill, Group, Hatch, Layer, Look, MOST_PANELS, Marks, Panel, Scale,
-    Shape, Span, Spot, Stroke,
+    Arrange, At, Axis, Cell, Figure, Fill, Group, Hatch, Layer, Look, MOST_PANELS, Marks, Panel,
+    Scale, Shape, Span, Spot, Stroke,
 };
 use super::text;
 use super::theme::{AXIS, Colour, GRID, GROUND, INK, MUTED, ZONE};
@@ -81,7 +81,9 @@ pub(super) fn json(figure: &Figure) -> String {
         for layer in &panel.layers {
             if panel.empty.is_none() {
                 shapes.extend(frame.shape(&layer.marks));
-                frame.traces(layer).into_iter().for_each(|trace| plot.add_trace(trace));
+                if let Some(trace) = frame.trace(layer) {
+                    plot.add_trace(trace);
+                }
             }
         }
     }
@@ -224,78 +226,64 @@ impl Frame<'_> {
         })
     }
 
-    /// The traces of a layer.
-    fn traces(&self, layer: &Layer) -> Vec<Box<dyn Trace>> {
+    /// The trace of a layer, if its marks are not a shape.
+    fn trace(&self, layer: &Layer) -> Option<Box<dyn Trace>> {
         let group = layer.series.map(|series| series.to_string()).unwrap_or_default();
-        let scatter = |x: Vec<Option<f64>>, y: Vec<Option<f64>>| {
+        let scatter = |points: &mut dyn Iterator<Item = At>| {
+            let (x, y) = points.map(|at| (short(at.0), short(at.1))).unzip();
             let trace = Scatter::new(x, y).x_axis(self.axis('x')).y_axis(self.axis('y'));
             trace.legend_group(group.as_str()).hover_info(HoverInfo::Text)
         };
-        let marked = |spots: &[Spot], marker: Marker| -> Vec<Box<dyn Trace>> {
-            let (x, y) = spots.iter().map(|spot| (short(spot.at.0), short(spot.at.1))).unzip();
+        let marked = |spots: &[Spot], marker: Marker| -> Box<dyn Trace> {
             let words = spots.iter().map(|spot| escape(&spot.words)).collect();
-            vec![scatter(x, y).mode(Mode::Markers).hover_text_array(words).marker(marker)]
+            let trace = scatter(&mut spots.iter().map(|spot| spot.at)).mode(Mode::Markers);
+            trace.hover_text_array(words).marker(marker)
         };
-        match &layer.marks {
+        Some(match &layer.marks {
             Marks::Band { edges, colour } => {
-                let there = edges.iter().map(|(x, low, _)| (short(*x), short(*low)));
-                let back = edges.iter().rev().map(|(x, _, high)| (short(*x), short(*high)));
-                let (x, y) = there.chain(back).unzip();
-                let band = scatter(x, y).mode(Mode::Lines).fill(PlotlyFill::ToSelf);
-                let colour = format!("{}29", colour.hex());
-                vec![
-                    band.fill_color(colour)
-                        .line(Line::new().width(0.0))
-                        .hover_info(HoverInfo::Skip),
-                ]
+                let there = edges.iter().map(|(x, low, _)| (*x, *low));
+                let back = edges.iter().rev().map(|(x, _, high)| (*x, *high));
+                let band = scatter(&mut there.chain(back)).mode(Mode::Lines);
+                let (edge, fill) = (Line::new().width(0.0), format!("{}29", colour.hex()));
+                band.fill(PlotlyFill::ToSelf)
+                    .fill_color(fill)
+                    .line(edge)
+                    .hover_info(HoverInfo::Skip)
             }
             Marks::Line { points, look, stroke } => {
-                let (x, y) = points.iter().map(|at| (short(at.0), short(at.1))).unzip();
-                let line = scatter(x, y).mode(Mode::Lines).line(line(*look, *stroke));
-                vec![match stroke {
-                    Stroke::Main => line
-                        .hover_info(HoverInfo::All)
-                        .hover_template("%{y:.4~g} at %{x:.4~g}<extra></extra>"),
+                let line = scatter(&mut points.iter().copied())
+                    .mode(Mode::Lines)
+                    .line(line(*look, *stroke));
+                match stroke {
+                    Stroke::Main => {
+                        let template = "%{y:.4~g} at %{x:.4~g}<extra></extra>";
+                        line.hover_info(HoverInfo::All).hover_template(template)
+                    }
                     Stroke::Faint => line.hover_info(HoverInfo::Skip),
-                }]
+                }
             }
             Marks::Points { spots, look } => marked(spots, marker(*look)),
-            Marks::Crosses { spots, colour } => {
-                marked(spots, Marker::new().symbol(MarkerSymbol::X).size(9).color(colour.hex()))
-            }
-            Marks::Rules(spots) => {
-                let edge = Line::new().color(INK.hex()).width(2.5);
-                marked(spots, Marker::new().symbol(MarkerSymbol::LineNS).size(13).line(edge))
-            }
-            Marks::Bars { bars, fill } => vec![Box::new(self.bars(bars, *fill, &group))],
+            Marks::Crosses { spots, colour } => marked(spots, cross(*colour)),
+            Marks::Rules(spots) => marked(spots, rule()),
+            Marks::Bars { bars, fill } => Box::new(self.bars(bars, *fill, &group)),
             Marks::Whiskers { spans, upright, colour } => {
-                let (mut along, mut across, mut words) = (Vec::new(), Vec::new(), Vec::new());
-                for span in spans {
-                    along.extend([short(span.from), short(span.to), None]);
-                    across.extend([short(span.at), short(span.at), None]);
-                    words.extend([escape(&span.words), escape(&span.words), String::new()]);
-                }
-                let (x, y) = if *upright { (across, along) } else { (along, across) };
+                let ends = spans.iter().flat_map(|span| ends(span, *upright));
+                let words = spans.iter().flat_map(|span| vec![escape(&span.words); 3]).collect();
                 let symbol = if *upright { MarkerSymbol::LineEW } else { MarkerSymbol::LineNS };
                 let edge = Line::new().color(colour.hex()).width(1.75);
                 let caps = Marker::new().symbol(symbol).size(5).line(edge.clone());
-                vec![
-                    scatter(x, y)
-                        .mode(Mode::LinesMarkers)
-                        .line(edge)
-                        .marker(caps)
-                        .hover_text_array(words),
-                ]
+                let trace = scatter(&mut { ends }).mode(Mode::LinesMarkers).line(edge);
+                trace.marker(caps).hover_text_array(words)
             }
-            Marks::Cells { cells, colour } => vec![Box::new(self.grid(cells, *colour))],
+            Marks::Cells { cells, colour } => Box::new(self.grid(cells, *colour)),
             Marks::Words(spots) => {
-                let (x, y) = spots.iter().map(|spot| (short(spot.at.0), short(spot.at.1))).unzip();
                 let words = spots.iter().map(|spot| escape(&spot.words)).collect();
-                let words = scatter(x, y).mode(Mode::Text).text_array(words);
-                vec![words.text_position(Position::MiddleRight).hover_info(HoverInfo::Skip)]
+                let trace = scatter(&mut spots.iter().map(|spot| spot.at)).mode(Mode::Text);
+                let trace = trace.text_array(words).text_position(Position::MiddleRight);
+                trace.hover_info(HoverInfo::Skip)
             }
-            Marks::Zone(_) | Marks::Divider(_) | Marks::Separator(_) => Vec::new(),
-        }
+            Marks::Zone(_) | Marks::Divider(_) | Marks::Separator(_) => return None,
+        })
     }
 
     fn bars(&self, bars: &[Span], fill: Fill, group: &str) -> Bars {
@@ -356,6 +344,12 @@ impl Frame<'_> {
         }
         grid
     }
+}
+
+/// An interval's ends, and a gap before the next.
+fn ends(span: &Span, upright: bool) -> [At; 3] {
+    let place = |along: f64| if upright { (span.at, along) } else { (along, span.at) };
+    [place(span.from), place(span.to), (f64::NAN, f64::NAN)]
 }
 
 /// Bars that begin anywhere, which the crate's do not.
@@ -466,6 +460,15 @@ fn marker(look: Look) -> Marker {
     };
     let edge = Line::new().color(GROUND.hex()).width(1.0);
     Marker::new().symbol(symbol).size(9).color(look.colour.hex()).line(edge)
+}
+
+fn cross(colour: Colour) -> Marker {
+    Marker::new().symbol(MarkerSymbol::X).size(9).color(colour.hex())
+}
+
+fn rule() -> Marker {
+    let edge = Line::new().color(INK.hex()).width(2.5);
+    Marker::new().symbol(MarkerSymbol::LineNS).size(13).line(edge)
 }
 
 /// Six significant digits are more than a screen shows, and a fraction of the bytes.

@@ -211,7 +211,7 @@ mod tests {
         let json = json();
         let mut most = 0;
         for end in (0..json.len()).step_by(97).filter(|end| json.is_char_boundary(*end)) {
-            match read(json[..end].as_bytes()) {
+            match read(&json.as_bytes()[..end]) {
                 Ok(mended) => {
                     assert!(mended.notes[0].contains("cut short"), "{end}");
                     most = most.max(mended.results.variants.len());

@@ -222,9 +222,9 @@ fn save_figures<'a>(
     for figure in figures {
         for theme in [Theme::Light, Theme::Dark] {
             let name = |ending: &str| format!("figures/{}{}.{ending}", figure.file, theme.suffix());
-            save(dir, &name("png"), draw::png(figure, theme), written)?;
+            save(dir, name("png"), draw::png(figure, theme), written)?;
             let svg = draw::svg(figure, theme);
-            save(dir, &name("svg"), svg.clone().map(String::into_bytes), written)?;
+            save(dir, name("svg"), svg.clone().map(String::into_bytes), written)?;
             if theme == Theme::Light {
                 drawings.push(Drawing { figure, svg: svg.unwrap_or_default() });
             }

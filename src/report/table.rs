@@ -53,10 +53,10 @@ pub(super) struct Table<'a> {
 pub(super) struct Row<'a> {
     /// What its experiment is called.
     pub(super) experiment: String,
-    /// Whether there are others, so that its name alone does not tell.
-    pub(super) is_one_of_several: bool,
     /// The variant's name as it is.
     pub(super) name: String,
+    /// The name for eyes, behind its experiment's where there are several: nothing in it moves a cursor or breaks a line.
+    label: String,
     /// The policy's text form.
     pub(super) policy: String,
     /// Whether the others are compared with it.
@@ -221,13 +221,20 @@ impl<'a> Table<'a> {
         let row = |variant: &VariantResult, differences: Vec<f64>| {
             let records = records.iter().filter(|record| record.variant == variant.name).collect();
             let experiment = label.unwrap_or(&results.experiment).to_owned();
-            let is_one_of_several = label.is_some();
-            Row { experiment, is_one_of_several, records, differences, ..Row::of(results, variant) }
+            let name = text::printable(&variant.name);
+            let shown = label.map_or_else(
+                || name.clone(),
+                |label| format!("{} · {name}", text::printable(label)),
+            );
+            Row { experiment, label: shown, records, differences, ..Row::of(results, variant) }
         };
         let by_seed = |variant: &VariantResult| by_seed(&accuracies(variant), &baseline);
-        let rows = variants.iter().map(|variant| match variant.name == results.plan.baseline {
-            true => row(variant, Vec::new()),
-            false => row(variant, by_seed(variant)),
+        let rows = variants.iter().map(|variant| {
+            if variant.name == results.plan.baseline {
+                row(variant, Vec::new())
+            } else {
+                row(variant, by_seed(variant))
+            }
         });
         let controls = results.controls.iter().map(|control| {
             let differences = match control.kind {
@@ -269,7 +276,7 @@ impl Row<'_> {
         let policy: Option<Policy> = variant.policy.parse().ok();
         Self {
             experiment: String::new(),
-            is_one_of_several: false,
+            label: String::new(),
             name: variant.name.clone(),
             policy: variant.policy.clone(),
             is_baseline: variant.name == results.plan.baseline,
@@ -301,14 +308,9 @@ impl Row<'_> {
         }
     }
 
-    /// The name for eyes, behind its experiment's where there are several: nothing in it moves a cursor or breaks a line.
+    /// The name for eyes.
     pub(super) fn label(&self) -> String {
-        let name = text::printable(&self.name);
-        if self.is_one_of_several {
-            format!("{} · {name}", text::printable(&self.experiment))
-        } else {
-            name
-        }
+        self.label.clone()
     }
 
     /// The difference of accuracies to the baseline.

@@ -113,19 +113,19 @@ impl Bars {
     }
 }
 
-/// Times with their intervals, and beside them what `beside` says.
+/// Times with their intervals, and beside them the ratio to the baseline's.
 fn times(
     table: &Table<'_>,
     (title, axis): (&str, &str),
-    time: impl Fn(&Row<'_>) -> Option<Estimate<Seconds>>,
-    ratio: impl Fn(&Row<'_>) -> Option<Estimate<Ratio>>,
+    of: impl Fn(&Row<'_>) -> (Option<Estimate<Seconds>>, Option<Estimate<Ratio>>),
 ) -> Panel {
-    let longest = table.rows.iter().filter_map(&time).map(|t| t.high.0).fold(0.0, f64::max);
+    let times = table.rows.iter().filter_map(|row| of(row).0);
+    let longest = times.map(|time| time.high.0).fold(0.0, f64::max);
     let (unit, per_second) = time_unit(longest);
     let mut bars = Bars::new(title, format!("{axis} ({unit})"), longest * per_second);
     for (index, row) in table.rows.iter().enumerate() {
         let y = index as f64;
-        let Some(time) = time(row) else {
+        let (Some(time), ratio) = of(row) else {
             bars.say(y, no_time(row));
             continue;
         };
@@ -138,15 +138,16 @@ fn times(
         bars.layers.push(Layer::plain(Marks::Bars { bars: span(0.0, value, words.clone()), fill }));
         let spans = span(low.0 * per_second, high, words);
         bars.layers.push(Layer::plain(Marks::Whiskers { spans, upright: false, colour: INK }));
-        bars.gutter.push((y, with_ratio(value, ratio(row).map(|ratio| ratio.value))));
+        bars.gutter.push((y, with_ratio(value, ratio.map(|ratio| ratio.value))));
     }
     bars.panel(table)
 }
 
 /// Time of a training step with its interval, and of its phases.
 pub(super) fn step_time(table: &Table<'_>) -> Figure {
-    let time = |row: &Row<'_>| row.train.as_ref().map(|train| train.step_seconds);
-    let whole = times(table, ("whole step", "time of one step"), time, |row| row.time_ratio());
+    let whole = times(table, ("whole step", "time of one step"), |row| {
+        (row.train.as_ref().map(|train| train.step_seconds), row.time_ratio())
+    });
     Figure {
         file: "step-time",
         title: "Time of one training step".to_owned(),
@@ -226,10 +227,13 @@ pub(super) fn memory(table: &Table<'_>) -> Figure {
 
 /// Time of a batch of inference, and its memory.
 pub(super) fn inference(table: &Table<'_>) -> Figure {
-    let time = |row: &Row<'_>| row.inference.as_ref().and_then(|i| i.batch_seconds);
     let batches = table.rows.iter().filter_map(|row| row.inference.as_ref().map(|i| i.batch));
     let samples = batches.max().map_or_else(String::new, |batch| format!(" of {batch}"));
     let what = format!("time of one batch{samples}");
+    let times = times(table, ("time", &what), |row| {
+        let time = row.inference.as_ref().and_then(|inference| inference.batch_seconds);
+        (time, row.inference_time_ratio())
+    });
     let peaks = peaks(table, "peak memory", &INFERENCE, |row| {
         let inference = row.inference.clone()?;
         let peak = inference.peak_bytes;
@@ -244,7 +248,7 @@ pub(super) fn inference(table: &Table<'_>) -> Figure {
         room: 2.0 * room_for(table.rows.len(), 24.0),
         arrange: Arrange::Stacked,
         legend: keys(&INFERENCE),
-        panels: vec![times(table, ("time", &what), time, |row| row.inference_time_ratio()), peaks],
+        panels: vec![times, peaks],
         notes: Vec::new(),
     }
 }

@@ -99,7 +99,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
 /// From the smallest to the largest exponent that was seen or that the narrowest format has.
 fn range(roles: &[(Role, Vec<Vec<At>>)], formats: &[Format]) -> (f64, f64) {
     let seen = roles.iter().flat_map(|(_, rows)| rows.iter().flatten().map(|bin| bin.0));
-    let narrow = formats.first().map(|format| limits(*format)).unwrap_or([-1.0, 0.0, 1.0]);
+    let narrow = formats.first().map_or([-1.0, 0.0, 1.0], |format| limits(*format));
     let all = || seen.clone().chain(narrow);
     (all().fold(f64::INFINITY, f64::min) - 2.0, all().fold(f64::NEG_INFINITY, f64::max) + 2.0)
 }

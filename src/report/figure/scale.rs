@@ -50,7 +50,9 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         panels.push(skip_panel(&scaled, steps));
     }
     if let [above @ .., _] = panels.as_mut_slice() {
-        above.iter_mut().for_each(|panel| panel.x.label.clear());
+        for panel in above {
+            panel.x.label.clear();
+        }
     }
     Figure {
         file: "loss-scale",

@@ -89,7 +89,7 @@ fn panel(table: &Table<'_>, label: String, cost: Cost<'_>) -> Panel {
     for (index, row, x, y) in &placed {
         let look = Look::of(*index);
         let words =
-            format!("{}: {:.2}%, {} ({label})", row.label(), y.value, text::decimal(x.value),);
+            format!("{}: {:.2}%, {} ({label})", row.label(), y.value, text::decimal(x.value));
         let span = |at: f64, along: &Estimate<f64>| {
             vec![Span { at, from: along.low, to: along.high, words: words.clone() }]
         };

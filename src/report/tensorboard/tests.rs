@@ -131,6 +131,8 @@ fn a_record_becomes_events_in_the_order_of_their_steps() {
     2 skipped_steps 2
     3 loss_scale 256
     3 exponents/activation_gradients/hidden/0 ü HistogramProto { min: -19.0, max: -16.0, num: 195.0, sum: -3327.5, sum_squares: 56838.75, bucket_limit: [-18.0, -17.0, -16.0], bucket: [5.0, 100.0, 90.0] } SummaryMetadata { plugin_data: Some(PluginData { plugin_name: "histograms" }), summary_description: "log2 |value| by binade, before rounding, summed over the census steps. Left out: 10 zeros and 0 infinities or NaNs.", data_class: 2 }
+    3 exponents/weight_gradients/hidden.0 HistogramProto { min: -19.0, max: -16.0, num: 195.0, sum: -3327.5, sum_squares: 56838.75, bucket_limit: [-18.0, -17.0, -16.0], bucket: [5.0, 100.0, 90.0] } SummaryMetadata { plugin_data: Some(PluginData { plugin_name: "histograms" }), summary_description: "log2 |value| by binade, before rounding, summed over the census steps. Left out: 10 zeros and 0 infinities or NaNs.", data_class: 2 }
+    3 exponents/activations/hidden.1 HistogramProto { min: -19.0, max: -16.0, num: 195.0, sum: -3327.5, sum_squares: 56838.75, bucket_limit: [-18.0, -17.0, -16.0], bucket: [5.0, 100.0, 90.0] } SummaryMetadata { plugin_data: Some(PluginData { plugin_name: "histograms" }), summary_description: "log2 |value| by binade, before rounding, summed over the census steps. Left out: 10 zeros and 0 infinities or NaNs.", data_class: 2 }
     4 loss/train 0
     4 loss_scale 256
     4 skipped_steps 2
