@@ -262,9 +262,9 @@ fn with_rival(name: &str, said: &str, rival: Option<(&Candidate<'_>, &str)>) -> 
         let needed = rival.needed()?;
         let attraction = rival.attraction(still);
         let rest = match needed.to_run() {
-            Some(seeds) => format!("but not shown equivalent yet: {seeds}"),
+            Some(seeds) => format!("but is not shown equivalent yet: {seeds}"),
             None => format!(
-                "but not shown equivalent, and no number of seeds up to {MOST_PAIRS} would settle it if the spread \
+                "but is not shown equivalent, and no number of seeds up to {MOST_PAIRS} would settle it if the spread \
                  stays as it is"
             ),
         };

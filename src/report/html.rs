@@ -169,7 +169,7 @@ fn origins(report: &Report<'_>) -> Vec<Origin> {
 
 /// The verdicts, those of one claim and threshold together.
 fn claims(judged: &[Judged]) -> Vec<Claim<'_>> {
-    let groups = judged.chunk_by(|a, b| a.id == b.id && a.threshold == b.threshold);
+    let groups = judged.chunk_by(Judged::is_of_one_claim);
     let claims = groups.map(|group| Claim {
         id: &group[0].id,
         threshold: &group[0].threshold,

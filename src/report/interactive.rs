@@ -81,9 +81,7 @@ pub(super) fn json(figure: &Figure) -> String {
         for layer in &panel.layers {
             if panel.empty.is_none() {
                 shapes.extend(frame.shape(&layer.marks));
-                if let Some(trace) = frame.trace(layer) {
-                    plot.add_trace(trace);
-                }
+                plot.add_traces(frame.halo(layer).into_iter().chain(frame.trace(layer)).collect());
             }
         }
     }
@@ -284,6 +282,19 @@ impl Frame<'_> {
             }
             Marks::Zone(_) | Marks::Divider(_) | Marks::Separator(_) => return None,
         })
+    }
+
+    /// An edge of the ground around intervals, which else are lost on a dark bar.
+    fn halo(&self, layer: &Layer) -> Option<Box<dyn Trace>> {
+        let Marks::Whiskers { spans, upright, .. } = &layer.marks else {
+            return None;
+        };
+        let ends = spans.iter().flat_map(|span| ends(span, *upright));
+        let (x, y) = ends.map(|at| (short(at.0), short(at.1))).unzip();
+        let trace = Scatter::new(x, y).x_axis(self.axis('x')).y_axis(self.axis('y'));
+        let group = layer.series.map(|series| series.to_string()).unwrap_or_default();
+        let edge = Line::new().color(GROUND.hex()).width(4.5);
+        Some(trace.mode(Mode::Lines).line(edge).legend_group(&group).hover_info(HoverInfo::Skip))
     }
 
     fn bars(&self, bars: &[Span], fill: Fill, group: &str) -> Bars {

@@ -25,11 +25,9 @@ pub(super) struct Advice {
 /// A claim as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Judged {
-    /// The experiment, where there are several.
-    pub(super) experiment: Option<String>,
     /// Such as `train-time`.
     pub(super) id: String,
-    /// The variant it was judged on; empty where none is of that kind.
+    /// The variant it was judged on, behind its experiment where there are several; empty where none is of that kind.
     pub(super) variant: String,
     /// How it fared.
     pub(super) verdict: ClaimVerdict,
@@ -45,6 +43,11 @@ impl Judged {
     /// The titles of [`Judged::cells`].
     pub(super) const TITLES: [&'static str; 6] =
         ["claim", "variant", "verdict", "measured", "threshold", "what would settle it"];
+
+    /// Whether both are verdicts on one claim by one threshold.
+    pub(super) fn is_of_one_claim(&self, other: &Self) -> bool {
+        self.id == other.id && self.threshold == other.threshold
+    }
 
     /// One cell a title.
     pub(super) fn cells(&self) -> [&str; 6] {
@@ -81,7 +84,7 @@ pub(super) fn advice(experiments: &[Loaded]) -> Vec<Advice> {
     advice.collect()
 }
 
-/// How the claims fared, by experiment.
+/// How the claims fared: those of several experiments side by side.
 pub(super) fn judged(experiments: &[Loaded]) -> Vec<Judged> {
     let judged = experiments.iter().flat_map(|experiment| {
         experiment.results.claims.iter().map(|claim| {
@@ -94,7 +97,6 @@ pub(super) fn judged(experiments: &[Loaded]) -> Vec<Judged> {
                     Some(experiment) => experiment.clone(),
                     None => variant,
                 },
-                experiment,
                 verdict: claim.verdict,
                 measured: text::measure(&claim.id, claim.measured),
                 threshold: text::printable(&claim.threshold),
@@ -102,7 +104,11 @@ pub(super) fn judged(experiments: &[Loaded]) -> Vec<Judged> {
             }
         })
     });
-    judged.collect()
+    let mut judged: Vec<Judged> = judged.collect();
+    // In the order in which the first experiment has them; within a claim, in the experiments' order.
+    let order: Vec<String> = judged.iter().map(|judged| judged.id.clone()).collect();
+    judged.sort_by_key(|judged| order.iter().position(|id| *id == judged.id));
+    judged
 }
 
 /// The sentences, the warnings first, by experiment.

@@ -1,14 +1,13 @@
 //! The results on a terminal.
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, ContentArrangement, Table as Grid};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table as Grid};
 
 use crate::record::Results;
 
 use super::load::Loaded;
 use super::reading::{Judged, advice, judged};
 use super::table::{TITLES, Table};
-use super::text;
 
 /// Columns of a terminal that is not asked for its width.
 const WIDTH: u16 = 140;
@@ -47,12 +46,16 @@ fn comparison(table: &Table<'_>) -> String {
 
 fn claims_table(claims: &[Judged]) -> String {
     let mut grid = Grid::new();
-    grid.load_style(UTF8_HORIZONTAL_ONLY)
+    grid.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(WIDTH)
         .set_header(Judged::TITLES);
-    for claim in claims {
-        grid.add_row(claim.cells().map(text::printable));
+    for group in claims.chunk_by(Judged::is_of_one_claim) {
+        for (index, judged) in group.iter().enumerate() {
+            let [id, variant, verdict, measured, threshold, missing] = judged.cells();
+            let once = |text: &'static str, said| if index == 0 { said } else { text };
+            grid.add_row([once("", id), variant, verdict, measured, once("", threshold), missing]);
+        }
     }
     grid.to_string()
 }

@@ -68,7 +68,7 @@ pub(super) fn curves(table: &Table<'_>, chosen: impl Fn(&Row<'_>) -> bool) -> Ve
 }
 
 /// Steps in a window.
-fn window(steps: usize) -> usize {
+pub(super) fn window(steps: usize) -> usize {
     steps.div_ceil(POINTS).max(1)
 }
 

@@ -63,8 +63,15 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         arrange: Arrange::Stacked,
         legend: legend.collect(),
         panels,
-        notes: Vec::new(),
+        notes: notes(steps),
     }
+}
+
+fn notes(steps: usize) -> Vec<String> {
+    let window = loss::window(steps);
+    let note =
+        format!("Thinned for drawing: skipped steps within {window} of each other are one mark.");
+    if window > 1 { vec![note] } else { Vec::new() }
 }
 
 fn scale_panel(scaled: &[Scaled<'_>], steps: usize) -> Panel {
@@ -72,13 +79,27 @@ fn scale_panel(scaled: &[Scaled<'_>], steps: usize) -> Panel {
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     let mut layers = Vec::new();
     for variant in scaling() {
+        let mut spots = Vec::new();
         for record in &variant.row.records {
             let points = staircase(record);
             low = points.iter().map(|p| p.1).fold(low, f64::min);
             high = points.iter().map(|p| p.1).fold(high, f64::max);
-            let marks = Marks::Line { points, look: variant.look, stroke: Stroke::Main };
-            layers.push(Layer::of(variant.series, marks));
+            spots.extend(points.last().map(|end| Spot {
+                at: *end,
+                words: format!(
+                    "{}, seed {}: {} at the end",
+                    variant.row.label(),
+                    record.summary.seed,
+                    end.1
+                ),
+            }));
+            let look = Look { dash: &[], ..variant.look };
+            layers.push(Layer::of(
+                variant.series,
+                Marks::Line { points, look, stroke: Stroke::Main },
+            ));
         }
+        layers.push(Layer::of(variant.series, Marks::Points { spots, look: variant.look }));
     }
     let empty = if scaling().next().is_none() {
         Some("No variant scales its loss.")
@@ -119,22 +140,31 @@ fn staircase(record: &RunRecord) -> Vec<(f64, f64)> {
     points
 }
 
+/// The skipped steps of a run, those that would lie on each other together: the first and the last of them, and how many.
+fn skips(record: &RunRecord, window: u64) -> Vec<(u64, u64, usize)> {
+    let groups = record.skips.chunk_by(|a, b| a.step / window == b.step / window);
+    groups.map(|group| (group[0].step, group[group.len() - 1].step, group.len())).collect()
+}
+
 fn skip_panel(scaled: &[Scaled<'_>], steps: usize) -> Panel {
+    let window = loss::window(steps) as u64;
     let mut layers = Vec::new();
     for (index, variant) in scaled.iter().enumerate() {
         let number = variant.row.records.len() as f64;
         let mut spots = Vec::new();
         for (seed, record) in variant.row.records.iter().enumerate() {
             let lane = (seed as f64 - (number - 1.0) / 2.0) * 0.7 / number.max(1.0);
-            spots.extend(record.skips.iter().map(|skip| Spot {
-                at: (skip.step as f64, index as f64 + lane),
-                words: format!(
-                    "{}, seed {}, step {}: first not finite in {}",
-                    variant.row.label(),
-                    record.summary.seed,
-                    skip.step,
-                    text::printable(&skip.layer)
-                ),
+            spots.extend(skips(record, window).into_iter().map(|(first, last, number)| {
+                let steps = if number == 1 {
+                    format!("step {first}")
+                } else {
+                    format!("{number} steps from {first} to {last}")
+                };
+                let (label, seed) = (variant.row.label(), record.summary.seed);
+                Spot {
+                    at: (first as f64, index as f64 + lane),
+                    words: format!("{label}, seed {seed}: skipped {steps}"),
+                }
             }));
         }
         layers.push(Layer::of(variant.series, Marks::Points { spots, look: variant.look }));
@@ -185,4 +215,20 @@ fn alt(scaled: &[Scaled<'_>]) -> String {
     });
     let variants: Vec<String> = variants.collect();
     format!("Loss scale and skipped steps. {}.", variants.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Skip;
+    use crate::report::fixture;
+
+    #[test]
+    fn skips_that_would_lie_on_each_other_are_one_mark() {
+        let mut record = fixture::loaded().records[0].clone();
+        let skip = |step| Skip { step, layer: String::new() };
+        record.skips = [0, 3, 4, 9, 25].map(skip).to_vec();
+        assert_eq!(skips(&record, 5), [(0, 4, 3), (9, 9, 1), (25, 25, 1)]);
+        assert_eq!(skips(&record, 1).len(), 5);
+    }
 }

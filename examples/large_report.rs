@@ -1,0 +1,158 @@
+//! How time, memory and the page's size grow with an experiment's length: reports on drawn records, of which only the number of
+//! steps differs.
+//!
+//! `cargo run --release --example large_report -- 10 10 10000 DIR` makes reports on ten variants and ten seeds, of 2,500,
+//! 5,000 and 10,000 steps, and leaves the last one in DIR.
+#![expect(clippy::print_stdout, reason = "its output is its purpose")]
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use mantissa::experiment::record_path;
+use mantissa::memory::Meter;
+use mantissa::record::{
+    Counts, Environment, ExponentHistogram, GradientCounts, LayerCensus, Numerics, Results, Role,
+    RunRecord, RunSummary, SCHEMA, Skip, Status, UpdateCounts, VariantResult,
+};
+use mantissa::spec::{self, Overrides, Plan};
+use mantissa::{report, store};
+
+/// What goes wrong here, to be printed.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Layers of a census.
+const LAYERS: usize = 20;
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [variants, seeds, steps, dir] = arguments.as_slice() else {
+        return Err(
+            "give variants, seeds, steps and a folder, such as 10 10 10000 /tmp/large".into()
+        );
+    };
+    let (variants, seeds, steps): (usize, u64, u64) =
+        (variants.parse()?, seeds.parse()?, steps.parse()?);
+    println!("{variants} variants, {seeds} seeds");
+    println!("{:>8} {:>14} {:>10} {:>12} {:>12}", "steps", "losses", "seconds", "peak", "page");
+    for steps in [steps / 4, steps / 2, steps] {
+        let dir = PathBuf::from(dir);
+        save(&dir, variants, seeds, steps)?;
+        let (meter, clock) = (Meter::start(), Instant::now());
+        let written = report::render(&dir)?;
+        let (seconds, peak) = (clock.elapsed().as_secs_f64(), meter.peak());
+        let page = written.last().ok_or("no file was written")?;
+        let page = mantissa::units::Bytes(store::read(page)?.len() as u64);
+        let losses = variants as u64 * seeds * steps;
+        println!("{steps:>8} {losses:>14} {seconds:>10.2} {peak:>12} {page:>12}");
+    }
+    Ok(())
+}
+
+/// Writes an experiment as the program leaves it.
+fn save(dir: &Path, variants: usize, seeds: u64, steps: u64) -> Result<(), Failure> {
+    let mut plan = Plan::read("default.toml", spec::DEFAULT, &Overrides::default())?;
+    let policies: Vec<_> = plan.variants.iter().map(|variant| variant.policy).collect();
+    plan.variants = (0..variants)
+        .map(|index| spec::VariantPlan {
+            name: format!("variant-{index}"),
+            policy: policies[index % policies.len()],
+        })
+        .collect();
+    plan.seeds = (0..seeds).collect();
+    plan.baseline.clone_from(&plan.variants[0].name);
+    let mut results = Results {
+        schema: SCHEMA,
+        experiment: "large".to_owned(),
+        complete: true,
+        environment: Environment::default(),
+        variants: Vec::new(),
+        claims: Vec::new(),
+        controls: Vec::new(),
+        recommendation: None,
+        plan,
+    };
+    for index in 0..variants {
+        let variant = results.plan.variants[index].clone();
+        let mut runs = Vec::new();
+        for seed in 0..seeds {
+            let record = record(&variant.name, (index, seed), steps);
+            let json = serde_json::to_vec(&record)?;
+            store::write(&record_path(dir, &variant.name, seed), &json)?;
+            runs.push(record.summary);
+        }
+        results.variants.push(VariantResult {
+            name: variant.name,
+            policy: variant.policy.to_string(),
+            emulated: false,
+            runs,
+            train: None,
+            untimed: None,
+            inference: None,
+            memory: None,
+            numerics: Numerics::default(),
+            against_baseline: None,
+        });
+    }
+    Ok(store::write(&dir.join("results.json"), &serde_json::to_vec(&results)?)?)
+}
+
+/// A record whose loss falls with a wobble, and is not finite now and then.
+fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
+    let loss = |step: u64| {
+        let at = step as f64;
+        let wobble = (at * 0.9 + seed as f64).sin() * (at * 0.013 + index as f64).cos();
+        (step % 5003 != 5002).then(|| 2.3 * (-at / 900.0).exp() + 0.1 + 0.04 * wobble)
+    };
+    let skips = (0..steps).step_by(500).map(|step| Skip { step, layer: "layer0".to_owned() });
+    let roles = [
+        Role::Weights,
+        Role::Activations,
+        Role::ActivationGradients,
+        Role::WeightGradients,
+        Role::Updates,
+    ];
+    let census = (0..LAYERS).flat_map(|layer| {
+        roles.map(|role| LayerCensus {
+            layer: format!("layer{layer}"),
+            role,
+            counts: Counts {
+                elements: 100_000,
+                overflow: (layer * index % 7) as u64,
+                underflow: (layer * 31 * index % 900) as u64,
+                subnormal: 0,
+                nan: 0,
+            },
+            exponents: ExponentHistogram {
+                zeros: 5,
+                non_finite: 0,
+                first: -30 - index as i32,
+                bins: (0..40).map(|bin| 1 + bin * (40 - bin) * 20).collect(),
+            },
+        })
+    });
+    RunRecord {
+        variant: variant.to_owned(),
+        summary: RunSummary {
+            seed,
+            status: Status::Completed,
+            test_accuracy: Some(0.95 + 0.001 * ((seed * 7 + index as u64 * 3) % 11) as f64),
+            final_loss: loss(steps - 1),
+            steps,
+            skipped_steps: steps / 500,
+            weights_digest: None,
+            failure: None,
+        },
+        loss: (0..steps).map(loss).collect(),
+        evaluations: Vec::new(),
+        scale: (0..steps)
+            .step_by(500)
+            .map(|step| (step, 2.0_f64.powi((step % 13) as i32)))
+            .collect(),
+        skips: skips.collect(),
+        census: census.collect(),
+        census_steps: vec![0],
+        updates: UpdateCounts::default(),
+        gradients: GradientCounts::default(),
+        memory: None,
+    }
+}
