@@ -295,7 +295,7 @@ fn results(
     compare::against_baseline(plan, &mut variants);
     let control = |planned: ControlPlan| {
         let mut result = summary(&planned.variant, &planned.seeds);
-        result.against_baseline = compare::control(plan, (&planned.seeds, &result), &variants);
+        result.against_baseline = compare::control(plan, (planned.kind, &result), &variants);
         Control { kind: planned.kind, result }
     };
     let controls = plan.control_plans().into_iter().map(control).collect();

@@ -94,6 +94,12 @@ impl Plan {
         self.controls.iter().filter_map(|kind| control(*kind)).collect()
     }
 
+    /// The seed of the plan with which one of a control's is compared: the one in its place.
+    pub fn paired_seed(&self, kind: ControlKind, seed: u64) -> Option<u64> {
+        let place = self.control_seeds(kind).iter().position(|known| *known == seed)?;
+        self.seeds.get(place).copied()
+    }
+
     fn control_seeds(&self, kind: ControlKind) -> Vec<u64> {
         let largest = self.seeds.iter().copied().max().unwrap_or_default();
         match kind {
@@ -107,7 +113,7 @@ impl Plan {
 
 /// The thresholds of the claims. Ratios are variant ÷ FP32.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct ClaimsPlan {
     /// Largest ratio of step times that confirms `train-time`.
     pub train_time: f64,

@@ -5,7 +5,7 @@ use crate::record::{
     AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Numerics, Phases, Role,
     RunRecord, TrainTime, VariantResult, Work,
 };
-use crate::spec::Plan;
+use crate::spec::{ControlKind, Plan};
 use crate::stats;
 use crate::train::Timing;
 use crate::units::{Flops, Ratio, Seconds};
@@ -124,17 +124,13 @@ pub(super) fn against_baseline(plan: &Plan, variants: &mut [VariantResult]) {
 /// own p is not adjusted.
 pub(super) fn control(
     plan: &Plan,
-    (seeds, result): (&[u64], &VariantResult),
+    (kind, result): (ControlKind, &VariantResult),
     variants: &[VariantResult],
 ) -> Option<AgainstBaseline> {
     let baseline = variants.iter().find(|variant| variant.name == plan.baseline)?;
-    let paired_with = |seed: u64| {
-        let place = seeds.iter().position(|known| *known == seed)?;
-        plan.seeds.get(place).copied()
-    };
     let paired = accuracies(result).into_iter();
-    let paired: Vec<(u64, f64)> =
-        paired.filter_map(|(seed, accuracy)| Some((paired_with(seed)?, accuracy))).collect();
+    let pair = |(seed, accuracy)| Some((plan.paired_seed(kind, seed)?, accuracy));
+    let paired: Vec<(u64, f64)> = paired.filter_map(pair).collect();
     Some(compare(plan, (result, &paired), baseline))
 }
 

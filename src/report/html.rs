@@ -5,12 +5,10 @@ use askama::Template;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::record::{
-    ClaimVerdict, Counts, Environment, ExponentHistogram, GpuLoad, Role, RunRecord, RunSummary,
-};
+use crate::record::{ClaimVerdict, Environment, GpuLoad, RunSummary};
 
 use super::reading::{Advice, Judged};
-use super::table::{LEGEND, Line, Row, TITLES};
+use super::table::{LEGEND, LayerSum, Line, Row, TITLES};
 use super::theme::DARK;
 use super::{Drawing, Report, draw, interactive, text};
 
@@ -233,16 +231,20 @@ fn html_figure(drawing: &Drawing<'_>) -> Result<HtmlFigure, String> {
     })
 }
 
-/// Rules that give the drawings in a dark page its colours.
+/// Rules that give the drawings in a dark page its colours: where a script set the theme, and where none could.
 fn dark_drawings() -> String {
-    let rules = DARK.map(|(light, dark)| {
-        let (light, dark) = (light.hex(), dark.hex());
-        format!(
-            ":root[data-theme=dark] svg [fill=\"{light}\"]{{fill:{dark}}}\
-             :root[data-theme=dark] svg [stroke=\"{light}\"]{{stroke:{dark}}}\n"
-        )
-    });
-    rules.concat()
+    let rules = |root: &str| {
+        let rules = DARK.map(|(light, dark)| {
+            let (light, dark) = (light.hex(), dark.hex());
+            format!(
+                "{root} svg [fill=\"{light}\"]{{fill:{dark}}}\
+                 {root} svg [stroke=\"{light}\"]{{stroke:{dark}}}\n"
+            )
+        });
+        rules.concat()
+    };
+    let (set, unset) = (rules(":root[data-theme=dark]"), rules(":root:not([data-theme])"));
+    format!("{set}@media screen and (prefers-color-scheme:dark){{{unset}}}\n")
 }
 
 fn dark_colours() -> Result<String, String> {
@@ -294,7 +296,7 @@ fn detail((index, row): (usize, &Row<'_>)) -> Detail {
             text::count(gradients.nan)
         ),
         load: row.train.as_ref().and_then(|train| train.gpu.as_ref()).map(load),
-        layers: layers(&row.records),
+        layers: layers(row),
     }
 }
 
@@ -327,32 +329,18 @@ fn run_cells(run: &RunSummary) -> [String; 7] {
     ]
 }
 
-/// A layer, a role, its counts, and the lowest and the highest binade that holds a value.
-type LayerSum<'a> = (&'a str, Role, Counts, Option<(i32, i32)>);
-
-/// The census by layer and role, summed over the runs, in the order in which the records list them.
-fn layers(records: &[&RunRecord]) -> Vec<[String; 8]> {
-    let mut sums: Vec<LayerSum<'_>> = Vec::new();
-    for entry in records.iter().flat_map(|record| &record.census) {
-        let range = binades(&entry.exponents);
-        let known = sums.iter_mut().find(|s| s.0 == entry.layer && s.1 == entry.role);
-        match known {
-            Some(sum) => {
-                sum.2 = sum.2.plus(entry.counts);
-                sum.3 = match (sum.3, range) {
-                    (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
-                    (a, b) => a.or(b),
-                };
-            }
-            None => sums.push((&entry.layer, entry.role, entry.counts, range)),
-        }
-    }
-    let cells = sums.into_iter().map(|(layer, role, counts, range)| {
+/// The census by layer and role.
+fn layers(row: &Row<'_>) -> Vec<[String; 8]> {
+    let cells = row.census().into_iter().map(|LayerSum { layer, role, counts, binades }| {
         let of = |number: u64| match (number, counts.elements) {
             (0, _) | (_, 0) => text::count(number),
             (_, all) => {
                 format!("{} ({})", text::count(number), text::share(number as f64 / all as f64))
             }
+        };
+        let ends = binades.keys().min().zip(binades.keys().max());
+        let range = |(low, high): (&i32, &i32)| {
+            format!("2{} to 2{}", text::raised(*low), text::raised(*high))
         };
         [
             text::printable(layer),
@@ -362,21 +350,10 @@ fn layers(records: &[&RunRecord]) -> Vec<[String; 8]> {
             of(counts.underflow),
             of(counts.subnormal),
             of(counts.nan),
-            range.map_or_else(
-                || text::NOT_MEASURED.to_owned(),
-                |(low, high)| format!("2{} to 2{}", text::raised(low), text::raised(high)),
-            ),
+            ends.map_or_else(|| text::NOT_MEASURED.to_owned(), range),
         ]
     });
     cells.collect()
-}
-
-/// The lowest and the highest binade that holds a value.
-fn binades(histogram: &ExponentHistogram) -> Option<(i32, i32)> {
-    let low = histogram.bins.iter().position(|count| *count > 0)?;
-    let high = histogram.bins.iter().rposition(|count| *count > 0)?;
-    let exponent = |index: usize| i32::try_from(index).map(|index| histogram.first + index);
-    Some((exponent(low).ok()?, exponent(high).ok()?))
 }
 
 /// The facts of each environment, side by side.

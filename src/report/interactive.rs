@@ -46,6 +46,9 @@ fn below(panel: &Panel) -> f64 {
     TICKS + groups + if panel.x.label.is_empty() { 0.0 } else { AXIS_LABEL }
 }
 
+/// With more columns than this, words do not fit the cells of a grid.
+const MOST_TOLD: usize = 24;
+
 /// The script of plotly.js, compressed by gzip: a third of its size.
 pub(super) fn compressed_script() -> Result<Vec<u8>, String> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -338,7 +341,7 @@ impl Frame<'_> {
             text: vec![vec![String::new(); columns]; rows],
             hovertext: vec![vec![String::new(); columns]; rows],
             hoverinfo: "text",
-            texttemplate: "%{text}",
+            texttemplate: if columns > MOST_TOLD { "" } else { "%{text}" },
             textfont: Font::new().size(11),
             colorscale: [(0.0, GROUND.hex()), (1.0, colour.hex())],
             zmin: 0.0,

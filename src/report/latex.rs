@@ -16,7 +16,8 @@ pub(super) fn render(table: &Table<'_>) -> String {
         let cells = row
             .cells()
             .map(|cell| stack(&cell.iter().map(|line| escape(&line.text)).collect::<Vec<_>>()));
-        text += &format!("{} \\\\\n", cells.join(" & "));
+        // An empty group: a row that begins with a bracket would be an option of the one before.
+        text += &format!("{{}}{} \\\\\n", cells.join(" & "));
     }
     text + "\\bottomrule\n\\end{tabular}\n"
 }

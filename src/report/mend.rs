@@ -1,11 +1,14 @@
 //! A results file that is not whole: cut short, with NaN in it, or of a newer schema. What can be understood is kept, and
 //! each thing that cannot is told.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use serde_json::error::Category;
 use serde_path_to_error::Segment;
 
-use crate::record::{Results, SCHEMA};
+use crate::record::{Recommendation, Results, SCHEMA};
 
 /// What is understood of a results file.
 #[derive(Debug)]
@@ -36,7 +39,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Mended, Hopeless> {
         Ok(_) => String::new(),
         Err(error) => error.to_string(),
     };
-    let Whole { text, not_numbers, is_cut } = whole(&String::from_utf8_lossy(bytes));
+    let text = String::from_utf8_lossy(bytes);
+    let is_text = matches!(text, Cow::Borrowed(_));
+    let Whole { text, not_numbers, is_cut } = whole(&text);
     let mut value: Value = serde_json::from_str(&text).map_err(|error| {
         let is_empty = error.classify() == Category::Eof;
         if is_empty {
@@ -56,11 +61,25 @@ pub(super) fn read(bytes: &[u8]) -> Result<Mended, Hopeless> {
     if let Some(newer) = schema.filter(|schema| *schema > u64::from(SCHEMA)) {
         notes.push(format!("results.json is of schema {newer}, newer than this program's {SCHEMA}: what it does not know is not shown."));
     }
-    let results = results(&mut value, &mut notes).ok_or(match schema {
+    if !is_text {
+        notes.push(
+            "results.json holds bytes that are no text: names with � in them were others."
+                .to_owned(),
+        );
+    }
+    let mut results = results(&mut value, &mut notes).ok_or(match schema {
         _ if is_cut => Hopeless::CutShort(strict.clone()),
         Some(newer) if newer > u64::from(SCHEMA) => Hopeless::Newer(newer),
         _ => Hopeless::NotResults(strict),
     })?;
+    if is_cut {
+        results.complete = false;
+        results.recommendation = Some(Recommendation {
+            variant: None,
+            reason: "The results file is cut short, and what is missing may decide.".to_owned(),
+            more_seeds: None,
+        });
+    }
     Ok(Mended { results, notes })
 }
 
@@ -75,8 +94,8 @@ struct Whole {
 fn whole(json: &str) -> Whole {
     let mut text = String::with_capacity(json.len());
     let mut open: Vec<char> = Vec::new();
-    // Up to where all values are whole, and what is open there.
-    let mut safe = (0, Vec::new());
+    // Up to where all values are whole, and how much is open there: nothing of that is closed before the next such place.
+    let mut safe = (0, 0);
     let mut not_numbers = 0;
     let mut rest = json;
     while let Some(c) = rest.chars().next() {
@@ -95,7 +114,7 @@ fn whole(json: &str) -> Whole {
             continue;
         }
         if c == ',' {
-            safe = (text.len(), open.clone());
+            safe = (text.len(), open.len());
         }
         text.push(c);
         match c {
@@ -105,14 +124,14 @@ fn whole(json: &str) -> Whole {
             _ => (),
         }
         if matches!(c, '{' | '[' | '}' | ']') {
-            safe = (text.len(), open.clone());
+            safe = (text.len(), open.len());
         }
         rest = &rest[c.len_utf8()..];
     }
     let is_cut = !open.is_empty();
     if is_cut {
         text.truncate(safe.0);
-        text.extend(safe.1.iter().rev());
+        text.extend(open[..safe.1].iter().rev());
     }
     Whole { text, not_numbers, is_cut }
 }
@@ -131,6 +150,12 @@ fn end_of_string(text: &str) -> usize {
     text.len()
 }
 
+/// What does not fit is taken out one by one up to this number: a file with more of it is not ours.
+const MOST_TAKEN: usize = 500;
+
+/// Notes on what was taken out; more would say no more.
+const MOST_NOTES: usize = 10;
+
 /// The results in a value from which everything that does not fit is taken, with a note for each; none where all would go.
 fn results(value: &mut Value, notes: &mut Vec<String>) -> Option<Results> {
     let fields = value.as_object_mut()?;
@@ -138,26 +163,66 @@ fn results(value: &mut Value, notes: &mut Vec<String>) -> Option<Results> {
     for list in ["variants", "claims"] {
         fields.entry(list).or_insert(Value::Array(Vec::new()));
     }
-    let mut taken: Vec<(String, String)> = Vec::new();
-    loop {
+    let mut taken = Taken::default();
+    for _ in 0..MOST_TAKEN {
         let error = match serde_path_to_error::deserialize(&*value) {
             Ok(results) => {
-                let note = |(place, why)| format!("results.json: {place} is not shown: {why}.");
-                notes.extend(taken.into_iter().map(note));
+                notes.extend(taken.notes());
                 return Some(results);
             }
             Err(error) => error,
         };
         let path: Vec<Segment> = error.path().iter().cloned().collect();
         let gone = take(value, &path)?;
-        let place = gone.iter().fold(String::new(), |place, segment| match segment {
-            Segment::Seq { index } => format!("{place}[{index}]"),
-            _ if place.is_empty() => segment.to_string(),
-            _ => format!("{place}.{segment}"),
-        });
-        // What holds it goes too: one note is enough.
-        taken.retain(|(part, _)| !part.starts_with(&place));
-        taken.push((place, error.inner().to_string()));
+        taken.note(gone, error.inner().to_string());
+    }
+    None
+}
+
+/// What was taken out of a value, under the places that it had there at first.
+#[derive(Default)]
+struct Taken {
+    /// How many items were taken out of each list.
+    items: BTreeMap<String, usize>,
+    /// Each place, and why it went.
+    places: Vec<(String, String)>,
+}
+
+impl Taken {
+    /// Notes what went from a path.
+    fn note(&mut self, gone: &[Segment], why: String) {
+        let mut place = String::new();
+        for (depth, segment) in gone.iter().enumerate() {
+            if let Segment::Seq { index } = segment {
+                let before = self.items.entry(place.clone()).or_default();
+                // Items are taken from the front on: those that went stood before this one.
+                let first = index + *before;
+                *before += usize::from(depth + 1 == gone.len());
+                place = format!("{place}[{first}]");
+            } else if place.is_empty() {
+                place = segment.to_string();
+            } else {
+                place = format!("{place}.{segment}");
+            }
+        }
+        // What held it went too: one note is enough.
+        let is_part = |part: &str| {
+            part.strip_prefix(&place)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.places.retain(|(part, _)| !is_part(part));
+        self.places.push((place, why));
+    }
+
+    fn notes(self) -> Vec<String> {
+        let note =
+            |(place, why): &(String, String)| format!("results.json: {place} is not shown: {why}.");
+        let mut notes: Vec<String> = self.places.iter().take(MOST_NOTES).map(note).collect();
+        if self.places.len() > MOST_NOTES {
+            let more = self.places.len() - MOST_NOTES;
+            notes.push(format!("results.json: {more} more parts are not shown."));
+        }
+        notes
     }
 }
 
@@ -174,10 +239,8 @@ fn take<'a>(value: &mut Value, path: &'a [Segment]) -> Option<&'a [Segment]> {
             items.remove(*index);
             Some(path)
         }
-        (Some(Value::Object(fields)), Segment::Map { key })
-            if fields.get(key).is_some_and(|field| !field.is_null()) =>
-        {
-            fields.insert(key.clone(), Value::Null);
+        (Some(Value::Object(fields)), Segment::Map { key }) if fields.contains_key(key) => {
+            fields.remove(key);
             Some(path)
         }
         _ => take(value, above),
@@ -208,19 +271,55 @@ mod tests {
     /// Every prefix of a results file is read as far as it goes, or refused, and never shows what is not in it.
     #[test]
     fn a_file_may_end_anywhere() {
-        let json = json();
+        let (json, whole) = (json(), fixture::loaded().results);
         let mut most = 0;
-        for end in (0..json.len()).step_by(97).filter(|end| json.is_char_boundary(*end)) {
-            match read(&json.as_bytes()[..end]) {
-                Ok(mended) => {
-                    assert!(mended.notes[0].contains("cut short"), "{end}");
-                    most = most.max(mended.results.variants.len());
-                }
-                Err(Hopeless::CutShort(_)) => (),
+        for end in (0..json.len()).step_by(97) {
+            let mended = match read(&json.as_bytes()[..end]) {
+                Ok(mended) => mended,
+                Err(Hopeless::CutShort(_)) => continue,
                 Err(other) => panic!("{end}: {other:?}"),
+            };
+            assert!(mended.notes[0].contains("cut short"), "{end}");
+            let Results { complete, variants, claims, recommendation, .. } = mended.results;
+            assert_eq!((complete, recommendation.unwrap().variant), (false, None), "{end}");
+            most = most.max(variants.len());
+            // The last may lack its end; nothing is made up.
+            let before = variants.len().saturating_sub(1);
+            assert_eq!(variants[..before], whole.variants[..before], "{end}");
+            assert!(whole.claims.starts_with(&claims), "{end}");
+            if let Some(last) = variants.last() {
+                assert!(whole.variants[before].runs.starts_with(&last.runs), "{end}");
             }
         }
         assert_eq!(most, 5);
+    }
+
+    #[test]
+    fn each_part_that_goes_is_told_where_it_stood() {
+        let mut value: Value = serde_json::from_str(&json()).unwrap();
+        value["variants"][1]["runs"][0]["seed"] = "x".into();
+        value["variants"][1]["runs"][2]["seed"] = "x".into();
+        value["variants"][3]["name"] = 5.into();
+        value["plan"]["claims"]["later"] = 5.into();
+        let mended = read(value.to_string().as_bytes()).unwrap();
+        let places: Vec<&str> =
+            mended.notes.iter().map(|note| note.split(" is not").next().unwrap()).collect();
+        let expected = ["variants[1].runs[0]", "variants[1].runs[2]", "variants[3]"];
+        assert_eq!(places, expected.map(|place| format!("results.json: {place}")));
+        assert_eq!(mended.results.variants.len(), 4);
+        let many = value["claims"].as_array_mut().unwrap();
+        many.extend(vec![Value::from("no claim"); 100]);
+        let mended = read(value.to_string().as_bytes()).unwrap();
+        assert_eq!(mended.notes.len(), MOST_NOTES + 1);
+    }
+
+    /// With a stack copied at each bracket this would take minutes.
+    #[test]
+    fn open_brackets_without_end_are_refused() {
+        assert!(matches!(
+            read("[".repeat(400_000).as_bytes()),
+            Err(Hopeless::NotResults(_) | Hopeless::CutShort(_))
+        ));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::text;
 pub(super) struct Advice {
     /// The experiment, where there are several.
     pub(super) experiment: Option<String>,
-    /// Four words.
+    /// What to use, in a few words.
     pub(super) heading: String,
     /// Why.
     pub(super) reason: String,
@@ -331,10 +331,17 @@ fn accuracy(row: &Row<'_>) -> Option<String> {
 
 fn p_value(difference: &AccuracyDifference) -> String {
     match (difference.p, difference.p_holm) {
-        (Some(p), Some(holm)) => format!(" (p = {p:.3}, {holm:.3} after Holm's correction)"),
-        (Some(p), None) => format!(" (p = {p:.3})"),
+        (Some(p), Some(holm)) => {
+            format!(" (p {}, {} after Holm's correction)", small(p), small(holm))
+        }
+        (Some(p), None) => format!(" (p {})", small(p)),
         _ => String::new(),
     }
+}
+
+/// A p to three decimals, and never 0.
+fn small(p: f64) -> String {
+    if p < 0.001 { "< 0.001".to_owned() } else { format!("= {p:.3}") }
 }
 
 /// A two-sided sign-flip test of n pairs cannot give less than 2 of its 2ⁿ sign patterns.

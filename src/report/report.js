@@ -105,12 +105,27 @@
     const json = figure.querySelector('script').textContent;
     const [plot, shown, card] = ['.plot', '.live', '.card'].map((part) => figure.querySelector(part));
     const series = all('.keys button', figure);
-    const choices = {}; // of this figure's axes: kept when the theme changes
+    const first = JSON.parse(json).layout;
+    const names = (list) => list.split(' ').filter(Boolean);
+    const logs = names(figure.dataset.log);
+    const zeros = names(figure.dataset.zero);
+    // What the reader chose: every axis that may be logarithmic is or is not, none chosen is as planned; and from 0 or not.
+    const chosen = { log: null, zero: false };
+    const axis = (name) => {
+      const planned = first[name];
+      const type = chosen.log === null || !logs.includes(name) ? planned.type : chosen.log ? 'log' : 'linear';
+      // Ticks of our own fit one scale and one range: with another the library finds its own. A logarithm has no 0.
+      if (chosen.zero && zeros.includes(name) && type === 'linear') {
+        return { type, autorange: true, rangemode: 'tozero', tickmode: 'auto' };
+      }
+      return type === planned.type ? {} : { type, autorange: true, tickmode: 'auto' };
+    };
     const draw = () => {
       const { data, layout } = themed(json);
       const hidden = new Set(series.filter((button) => !pressed(button)).map((button) => button.dataset.series));
       data.forEach((trace) => { trace.visible = !hidden.has(trace.legendgroup); });
-      Object.entries(choices).forEach(([axis, change]) => Object.assign(layout[axis], change));
+      [...logs, ...zeros].forEach((name) => Object.assign(layout[name], axis(name)));
+      layout.uirevision = JSON.stringify(chosen); // what was zoomed into stays, until an axis changes
       return Plotly.react(plot, data, layout, config);
     };
     shown.hidden = false;
@@ -121,38 +136,36 @@
       draw();
     }));
     const tools = figure.querySelector('.head');
-    const first = JSON.parse(json).layout;
-    const tool = (words, act) => {
+    const toggle = (words, on, act) => {
       const button = element('button', { type: 'button', textContent: words });
-      button.addEventListener('click', () => act(button));
+      press(button, on);
+      button.addEventListener('click', () => {
+        press(button, !pressed(button));
+        act(pressed(button));
+      });
       tools.append(button);
       return button;
     };
-    const names = (list) => list.split(' ').filter(Boolean);
-    // Ticks of our own fit one scale and one range: with another the library finds its own.
-    const toggle = (words, axes, change) => {
-      if (axes.length === 0) return;
-      press(tool(words, (button) => {
-        press(button, !pressed(button));
-        axes.forEach((axis) => {
-          choices[axis] = { ...choices[axis], ...change(axis, pressed(button)) };
-        });
+    let origin = null;
+    const isLog = () => (chosen.log ?? first[logs[0]]?.type === 'log');
+    if (logs.length > 0) {
+      toggle('Log scale', isLog(), (on) => {
+        chosen.log = on === (first[logs[0]].type === 'log') ? null : on;
+        if (origin) origin.disabled = zeros.every((name) => logs.includes(name)) && isLog();
         draw();
-      }), false);
-    };
-    const logs = names(figure.dataset.log);
-    const isLog = logs.length > 0 && first[logs[0]].type === 'log';
-    toggle(isLog ? 'Linear scale' : 'Log scale', logs, (axis, on) => on
-      ? { type: first[axis].type === 'log' ? 'linear' : 'log', autorange: true, tickmode: 'auto' }
-      : { type: first[axis].type, autorange: false, tickmode: 'array', range: first[axis].range });
-    toggle('From 0', names(figure.dataset.zero), (axis, on) => on
-      ? { autorange: true, rangemode: 'tozero', tickmode: 'auto' }
-      : { autorange: false, rangemode: 'normal', tickmode: 'array', range: first[axis].range });
-    press(tool('Drawing', (button) => {
-      press(button, !pressed(button));
-      card.hidden = !pressed(button);
-      shown.hidden = pressed(button);
-    }), false);
+      });
+    }
+    if (zeros.length > 0) {
+      origin = toggle('From 0', false, (on) => {
+        chosen.zero = on;
+        draw();
+      });
+      origin.disabled = zeros.every((name) => logs.includes(name)) && isLog();
+    }
+    toggle('Drawing', false, (on) => {
+      card.hidden = !on;
+      shown.hidden = on;
+    });
     live.set(figure, draw);
     draw();
   };
@@ -174,13 +187,19 @@
 
   // A link into something folded opens it.
   const open = () => {
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = document.getElementById(location.hash.slice(1));
     const folded = target?.closest('details');
     if (folded) folded.open = true;
     target?.scrollIntoView();
   };
   addEventListener('hashchange', open);
-  addEventListener('beforeprint', () => all('details').forEach((details) => { details.open = true; }));
+  // On paper nothing is folded; afterwards it is as it was.
+  let unfolded = [];
+  addEventListener('beforeprint', () => {
+    unfolded = all('details:not([open])');
+    unfolded.forEach((details) => { details.open = true; });
+  });
+  addEventListener('afterprint', () => unfolded.forEach((details) => { details.open = false; }));
   applyTheme();
   open();
 })();

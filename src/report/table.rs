@@ -1,15 +1,15 @@
 //! The comparison, computed once: a row a variant, each value typed, and the cells that every renderer shows.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::claims::accuracies;
 use crate::precision::{LossScale, Policy};
 use crate::record::{
-    AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Memory, Numerics, Results,
-    RunRecord, RunSummary, Status, TrainTime, VariantResult,
+    AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, LayerCensus, Memory,
+    Numerics, Results, Role, RunRecord, RunSummary, Status, TrainTime, VariantResult,
 };
-use crate::spec::ControlKind;
 use crate::stats;
 use crate::units::{Bytes, Ratio};
 
@@ -89,8 +89,8 @@ pub(super) struct Row<'a> {
     pub(super) records: Vec<&'a RunRecord>,
     /// Whether the policy scales the loss.
     pub(super) scales: bool,
-    /// Test accuracy minus the baseline's of the same seed.
-    pub(super) differences: Vec<f64>,
+    /// Each seed, and its test accuracy minus the baseline's of the seed that it is paired with.
+    pub(super) differences: Vec<(u64, f64)>,
     /// δ: differences closer to 0 are of no matter.
     pub(super) margin: f64,
 }
@@ -151,6 +151,11 @@ impl Runs {
             .filter(|(number, _)| *number > 0)
             .map(|(number, word)| format!("{number} {word}"))
             .collect()
+    }
+
+    /// The same to end a sentence with: empty, or `, 1 diverged, 2 missing`.
+    pub(super) fn remark(self) -> String {
+        [vec![String::new()], self.troubles()].concat().join(", ")
     }
 }
 
@@ -218,7 +223,7 @@ impl<'a> Table<'a> {
         let variants = variants(results);
         let baseline = variants.iter().find(|variant| variant.name == results.plan.baseline);
         let baseline = baseline.map(|variant| accuracies(variant)).unwrap_or_default();
-        let row = |variant: &VariantResult, differences: Vec<f64>| {
+        let row = |variant: &VariantResult, differences: Vec<(u64, f64)>| {
             let records = records.iter().filter(|record| record.variant == variant.name).collect();
             let experiment = label.unwrap_or(&results.experiment).to_owned();
             let name = text::printable(&variant.name);
@@ -228,23 +233,14 @@ impl<'a> Table<'a> {
             );
             Row { experiment, label: shown, records, differences, ..Row::of(results, variant) }
         };
-        let by_seed = |variant: &VariantResult| by_seed(&accuracies(variant), &baseline);
         let rows = variants.iter().map(|variant| {
-            if variant.name == results.plan.baseline {
-                row(variant, Vec::new())
-            } else {
-                row(variant, by_seed(variant))
-            }
+            let is_baseline = variant.name == results.plan.baseline;
+            let compared = if is_baseline { &[][..] } else { &baseline };
+            row(variant, differences(variant, compared, Some))
         });
         let controls = results.controls.iter().map(|control| {
-            let differences = match control.kind {
-                ControlKind::SameSeeds => by_seed(&control.result),
-                ControlKind::OtherSeeds => {
-                    let pairs = accuracies(&control.result).into_iter().zip(&baseline);
-                    pairs.map(|((_, of), (_, to))| of - to).collect()
-                }
-            };
-            row(&control.result, differences)
+            let paired = |seed| results.plan.paired_seed(control.kind, seed);
+            row(&control.result, differences(&control.result, &baseline, paired))
         });
         Self { rows: rows.collect(), controls: controls.collect() }
     }
@@ -261,13 +257,32 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Accuracies minus those of the same seed, in the order of the first.
-fn by_seed(of: &[(u64, f64)], to: &[(u64, f64)]) -> Vec<f64> {
-    let pair = |(seed, of): &(u64, f64)| Some(of - to.iter().find(|(s, _)| s == seed)?.1);
-    of.iter().filter_map(pair).collect()
+/// Each seed of a variant and its accuracy minus the baseline's of the seed that it is paired with.
+fn differences(
+    variant: &VariantResult,
+    baseline: &[(u64, f64)],
+    paired: impl Fn(u64) -> Option<u64>,
+) -> Vec<(u64, f64)> {
+    let of_seed = |wanted: u64| baseline.iter().find(|(seed, _)| *seed == wanted);
+    let difference =
+        |(seed, accuracy): (u64, f64)| Some((seed, accuracy - of_seed(paired(seed)?)?.1));
+    accuracies(variant).into_iter().filter_map(difference).collect()
 }
 
-impl Row<'_> {
+/// What the census counted of one layer in one role, over the runs.
+#[derive(Clone, Debug)]
+pub(super) struct LayerSum<'a> {
+    /// The layer.
+    pub(super) layer: &'a str,
+    /// The role.
+    pub(super) role: Role,
+    /// The counts.
+    pub(super) counts: Counts,
+    /// Values by exponent, for those that have any.
+    pub(super) binades: BTreeMap<i32, u64>,
+}
+
+impl<'a> Row<'a> {
     /// Without its experiment, its records and its differences.
     fn of(results: &Results, variant: &VariantResult) -> Self {
         let ended = |status| variant.runs.iter().filter(|r| r.status == status).count();
@@ -311,6 +326,29 @@ impl Row<'_> {
     /// The name for eyes.
     pub(super) fn label(&self) -> String {
         self.label.clone()
+    }
+
+    /// The census by layer and role, over the runs, in the order in which the records list them.
+    pub(super) fn census(&self) -> Vec<LayerSum<'a>> {
+        let mut sums: Vec<LayerSum<'_>> = Vec::new();
+        for LayerCensus { layer, role, counts, exponents } in
+            self.records.iter().flat_map(|record| &record.census)
+        {
+            let known = sums.iter().position(|sum| sum.layer == layer && sum.role == *role);
+            let place = known.unwrap_or_else(|| {
+                let (counts, binades) = (Counts::default(), BTreeMap::new());
+                sums.push(LayerSum { layer, role: *role, counts, binades });
+                sums.len() - 1
+            });
+            let sum = &mut sums[place];
+            sum.counts = sum.counts.plus(*counts);
+            for (exponent, count) in (exponents.first..).zip(&exponents.bins) {
+                if *count > 0 {
+                    *sum.binades.entry(exponent).or_default() += count;
+                }
+            }
+        }
+        sums
     }
 
     /// The difference of accuracies to the baseline.

@@ -129,10 +129,10 @@ fn the_summary_reads_well() {
     - fp16-true diverged in 1 of 3 runs: a rate with a 95% interval from 6.1% to 79%.
     - e5m2: emulated, so the numerics are exact and the times would say nothing of hardware; none are given.
     - The fastest to train on this machine is bf16-mixed, at 0.52× (0.51–0.54×) of the step time of fp32.
-    - fp16-mixed: a training step takes 1.37× of the time of fp32 (1.34–1.41×): slower; training needs 0.86× of its memory; inference takes 1.37× of its time (1.34–1.41×): slower; inference needs 0.50× of its memory. Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, 1.000 after Holm's correction).
-    - bf16-mixed: a training step takes 0.52× of the time of fp32 (0.51–0.54×): faster; training needs 0.86× of its memory; inference takes 0.52× of its time (0.51–0.54×): faster; inference needs 0.50× of its memory. Test accuracy −0.04 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, 1.000 after Holm's correction).
-    - fp16-true: a training step takes 1.12× of the time of fp32 (1.10–1.15×): slower; training needs 0.86× of its memory; inference takes 1.12× of its time (1.10–1.15×): slower; inference needs 0.50× of its memory. Test accuracy −13.70 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, 1.000 after Holm's correction).
-    - e5m2: inference needs 0.50× of its memory. Test accuracy −1.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, 1.000 after Holm's correction).
+    - fp16-mixed: a training step takes 1.37× of the time of fp32 (1.34–1.41×): slower; training needs 0.86× of its memory; inference takes 1.37× of its time (1.34–1.41×): slower; inference needs 0.50× of its memory. Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, = 1.000 after Holm's correction).
+    - bf16-mixed: a training step takes 0.52× of the time of fp32 (0.51–0.54×): faster; training needs 0.86× of its memory; inference takes 0.52× of its time (0.51–0.54×): faster; inference needs 0.50× of its memory. Test accuracy −0.04 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, = 1.000 after Holm's correction).
+    - fp16-true: a training step takes 1.12× of the time of fp32 (1.10–1.15×): slower; training needs 0.86× of its memory; inference takes 1.12× of its time (1.10–1.15×): slower; inference needs 0.50× of its memory. Test accuracy −13.70 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, = 1.000 after Holm's correction).
+    - e5m2: inference needs 0.50× of its memory. Test accuracy −1.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, = 1.000 after Holm's correction).
     - With 3 seeds no difference of accuracy can reach p &lt; 0.05: the smallest p of a two-sided sign-flip test is then 0.25. It takes at least 6 seeds to call a variant worse or better.
     - Control fp32+same-seeds: the baseline against itself. Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 1.000). A step takes 1.00× (0.98–1.03×) of its time.
     - Counted overflow: fp16-mixed 83, fp16-true 1,440 and e5m2 26.
@@ -144,7 +144,7 @@ fn the_summary_reads_well() {
 
     ### Test accuracy against the baseline
 
-    ![Test accuracy, variant − baseline, in percentage points; equivalent within ±0.500. fp16-mixed: ±0.00 pp · inconclusive, 95% interval −0.20 to +0.15, 3 pairs; bf16-mixed: −0.04 pp · inconclusive, 95% interval −0.24 to +0.11, 3 pairs; fp16-true: −13.70 pp · inconclusive, 95% interval −13.90 to −13.55, 3 pairs; e5m2: −1.00 pp · inconclusive, 95% interval −1.20 to −0.85, 3 pairs; fp32+same-seeds: ±0.00 pp · inconclusive, 95% interval ±0.00 to ±0.00, 3 pairs.](figures/accuracy-difference.png)
+    ![Test accuracy, variant − baseline, in percentage points (pp). fp16-mixed: ±0.00 pp · inconclusive, 95% interval −0.20 to +0.15, 3 pairs, δ 0.500 pp; bf16-mixed: −0.04 pp · inconclusive, 95% interval −0.24 to +0.11, 3 pairs, δ 0.500 pp; fp16-true: −13.70 pp · inconclusive, 95% interval −13.90 to −13.55, 3 pairs, δ 0.500 pp; e5m2: −1.00 pp · inconclusive, 95% interval −1.20 to −0.85, 3 pairs, δ 0.500 pp; fp32+same-seeds: ±0.00 pp · inconclusive, 95% interval ±0.00 to ±0.00, 3 pairs, δ 0.500 pp.](figures/accuracy-difference.png)
 
     A variant is equivalent where the 90% interval of its mean difference lies within ±δ.
 
@@ -152,7 +152,7 @@ fn the_summary_reads_well() {
 
     ### Accuracy against its cost
 
-    ![Accuracy against its cost. fp32: 96.08% at 4.20 ms and 4.42 MiB; fp16-mixed: 96.08% at 5.75 ms and 3.81 MiB; bf16-mixed: 96.04% at 2.18 ms and 3.81 MiB; fp16-true: 82.38% at 4.70 ms and 3.81 MiB; e5m2: 95.08% at not measured and not measured.](figures/trade-off.png)
+    ![Accuracy against its cost. fp32: 96.08% at 4.20 ms and 4.42 MiB; fp16-mixed: 96.08% at 5.75 ms and 3.81 MiB; bf16-mixed: 96.04% at 2.18 ms and 3.81 MiB; fp16-true: 82.38% at 4.70 ms and 3.81 MiB, 1 diverged; e5m2: 95.08% at not measured and not measured.](figures/trade-off.png)
 
     ### Time of one training step
 
@@ -186,17 +186,21 @@ fn the_summary_reads_well() {
 
     ![Loss scale and skipped steps. fp16-mixed: loss scale 32768, 32768 and 32768 at the end, skipped steps 6 of 720, the first at step 2.](figures/loss-scale.png)
 
+    Thinned for drawing: skipped steps within 2 of each other are one mark.
+
     ### Overflow and underflow by layer and role
 
     ![Overflow and underflow by role. fp32: weights 0 overflow and 0 underflow of 9,000,000, activations 0 overflow and 0 underflow of 2,400,000, activation gradients 0 overflow and 0 underflow of 2,400,000, weight gradients 0 overflow and 0 underflow of 9,000,000; fp16-mixed: weights 0 overflow and 41 underflow of 9,000,000, activations 5 overflow and 0 underflow of 2,400,000, activation gradients 26 overflow and 4,100 underflow of 2,400,000, weight gradients 52 overflow and 1,366 underflow of 9,000,000; bf16-mixed: weights 0 overflow and 0 underflow of 9,000,000, activations 0 overflow and 0 underflow of 2,400,000, activation gradients 0 overflow and 3 underflow of 2,400,000, weight gradients 0 overflow and 1 underflow of 9,000,000; fp16-true: weights 0 overflow and 2,100 underflow of 9,000,000, activations 90 overflow and 0 underflow of 2,400,000, activation gradients 450 overflow and 210,000 underflow of 2,400,000, weight gradients 900 overflow and 70,000 underflow of 9,000,000; e5m2: weights 0 overflow and 550 underflow of 9,000,000, activations 1 overflow and 0 underflow of 2,400,000, activation gradients 8 overflow and 55,000 underflow of 2,400,000, weight gradients 17 overflow and 18,333 underflow of 9,000,000.](figures/overflow-underflow.png)
 
     W: weights, A: activations, ∂A: activation gradients, ∂W: weight gradients. A 0 is exactly none.
 
+    Where a cell is too narrow for its share, the page tells it at the pointer.
+
     ### Magnitudes by role
 
     ![Range of magnitudes by role. fp32: activations 2⁻¹⁹ to 2⁻¹⁷, weight gradients 2⁻¹⁹ to 2⁻¹⁷; fp16-mixed: activations 2⁻¹⁹ to 2⁻¹⁷, weight gradients 2⁻¹⁹ to 2⁻¹⁷; bf16-mixed: activations 2⁻¹⁹ to 2⁻¹⁷, weight gradients 2⁻¹⁹ to 2⁻¹⁷; fp16-true: activations 2⁻¹⁹ to 2⁻¹⁷, weight gradients 2⁻¹⁹ to 2⁻¹⁷; e5m2: activations 2⁻¹⁹ to 2⁻¹⁷, weight gradients 2⁻¹⁹ to 2⁻¹⁷.](figures/exponents.png)
 
-    Dashed: the smallest subnormal and the largest value of f16, the narrowest here. Left of it values underflow, right of it they overflow.
+    Dashed: where f16, the narrowest here, ends. What lies left of both rounds to 0, what lies right of both to infinity.
 
     ## How to read the table
 

@@ -141,9 +141,13 @@ pub(super) fn list(items: &[String]) -> String {
 pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {
-            let bidi = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let bidi = matches!(
+                c,
+                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}'
+            );
+            let breaks = matches!(c, '\u{2028}' | '\u{2029}');
             let non_character = matches!(c, '\u{fffe}' | '\u{ffff}');
-            if c.is_control() || bidi || non_character { '\u{fffd}' } else { c }
+            if c.is_control() || bidi || breaks || non_character { '\u{fffd}' } else { c }
         })
         .collect()
 }

@@ -285,16 +285,21 @@ fn place((x, y): At) -> (i32, i32) {
     (device(x), device(y))
 }
 
+/// A longer line leaves every figure, and its dashes would fill the memory.
+const LONGEST_DASHED: f64 = 1e6;
+
 /// The parts of a line that its strokes cover.
 fn strokes(points: &[At], dash: &[f64]) -> Vec<Vec<At>> {
-    if dash.is_empty() {
+    let length = |ends: &[At]| (ends[1].0 - ends[0].0).hypot(ends[1].1 - ends[0].1);
+    let is_drawable = points.windows(2).map(length).sum::<f64>() < LONGEST_DASHED;
+    if dash.is_empty() || !is_drawable {
         return vec![points.to_vec()];
     }
     let (mut strokes, mut stroke) = (Vec::new(), vec![points[0]]);
     let (mut part, mut left) = (0, dash[0]);
     for ends in points.windows(2) {
         let (from, to) = (ends[0], ends[1]);
-        let length = (to.0 - from.0).hypot(to.1 - from.1);
+        let length = length(ends);
         let mut done = 0.0;
         while length - done > left {
             done += left;

@@ -13,6 +13,9 @@ use super::{
 /// A point of any variant in a legend.
 const ANY: Look = Look { colour: Colour(88, 88, 88), shape: Shape::Circle, dash: &[] };
 
+/// The zone of equivalence.
+const EQUIVALENT: Fill = Fill { colour: ZONE, hatch: Hatch::Plain };
+
 /// The accuracies.
 pub(super) fn figure(table: &Table<'_>) -> Figure {
     let (mut layers, mut values, mut diverged) = (Vec::new(), Vec::new(), false);
@@ -79,12 +82,10 @@ pub(super) fn differences(table: &Table<'_>) -> Figure {
     let compared: Vec<(usize, &Row<'_>)> =
         compared.chain(table.controls.iter().map(|row| (0, row))).collect();
     let margin = table.rows.iter().map(|row| row.margin).fold(0.0, f64::max) * 100.0;
-    let largest = compared.iter().flat_map(|(_, row)| row.differences.iter().chain(bounds(row)));
-    let reach = largest.fold(margin / 100.0, |reach, d| reach.max(d.abs())) * 110.0;
-    let mut layers = Vec::new();
-    if margin > 0.0 {
-        layers.push(Layer::plain(Marks::Zone((-margin, margin))));
-    }
+    let by_seed = |row: &Row<'_>| row.differences.iter().map(|(_, d)| *d).collect::<Vec<_>>();
+    let seen = compared.iter().flat_map(|(_, row)| by_seed(row).into_iter().chain(bounds(row)));
+    let reach = seen.fold(margin / 100.0, |reach, d| reach.max(d.abs())) * 110.0;
+    let mut layers = zones(&compared);
     layers.push(Layer::plain(Marks::Divider(0.0)));
     let rows = || compared.iter().enumerate();
     layers.extend(rows().flat_map(|(place, row)| difference_layers(place, *row, reach)));
@@ -93,9 +94,8 @@ pub(super) fn differences(table: &Table<'_>) -> Figure {
         layers.push(Layer::plain(Marks::Separator(first - 0.5)));
     }
     let gutter = rows().map(|(place, (_, row))| (place as f64, verdict(row)));
-    let zone = Fill { colour: ZONE, hatch: Hatch::Plain };
     let mut legend = legend("mean difference and its 95% interval", false);
-    legend.push(Key::of_mark("equivalent: within ±δ of the plan", Swatch::Fill(zone)));
+    legend.push(Key::of_mark("equivalent: within ±δ of the plan", Swatch::Fill(EQUIVALENT)));
     let mut notes = vec![
         "A variant is equivalent where the 90% interval of its mean difference lies within ±δ."
             .to_owned(),
@@ -108,7 +108,7 @@ pub(super) fn differences(table: &Table<'_>) -> Figure {
         file: "accuracy-difference",
         title: "Test accuracy against the baseline".to_owned(),
         subtitle: "Each point: one seed, variant − baseline. Right of 0 is better.".to_owned(),
-        alt: alt_differences(&compared, margin),
+        alt: alt_differences(&compared),
         room: room_for(compared.len(), 34.0),
         arrange: Arrange::Stacked,
         legend,
@@ -131,10 +131,25 @@ pub(super) fn differences(table: &Table<'_>) -> Figure {
 }
 
 /// The ends of a difference's interval.
-fn bounds<'a>(row: &'a Row<'_>) -> impl Iterator<Item = &'a f64> {
-    row.difference()
-        .into_iter()
-        .flat_map(|difference| difference.low.iter().chain(&difference.high))
+fn bounds(row: &Row<'_>) -> impl Iterator<Item = f64> {
+    let ends = row.difference().map(|difference| [difference.low, difference.high]);
+    ends.into_iter().flatten().flatten()
+}
+
+/// Where differences are of no matter: one zone, or one a row where plans declare different ones.
+fn zones(rows: &[(usize, &Row<'_>)]) -> Vec<Layer> {
+    let margins = || rows.iter().map(|(_, row)| row.margin * 100.0);
+    let Some(first) = margins().next() else {
+        return Vec::new();
+    };
+    if margins().all(|margin| margin == first) {
+        return vec![Layer::plain(Marks::Zone((-first, first)))];
+    }
+    let bars = margins().enumerate().map(|(place, margin)| {
+        let words = format!("equivalent within ±{} pp", text::decimal(margin));
+        Span { at: place as f64, from: -margin, to: margin, words }
+    });
+    vec![Layer::plain(Marks::Bars { bars: bars.collect(), fill: EQUIVALENT })]
 }
 
 fn difference_layers(place: usize, (index, row): (usize, &Row<'_>), reach: f64) -> Vec<Layer> {
@@ -144,9 +159,9 @@ fn difference_layers(place: usize, (index, row): (usize, &Row<'_>), reach: f64) 
         let words = "no seed on which both were tested".to_owned();
         return vec![Layer::of(index, Marks::Words(vec![Spot { at: (-reach, y), words }]))];
     };
-    let spot = |(place, d): (usize, &f64)| Spot {
+    let spot = |(place, (seed, d)): (usize, &(u64, f64))| Spot {
         at: (d * 100.0, y + lane(place, row.differences.len())),
-        words: format!("{name}, pair {}: {} pp", place + 1, text::points(*d)),
+        words: format!("{name}, seed {seed}: {} pp", text::points(*d)),
     };
     let spots = row.differences.iter().enumerate().map(spot).collect();
     let mut layers = Vec::new();
@@ -176,7 +191,7 @@ fn verdict(row: &Row<'_>) -> String {
     )
 }
 
-fn alt_differences(rows: &[(usize, &Row<'_>)], margin: f64) -> String {
+fn alt_differences(rows: &[(usize, &Row<'_>)]) -> String {
     let rows = rows.iter().map(|(_, row)| {
         let interval = row.difference().and_then(|d| Some((d.low?, d.high?)));
         let interval = interval.map(|(low, high)| {
@@ -184,14 +199,16 @@ fn alt_differences(rows: &[(usize, &Row<'_>)], margin: f64) -> String {
         });
         let pairs = row.difference().map_or(0, |difference| difference.pairs);
         let pairs = text::plural(pairs, "pair");
-        format!("{}: {}{}, {pairs}", row.label(), verdict(row), interval.unwrap_or_default())
+        format!(
+            "{}: {}{}, {pairs}, δ {} pp",
+            row.label(),
+            verdict(row),
+            interval.unwrap_or_default(),
+            text::decimal(row.margin * 100.0)
+        )
     });
     let rows: Vec<String> = rows.collect();
-    format!(
-        "Test accuracy, variant − baseline, in percentage points; equivalent within ±{}. {}.",
-        text::decimal(margin),
-        rows.join("; ")
-    )
+    format!("Test accuracy, variant − baseline, in percentage points (pp). {}.", rows.join("; "))
 }
 
 /// The seeds of a variant lie in lanes of their own, so that equal ones do not hide each other.

@@ -97,6 +97,10 @@ impl Axis {
         (from, to): (f64, f64),
         print: impl Fn(f64, usize) -> String,
     ) -> Self {
+        if !((to - from).is_finite() && to - from > 0.0 && from.abs().max(to.abs()) < LARGEST) {
+            // What no axis can show: without ticks, and nothing falls on it.
+            return Self::new(label, Scale::Linear, (0.0, 1.0), Vec::new());
+        }
         let step = round_step((to - from) / 6.0);
         let decimals = (-step.log10().floor()).max(0.0) as usize;
         let first = (from / step - 1e-9).ceil() as i64;
@@ -119,6 +123,9 @@ impl Axis {
         (from, to): (f64, f64),
         print: impl Fn(i32) -> String,
     ) -> Self {
+        if !(from > 0.0 && to.is_finite() && from < to) {
+            return Self::new(label, Scale::Log, (1.0, base), Vec::new());
+        }
         let exponent = |value: f64| value.ln() / base.ln();
         let first = (exponent(from) - 1e-9).ceil() as i32;
         let last = (exponent(to) + 1e-9).floor() as i32;
@@ -140,7 +147,7 @@ impl Axis {
             _ => format!("{factor}e{exponent}"),
         };
         let mut axis = Self::powers(label, 10.0, (from, to), |exponent| print(1, exponent));
-        if (to / from).log10() < 2.5 {
+        if !axis.ticks.is_empty() && (to / from).log10() < 2.5 {
             for exponent in from.log10().floor() as i32..=to.log10().ceil() as i32 {
                 for factor in [2, 5] {
                     let at = f64::from(factor) * 10.0_f64.powi(exponent);
@@ -175,6 +182,9 @@ impl Axis {
     }
 }
 
+/// Beyond this, values are no measurement, and their differences are lost to rounding.
+const LARGEST: f64 = 1e15;
+
 /// The smallest of 1, 2 and 5 times a power of ten that is not below `least`.
 fn round_step(least: f64) -> f64 {
     if !(least.is_finite() && least > 0.0) {
@@ -207,6 +217,18 @@ mod tests {
         ] {
             assert_eq!(labels(&Axis::linear("", range, plain)), expected, "{range:?}");
         }
+    }
+
+    #[test]
+    fn what_no_axis_can_show_is_not_shown() {
+        let print = |value: f64, _: usize| value.to_string();
+        for range in
+            [(0.0, f64::INFINITY), (f64::NAN, 1.0), (0.0, 1e308), (1.0, 1.0), (1e300, 2e300)]
+        {
+            assert_eq!(labels(&Axis::linear("", range, print)), [""; 0], "{range:?}");
+        }
+        assert_eq!(labels(&Axis::decades("", (0.0, 1.0))), [""; 0]);
+        assert_eq!(labels(&Axis::decades("", (1.0, f64::INFINITY))), [""; 0]);
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::fmt::Display;
 use crate::record::{Estimate, Inference, Memory, Phases};
 use crate::report::table::{Row, Table};
 use crate::report::text;
-use crate::report::theme::{Colour, INK, PALETTE};
+use crate::report::theme::{AXIS, Colour, INK, PALETTE};
 use crate::units::{Bytes, Ratio, Seconds};
 
 use super::{
-    Arrange, Axis, Figure, Fill, Hatch, Key, Layer, Look, Marks, Panel, Span, Spot, Swatch, alt,
+    Arrange, Axis, Figure, Fill, Hatch, Key, Layer, Marks, Panel, Span, Spot, Swatch, alt,
     nothing_in, room_for, row_axis,
 };
 
@@ -19,6 +19,9 @@ type Part<W, T> = (&'static str, fn(&W) -> T, Fill);
 const fn fill(colour: Colour, hatch: Hatch) -> Fill {
     Fill { colour, hatch }
 }
+
+/// A whole: no part's colour.
+const WHOLE: Fill = fill(AXIS, Hatch::Plain);
 
 /// The parts of the peak of training, from the axis outwards.
 const MEMORY: [Part<Memory, Bytes>; 5] = [
@@ -134,8 +137,8 @@ fn times(
         let span = |from: f64, to: Seconds, words: String| {
             vec![Span { at: y, from, to: to.0 * per_second, words }]
         };
-        let fill = fill(Look::of(index).colour, Hatch::Plain);
-        bars.layers.push(Layer::plain(Marks::Bars { bars: span(0.0, value, words.clone()), fill }));
+        let whole = Marks::Bars { bars: span(0.0, value, words.clone()), fill: WHOLE };
+        bars.layers.push(Layer::plain(whole));
         let spans = span(low.0 * per_second, high, words);
         bars.layers.push(Layer::plain(Marks::Whiskers { spans, upright: false, colour: INK }));
         bars.gutter.push((y, with_ratio(value, ratio.map(|ratio| ratio.value))));

@@ -1,5 +1,7 @@
 //! How large the values were: a histogram of exponents a role, over the ranges of the formats.
 
+use std::collections::BTreeMap;
+
 use crate::precision::{Format, Policy};
 use crate::record::Role;
 use crate::report::table::{Row, Table};
@@ -7,8 +9,8 @@ use crate::report::text;
 use crate::report::theme::{AXIS, PALETTE};
 
 use super::{
-    Arrange, At, Axis, Choices, Figure, Fill, Hatch, Key, Layer, Look, Marks, Panel, Span, Stroke,
-    Swatch, Tick, alt, variant_keys,
+    Arrange, At, Axis, Choices, Figure, Fill, Hatch, Key, Layer, Look, Marks, Panel, Span, Spot,
+    Stroke, Swatch, Tick, alt, variant_keys,
 };
 
 const ROLES: [Role; 5] = [
@@ -23,21 +25,18 @@ const ROLES: [Role; 5] = [
 const NORMAL: Fill = Fill { colour: AXIS, hatch: Hatch::Plain };
 const SUBNORMAL: Fill = Fill { colour: PALETTE[5], hatch: Hatch::Rising };
 
-/// A variant's values of one role by binade: (exponent, share of the values that are not 0 and finite).
+/// A variant's values of one role by binade: (its middle, in exponents; share of the values that are not 0 and finite).
 fn shares(row: &Row<'_>, role: Role) -> Vec<At> {
-    let mut bins: Vec<(i32, u64)> = Vec::new();
-    let entries = row.records.iter().flat_map(|record| &record.census);
-    for histogram in entries.filter(|entry| entry.role == role).map(|entry| &entry.exponents) {
-        for (exponent, count) in (histogram.first..).zip(&histogram.bins) {
-            match bins.binary_search_by_key(&exponent, |bin| bin.0) {
-                Ok(place) => bins[place].1 += count,
-                Err(place) => bins.insert(place, (exponent, *count)),
-            }
+    let mut binades: BTreeMap<i32, u64> = BTreeMap::new();
+    for sum in row.census().iter().filter(|sum| sum.role == role) {
+        for (exponent, count) in &sum.binades {
+            *binades.entry(*exponent).or_default() += count;
         }
     }
-    let all: u64 = bins.iter().map(|bin| bin.1).sum();
-    let seen = bins.into_iter().filter(|(_, count)| *count > 0);
-    seen.map(|(exponent, count)| (f64::from(exponent), count as f64 / all as f64)).collect()
+    let all: u64 = binades.values().sum();
+    let share =
+        |(exponent, count): (i32, u64)| (f64::from(exponent) + 0.5, count as f64 / all as f64);
+    binades.into_iter().map(share).collect()
 }
 
 /// The formats that the variants hold or compute in, the narrowest range first.
@@ -53,7 +52,8 @@ fn formats(table: &Table<'_>) -> Vec<Format> {
     formats
 }
 
-/// The exponents of a format's smallest subnormal and normal, and one past that of its largest value.
+/// The exponents of a format's smallest subnormal and normal, and one past that of its largest value. What is at most half
+/// the first rounds to 0, what is beyond the last to infinity.
 fn limits(format: Format) -> [f64; 3] {
     let floor = |value: f64| value.log2().floor();
     [floor(format.min_subnormal()), floor(format.min_normal()), floor(format.max_finite()) + 1.0]
@@ -81,7 +81,9 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     legend.push(Key::of_mark("whole precision", Swatch::Fill(NORMAL)));
     legend.push(Key::of_mark("subnormal", Swatch::Fill(SUBNORMAL)));
     let narrowest = formats.first().map(|format| {
-        format!("Dashed: the smallest subnormal and the largest value of {format}, the narrowest here. Left of it values underflow, right of it they overflow.")
+        format!(
+            "Dashed: where {format}, the narrowest here, ends. What lies left of both rounds to 0, what lies right of both to infinity."
+        )
     });
     Figure {
         file: "exponents",
@@ -104,8 +106,8 @@ fn range(roles: &[(Role, Vec<Vec<At>>)], formats: &[Format]) -> (f64, f64) {
     (all().fold(f64::INFINITY, f64::min) - 2.0, all().fold(f64::NEG_INFINITY, f64::max) + 2.0)
 }
 
-/// An axis of binades.
-fn binades(range: (f64, f64)) -> Axis {
+/// An axis of magnitudes, in exponents.
+fn magnitudes(range: (f64, f64)) -> Axis {
     let mut axis = Axis::linear("magnitude", range, |value, _| power(value as i32));
     axis.ticks.retain(|tick: &Tick| tick.at.fract() == 0.0);
     axis
@@ -118,14 +120,26 @@ fn power(exponent: i32) -> String {
 fn panel(role: Role, rows: &[Vec<At>], formats: &[Format], range: (f64, f64)) -> Panel {
     let mut layers = Vec::new();
     if let Some([smallest, _, largest]) = formats.first().map(|format| limits(*format)) {
-        layers.extend([smallest, largest].map(|at| Layer::plain(Marks::Divider(at))));
+        layers.extend([smallest - 1.0, largest].map(|at| Layer::plain(Marks::Divider(at))));
     }
     for (index, bins) in rows.iter().enumerate() {
-        // No line where no value was.
+        let look = Look::of(index);
+        let mut alone = Vec::new();
+        // No line where no value was; a binade without neighbours is a marker.
         for points in bins.chunk_by(|a, b| b.0 - a.0 <= 1.0) {
-            let (points, look) = (points.to_vec(), Look::of(index));
-            layers.push(Layer::of(index, Marks::Line { points, look, stroke: Stroke::Main }));
+            if let [at] = points {
+                let words = format!(
+                    "a share of {} in {} alone",
+                    text::decimal(at.1),
+                    power(at.0.floor() as i32)
+                );
+                alone.push(Spot { at: *at, words });
+            } else {
+                let points = points.to_vec();
+                layers.push(Layer::of(index, Marks::Line { points, look, stroke: Stroke::Main }));
+            }
         }
+        layers.push(Layer::of(index, Marks::Points { spots: alone, look }));
     }
     let lowest = rows.iter().flatten().map(|bin| bin.1).fold(0.01, f64::min);
     let mut y = Axis::powers("", 10.0, (lowest / 1.5, 1.0), |exponent| {
@@ -134,7 +148,7 @@ fn panel(role: Role, rows: &[Vec<At>], formats: &[Format], range: (f64, f64)) ->
     y.ticks.retain(|tick| tick.at.log10().round() % 2.0 == 0.0);
     Panel {
         title: text::role(role).to_owned(),
-        x: Axis { label: String::new(), ..binades(range) },
+        x: Axis { label: String::new(), ..magnitudes(range) },
         y: y.with(Choices { log: true, zero: false }),
         layers,
         gutter: Vec::new(),
@@ -160,7 +174,7 @@ fn ranges(formats: &[Format], (from, to): (f64, f64)) -> Panel {
     }
     Panel {
         title: "ranges of the formats".to_owned(),
-        x: binades((from, to)),
+        x: magnitudes((from, to)),
         y: Axis::categories(formats.iter().map(ToString::to_string).collect()),
         layers,
         gutter: Vec::new(),
@@ -172,7 +186,7 @@ fn ranges(formats: &[Format], (from, to): (f64, f64)) -> Panel {
 fn words(row: &Row<'_>) -> String {
     let roles = ROLES.iter().filter_map(|role| {
         let bins = shares(row, *role);
-        let (first, last) = (bins.first()?.0 as i32, bins.last()?.0 as i32);
+        let (first, last) = (bins.first()?.0.floor() as i32, bins.last()?.0.floor() as i32);
         Some(format!("{} {} to {}", text::role(*role), power(first), power(last)))
     });
     let roles: Vec<String> = roles.collect();

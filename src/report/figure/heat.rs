@@ -1,11 +1,11 @@
 //! Overflow and underflow by layer and role, as shares of the values looked at.
 
 use crate::record::{Counts, Numerics, Role};
-use crate::report::table::{Row, Table};
+use crate::report::table::{LayerSum, Row, Table};
 use crate::report::text;
 use crate::report::theme::{Colour, OVERFLOW, UNDERFLOW};
 
-use super::{Arrange, Axis, Cell, Figure, Group, Layer, Marks, Panel, Tick, alt, label, room_for};
+use super::{Arrange, Axis, Cell, Figure, Group, Layer, Marks, Panel, Tick, alt, room_for};
 
 /// The counts of one role over all layers.
 type OfRole = fn(&Numerics) -> Counts;
@@ -30,38 +30,25 @@ const KINDS: [(&str, OfCounts, Colour); 2] = [
 /// Shares up to this are tinted least; those of 1, most; between, by their logarithm.
 const FAINTEST: f64 = 1e-7;
 
-/// The census of a variant's records.
-struct Census<'a> {
-    row: &'a Row<'a>,
-    /// By layer and role, over the runs.
-    counts: Vec<(&'a str, Role, Counts)>,
-}
+/// Letters that fit below the whole grid.
+const GROUP_LETTERS: usize = 110;
 
-impl<'a> Census<'a> {
-    fn of(row: &'a Row<'a>) -> Self {
-        let mut counts: Vec<(&str, Role, Counts)> = Vec::new();
-        for entry in row.records.iter().flat_map(|record| &record.census) {
-            match counts.iter_mut().find(|known| known.0 == entry.layer && known.1 == entry.role) {
-                Some(known) => known.2 = known.2.plus(entry.counts),
-                None => counts.push((&entry.layer, entry.role, entry.counts)),
-            }
-        }
-        Self { row, counts }
-    }
+/// A variant and its census.
+type Census<'a> = (&'a Row<'a>, Vec<LayerSum<'a>>);
 
-    fn at(&self, layer: &str, role: Role) -> Option<Counts> {
-        let entry = self.counts.iter().find(|entry| entry.0 == layer && entry.1 == role)?;
-        (entry.2.elements > 0).then_some(entry.2)
-    }
+/// The counts of a layer in a role, if anything was looked at.
+fn counts_at(census: &[LayerSum<'_>], layer: &str, role: Role) -> Option<Counts> {
+    let sum = census.iter().find(|sum| sum.layer == layer && sum.role == role)?;
+    (sum.counts.elements > 0).then_some(sum.counts)
 }
 
 /// The figure.
 pub(super) fn figure(table: &Table<'_>) -> Figure {
-    let censuses: Vec<Census<'_>> = table.rows.iter().map(Census::of).collect();
+    let censuses: Vec<Census<'_>> = table.rows.iter().map(|row| (row, row.census())).collect();
     let mut layers: Vec<&str> = Vec::new();
-    for (layer, ..) in censuses.iter().flat_map(|census| &census.counts) {
-        if !layers.contains(layer) {
-            layers.push(layer);
+    for sum in censuses.iter().flat_map(|(_, census)| census) {
+        if !layers.contains(&sum.layer) {
+            layers.push(sum.layer);
         }
     }
     let signs = ROLES.map(|(role, sign, _)| format!("{sign}: {}", text::role(role)));
@@ -74,7 +61,10 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         arrange: Arrange::Stacked,
         legend: Vec::new(),
         panels: KINDS.map(|kind| panel(&censuses, &layers, kind)).to_vec(),
-        notes: vec![format!("{}. A 0 is exactly none.", signs.join(", "))],
+        notes: vec![
+            format!("{}. A 0 is exactly none.", signs.join(", ")),
+            "Where a cell is too narrow for its share, the page tells it at the pointer.".to_owned(),
+        ],
     }
 }
 
@@ -84,21 +74,22 @@ fn panel(
     (name, count, colour): (&str, OfCounts, Colour),
 ) -> Panel {
     let (mut cells, mut ticks, mut groups) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, census) in censuses.iter().enumerate() {
+    for (index, (row, census)) in censuses.iter().enumerate() {
         let first = (index * ROLES.len()) as f64;
         let span = (first - 0.5, first + ROLES.len() as f64 - 0.5);
-        groups.push(Group { span, label: label(census.row) });
+        let shown = text::shorten(&row.label(), (GROUP_LETTERS / censuses.len()).max(3));
+        groups.push(Group { span, label: shown });
         for (place, (role, sign, _)) in ROLES.iter().enumerate() {
             let x = first + place as f64;
             ticks.push(Tick { at: x, label: (*sign).to_owned() });
             for (y, layer) in layers.iter().enumerate() {
-                let Some(counts) = census.at(layer, *role) else {
+                let Some(counts) = counts_at(census, layer, *role) else {
                     continue;
                 };
                 let share = count(counts) as f64 / counts.elements as f64;
                 let words = format!(
                     "{}, {}, {}: {} {name} of {} ({})",
-                    census.row.label(),
+                    row.label(),
                     text::printable(layer),
                     text::role(*role),
                     text::count(count(counts)),

@@ -29,7 +29,7 @@ pub(super) struct Curve {
     pieces: Vec<Vec<Window>>,
     /// The mean over the seeds at each step, thinned to the extremes of each window, cut where a seed ends.
     raw: Vec<Vec<(f64, f64)>>,
-    /// (step, loss) of the last finite window of each run whose loss did not stay finite.
+    /// (step, loss) of the last finite loss of each run that did not stay finite.
     ends: Vec<(f64, f64)>,
 }
 
@@ -51,7 +51,7 @@ impl Curve {
             name: row.label(),
             pieces: pieces(&row.records, window),
             raw: raw(&row.records, window),
-            ends: row.records.iter().filter_map(|record| end(record, window)).collect(),
+            ends: row.records.iter().filter_map(|record| end(record)).collect(),
         }
     }
 
@@ -154,7 +154,7 @@ fn middle(index: usize, window: usize) -> f64 {
     index as f64 * window as f64 + (window - 1) as f64 / 2.0
 }
 
-/// A mean over other seeds is another curve: a piece ends where the number of seeds changes.
+/// A mean over other seeds is another curve: a piece ends where the number of seeds changes, and where no loss was finite.
 fn pieces(records: &[&RunRecord], window: usize) -> Vec<Vec<Window>> {
     let runs: Vec<Vec<Option<f64>>> =
         records.iter().map(|record| smoothed(&windows(record, window))).collect();
@@ -171,7 +171,8 @@ fn pieces(records: &[&RunRecord], window: usize) -> Vec<Vec<Window>> {
         })
     };
     let windows: Vec<Window> = (0..longest).filter_map(point).collect();
-    windows.chunk_by(|a, b| a.seeds == b.seeds).map(<[Window]>::to_vec).collect()
+    let joined = |a: &Window, b: &Window| a.seeds == b.seeds && b.step - a.step <= window as f64;
+    windows.chunk_by(joined).map(<[Window]>::to_vec).collect()
 }
 
 /// The mean over the seeds at each step, without what lies between the extremes of a window.
@@ -184,7 +185,7 @@ fn raw(records: &[&RunRecord], window: usize) -> Vec<Vec<(f64, f64)>> {
         (seeds > 0).then(|| (step as f64, sum / seeds as f64, seeds))
     };
     let steps: Vec<(f64, f64, usize)> = (0..longest).filter_map(mean).collect();
-    let pieces = steps.chunk_by(|a, b| a.2 == b.2);
+    let pieces = steps.chunk_by(|a, b| a.2 == b.2 && b.0 - a.0 == 1.0);
     pieces.map(|piece| piece.chunks(window).flat_map(extremes).collect()).collect()
 }
 
@@ -198,13 +199,12 @@ fn extremes(steps: &[(f64, f64, usize)]) -> Vec<(f64, f64)> {
     ends
 }
 
-/// Where a run was last finite, if it did not stay so.
-fn end(record: &RunRecord, window: usize) -> Option<(f64, f64)> {
+/// The last finite loss of a run that did not stay finite, and its step.
+fn end(record: &RunRecord) -> Option<(f64, f64)> {
     let stopped = record.summary.status == Status::Diverged;
     let lost = record.loss.last().is_some_and(Option::is_none);
-    let windows = smoothed(&windows(record, window));
-    let last = windows.iter().rposition(Option::is_some)?;
-    (stopped || lost).then_some((middle(last, window), windows[last]?))
+    let last = record.loss.iter().rposition(Option::is_some)?;
+    (stopped || lost).then_some((last as f64, record.loss[last]?))
 }
 
 /// The plot of some curves over so many steps.
@@ -212,7 +212,8 @@ pub(super) fn panel(curves: &[Curve], steps: usize) -> Panel {
     let losses = || {
         let windows = curves.iter().flat_map(Curve::windows);
         let raw = curves.iter().flat_map(|curve| curve.raw.iter().flatten().map(|at| at.1));
-        windows.flat_map(|window| [window.least, window.most]).chain(raw)
+        let ends = curves.iter().flat_map(|curve| curve.ends.iter().map(|at| at.1));
+        windows.flat_map(|window| [window.least, window.most]).chain(raw).chain(ends)
     };
     let low = losses().fold(f64::INFINITY, f64::min);
     let high = losses().fold(f64::NEG_INFINITY, f64::max);

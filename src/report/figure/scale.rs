@@ -125,10 +125,19 @@ fn scale_panel(scaled: &[Scaled<'_>], steps: usize) -> Panel {
     }
 }
 
+/// The changes of a run's scale that can be: over 0, at a step that it has.
+fn known(record: &RunRecord) -> impl Iterator<Item = &(u64, f64)> {
+    let steps = record.loss.len() as u64;
+    record
+        .scale
+        .iter()
+        .filter(move |(step, scale)| *scale > 0.0 && scale.is_finite() && *step <= steps)
+}
+
 /// The scale over the steps of a run.
 fn staircase(record: &RunRecord) -> Vec<(f64, f64)> {
     let mut points: Vec<(f64, f64)> = Vec::new();
-    for &(step, scale) in record.scale.iter().filter(|(_, scale)| *scale > 0.0) {
+    for &(step, scale) in known(record) {
         if let Some(&(_, before)) = points.last() {
             points.push((step as f64, before));
         }

@@ -37,6 +37,9 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         row.accuracy.is_some() && (time(row).is_some() || memory(row).is_some())
     });
     legend.push(Key::of_mark("nothing is cheaper and more accurate", Swatch::Line(FRONT)));
+    if table.rows.iter().any(|row| row.runs.diverged + row.runs.failed > 0) {
+        legend.push(Key::of_mark("runs stopped early: on no front", Swatch::Cross));
+    }
     Figure {
         file: "trade-off",
         title: "Accuracy against its cost".to_owned(),
@@ -51,7 +54,12 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
             };
             let accuracy =
                 row.accuracy.map_or("not measured".to_owned(), |a| text::percent(a.mean));
-            format!("{accuracy} at {} and {}", cost(time(row), unit), cost(memory(row), bytes))
+            let troubles = row.runs.remark();
+            format!(
+                "{accuracy} at {} and {}{troubles}",
+                cost(time(row), unit),
+                cost(memory(row), bytes)
+            )
         }),
         room: 380.0,
         arrange: Arrange::Beside,
@@ -76,44 +84,68 @@ fn accuracy(row: &Row<'_>) -> Option<Estimate<f64>> {
     }))
 }
 
-fn panel(table: &Table<'_>, label: String, cost: Cost<'_>) -> Panel {
-    let rows = table.rows.iter().enumerate();
-    let placed: Vec<(usize, &Row<'_>, Estimate<f64>, Estimate<f64>)> =
-        rows.filter_map(|(index, row)| Some((index, row, cost(row)?, accuracy(row)?))).collect();
-    let mut layers = Vec::new();
-    let points: Vec<At> = placed.iter().map(|(_, _, x, y)| (x.value, y.value)).collect();
-    let marks =
-        Marks::Line { points: staircase(front(&points)), look: FRONT, stroke: Stroke::Main };
-    layers.push(Layer::plain(marks));
-    let mut points = Vec::new();
-    for (index, row, x, y) in &placed {
-        let look = Look::of(*index);
-        let words =
-            format!("{}: {:.2}%, {} ({label})", row.label(), y.value, text::decimal(x.value));
-        let span = |at: f64, along: &Estimate<f64>| {
-            vec![Span { at, from: along.low, to: along.high, words: words.clone() }]
-        };
-        let upright =
-            Marks::Whiskers { spans: span(x.value, y), upright: true, colour: look.colour };
-        let level =
-            Marks::Whiskers { spans: span(y.value, x), upright: false, colour: look.colour };
-        layers.extend([Layer::of(*index, upright), Layer::of(*index, level)]);
-        let spots = vec![Spot { at: (x.value, y.value), words }];
-        points.push(Layer::of(*index, Marks::Points { spots, look }));
+/// A variant that has both.
+struct Placed<'a> {
+    index: usize,
+    row: &'a Row<'a>,
+    cost: Estimate<f64>,
+    accuracy: Estimate<f64>,
+}
+
+impl Placed<'_> {
+    /// Where it is, if all its runs went through: only then can it be on a front.
+    fn contends(&self) -> Option<At> {
+        let whole = self.row.runs.diverged + self.row.runs.failed == 0;
+        whole.then_some((self.cost.value, self.accuracy.value))
     }
-    layers.extend(points);
+
+    /// Its intervals, and its point above all intervals.
+    fn layers(&self, label: &str) -> ([Layer; 2], Layer) {
+        let look = Look::of(self.index);
+        let troubles = self.row.runs.remark();
+        let (x, y) = (self.cost, self.accuracy);
+        let words = format!(
+            "{}: {:.2}%, {} ({label}){troubles}",
+            self.row.label(),
+            y.value,
+            text::decimal(x.value)
+        );
+        let whisker = |at: f64, along: Estimate<f64>, upright: bool| {
+            let spans = vec![Span { at, from: along.low, to: along.high, words: words.clone() }];
+            Layer::of(self.index, Marks::Whiskers { spans, upright, colour: look.colour })
+        };
+        let spots = vec![Spot { at: (x.value, y.value), words: words.clone() }];
+        let point = match self.contends() {
+            Some(_) => Marks::Points { spots, look },
+            None => Marks::Crosses { spots, colour: look.colour },
+        };
+        ([whisker(x.value, y, true), whisker(y.value, x, false)], Layer::of(self.index, point))
+    }
+}
+
+fn panel(table: &Table<'_>, label: String, cost: Cost<'_>) -> Panel {
+    let place =
+        |(index, row)| Some(Placed { index, row, cost: cost(row)?, accuracy: accuracy(row)? });
+    let placed: Vec<Placed<'_>> = table.rows.iter().enumerate().filter_map(place).collect();
+    let mut layers = Vec::new();
+    // What one machine does says nothing of another: each experiment has a front of its own.
+    for experiment in placed.chunk_by(|a, b| a.row.experiment == b.row.experiment) {
+        let points: Vec<At> = experiment.iter().filter_map(Placed::contends).collect();
+        let (points, look) = (staircase(front(&points)), FRONT);
+        layers.push(Layer::plain(Marks::Line { points, look, stroke: Stroke::Main }));
+    }
+    let (whiskers, points): (Vec<_>, Vec<_>) = placed.iter().map(|p| p.layers(&label)).unzip();
+    layers.extend(whiskers.into_iter().flatten().chain(points));
     let empty =
         nothing_in(table).or_else(|| placed.is_empty().then(|| "No variant has both.".to_owned()));
-    let range =
-        |ends: &dyn Fn(&(usize, &Row<'_>, Estimate<f64>, Estimate<f64>)) -> Estimate<f64>| {
-            let low = placed.iter().map(|place| ends(place).low).fold(f64::INFINITY, f64::min);
-            let high =
-                placed.iter().map(|place| ends(place).high).fold(f64::NEG_INFINITY, f64::max);
-            let pad = ((high - low) * 0.08).max(high.abs() * 1e-3).max(1e-9);
-            if low > high { (0.0, 1.0) } else { (low - pad, high + pad) }
-        };
+    let range = |ends: fn(&Placed<'_>) -> Estimate<f64>| {
+        let low = placed.iter().map(|place| ends(place).low).fold(f64::INFINITY, f64::min);
+        let high = placed.iter().map(|place| ends(place).high).fold(f64::NEG_INFINITY, f64::max);
+        let pad = ((high - low) * 0.08).max(high.abs() * 1e-3).max(1e-9);
+        if low > high { (0.0, 1.0) } else { (low - pad, high + pad) }
+    };
     let choices = Choices { log: false, zero: true };
-    let (x, y) = (range(&|place| place.2), range(&|place| place.3));
+    let (x, y) = (range(|place| place.cost), range(|place| place.accuracy));
     Panel {
         title: "test accuracy (%)".to_owned(),
         x: Axis::plain(label, x).with(choices),
