@@ -332,7 +332,7 @@ fn accuracy(row: &Row<'_>) -> Option<String> {
 fn p_value(difference: &AccuracyDifference) -> String {
     match (difference.p, difference.p_holm) {
         (Some(p), Some(holm)) => {
-            format!(" (p {}, {} after Holm's correction)", small(p), small(holm))
+            format!(" (p {}; after Holm's correction, p {})", small(p), small(holm))
         }
         (Some(p), None) => format!(" (p {})", small(p)),
         _ => String::new(),

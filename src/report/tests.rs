@@ -8,8 +8,8 @@ use super::fixture::{self, loaded, renamed, save};
 use super::table::Table;
 use super::theme::Theme;
 use super::{
-    Loaded, Report, ReportError, csv, figure, interactive, load, markdown, render, tensorboard,
-    terminal,
+    Loaded, Report, ReportError, csv, figure, interactive, load, markdown, render, render_together,
+    tensorboard, terminal,
 };
 use crate::record::{Failure, Numerics, Status, VariantResult};
 use crate::store;
@@ -129,10 +129,10 @@ fn the_summary_reads_well() {
     - fp16-true diverged in 1 of 3 runs: a rate with a 95% interval from 6.1% to 79%.
     - e5m2: emulated, so the numerics are exact and the times would say nothing of hardware; none are given.
     - The fastest to train on this machine is bf16-mixed, at 0.52× (0.51–0.54×) of the step time of fp32.
-    - fp16-mixed: a training step takes 1.37× of the time of fp32 (1.34–1.41×): slower; training needs 0.86× of its memory; inference takes 1.37× of its time (1.34–1.41×): slower; inference needs 0.50× of its memory. Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, = 1.000 after Holm's correction).
-    - bf16-mixed: a training step takes 0.52× of the time of fp32 (0.51–0.54×): faster; training needs 0.86× of its memory; inference takes 0.52× of its time (0.51–0.54×): faster; inference needs 0.50× of its memory. Test accuracy −0.04 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, = 1.000 after Holm's correction).
-    - fp16-true: a training step takes 1.12× of the time of fp32 (1.10–1.15×): slower; training needs 0.86× of its memory; inference takes 1.12× of its time (1.10–1.15×): slower; inference needs 0.50× of its memory. Test accuracy −13.70 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, = 1.000 after Holm's correction).
-    - e5m2: inference needs 0.50× of its memory. Test accuracy −1.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250, = 1.000 after Holm's correction).
+    - fp16-mixed: a training step takes 1.37× of the time of fp32 (1.34–1.41×): slower; training needs 0.86× of its memory; inference takes 1.37× of its time (1.34–1.41×): slower; inference needs 0.50× of its memory. Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000).
+    - bf16-mixed: a training step takes 0.52× of the time of fp32 (0.51–0.54×): faster; training needs 0.86× of its memory; inference takes 0.52× of its time (0.51–0.54×): faster; inference needs 0.50× of its memory. Test accuracy −0.04 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000).
+    - fp16-true: a training step takes 1.12× of the time of fp32 (1.10–1.15×): slower; training needs 0.86× of its memory; inference takes 1.12× of its time (1.10–1.15×): slower; inference needs 0.50× of its memory. Test accuracy −13.70 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000).
+    - e5m2: inference needs 0.50× of its memory. Test accuracy −1.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000).
     - With 3 seeds no difference of accuracy can reach p &lt; 0.05: the smallest p of a two-sided sign-flip test is then 0.25. It takes at least 6 seeds to call a variant worse or better.
     - Control fp32+same-seeds: the baseline against itself. Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 1.000). A step takes 1.00× (0.98–1.03×) of its time.
     - Counted overflow: fp16-mixed 83, fp16-true 1,440 and e5m2 26.
@@ -186,7 +186,7 @@ fn the_summary_reads_well() {
 
     ![Loss scale and skipped steps. fp16-mixed: loss scale 32768, 32768 and 32768 at the end, skipped steps 6 of 720, the first at step 2.](figures/loss-scale.png)
 
-    Thinned for drawing: skipped steps within 2 of each other are one mark.
+    Thinned for drawing: the skipped steps among 2 in a row are one mark.
 
     ### Overflow and underflow by layer and role
 
@@ -576,6 +576,44 @@ fn many_variants_fit() {
         }
     };
     check_degenerate("many", change, &["is missing"]);
+}
+
+/// The same experiment on two machines, of which the second has one variant less.
+#[test]
+fn experiments_stand_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let folders = ["a/digits", "b/digits"].map(|name| dir.path().join(name));
+    let mut second = loaded();
+    second.results.environment.device_name = "Other Processor".to_owned();
+    second.results.plan.variants.truncate(4);
+    second.results.variants.truncate(4);
+    second.records.retain(|record| record.variant != "e5m2");
+    save(&folders[0], &loaded());
+    save(&folders[1], &second);
+    let out = dir.path().join("together");
+    let written = render_together(&folders, &out).unwrap();
+    assert!(written.iter().all(|path| path.is_file() && path.starts_with(&out)));
+
+    // Folders of one name are told apart by their paths.
+    let labels = folders.map(|folder| folder.display().to_string());
+    let sheet = text(&out.join("results.csv"));
+    let mut reader = ::csv::Reader::from_reader(sheet.as_bytes());
+    let names: Vec<(String, String)> =
+        reader.records().map(|r| r.unwrap()).map(|r| (r[0].to_owned(), r[1].to_owned())).collect();
+    let of = |label: &str, variants: &[&str]| -> Vec<(String, String)> {
+        variants.iter().map(|variant| (label.to_owned(), (*variant).to_owned())).collect()
+    };
+    let variants = ["fp32", "fp16-mixed", "bf16-mixed", "fp16-true", "e5m2"];
+    assert_eq!(names, [of(&labels[0], &variants), of(&labels[1], &variants[..4])].concat());
+
+    let (page, summary) = (text(&out.join("report.html")), text(&out.join("summary.md")));
+    for words in ["Other Processor", "processor (differs)", &format!("{} · fp16-true", labels[1])]
+    {
+        assert!(page.contains(words), "{words}");
+    }
+    assert_eq!(summary.matches("Use bf16-mixed.").count(), 2);
+    // Nothing is compared across them: each row's baseline is its own experiment's.
+    assert_eq!(page.matches("class=\"baseline\"").count(), 2);
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
 fn notes(steps: usize) -> Vec<String> {
     let window = loss::window(steps);
     let note =
-        format!("Thinned for drawing: skipped steps within {window} of each other are one mark.");
+        format!("Thinned for drawing: the skipped steps among {window} in a row are one mark.");
     if window > 1 { vec![note] } else { Vec::new() }
 }
 
