@@ -59,7 +59,7 @@ fn the_fastest_that_keeps_the_accuracy_is_recommended() {
     // A faster one that is worse is out; one that is open is told, a slower one that is open is not.
     mixed(&[(FAST, None, &KEPT), (FASTER, None, &WORSE)], None, &format!("{said}."));
     mixed(&[(FAST, None, &KEPT), (ALIKE, None, &NOISY)], None, &format!("{said}."));
-    let open = "bf16-true is faster still (0.48×) but not shown equivalent";
+    let open = "bf16-true is faster still (0.48×) but is not shown equivalent";
     mixed(
         &[(FAST, None, &KEPT), (FASTER, None, &NOISY)],
         Some(47),
@@ -90,7 +90,7 @@ fn with_none_clearly_faster_memory_decides() {
     }
     let rival = measured(&[(ALIKE, Some(0.7), &KEPT), (ALIKE, Some(0.6), &NOISY)]);
     let open =
-        "bf16-true needs less memory (0.60×) but not shown equivalent yet: about 47 more seeds";
+        "bf16-true needs less memory (0.60×) but is not shown equivalent yet: about 47 more seeds";
     check(&rival, Some("bf16-mixed"), Some(47), &format!("{timed} {EQUIVALENT}; {open}."));
 }
 
@@ -107,7 +107,7 @@ fn with_none_cheaper_it_is_the_baseline() {
     }
     let rival = measured(&[(SLOW, None, &KEPT), (FASTER, None, &NOISY)]);
     let cost = "1.10× (1.05–1.15×) of fp32's step time";
-    let open = "bf16-true is faster (0.48×) but not shown equivalent yet: about 47 more seeds";
+    let open = "bf16-true is faster (0.48×) but is not shown equivalent yet: about 47 more seeds";
     check(&rival, Some("fp32"), Some(47), &format!("{said} {cost}; {open}."));
 
     let untimed = "fp32: no policy that keeps the accuracy is shown to be cheaper here, with bf16-mixed its step time not \
