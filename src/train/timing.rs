@@ -18,6 +18,10 @@ use crate::units::{Bytes, Flops, Seconds};
 /// Steps beyond the warm-up that a loss scale may take to settle before timing starts.
 const STEPS_TO_SETTLE: usize = 40;
 
+/// So many steps lie between the batches that two variants draw when their steps are timed by phase: who comes second would
+/// find the images of the first in the caches.
+const STEPS_APART: u64 = 1009;
+
 /// The blocks of one variant.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Timing {
@@ -50,7 +54,7 @@ struct Contender<'a> {
     trainer: Trainer<'a>,
     inferencer: Inferencer<'a>,
     turn: usize,
-    /// Where steps that are timed by phase draw their batches from, and how many did.
+    /// Where steps that are timed by phase draw their batches from, and which step's are next.
     source: Batches<'a>,
     drawn: u64,
     diverged: bool,
@@ -116,7 +120,8 @@ impl<'a> Contender<'a> {
         let inferencer = trainer.for_inference()?;
         timing.inference_memory = Some(inference_memory(&inferencer, sample, trainer.device())?);
         let (source, load) = (source.clone(), Load::default());
-        Ok(Self { index, trainer, inferencer, turn: 0, source, drawn: 0, diverged, load })
+        let drawn = index as u64 * STEPS_APART;
+        Ok(Self { index, trainer, inferencer, turn: 0, source, drawn, diverged, load })
     }
 
     /// One step on the next of the prepared batches.
