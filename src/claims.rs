@@ -15,9 +15,10 @@ use crate::record::{
 use crate::spec::{ClaimsPlan, ControlKind, Plan};
 use crate::stats::{accuracy_difference, wilson};
 use crate::units::Ratio;
+use crate::words::{chosen_share, plural, points_apart};
 use needed::{SeedsNeeded, timing_blocks};
 
-pub use recommend::{LESS_MEMORY, recommend};
+pub use recommend::{LESS_MEMORY, LITTLE_SLOWER, recommend};
 
 /// One claim.
 struct Claim {
@@ -81,10 +82,9 @@ const CLAIMS: [Claim; 8] = [
     Claim {
         id: "accuracy-kept",
         threshold: |plan| {
-            let margin = needed::points(plan.measure.equivalence_margin);
+            let margin = points_apart(plan.measure.equivalence_margin);
             format!(
-                "test accuracy − FP32's equivalent within ±{margin} points, or better, and no run \
-                 lost"
+                "test accuracy − FP32's equivalent within ±{margin} pp, or better, and no run lost"
             )
         },
         about: "f16 compute, f32 parameters and loss scaling",
@@ -118,7 +118,7 @@ const CLAIMS: [Claim; 8] = [
     Claim {
         id: "loss-scaling",
         threshold: |plan| {
-            let least = plan.claims.gradient_underflow;
+            let least = chosen_share(plan.claims.gradient_underflow);
             format!("underflow, share of gradient values, at least {least}")
         },
         about: "f16 compute and no loss scaling",
@@ -165,14 +165,14 @@ pub fn nondeterminism(results: &Results) -> Option<String> {
     let consequence = if largest == 0.0 {
         "even if every test accuracy was the same".to_owned()
     } else {
-        let points = needed::points(largest);
-        format!("and differences of accuracy up to {points} points say nothing of precision")
+        let points = points_apart(largest);
+        format!("and differences of accuracy up to {points} pp say nothing of precision")
     };
     Some(format!(
         "{} trained twice with the same seed gave other weights in {differ} of {}: this machine is not \
          deterministic, {consequence}.",
         baseline.name,
-        needed::counted(twice().count(), "seed")
+        plural(twice().count(), "seed")
     ))
 }
 

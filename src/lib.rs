@@ -30,3 +30,4 @@ pub mod device;
 pub mod memory;
 pub mod store;
 pub mod units;
+pub mod words;

@@ -4,17 +4,22 @@ use std::fmt;
 
 use super::accuracies;
 use crate::record::{Estimate, Results, VariantResult};
+use crate::spec::VariantPlan;
 use crate::stats::{
-    MIN_PAIRS, MOST_BLOCKS, MOST_PAIRS, blocks_to_settle, paired_differences, pairs_to_settle,
+    MIN_PAIRS, MOST_BLOCKS, MOST_PAIRS, Outcome, Settled, blocks_to_settle, least_pairs,
+    paired_differences, pairs_to_settle,
 };
 use crate::units::Ratio;
+use crate::words::plural;
 
-/// How many seeds would settle a difference of accuracies that is inconclusive.
+/// How many seeds would settle a difference of accuracies that is inconclusive, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SeedsNeeded {
     given: usize,
-    /// None where no number up to [`MOST_PAIRS`] would do.
-    needed: Option<usize>,
+    /// Among how many variants Holm's method adjusts.
+    comparisons: usize,
+    /// None with fewer seeds than [`MIN_PAIRS`], and where no number up to [`MOST_PAIRS`] would do.
+    foreseen: Option<Settled>,
 }
 
 impl SeedsNeeded {
@@ -27,51 +32,82 @@ impl SeedsNeeded {
         let differences = paired_differences(&accuracies(variant), &accuracies(other));
         let differences = differences.unwrap_or_default();
         let given = differences.len();
-        let needed = if given < MIN_PAIRS {
-            Some(MIN_PAIRS)
-        } else {
-            pairs_to_settle(&differences, margin, comparisons)
-        };
-        Self { given, needed }
+        let enough = given >= MIN_PAIRS;
+        let foreseen = enough.then(|| pairs_to_settle(&differences, margin, comparisons)).flatten();
+        Self { given, comparisons, foreseen }
     }
 
     /// Of a variant and the baseline.
     pub(super) fn against_baseline(results: &Results, variant: &VariantResult) -> Self {
-        let compared = |variant: &&VariantResult| {
-            let against = variant.against_baseline.as_ref();
-            against.is_some_and(|against| against.accuracy_difference.is_some())
-        };
-        let comparisons = results.variants.iter().filter(compared).count();
+        let comparisons = comparisons(results);
         let margin = results.plan.measure.equivalence_margin;
         match results.variants.iter().find(|other| other.name == results.plan.baseline) {
             Some(baseline) => Self::new(variant, baseline, (margin, comparisons)),
-            None => Self { given: 0, needed: Some(MIN_PAIRS) },
+            None => Self { given: 0, comparisons, foreseen: None },
         }
     }
 
     /// Seeds beyond those that are there; none where no number of them would do.
     pub(super) fn more(self) -> Option<usize> {
-        self.needed.map(|needed| needed - self.given)
+        let needed = if self.is_early() { Some(MIN_PAIRS) } else { self.pairs() };
+        needed.map(|needed| needed - self.given)
     }
 
     /// What to run: `3 more seeds`, `about 3 more seeds` where that is an estimate.
     pub(super) fn to_run(self) -> Option<String> {
-        let about = if self.given < MIN_PAIRS { "" } else { "about " };
-        self.more().map(|more| format!("{about}{}", counted(more, "more seed")))
+        let about = if self.is_early() { "" } else { "about " };
+        self.more().map(|more| format!("{about}{}", plural(more, "more seed")))
     }
+
+    /// Whether the seeds to come would show the variant worse, if they were like those that are there.
+    pub(super) fn foresees_worse(self) -> bool {
+        self.foreseen.is_some_and(|settled| settled.outcome == Outcome::Worse)
+    }
+
+    /// Whether there are too few seeds for any verdict.
+    fn is_early(self) -> bool {
+        self.given < MIN_PAIRS
+    }
+
+    fn pairs(self) -> Option<usize> {
+        self.foreseen.map(|settled| settled.pairs)
+    }
+}
+
+/// Among how many variants Holm's method adjusts once all of the plan have run: a variant is left out only where its runs
+/// left no accuracy to compare.
+fn comparisons(results: &Results) -> usize {
+    let compared = |planned: &&VariantPlan| {
+        let found = results.variants.iter().find(|variant| variant.name == planned.name);
+        let runs = found.filter(|variant| !variant.runs.is_empty());
+        let against = runs.map(|variant| variant.against_baseline.as_ref());
+        let missing =
+            against.map(|against| against.is_none_or(|a| a.accuracy_difference.is_none()));
+        planned.name != results.plan.baseline && missing != Some(true)
+    };
+    results.plan.variants.iter().filter(compared).count()
 }
 
 impl fmt::Display for SeedsNeeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { given, needed } = self;
-        match needed {
-            Some(needed) if *given < MIN_PAIRS => {
-                write!(f, "at least {needed} seeds needed, {given} given")
+        let Self { given, comparisons, foreseen } = self;
+        let least = least_pairs(*comparisons);
+        let differ = format!("to call one of {comparisons} variants better or worse");
+        match foreseen {
+            _ if self.is_early() && least == MIN_PAIRS => {
+                write!(f, "at least {MIN_PAIRS} seeds needed, {given} given")
             }
-            Some(needed) => write!(
-                f,
-                "about {needed} seeds needed, {given} given, if the spread stays as it is"
-            ),
+            _ if self.is_early() => {
+                write!(f, "at least {MIN_PAIRS} seeds needed, {least} {differ}, {given} given")
+            }
+            Some(Settled { pairs, outcome })
+                if *outcome != Outcome::Equivalent && *pairs == least && *given < least =>
+            {
+                write!(f, "at least {least} seeds needed {differ}, {given} given")
+            }
+            Some(Settled { pairs, .. }) => {
+                write!(f, "about {pairs} seeds needed, {given} given, if the spread stays as it is")
+            }
             None => write!(
                 f,
                 "no number of seeds up to {MOST_PAIRS} would settle it if the spread stays as it is, \
@@ -89,17 +125,4 @@ pub(super) fn timing_blocks(ratio: Estimate<Ratio>, given: usize, threshold: f64
             "more than {MOST_BLOCKS} timing blocks needed, {given} given: the ratio is too near the threshold to tell"
         ),
     }
-}
-
-/// A share or a difference of shares in percentage points: `−0.05`.
-pub(super) fn points(share: f64) -> String {
-    let text = format!("{:.2}", (share * 100.0).abs());
-    let sign = if share < 0.0 && text != "0.00" { "−" } else { "" };
-    format!("{sign}{text}")
-}
-
-/// `1 seed`, `2 seeds`.
-pub(super) fn counted(number: usize, noun: &str) -> String {
-    let end = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{end}")
 }

@@ -4,7 +4,7 @@ use crate::claims;
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, ClaimVerdict, Estimate, Recommendation, Status,
 };
-use crate::stats::{MIN_PAIRS, SIGNIFICANCE, wilson};
+use crate::stats::{MIN_PAIRS, SIGNIFICANCE, least_pairs, wilson};
 use crate::units::Ratio;
 
 use super::load::Loaded;
@@ -344,15 +344,24 @@ fn small(p: f64) -> String {
     if p < 0.001 { "< 0.001".to_owned() } else { format!("= {p:.3}") }
 }
 
-/// A two-sided sign-flip test of n pairs cannot give less than 2 of its 2ⁿ sign patterns.
+/// A two-sided sign-flip test of n pairs cannot give less than 2 of its 2ⁿ sign patterns, and Holm's method multiplies the
+/// least by the number of variants compared.
 fn few_seeds(table: &Table<'_>) -> Option<String> {
-    let differences = table.rows.iter().filter_map(Row::difference);
-    let most = differences.map(|difference| difference.pairs).max()?;
+    let compared: Vec<_> = table.rows.iter().filter_map(Row::difference).collect();
+    let most = compared.iter().map(|difference| difference.pairs).max()?;
+    let needed = least_pairs(compared.len());
     let smallest = 2.0_f64.powi(1 - i32::try_from(most).ok()?);
-    (most < MIN_PAIRS).then(|| {
+    let among = match compared.len() {
+        1 => String::new(),
+        several => {
+            format!(", and Holm's correction multiplies the least of {several} by {several}")
+        }
+    };
+    (most < needed).then(|| {
         format!(
-            "With {} no difference of accuracy can reach p < {SIGNIFICANCE}: the smallest p of a two-sided \
-             sign-flip test is then {smallest}. It takes at least {MIN_PAIRS} seeds to call a variant worse or better.",
+            "With {} no difference of accuracy can reach p < {SIGNIFICANCE}: the smallest p of a two-sided sign-flip test \
+             is then {smallest}{among}. It takes at least {needed} seeds to call a variant worse or better, and {MIN_PAIRS} \
+             to call it equivalent.",
             text::plural(most, "seed"),
         )
     })

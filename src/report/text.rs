@@ -6,36 +6,14 @@ use crate::record::{
     AccuracyVerdict, ClaimMeasure, ClaimVerdict, Environment, Estimate, Failure, Role, Status,
 };
 
+pub(super) use crate::words::{count, list, plural, points};
+
 /// What stands where nothing was measured.
 pub(super) const NOT_MEASURED: &str = "—";
-
-/// `1,234,567`.
-pub(super) fn count(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
 
 /// An accuracy from 0 to 1 as `96.12%`.
 pub(super) fn percent(value: f64) -> String {
     format!("{:.2}%", value * 100.0)
-}
-
-/// A difference of accuracies as `+0.12`, in percentage points.
-pub(super) fn points(value: f64) -> String {
-    let text = format!("{:.2}", (value * 100.0).abs());
-    let sign = match (text.as_str(), value < 0.0) {
-        ("0.00", _) => "±",
-        (_, true) => "−",
-        (_, false) => "+",
-    };
-    format!("{sign}{text}")
 }
 
 /// A share from 0 to 1 in percent with two significant digits: `12%`, `0.034%`, `2.1e-5%`, and `0%` only for 0.
@@ -120,21 +98,6 @@ pub(super) fn raised(number: i32) -> String {
         _ => '⁹',
     };
     number.to_string().chars().map(digit).collect()
-}
-
-/// `1 run`, `2 runs`.
-pub(super) fn plural(number: usize, noun: &str) -> String {
-    let end = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{end}")
-}
-
-/// `a, b and c`.
-pub(super) fn list(items: &[String]) -> String {
-    match items {
-        [] => String::new(),
-        [only] => only.clone(),
-        [most @ .., last] => format!("{} and {last}", most.join(", ")),
-    }
 }
 
 /// A text without characters that would command a terminal, break a line or be forbidden in XML.
@@ -248,13 +211,7 @@ mod tests {
     #[test]
     fn numbers_read_as_a_person_would_write_them() {
         for (printed, expected) in [
-            (count(0), "0"),
-            (count(999), "999"),
-            (count(1_234_567), "1,234,567"),
             (percent(0.961_23), "96.12%"),
-            (points(0.0012), "+0.12"),
-            (points(-0.0012), "−0.12"),
-            (points(-0.000_01), "±0.00"),
             (share(0.0), "0%"),
             (share(1.0), "100%"),
             (share(0.0123), "1.2%"),
@@ -268,8 +225,6 @@ mod tests {
             (decimal(-12.34), "−12.3"),
             (decimal(1234.5), "1234"),
             (decimal(2.5e-7), "2.50e−7"),
-            (plural(1, "run"), "1 run"),
-            (list(&["a".into(), "b".into(), "c".into()]), "a, b and c"),
             (printable("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}"),
             (capital("no step is timed"), "No step is timed"),
             (capital("fp32: no policy"), "fp32: no policy"),

@@ -13,6 +13,20 @@ pub const SIGNIFICANCE: f64 = 0.05;
 /// differences lie close together says little of the next one.
 pub const MIN_PAIRS: usize = 6;
 
+/// How many pairs it takes before one of so many variants compared can be called better or worse: the smallest n, at least
+/// [`MIN_PAIRS`], with `comparisons` · 2 ÷ 2ⁿ under [`SIGNIFICANCE`]. The least p of n pairs is 2 ÷ 2ⁿ, and Holm's method
+/// multiplies the least of all by their number: six pairs for one variant, eight for four. Equivalence rests on no p and
+/// takes no more than [`MIN_PAIRS`].
+pub fn least_pairs(comparisons: usize) -> usize {
+    let mut pairs = MIN_PAIRS;
+    let mut adjusted = comparisons as f64 * 0.5_f64.powf(pairs as f64 - 1.0);
+    while adjusted >= SIGNIFICANCE {
+        pairs += 1;
+        adjusted /= 2.0;
+    }
+    pairs
+}
+
 /// The accuracies of a variant against the baseline's, given as (seed, accuracy) and paired by seed; seeds that only one
 /// has are left out. `margin` is the δ within which accuracies are equivalent. `None` without a pair, with a seed
 /// given twice, or with an accuracy that is not finite.
@@ -151,6 +165,22 @@ mod tests {
             assert_eq!(accuracy_difference(&variant, other, 0.01), None, "{other:?}");
         }
         assert_eq!(accuracy_difference(&variant, &[(1, f64::NAN)], 0.01), None);
+    }
+
+    /// From the definition: all differences of one sign, the least p that there is, in every one of the variants compared.
+    #[test]
+    fn least_pairs_are_the_first_that_holms_method_lets_through() {
+        for (comparisons, expected) in (1..=10).zip([6, 7, 7, 8, 8, 8, 9, 9, 9, 9]) {
+            let lets_through = |pairs: usize| {
+                let p = sign_flip_p(&vec![0.01; pairs]).unwrap();
+                let adjusted = holm(&vec![p; comparisons]).unwrap();
+                adjusted.iter().any(|p| *p < SIGNIFICANCE)
+            };
+            let first = (1..20).find(|pairs| lets_through(*pairs));
+            let found = least_pairs(comparisons);
+            assert_eq!((found, first), (expected, Some(expected)), "{comparisons} compared");
+        }
+        assert_eq!(least_pairs(0), MIN_PAIRS);
     }
 
     /// Six pairs give p = 0.03125 at best: alone significant, among two variants 0.0625 and not.

@@ -11,12 +11,14 @@ mod interval;
 mod permutation;
 mod settle;
 
-pub use accuracy::{MIN_PAIRS, SIGNIFICANCE, accuracy_difference, adjust, paired_differences};
+pub use accuracy::{
+    MIN_PAIRS, SIGNIFICANCE, accuracy_difference, adjust, least_pairs, paired_differences,
+};
 pub use bootstrap::{RESAMPLES, bca, median_estimate, paired_ratio};
 pub use describe::{mad, mean, median, quantile, sd};
 pub use interval::{equivalent, mean_difference, probability_better, student_interval, wilson};
 pub use permutation::{EXACT_PAIRS, FLIPS, holm, sign_flip_p};
-pub use settle::{MOST_BLOCKS, MOST_PAIRS, blocks_to_settle, pairs_to_settle};
+pub use settle::{MOST_BLOCKS, MOST_PAIRS, Outcome, Settled, blocks_to_settle, pairs_to_settle};
 
 /// The level of the intervals that are reported.
 pub const LEVEL: f64 = 0.95;
