@@ -219,7 +219,10 @@ fn none_cheaper(baseline: &str, which: &str, candidates: &[&Candidate<'_>]) -> S
     let costs = nearest.map(|n| format!(", with {} {}", n.name(), n.cost(baseline)));
     let costed = candidates.iter().all(|candidate| candidate.is_costed());
     let shown = if costed { "" } else { "shown to be " };
-    format!("{baseline}: no policy {which} is {shown}cheaper here{}", costs.unwrap_or_default())
+    format!(
+        "{baseline}: no policy {which} is {shown}faster here, or smaller without being slower{}",
+        costs.unwrap_or_default()
+    )
 }
 
 /// None is shown good, and each of these might be, and might be cheaper.

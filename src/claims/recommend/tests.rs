@@ -100,7 +100,7 @@ fn with_none_clearly_faster_memory_decides() {
 
 #[test]
 fn with_none_cheaper_it_is_the_baseline() {
-    let said = "fp32: no policy that keeps the accuracy is cheaper here, with bf16-mixed at";
+    let said = "fp32: no policy that keeps the accuracy is faster here, or smaller without being slower, with bf16-mixed at";
     for (time, memory, cost) in [
         (SLOW, Some(0.7), "1.20× (1.15–1.25×) of fp32's step time and 0.70× of its memory"),
         (ALIKE, Some(0.96), "1.00× (0.95–1.05×) of fp32's step time and 0.96× of its memory"),
@@ -114,7 +114,7 @@ fn with_none_cheaper_it_is_the_baseline() {
     let open = "bf16-true is faster (0.48×) but is not shown equivalent yet: about 47 more seeds";
     check(&rival, Some("fp32"), Some(47), &format!("{said} {cost}; {open}."));
 
-    let untimed = "fp32: no policy that keeps the accuracy is shown to be cheaper here, with bf16-mixed its step time not \
+    let untimed = "fp32: no policy that keeps the accuracy is shown to be faster here, or smaller without being slower, with bf16-mixed its step time not \
                    measured.";
     let mut results = measured(&[(None, None, &KEPT)]);
     check(&results, Some("fp32"), None, untimed);
@@ -122,7 +122,7 @@ fn with_none_cheaper_it_is_the_baseline() {
     let accuracy = EQUIVALENT.replace("its test accuracy", "the test accuracy of bf16-mixed");
     check(&results, None, None, &format!("No step is timed yet; {accuracy}."));
 
-    let slow = "fp32: no policy that may keep the accuracy is cheaper here, with bf16-mixed at 1.20× (1.15–1.25×) of fp32's \
+    let slow = "fp32: no policy that may keep the accuracy is faster here, or smaller without being slower, with bf16-mixed at 1.20× (1.15–1.25×) of fp32's \
                 step time.";
     check(&measured(&[(SLOW, None, &NOISY)]), Some("fp32"), None, slow);
 }
@@ -217,8 +217,7 @@ fn a_time_measured_badly_recommends_no_variant_for_its_memory() {
         let reason = format!("{kept} {said} of its time and {EQUIVALENT}.");
         check(&results, Some("bf16-mixed"), None, &reason);
     }
-    let none =
-        "fp32: no policy that keeps the accuracy is shown to be cheaper here, with bf16-mixed at";
+    let none = "fp32: no policy that keeps the accuracy is shown to be faster here, or smaller without being slower, with bf16-mixed at";
     for (time, said, blocks) in [
         ([0.996, 1.17, 1.33], "1.17× (1.00–1.33×)", "about 55 timing"),
         ([0.99, 1.90, 3.50], "1.90× (0.99–3.50×)", "about 12 timing"),
@@ -265,7 +264,7 @@ fn a_variant_on_its_way_to_worse_is_no_rival() {
     check(&four([kept, bad, bad, bad]), Some("bf16-mixed"), None, &said);
 
     let slow: Measured<'_> = (SLOW, None, &KEPT);
-    let none = "fp32: no policy that keeps the accuracy is cheaper here, with bf16-mixed at 1.20× (1.15–1.25×) of fp32's \
+    let none = "fp32: no policy that keeps the accuracy is faster here, or smaller without being slower, with bf16-mixed at 1.20× (1.15–1.25×) of fp32's \
                 step time.";
     check(&four([slow, bad, bad, bad]), Some("fp32"), None, none);
 
