@@ -26,9 +26,7 @@ const LAYERS: usize = 20;
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [variants, seeds, steps, dir] = arguments.as_slice() else {
-        return Err(
-            "give variants, seeds, steps and a folder, such as 10 10 10000 /tmp/large".into()
-        );
+        return Err("give variants, seeds, steps and a folder, such as 10 10 10000 large".into());
     };
     let (variants, seeds, steps): (usize, u64, u64) =
         (variants.parse()?, seeds.parse()?, steps.parse()?);
