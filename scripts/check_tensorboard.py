@@ -127,8 +127,9 @@ def check(folder):
     reader.AddRunsFromDirectory(str(folder / "tensorboard"))
     reader.Reload()
     found = reader.Runs()
+    listed = results["variants"] + [control["result"] for control in results.get("controls", [])]
     expected = {
-        f"{variant['name']}/seed-{run['seed']}" for variant in results["variants"] for run in variant["runs"]
+        f"{variant['name']}/seed-{run['seed']}" for variant in listed for run in variant["runs"]
     }
     wrong = [f"{run}: TensorBoard reads it, the results do not list it" for run in sorted(found.keys() - expected)]
     wrong += [f"{run}: the results list it, TensorBoard does not read it" for run in sorted(expected - found.keys())]
