@@ -78,7 +78,7 @@ pub(super) fn advice(experiments: &[Loaded]) -> Vec<Advice> {
             || "No recommendation yet".to_owned(),
             |variant| format!("Use {}", text::printable(variant)),
         );
-        let reason = text::capital(&text::printable(&reason));
+        let reason = text::printable(&reason);
         Advice { experiment: label(experiments, experiment), heading, reason }
     });
     advice.collect()

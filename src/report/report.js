@@ -120,7 +120,10 @@
       }
       return type === planned.type ? {} : { type, autorange: true, tickmode: 'auto' };
     };
+    let origin = null; // the button that begins axes at 0
+    const isLog = () => (chosen.log ?? first[logs[0]]?.type === 'log');
     const draw = () => {
+      if (origin) origin.disabled = isLog() && zeros.every((name) => logs.includes(name));
       const { data, layout } = themed(json);
       const hidden = new Set(series.filter((button) => !pressed(button)).map((button) => button.dataset.series));
       data.forEach((trace) => { trace.visible = !hidden.has(trace.legendgroup); });
@@ -146,12 +149,9 @@
       tools.append(button);
       return button;
     };
-    let origin = null;
-    const isLog = () => (chosen.log ?? first[logs[0]]?.type === 'log');
     if (logs.length > 0) {
       toggle('Log scale', isLog(), (on) => {
         chosen.log = on === (first[logs[0]].type === 'log') ? null : on;
-        if (origin) origin.disabled = zeros.every((name) => logs.includes(name)) && isLog();
         draw();
       });
     }
@@ -160,7 +160,6 @@
         chosen.zero = on;
         draw();
       });
-      origin.disabled = zeros.every((name) => logs.includes(name)) && isLog();
     }
     toggle('Drawing', false, (on) => {
       card.hidden = !on;

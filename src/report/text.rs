@@ -115,18 +115,6 @@ pub(super) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// A text that begins a sentence; a name at its start, which its reader would not know by another, stays as it is.
-pub(super) fn capital(text: &str) -> String {
-    let mut letters = text.chars();
-    let first_word = text.split(' ').next().unwrap_or_default();
-    match letters.next() {
-        Some(first) if first_word.chars().all(char::is_alphabetic) => {
-            first.to_uppercase().chain(letters).collect()
-        }
-        _ => text.to_owned(),
-    }
-}
-
 /// At most `length` characters: the start and the end, with `…` for what is left out between.
 pub(super) fn shorten(text: &str, length: usize) -> String {
     let all: Vec<char> = text.chars().collect();
@@ -226,8 +214,6 @@ mod tests {
             (decimal(1234.5), "1234"),
             (decimal(2.5e-7), "2.50e−7"),
             (printable("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}"),
-            (capital("no step is timed"), "No step is timed"),
-            (capital("fp32: no policy"), "fp32: no policy"),
             (shorten("precision-seven", 9), "preci…ven"),
         ] {
             assert_eq!(printed, expected);
