@@ -1,8 +1,8 @@
 //! Memory. An allocator that counts the live bytes of the thread that asks for it, and their peak.
 //!
 //! Only blocks that the measuring thread itself allocates count: tensors and work space of the engine, which it allocates
-//! before it hands work to other threads. What a library keeps for itself is left out with [`uncounted`]. So the figures
-//! do not depend on the number of threads, and are the same from run to run.
+//! before it hands work to other threads. What a library keeps for itself, and what handing work over takes, is left out with
+//! [`uncounted`]. So the figures do not depend on the number of threads, and are the same from run to run.
 #![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::random::{Purpose, Random};
 use super::{DataError, Dataset, Split};
+use crate::memory::uncounted;
 use crate::spec::Augment;
 
 /// One batch: `images` is N × C × H × W, standardized with the training split's mean and deviation a channel.
@@ -117,15 +118,13 @@ impl<'a> Batches<'a> {
         const TASK: usize = 16;
         let image = self.data.shape.iter().product::<usize>();
         into.images.resize(chosen.len() * image, 0.0);
-        into.images
-            .par_chunks_exact_mut(image)
-            .with_min_len(TASK)
-            .zip(chosen)
-            .enumerate()
-            .for_each(|(place, (out, &index))| {
+        let tasks = into.images.par_chunks_exact_mut(image).with_min_len(TASK).zip(chosen);
+        uncounted(|| {
+            tasks.enumerate().for_each(|(place, (out, &index))| {
                 let pixels = &split.pixels[index * image..(index + 1) * image];
                 self.show(pixels, view(place), out);
             });
+        });
     }
 
     /// Standardizes one image as `view` shows it.

@@ -3,6 +3,8 @@
 
 use rayon::prelude::*;
 
+use crate::memory::uncounted;
+
 /// Elements in one task: large enough to pay for handing it to a thread. Fixed, so that sums do not depend on threads.
 pub(crate) const CHUNK: usize = 16 * 1024;
 
@@ -45,25 +47,33 @@ pub(crate) fn with_vectors<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Calls `work(index, item)` for every item, in parallel if there is more than one.
-pub(crate) fn for_each<I: Send>(items: Vec<I>, work: impl Fn(usize, I) + Sync + Send) {
-    if items.len() <= 1 || rayon::current_num_threads() == 1 {
-        items.into_iter().enumerate().for_each(|(index, item)| work(index, item));
-    } else {
-        items.into_par_iter().enumerate().for_each(|(index, item)| work(index, item));
-    }
+/// Calls `work(index, item)` for every item, in parallel if there is more than one. What the work allocates in passing, and
+/// what rayon does to hand it over, is not counted as memory: how much of it falls on this thread is chance.
+pub(crate) fn for_each<I: Send>(mut items: Vec<I>, work: impl Fn(usize, I) + Sync + Send) {
+    uncounted(|| {
+        if items.len() <= 1 || rayon::current_num_threads() == 1 {
+            items.drain(..).enumerate().for_each(|(index, item)| work(index, item));
+        } else {
+            items.par_drain(..).enumerate().for_each(|(index, item)| work(index, item));
+        }
+    });
 }
 
-/// Calls `work(index)` for every index below `count` and returns the results in order.
-pub(crate) fn map_indices<R: Send>(
+/// Calls `work(index)` for every index below `count` and returns the results in order, which own no memory. Counted as in
+/// [`for_each`].
+pub(crate) fn map_indices<R: Send + Copy>(
     count: usize,
     work: impl Fn(usize) -> R + Sync + Send,
 ) -> Vec<R> {
-    if count <= 1 || rayon::current_num_threads() == 1 {
-        (0..count).map(work).collect()
-    } else {
-        (0..count).into_par_iter().map(work).collect()
-    }
+    let mut results = Vec::with_capacity(count);
+    uncounted(|| {
+        if count <= 1 || rayon::current_num_threads() == 1 {
+            results.extend((0..count).map(work));
+        } else {
+            (0..count).into_par_iter().map(work).collect_into_vec(&mut results);
+        }
+    });
+    results
 }
 
 /// Cuts a share of work space into parts of these lengths.
@@ -100,4 +110,22 @@ pub(crate) fn tree(mut lanes: [f32; 16]) -> f32 {
         half /= 2;
     }
     lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Meter;
+    use crate::units::Bytes;
+
+    /// A thread outside rayon's pool allocates a block of the pool's queue with every 63rd task, and another thread frees it.
+    #[test]
+    fn handing_work_over_is_not_counted() {
+        let meter = Meter::start();
+        for _ in 0..200 {
+            for_each(vec![0_u8; 4], |_, _| ());
+            assert_eq!(map_indices(4, |index| index), [0, 1, 2, 3]);
+        }
+        assert_eq!((meter.live(), meter.peak()), (Bytes(0), Bytes(4 * size_of::<usize>() as u64)));
+    }
 }
