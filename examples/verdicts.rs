@@ -1,6 +1,6 @@
 //! How often the statistics behind a verdict err, on drawn accuracies whose truth is known: the share of 95 % intervals of a mean
-//! paired difference that cover it, Student's (which the program uses) and the bootstrap's, and of `better` or `worse` where
-//! nothing differs.
+//! paired difference that cover it, the program's, Student's and the bootstrap's, and of `better` or `worse` where nothing
+//! differs.
 //!
 //! `cargo run --release --example verdicts -- 2000` takes a minute or so; the number is that of experiments for each row.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
@@ -54,35 +54,39 @@ fn skewed_pair(random: &mut ChaCha8Rng, difference: f64) -> (f64, f64) {
 
 fn main() -> Result<(), Failure> {
     let count: usize = std::env::args().nth(1).unwrap_or_else(|| "2000".to_owned()).parse()?;
-    println!("| differences | seeds | Student covers | BCa covers | better or worse of nothing |");
-    println!("|---|---:|---:|---:|---:|");
+    println!(
+        "| differences | seeds | covers | Student covers | BCa covers | better or worse of nothing |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|");
     let draws: [(&str, Draw); 3] =
         [("normal", normal_pair), ("counted", counted_pair), ("skewed", skewed_pair)];
     for (name, draw) in draws {
         for seeds in SEEDS {
-            let [student, bootstrap, wrong] = errors(draw, seeds, count);
             let share = |hits: usize| format!("{:.1} %", 100.0 * hits as f64 / count as f64);
-            let (student, bootstrap) = (share(student), share(bootstrap));
-            println!("| {name} | {seeds} | {student} | {bootstrap} | {} |", share(wrong));
+            println!(
+                "| {name} | {seeds} | {} |",
+                errors(draw, seeds, count).map(share).join(" | ")
+            );
         }
     }
     Ok(())
 }
 
-/// Of `count` experiments: intervals of either kind that cover the truth, and wrong verdicts where nothing differs.
-fn errors(draw: Draw, seeds: usize, count: usize) -> [usize; 3] {
+/// Of `count` experiments: intervals of each kind that cover the truth, and wrong verdicts where nothing differs.
+fn errors(draw: Draw, seeds: usize, count: usize) -> [usize; 4] {
     let mut random = ChaCha8Rng::seed_from_u64(seeds as u64);
-    let mut hits = [0; 3];
+    let mut hits = [0; 4];
     for _ in 0..count {
         let pairs: Vec<(f64, f64)> = (0..seeds).map(|_| draw(&mut random, TRUTH)).collect();
         let (a, b): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
         let covers = |interval: Option<Estimate<f64>>| {
             interval.is_some_and(|i| i.low <= TRUTH && TRUTH <= i.high)
         };
-        hits[0] += usize::from(covers(stats::mean_difference(&a, &b)));
         let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        hits[1] += usize::from(covers(stats::bca(&differences, mean, LEVEL)));
+        hits[0] += usize::from(covers(stats::mean_difference(&a, &b)));
+        hits[1] += usize::from(covers(stats::student_interval(&differences, LEVEL)));
+        hits[2] += usize::from(covers(stats::bca(&differences, mean, LEVEL)));
 
         let seed = |seed: usize| seed as u64;
         let pairs: Vec<(f64, f64)> = (0..seeds).map(|_| draw(&mut random, 0.0)).collect();
@@ -92,7 +96,7 @@ fn errors(draw: Draw, seeds: usize, count: usize) -> [usize; 3] {
             pairs.iter().enumerate().map(|(i, pair)| (seed(i), pair.1)).collect();
         // No margin: that nothing is called equivalent leaves every chance to err.
         let judged = stats::accuracy_difference(&variant, &baseline, 0.0);
-        hits[2] += usize::from(judged.is_some_and(|judged| {
+        hits[3] += usize::from(judged.is_some_and(|judged| {
             matches!(judged.verdict, AccuracyVerdict::Better | AccuracyVerdict::Worse)
         }));
     }

@@ -165,8 +165,20 @@
       card.hidden = !on;
       shown.hidden = on;
     });
+    // The library's own tools answer to the pointer only.
+    const reach = () => all('.modebar-btn', plot).forEach((tool) => {
+      Object.assign(tool, { tabIndex: 0, role: 'button', ariaLabel: tool.dataset.title });
+    });
+    plot.addEventListener('keydown', (event) => {
+      if (!event.target.matches('a.modebar-btn') || !['Enter', ' '].includes(event.key)) return;
+      event.preventDefault();
+      event.target.click();
+    });
     live.set(figure, draw);
-    draw();
+    draw().then(() => {
+      reach();
+      plot.on('plotly_afterplot', reach);
+    });
   };
 
   const near = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {

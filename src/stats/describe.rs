@@ -18,6 +18,17 @@ pub fn sd(samples: &[f64]) -> Option<f64> {
     Some((squares / (samples.len() - 1) as f64).sqrt())
 }
 
+/// Skewness: the third moment about the mean over that of second order to the power of 3/2; 0 where all values are the same.
+pub(super) fn skewness(samples: &[f64]) -> Option<f64> {
+    let mean = mean(samples)?;
+    let moment = |order| {
+        let powers: f64 = samples.iter().map(|value| (value - mean).powi(order)).sum();
+        powers / samples.len() as f64
+    };
+    let (squares, cubes) = (moment(2), moment(3));
+    Some(if squares > 0.0 { cubes / squares.powf(1.5) } else { 0.0 })
+}
+
 /// Median: the mean of the two middle values where their number is even.
 pub fn median(samples: &[f64]) -> Option<f64> {
     finite(samples).map(median_of)
@@ -70,9 +81,9 @@ mod tests {
 
     // x = [3.1, 0.2, 8.5, -1.0, 4.4, 2.7]
     // numpy.mean(x), numpy.std(x, ddof=1), numpy.median(x), scipy.stats.median_abs_deviation(x)
-    // [numpy.quantile(x, q) for q in (0, .1, .25, .9, 1)]
+    // [numpy.quantile(x, q) for q in (0, .1, .25, .9, 1)], scipy.stats.skew(x)
     #[test]
-    fn location_and_spread_are_scipys() {
+    fn location_spread_and_skewness_are_scipys() {
         let x = [3.1, 0.2, 8.5, -1.0, 4.4, 2.7];
         assert_close(mean(&x).unwrap(), 2.983_333_333_333_334, 1e-14);
         assert_close(sd(&x).unwrap(), 3.351_069_481_026_418, 1e-14);
@@ -82,6 +93,8 @@ mod tests {
             assert_close(quantile(&x, p).unwrap(), expected, 1e-14);
         }
         assert_eq!(median(&[5.0, 1.0, 3.0]), Some(3.0));
+        assert_close(skewness(&x).unwrap(), 0.500_389_677_241_036, 1e-14);
+        assert_eq!(skewness(&[0.25; 3]), Some(0.0));
     }
 
     #[test]
@@ -91,7 +104,7 @@ mod tests {
             assert_eq!(answers, [None; 4], "{samples:?}");
             assert_eq!(quantile(samples, 0.5), None);
         }
-        assert_eq!(sd(&[1.0]), None);
+        assert_eq!((sd(&[1.0]), skewness(&[])), (None, None));
         for p in [-0.1, 1.1, f64::NAN] {
             assert_eq!(quantile(&[1.0, 2.0], p), None);
         }

@@ -16,7 +16,9 @@ pub use accuracy::{
 };
 pub use bootstrap::{RESAMPLES, bca, median_estimate, paired_ratio};
 pub use describe::{mad, mean, median, quantile, sd};
-pub use interval::{equivalent, mean_difference, probability_better, student_interval, wilson};
+pub use interval::{
+    equivalent, mean_difference, mean_interval, probability_better, student_interval, wilson,
+};
 pub use permutation::{EXACT_PAIRS, FLIPS, holm, sign_flip_p};
 pub use settle::{MOST_BLOCKS, MOST_PAIRS, Outcome, Settled, blocks_to_settle, pairs_to_settle};
 

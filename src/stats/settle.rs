@@ -1,8 +1,8 @@
 //! How much more must be measured before a verdict can be expected, if what comes is like what is there.
 
 use super::accuracy::{MIN_PAIRS, SIGNIFICANCE, least_pairs};
-use super::describe::{mean, sd};
-use super::interval::{TOST_LEVEL, student_half};
+use super::describe::{mean, sd, skewness};
+use super::interval::{TOST_LEVEL, reach};
 use crate::record::Estimate;
 use crate::units::Ratio;
 
@@ -33,24 +33,32 @@ pub struct Settled {
 }
 
 /// How many pairs of seeds would settle differences that are not settled yet, and how: the smallest n, more than there are
-/// and at least [`MIN_PAIRS`], at which with the same mean and standard deviation
+/// and at least [`MIN_PAIRS`], at which with the same mean, standard deviation and skewness
 ///
-/// - Student's 90 % interval of the mean would lie within ±`margin`: equivalent; or
-/// - Student's 95 % interval would leave out 0, its 5 % divided by `comparisons`, and n is at least [`least_pairs`]: better
+/// - the 90 % interval of the mean ([`mean_interval`](super::mean_interval)) would lie within ±`margin`: equivalent; or
+/// - the 95 % interval would leave out 0, its 5 % divided by `comparisons`, and n is at least [`least_pairs`]: better
 ///   or worse, even where Holm's method multiplies by the number of variants compared.
 ///
-/// An estimate: mean and spread of the seeds to come will not be those of the few that are there. `None` for fewer than two
+/// An estimate: mean, spread and skewness of the seeds to come will not be those of the few that are there. `None` for fewer than two
 /// differences, and where no n up to [`MOST_PAIRS`] would do.
 pub fn pairs_to_settle(differences: &[f64], margin: f64, comparisons: usize) -> Option<Settled> {
-    let (mean, spread) = (mean(differences)?, sd(differences)?);
+    let (mean, spread, skewness) = (mean(differences)?, sd(differences)?, skewness(differences)?);
     let significance = SIGNIFICANCE / comparisons.max(1) as f64;
+    let ends = |n, level| {
+        let [below, above] = reach(n, skewness, level)?;
+        Some((mean - spread * below, mean + spread * above))
+    };
     let outcome = |n: usize| {
-        let half = |level| student_half(spread, n, level).unwrap_or(f64::INFINITY);
-        if mean.abs() + half(TOST_LEVEL) < margin {
+        let (low, high) = ends(n, TOST_LEVEL)?;
+        if -margin < low && high < margin {
             return Some(Outcome::Equivalent);
         }
-        let differs = n >= least_pairs(comparisons) && half(1.0 - significance) < mean.abs();
-        differs.then_some(if mean < 0.0 { Outcome::Worse } else { Outcome::Better })
+        let (low, high) = ends(n, 1.0 - significance)?;
+        match n >= least_pairs(comparisons) {
+            true if low > 0.0 => Some(Outcome::Better),
+            true if high < 0.0 => Some(Outcome::Worse),
+            _ => None,
+        }
     };
     let (mut low, mut high) = (MIN_PAIRS.max(differences.len() + 1), MOST_PAIRS);
     if low > high || outcome(high).is_none() {
@@ -84,28 +92,33 @@ mod tests {
     use super::Outcome::{Better, Equivalent, Worse};
     use super::*;
 
-    // mean, sd = d.mean(), d.std(ddof=1)
-    // half = lambda n, level: scipy.stats.t.ppf((1 + level) / 2, n - 1) * sd / n**0.5
-    // next((n for n in range(max(6, len(d) + 1), 1001) if abs(mean) + half(n, 0.9) < margin or
-    //       m * 2.0**(1 - n) < 0.05 and half(n, 1 - 0.05 / m) < abs(mean)), None)
-    // Equivalent where the first of the two holds, else better or worse by the sign of the mean.
+    // ends = lambda n, level: (d.mean() - s * below, d.mean() + s * above), with s, below and above as in the snippet beside the
+    //     test of mean_interval, g of d and t of n
+    // for n in range(max(6, len(d) + 1), 1001):
+    //     if -margin < ends(n, 0.9)[0] and ends(n, 0.9)[1] < margin: equivalent
+    //     low, high = ends(n, 1 - 0.05 / m)
+    //     if m * 2.0**(1 - n) < 0.05 and (low > 0 or high < 0): better or worse
     #[test]
-    fn pairs_are_those_of_scipys_quantiles() {
+    fn pairs_are_the_first_whose_interval_settles() {
         let few = [0.004, -0.0015, 0.006, 0.0025, 0.001, 0.0075];
         let noisy = [0.02, -0.03, 0.01, -0.015, 0.025, -0.01];
         let narrow = [0.002, -0.0015, 0.0014, -0.0018, 0.0026, -0.0025];
+        let skewed = [0.001, 0.002, -0.03, 0.0015, 0.0005, 0.003];
         let mirrored = few.map(|d| -d);
         for (differences, margin, comparisons, expected) in [
             (&few[..], 0.005, 1, Some((7, Better))),
             (&few, 0.001, 1, Some((7, Better))),
-            (&few, 0.001, 4, Some((10, Better))),
-            (&mirrored, 0.001, 4, Some((10, Worse))),
-            (&few[..3], 0.005, 1, Some((10, Better))),
-            (&noisy, 0.005, 1, Some((53, Equivalent))),
-            (&noisy, 0.01, 1, Some((15, Equivalent))),
-            (&noisy, 0.01, 4, Some((15, Equivalent))),
+            (&few, 0.001, 4, Some((11, Better))),
+            (&mirrored, 0.001, 4, Some((11, Worse))),
+            (&few[..3], 0.005, 1, Some((11, Equivalent))),
+            (&few[..2], 0.005, 1, Some((6, Equivalent))),
+            (&noisy, 0.005, 1, Some((55, Equivalent))),
+            (&noisy, 0.01, 1, Some((16, Equivalent))),
+            (&noisy, 0.01, 4, Some((16, Equivalent))),
             (&noisy, 0.0005, 1, None),
             (&narrow, 0.0015, 1, Some((9, Equivalent))),
+            (&skewed, 0.005, 1, Some((51, Worse))),
+            (&skewed, 0.02, 1, Some((12, Equivalent))),
             (&[0.0; 3], 0.005, 1, Some((6, Equivalent))),
             (&[0.0; 3], 0.0, 1, None),
             (&[0.03; 3], 0.005, 1, Some((6, Better))),

@@ -172,6 +172,28 @@ describe('a report', () => {
     await close();
   });
 
+  test('zooms with the keyboard', async () => {
+    const { page, wrong, close } = await open(REPORT);
+    const loss = await figure(page, 'loss');
+    const range = () => loss.locator('.plot').evaluate((plot) => plot._fullLayout.xaxis.range);
+    const whole = await range();
+    const width = async () => { const [low, high] = await range(); return high - low; };
+    const tool = (name) => loss.locator('.plot').getByRole('button', { name });
+    await loss.locator('.head button').last().focus();
+    for (let stops = 0; !await tool('Zoom in').evaluate((button) => button === document.activeElement); stops += 1) {
+      assert.ok(stops < 20, 'the tab key does not come to it');
+      await page.keyboard.press('Tab');
+    }
+    await page.waitForFunction((button) => getComputedStyle(button.parentElement).opacity === '1', await tool('Zoom in').elementHandle());
+    await page.keyboard.press('Enter');
+    assert.ok(await width() < 0.6 * (whole[1] - whole[0]), 'half as wide');
+    await tool('Reset axes').focus();
+    await page.keyboard.press('Space');
+    assert.deepEqual(await range(), whole);
+    await close();
+    assert.deepEqual(wrong, []);
+  });
+
   test('tells values where the pointer is', async () => {
     const { page, close } = await open(REPORT);
     const accuracy = await figure(page, 'accuracy');

@@ -27,7 +27,7 @@ const WHOLE: Fill = fill(AXIS, Hatch::Plain);
 const MEMORY: [Part<Memory, Bytes>; 5] = [
     ("weights", |memory| memory.weights, fill(PALETTE[1], Hatch::Plain)),
     ("master weights", |memory| memory.master_weights, fill(PALETTE[6], Hatch::Rising)),
-    ("gradients", |memory| memory.gradients, fill(PALETTE[5], Hatch::Falling)),
+    ("gradients", |memory| memory.gradients, fill(PALETTE[2], Hatch::Falling)),
     ("optimizer", |memory| memory.optimizer, fill(PALETTE[3], Hatch::Upright)),
     ("activations and work space", |memory| memory.activations, fill(PALETTE[4], Hatch::Crossed)),
 ];
@@ -46,7 +46,7 @@ const INFERENCE: [Part<Inference, Bytes>; 2] = [
 const PHASES: [Part<Phases, Seconds>; 5] = [
     ("data", |phases| phases.data, fill(PALETTE[6], Hatch::Rising)),
     ("forward", |phases| phases.forward, fill(PALETTE[1], Hatch::Plain)),
-    ("backward", |phases| phases.backward, fill(PALETTE[5], Hatch::Falling)),
+    ("backward", |phases| phases.backward, fill(PALETTE[2], Hatch::Falling)),
     ("unscale", |phases| phases.unscale, fill(PALETTE[4], Hatch::Crossed)),
     ("update", |phases| phases.update, fill(PALETTE[3], Hatch::Upright)),
 ];

@@ -23,7 +23,7 @@ const ROLES: [Role; 5] = [
 
 /// Where a format has its whole precision, and where it loses it.
 const NORMAL: Fill = Fill { colour: AXIS, hatch: Hatch::Plain };
-const SUBNORMAL: Fill = Fill { colour: PALETTE[5], hatch: Hatch::Rising };
+const SUBNORMAL: Fill = Fill { colour: PALETTE[2], hatch: Hatch::Rising };
 
 /// A variant's values of one role by binade: (its middle, in exponents; share of the values that are not 0 and finite).
 fn shares(row: &Row<'_>, role: Role) -> Vec<At> {

@@ -4,7 +4,7 @@ use crate::record::Estimate;
 use crate::report::table::{Row, Table};
 use crate::report::text;
 use crate::report::theme::MUTED;
-use crate::stats::{LEVEL, student_interval};
+use crate::stats::{LEVEL, mean_interval};
 
 use super::cost::{byte_unit, time_unit};
 use super::{
@@ -77,7 +77,7 @@ fn accuracy(row: &Row<'_>) -> Option<Estimate<f64>> {
     let mean = row.accuracy?.mean * 100.0;
     let accuracies: Vec<f64> =
         row.summaries.iter().filter_map(|run| Some(run.test_accuracy? * 100.0)).collect();
-    Some(student_interval(&accuracies, LEVEL).unwrap_or(Estimate {
+    Some(mean_interval(&accuracies, LEVEL).unwrap_or(Estimate {
         value: mean,
         low: mean,
         high: mean,
