@@ -216,6 +216,8 @@ fn standardized(counts: &[u64; 256]) -> [f32; 256] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Meter;
+    use crate::units::Bytes;
 
     /// `train` and `test` images of 2 × 3 × 4, all different; every pixel of an image's first channel is its label.
     fn data(train: u8, test: u8) -> Dataset {
@@ -275,6 +277,19 @@ mod tests {
         }
         let mut other = Batches::new(&data, 8, FULL, 8).unwrap();
         assert_ne!(other.batch(0), expected[0]);
+    }
+
+    /// See the test of `ops::parallel` for what could stay.
+    #[test]
+    fn drawing_batches_leaves_no_memory_behind() {
+        let data = data(64, 1);
+        let mut batches = Batches::new(&data, 64, PLAIN, 7).unwrap();
+        let mut batch = batches.batch(0);
+        let meter = Meter::start();
+        for step in 0..200 {
+            batches.fill(step, &mut batch);
+        }
+        assert_eq!(meter.live(), Bytes(0));
     }
 
     #[test]

@@ -165,8 +165,8 @@
       card.hidden = !on;
       shown.hidden = on;
     });
-    // The library's own tools answer to the pointer only.
-    const reach = () => all('.modebar-btn', plot).forEach((tool) => {
+    // The library's own tools answer to the pointer only. What a drag does is for the pointer.
+    const reach = () => all('.modebar-btn:not([data-attr=dragmode])', plot).forEach((tool) => {
       Object.assign(tool, { tabIndex: 0, role: 'button', ariaLabel: tool.dataset.title });
     });
     plot.addEventListener('keydown', (event) => {

@@ -20,8 +20,8 @@ pub const RESAMPLES: usize = 10_000;
 /// an acceleration that is 0 ÷ 0 is 0.
 ///
 /// On few values it covers too little: of the mean of n normal values the 95 % interval covers 74 % at n = 3, 85 % at 6,
-/// 89 % at 10, 93 % at 20 (2,000 samples each). Hence it serves medians, which have no better one, and means have Student's:
-/// see [`mean_difference`](super::mean_difference).
+/// 89 % at 10, 93 % at 20 (2,000 samples each). Hence it serves medians, which have no better one, and means have
+/// [`mean_interval`](super::mean_interval).
 pub fn bca(
     samples: &[f64],
     statistic: impl Fn(&[f64]) -> f64,
