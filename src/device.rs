@@ -198,13 +198,13 @@ pub fn environment(choice: &Choice, threads: usize) -> Environment {
     let system = system.ok();
     let name = system.as_ref().and_then(|system| system.cpus().first());
     let name = name.map_or("", |cpu| cpu.brand().trim());
-    let name = gpu.as_ref().map_or(name, |gpu| &gpu.name);
+    let name = gpu.as_ref().map_or_else(|| processor(name), |gpu| gpu.name.clone());
     let memory = system.as_ref().map_or(0, System::total_memory);
     let features = cpu_features();
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Environment {
         device: choice.device.to_string(),
-        device_name: if name.is_empty() { "unknown processor".to_owned() } else { name.to_owned() },
+        device_name: name,
         threads,
         logical_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_total: (memory > 0).then_some(Bytes(memory)),
@@ -218,6 +218,27 @@ pub fn environment(choice: &Choice, threads: usize) -> Environment {
         started: utc(since_epoch.as_secs()),
         gpu,
     }
+}
+
+/// The processor by its own name and, on x86-64, by family and model: hosts of virtual machines give several kinds one name.
+fn processor(name: &str) -> String {
+    let name = if name.is_empty() { "unknown processor" } else { name };
+    #[cfg(target_arch = "x86_64")]
+    {
+        let [family, model] = family_and_model(std::arch::x86_64::__cpuid(1).eax);
+        format!("{name} (family {family}, model {model})")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    name.to_owned()
+}
+
+/// Family and model as AMD's and Intel's manuals have them in register EAX of CPUID's leaf 1.
+#[cfg(any(target_arch = "x86_64", test))]
+fn family_and_model(signature: u32) -> [u32; 2] {
+    let [model, family, more_model, more_family] =
+        [(4, 0xF), (8, 0xF), (16, 0xF), (20, 0xFF)].map(|(bit, mask)| signature >> bit & mask);
+    let whole_model = if family == 6 || family == 15 { more_model << 4 | model } else { model };
+    [if family == 15 { family + more_family } else { family }, whole_model]
 }
 
 fn operating_system() -> String {
@@ -356,6 +377,20 @@ mod tests {
         for text in ["", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda0"] {
             assert_eq!(text.parse::<Device>(), Err(DeviceError::Unknown(text.to_owned())));
         }
+    }
+
+    /// EPYC 9004 and 9005 (AMD's revision guides), a Xeon of the fourth generation (Intel's specification update), a Pentium.
+    #[test]
+    fn a_signature_is_a_family_and_a_model() {
+        for (signature, expected) in [
+            (0x00A1_0F11, [25, 17]),
+            (0x00B0_0F21, [26, 2]),
+            (0x0008_06F8, [6, 143]),
+            (0x0000_0543, [5, 4]),
+        ] {
+            assert_eq!(family_and_model(signature), expected, "{signature:x}");
+        }
+        assert!(processor("").starts_with("unknown processor"));
     }
 
     // python: datetime.fromtimestamp(s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -63,7 +63,7 @@ pub struct Recommendation {
 pub struct Environment {
     /// `cpu` or `cuda:N`.
     pub device: String,
-    /// The own name of the processor or the GPU.
+    /// The own name of the GPU, or of the processor with its family and model.
     pub device_name: String,
     /// Worker threads.
     pub threads: usize,

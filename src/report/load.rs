@@ -11,7 +11,7 @@ use super::mend::{self, Hopeless, Mended};
 /// A results folder in memory.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// The folder's own name.
+    /// The folder's own name, or what tells it from others beside it.
     pub label: String,
     /// The results file.
     pub results: Results,
@@ -41,16 +41,26 @@ pub fn load(dir: &Path) -> Result<Loaded, ReportError> {
             }
         }
     }
-    let label = dir
-        .canonicalize()
-        .ok()
-        .and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
-    Ok(Loaded {
-        label: label.unwrap_or_else(|| dir.display().to_string()),
-        results,
-        records,
-        notes,
-    })
+    Ok(Loaded { label: labels(&[dir]).concat(), results, records, notes })
+}
+
+/// For each folder its own name, with as many of those above it as tell it from the other folders.
+pub(super) fn labels(dirs: &[impl AsRef<Path>]) -> Vec<String> {
+    let whole = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let whole: Vec<PathBuf> = dirs.iter().map(|dir| whole(dir.as_ref())).collect();
+    let parts = |dir: &PathBuf| dir.components().count();
+    let last = |dir: &PathBuf, count: usize| -> PathBuf {
+        dir.components().skip(parts(dir).saturating_sub(count)).collect()
+    };
+    let label = |dir: &PathBuf| {
+        let clear = |count: &usize| {
+            let same = |other: &&PathBuf| last(other, *count) == last(dir, *count);
+            whole.iter().filter(same).count() == 1
+        };
+        let count = (1..parts(dir)).find(clear).unwrap_or(parts(dir));
+        last(dir, count).display().to_string()
+    };
+    whole.iter().map(label).collect()
 }
 
 fn load_results(path: &Path) -> Result<Mended, ReportError> {

@@ -138,12 +138,8 @@ pub fn render(dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
 /// As [`render`].
 pub fn render_together(dirs: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>, ReportError> {
     let mut experiments = dirs.iter().map(|dir| load(dir)).collect::<Result<Vec<_>, _>>()?;
-    let labels: Vec<String> = experiments.iter().map(|e| e.label.clone()).collect();
-    for (experiment, dir) in experiments.iter_mut().zip(dirs) {
-        // Folders of one name are told apart by where they are.
-        if labels.iter().filter(|label| **label == experiment.label).count() > 1 {
-            experiment.label = dir.display().to_string();
-        }
+    for (experiment, label) in experiments.iter_mut().zip(load::labels(dirs)) {
+        experiment.label = label;
     }
     write(out, &experiments)
 }

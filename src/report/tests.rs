@@ -1,6 +1,6 @@
 //! Tests of whole reports.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::draw;
 use super::figure::Figure;
@@ -578,6 +578,21 @@ fn many_variants_fit() {
     check_degenerate("many", change, &["is missing"]);
 }
 
+#[test]
+fn a_folder_is_called_by_the_end_of_its_path_that_no_other_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let labels = |names: &[&str]| {
+        let folders: Vec<PathBuf> = names.iter().map(|name| dir.path().join(name)).collect();
+        load::labels(&folders)
+    };
+    assert_eq!(labels(&["a/digits"]), ["digits"]);
+    assert_eq!(labels(&["a/digits", "a/mnist"]), ["digits", "mnist"]);
+    assert_eq!(labels(&["a/b/x", "c/b/x", "d/x", "y"]), ["a/b/x", "c/b/x", "d/x", "y"]);
+    // The same folder twice is told apart by nothing.
+    let whole = dir.path().join("x").display().to_string();
+    assert_eq!(labels(&["x", "x"]), [whole.clone(), whole]);
+}
+
 /// The same experiment on two machines, of which the second has one variant less.
 #[test]
 fn experiments_stand_side_by_side() {
@@ -594,8 +609,8 @@ fn experiments_stand_side_by_side() {
     let written = render_together(&folders, &out).unwrap();
     assert!(written.iter().all(|path| path.is_file() && path.starts_with(&out)));
 
-    // Folders of one name are told apart by their paths.
-    let labels = folders.map(|folder| folder.display().to_string());
+    // Folders of one name are told apart by those above them.
+    let labels = ["a/digits", "b/digits"];
     let sheet = text(&out.join("results.csv"));
     let mut reader = ::csv::Reader::from_reader(sheet.as_bytes());
     let names: Vec<(String, String)> =
@@ -604,7 +619,7 @@ fn experiments_stand_side_by_side() {
         variants.iter().map(|variant| (label.to_owned(), (*variant).to_owned())).collect()
     };
     let variants = ["fp32", "fp16-mixed", "bf16-mixed", "fp16-true", "e5m2"];
-    assert_eq!(names, [of(&labels[0], &variants), of(&labels[1], &variants[..4])].concat());
+    assert_eq!(names, [of(labels[0], &variants), of(labels[1], &variants[..4])].concat());
 
     let (page, summary) = (text(&out.join("report.html")), text(&out.join("summary.md")));
     for words in ["Other Processor", "processor (differs)", &format!("{} · fp16-true", labels[1])]
