@@ -2,7 +2,7 @@
 //! paired difference that cover it, the program's, Student's and the bootstrap's; of `better` or `worse` where nothing differs; and of
 //! `equivalent` where the difference is as large as the margin.
 //!
-//! `cargo run --release --example verdicts -- 2000` takes a minute or so; the number is that of experiments for each row.
+//! `cargo run --release --example verdicts -- 2000` takes three minutes or so; the number is that of experiments for each row.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 use mantissa::record::{AccuracyVerdict, Estimate};

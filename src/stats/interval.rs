@@ -15,8 +15,8 @@ pub(super) const TOST_LEVEL: f64 = 0.90;
 /// Hall's interval (1992, "On the Removal of Skewness by Transformation") is Student's with the skewness of the sample taken
 /// out of the statistic. Student's covers too little of few values where they are skewed, Hall's where their tails are long, and
 /// both of them together in about 95 of 100 of either (`examples/verdicts.rs`). Hall's ends no further than 3/|γ| standard
-/// deviations from the mean, whatever the level: there his polynomial is level, and its inverse leaps by half the width for at
-/// most one more truth in a hundred that is covered.
+/// deviations from the mean, whatever the level of confidence: there his polynomial is flat and its inverse leaps, which would make
+/// intervals half as wide again and cover at most one more truth in a hundred.
 pub fn mean_interval(samples: &[f64], level: f64) -> Option<Estimate<f64>> {
     let (value, spread) = (mean(samples)?, sd(samples)?);
     let [below, above] = reach(samples.len(), skewness(samples)?, level)?;
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// Hall's polynomial at what undoes it is what was to be undone, or its level place where that is nearer.
+    /// Hall's polynomial at what undoes it is what was to be undone, or its flat place where that is nearer.
     #[test]
     fn halls_transformation_is_undone() {
         for (n, g) in [(3, 0.7), (6, -1.7), (10, 0.3), (30, 1e-5), (30, 1e-7), (30, 0.0)] {
