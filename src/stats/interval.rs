@@ -13,10 +13,10 @@ pub(super) const TOST_LEVEL: f64 = 0.90;
 /// interval and of Hall's, to the higher of the higher ends. `None` for fewer than two values or a level outside 0 to 1.
 ///
 /// Hall's interval (1992, "On the Removal of Skewness by Transformation") is Student's with the skewness of the sample taken
-/// out of the statistic. Student's covers too little of few values where they are skewed, Hall's where their tails are long, and
-/// both of them together in about 95 of 100 of either (`examples/verdicts.rs`). Hall's ends no further than 3/|γ| standard
-/// deviations from the mean, whatever the level of confidence: there his polynomial is flat and its inverse leaps, which would make
-/// intervals half as wide again and cover at most one more truth in a hundred.
+/// out of the statistic. Student's covers too little of few values where they are skewed, Hall's where their tails are long;
+/// both together cover the truth in 94 to 97 of 100 either way (`examples/verdicts.rs`). Hall's ends no further than 3/|γ|
+/// standard deviations from the mean, whatever the level of confidence: there his polynomial is flat and its inverse leaps, which
+/// would make intervals half as wide again and cover at most one more truth in a hundred.
 pub fn mean_interval(samples: &[f64], level: f64) -> Option<Estimate<f64>> {
     let (value, spread) = (mean(samples)?, sd(samples)?);
     let [below, above] = reach(samples.len(), skewness(samples)?, level)?;

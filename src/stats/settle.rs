@@ -39,8 +39,8 @@ pub struct Settled {
 /// - the 95 % interval would leave out 0, its 5 % divided by `comparisons`, and n is at least [`least_pairs`]: better
 ///   or worse, even where Holm's method multiplies by the number of variants compared.
 ///
-/// An estimate: mean, spread and skewness of the seeds to come will not be those of the few that are there. `None` for fewer than two
-/// differences, and where no n up to [`MOST_PAIRS`] would do.
+/// An estimate: mean, spread and skewness of the seeds to come will not be those of the few that are there. `None` for fewer
+/// than two differences, and where no n up to [`MOST_PAIRS`] would do.
 pub fn pairs_to_settle(differences: &[f64], margin: f64, comparisons: usize) -> Option<Settled> {
     let (mean, spread, skewness) = (mean(differences)?, sd(differences)?, skewness(differences)?);
     let significance = SIGNIFICANCE / comparisons.max(1) as f64;
@@ -53,12 +53,12 @@ pub fn pairs_to_settle(differences: &[f64], margin: f64, comparisons: usize) -> 
         if -margin < low && high < margin {
             return Some(Outcome::Equivalent);
         }
-        let (low, high) = ends(n, 1.0 - significance)?;
-        match n >= least_pairs(comparisons) {
-            true if low > 0.0 => Some(Outcome::Better),
-            true if high < 0.0 => Some(Outcome::Worse),
-            _ => None,
+        if n < least_pairs(comparisons) {
+            return None;
         }
+        let (low, high) = ends(n, 1.0 - significance)?;
+        let better = (low > 0.0).then_some(Outcome::Better);
+        better.or((high < 0.0).then_some(Outcome::Worse))
     };
     let (mut low, mut high) = (MIN_PAIRS.max(differences.len() + 1), MOST_PAIRS);
     if low > high || outcome(high).is_none() {
