@@ -13,7 +13,7 @@ use mantissa::spec::{
     Activation, Augment, ConvBlock, DataPlan, ModelPlan, OptimizerPlan, Pool, ScheduleKind,
     SchedulePlan, TrainPlan,
 };
-use mantissa::train::Trainer;
+use mantissa::train::{Loaded, Trainer};
 
 /// Steps before the clock starts.
 const WARM_UP: u64 = 5;
@@ -45,19 +45,20 @@ fn run() -> Result<(), Failure> {
     let mut source = Batches::new(&data, batch, Augment::default(), 0)?;
     let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape, &device))?;
     for step in 0..WARM_UP {
-        trainer.step(&[trainer.load(source.batch(step))?], None)?;
+        let batch = Loaded::new(source.batch(step), data.shape, &device)?;
+        trainer.step(&mut |_| Ok(batch.clone()), None)?;
     }
     let together = if device.is_cpu() { 1 } else { STEPS_TOGETHER };
     let mut seconds = Vec::new();
     let mut done = 0;
     while done < steps {
         let count = together.min(steps - done);
-        let load = |step| trainer.load(source.batch(WARM_UP + done + step));
+        let load = |step| Loaded::new(source.batch(WARM_UP + done + step), data.shape, &device);
         let batches = (0..count).map(load).collect::<Result<Vec<_>, _>>()?;
         trainer.outcomes()?;
         let clock = Stopwatch::start(&device)?;
         for batch in batches {
-            trainer.step(&[batch], None)?;
+            trainer.step(&mut |_| Ok(batch.clone()), None)?;
         }
         let each = clock.stop()?.0 / count as f64;
         seconds.extend(std::iter::repeat_n(each, count as usize));

@@ -375,15 +375,23 @@ fn bf16_robust(case: &Case<'_>) -> Judgement {
     let (Some(share), Some(fp16_share)) = counted else {
         return not_measured("census steps".to_owned());
     };
+    let (skipped, fp16_skipped) = (skipped_share(case.variant), skipped_share(fp16.variant));
+    let skips_more = skipped > fp16_skipped;
     if fp16_share == 0.0 && share == 0.0 {
-        let missing = Some("a model or more steps that leave FP16's range".to_owned());
-        return Judgement { verdict: ClaimVerdict::Inconclusive, measured: None, missing };
+        // No counted step left the range, but a skipped step is one that did.
+        return if skips_more {
+            Judgement { verdict: ClaimVerdict::Refuted, measured: None, missing: None }
+        } else if fp16_skipped > 0.0 && skipped <= case.thresholds().rarer * fp16_skipped {
+            exact(skipped / fp16_skipped, ClaimVerdict::Confirmed)
+        } else {
+            let missing = Some("a model or more steps that leave FP16's range".to_owned());
+            Judgement { verdict: ClaimVerdict::Inconclusive, measured: None, missing }
+        };
     }
     if fp16_share == 0.0 {
         return Judgement { verdict: ClaimVerdict::Refuted, measured: None, missing: None };
     }
     let ratio = share / fp16_share;
-    let skips_more = skipped_share(case.variant) > skipped_share(fp16.variant);
     if ratio >= 1.0 {
         return exact(ratio, ClaimVerdict::Refuted);
     }
@@ -391,20 +399,27 @@ fn bf16_robust(case: &Case<'_>) -> Judgement {
     let missing = if skips_more {
         "agreement: values leave the range less often, yet more steps were skipped".to_owned()
     } else if ratio > rarer {
-        let every = case.results.plan.measure.census_every;
-        format!(
-            "more census steps than one in {every}: rarer, {ratio:.2} of FP16's, but not {rarer}"
-        )
+        let more = match case.results.plan.measure.census_every {
+            1 => "more steps".to_owned(),
+            every => format!("more census steps than one in {every}"),
+        };
+        format!("{more}: rarer, {ratio:.2} of FP16's, but not {rarer}")
     } else {
         return exact(ratio, ClaimVerdict::Confirmed);
     };
     Judgement { missing: Some(missing), ..exact(ratio, ClaimVerdict::Inconclusive) }
 }
 
-/// Share of the values of a census that overflowed or underflowed.
+/// Share of the values counted that overflowed or underflowed, in census steps and in rejected ones. What happens while a loss scale
+/// settles says how it starts, and nothing of the format.
 fn out_of_range(variant: &VariantResult) -> Option<f64> {
     let numerics = &variant.numerics;
-    let counts = numerics.weights.plus(numerics.activations).plus(gradients(variant));
+    let counts = match numerics.evidence.settled {
+        Counts { elements: 0, .. } => {
+            numerics.weights.plus(numerics.activations).plus(gradients(variant))
+        }
+        settled => settled,
+    };
     share(counts.overflow + counts.underflow, counts.elements)
 }
 
@@ -413,10 +428,12 @@ fn gradients(variant: &VariantResult) -> Counts {
     variant.numerics.activation_gradients.plus(variant.numerics.weight_gradients)
 }
 
+/// Share of the steps that were skipped, but for those while a loss scale settles.
 fn skipped_share(variant: &VariantResult) -> f64 {
-    let steps = variant.runs.iter().map(|run| run.steps).sum();
-    let skipped = variant.runs.iter().map(|run| run.skipped_steps).sum();
-    share(skipped, steps).unwrap_or(0.0)
+    let settling = variant.numerics.evidence.settling_steps;
+    let steps: u64 = variant.runs.iter().map(|run| run.steps).sum();
+    let skipped: u64 = variant.runs.iter().map(|run| run.skipped_steps).sum();
+    share(skipped.saturating_sub(settling), steps.saturating_sub(settling)).unwrap_or(0.0)
 }
 
 fn share(part: u64, of: u64) -> Option<f64> {

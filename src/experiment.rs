@@ -272,6 +272,8 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
         skips: Vec::new(),
         census: Vec::new(),
         census_steps: Vec::new(),
+        rejected_census: Vec::new(),
+        counted_steps: Vec::new(),
         updates: UpdateCounts::default(),
         gradients: GradientCounts::default(),
         memory: None,

@@ -1,8 +1,9 @@
 //! Memory. An allocator that counts the live bytes of the thread that asks for it, and their peak.
 //!
 //! Only blocks that the measuring thread itself allocates count: tensors and work space of the engine, which it allocates
-//! before it hands work to other threads. What a library keeps for itself, and what handing work over takes, is left out with
-//! [`uncounted`]. So the figures do not depend on the number of threads, and are the same from run to run.
+//! before it hands work to other threads. What handing work over takes is left out with [`uncounted`], and the work space of
+//! products, of which each thread has its own, is counted apart. So the figures do not depend on the number of threads, and are
+//! the same from run to run.
 #![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,6 +15,8 @@ thread_local! {
     static COUNTING: Cell<bool> = const { Cell::new(false) };
     static LIVE: Cell<i64> = const { Cell::new(0) };
     static PEAK: Cell<i64> = const { Cell::new(0) };
+    /// Bytes that this thread allocated in [`work_space`] and that are still live.
+    static WORK_SPACE: Cell<i64> = const { Cell::new(0) };
 }
 
 /// The system's allocator, counting.
@@ -111,6 +114,23 @@ impl Drop for Meter {
     }
 }
 
+/// Runs `work`, a product of a library that packs its operands into memory which it keeps for the thread's next product. That
+/// memory is not counted by [`Meter`], since it outlives a run; [`work_space_of_this_thread`] tells it.
+pub fn work_space<R>(work: impl FnOnce() -> R) -> R {
+    let (counting, live, peak) = (COUNTING.replace(true), LIVE.get(), PEAK.get());
+    let result = work();
+    WORK_SPACE.set(WORK_SPACE.get() + LIVE.get() - live);
+    LIVE.set(live);
+    PEAK.set(peak);
+    COUNTING.set(counting);
+    result
+}
+
+/// What this thread allocated in [`work_space`] and keeps. Where a product hands work to other threads, that is in it too.
+pub fn work_space_of_this_thread() -> Bytes {
+    Bytes(WORK_SPACE.get().max(0) as u64)
+}
+
 /// Runs `work` without counting what this thread allocates in it. What it frees must be its own.
 pub fn uncounted<R>(work: impl FnOnce() -> R) -> R {
     let before = COUNTING.replace(false);
@@ -138,6 +158,22 @@ mod tests {
         uncounted(|| drop(hidden));
         drop(second);
         assert_eq!(meter.live(), Bytes(0));
+    }
+
+    #[test]
+    fn work_space_is_counted_apart() {
+        let meter = Meter::start();
+        let before = work_space_of_this_thread();
+        let kept = work_space(|| drop_one_keep_one(3000, 500));
+        assert_eq!((meter.live(), meter.peak()), (Bytes(0), Bytes(0)));
+        assert_eq!(work_space_of_this_thread(), Bytes(before.0 + 500));
+        work_space(|| drop(kept));
+        assert_eq!(work_space_of_this_thread(), before);
+    }
+
+    fn drop_one_keep_one(dropped: usize, kept: usize) -> Vec<u8> {
+        drop(vec![0_u8; dropped]);
+        vec![0_u8; kept]
     }
 
     #[test]

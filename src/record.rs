@@ -345,6 +345,10 @@ pub struct Memory {
     pub optimizer: Bytes,
     /// The rest of the peak: what forward keeps for backward, and work space.
     pub activations: Bytes,
+    /// What of the activations the matrix products pack their operands into, with one thread: each thread more has some of its
+    /// own. None on a GPU, where all policies have the same, and in files of before it was measured.
+    #[serde(default)]
+    pub work_space: Option<Bytes>,
 }
 
 /// Counts of one role over the census steps.
@@ -431,6 +435,26 @@ pub struct Numerics {
     pub gradients: GradientCounts,
     /// Skipped steps, all seeds.
     pub skipped_steps: u64,
+    /// What was counted in which steps; all 0 in files of before this was told.
+    #[serde(default)]
+    pub evidence: Evidence,
+}
+
+/// What is known of values that leave their format's range, all roles together: from the census steps of the plan and from rejected
+/// steps between them. Under a dynamic loss scale that starts too high, the steps before a run's first update are rejected until it
+/// has settled; they are told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Census steps of the plan, all seeds.
+    pub census_steps: u64,
+    /// Rejected steps beside those that were counted, all seeds.
+    pub rejected_steps: u64,
+    /// Skipped steps before a run's first update, all seeds.
+    pub settling_steps: u64,
+    /// The counts of those that were counted.
+    pub settling: Counts,
+    /// The counts of all other steps that were counted.
+    pub settled: Counts,
 }
 
 /// A variant against the baseline, paired by block (times) or by seed (accuracy).
@@ -542,15 +566,22 @@ pub struct RunRecord {
     pub scale: Vec<(u64, f64)>,
     /// The skipped steps.
     pub skips: Vec<Skip>,
-    /// Counts by layer and role, summed over the census steps.
+    /// Counts by layer and role, summed over the census steps of the plan.
     pub census: Vec<LayerCensus>,
-    /// Steps on which a census was taken.
+    /// Steps of the plan on which a census was taken.
     pub census_steps: Vec<u64>,
+    /// Counts of rejected steps between those, as far as their weights were still there: of the first sixteen, and of the one
+    /// that ended the run.
+    #[serde(default)]
+    pub rejected_census: Vec<LayerCensus>,
+    /// Every step that has a census, the plan's and the rejected ones, in order of counting.
+    #[serde(default)]
+    pub counted_steps: Vec<CountedStep>,
     /// Updates over every step.
     pub updates: UpdateCounts,
     /// Weight gradients over every step.
     pub gradients: GradientCounts,
-    /// Memory of this run; none where the arithmetic is emulated, or with fewer than four steps.
+    /// Memory of this run; none where the arithmetic is emulated.
     pub memory: Option<Memory>,
 }
 
@@ -565,13 +596,28 @@ pub struct Evaluation {
     pub loss: Option<f64>,
 }
 
-/// A step whose update was skipped.
+/// A step whose update was skipped, because its loss or a weight gradient was not finite.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skip {
     /// The step, from 0.
     pub step: u64,
-    /// The layer whose weight gradient was the first of the backward pass to be non-finite.
+    /// The layer to blame. Where the loss is not finite: the first of the forward pass whose result is not, as far as the
+    /// weights of that step were still there when it was looked for; `loss` where all are. Otherwise the layer whose weight
+    /// gradient was the first of the backward pass not to be finite.
     pub layer: String,
+}
+
+/// What a census found in one step, all layers and roles together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountedStep {
+    /// The step, from 0.
+    pub step: u64,
+    /// Whether the plan asked for it; else it was counted because it was rejected.
+    pub planned: bool,
+    /// Whether its update was made.
+    pub applied: bool,
+    /// The counts.
+    pub counts: Counts,
 }
 
 /// The role of a tensor in training.

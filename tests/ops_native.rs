@@ -740,3 +740,26 @@ fn results_do_not_depend_on_the_number_of_threads() -> Result<()> {
     }
     Ok(())
 }
+
+/// Squares that f32 does not hold: the sum by its definition, in f64. A NaN or an infinity stays one.
+#[test]
+fn the_norm_of_very_large_and_very_small_gradients_is_that_of_f64() {
+    for (values, unscale) in [
+        (vec![1e22_f32; 3000], 1.0),
+        (vec![3e-25; 1500], 1.0),
+        (vec![1e30, 0.0, -2e5, 3e-25], 1.0),
+        (vec![f32::MAX; 2], 2.0_f32.powi(-16)),
+        (vec![0.0; 5], 1.0),
+    ] {
+        let expected: f64 = values.iter().map(|value| f64::from(value * unscale).powi(2)).sum();
+        let count = values.len();
+        let gradient = Tensor::from_vec(values, count, &Device::Cpu).unwrap();
+        let found = ops::inspect_gradient(&gradient, Format::F32, unscale).unwrap().squares;
+        assert!((found - expected).abs() <= 1e-6 * expected, "{found} {expected}");
+    }
+    for value in [f32::INFINITY, f32::NAN] {
+        let gradient = Tensor::from_vec(vec![1.0, value], 2, &Device::Cpu).unwrap();
+        let summary = ops::inspect_gradient(&gradient, Format::F32, 1.0).unwrap();
+        assert!(!summary.squares.is_finite() && !summary.is_finite());
+    }
+}

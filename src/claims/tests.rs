@@ -3,7 +3,7 @@
 use super::*;
 use crate::precision::DynamicScale;
 use crate::record::{AccuracyDifference, Control, Environment, Numerics, RunSummary, SCHEMA};
-use crate::record::{GradientCounts, UpdateCounts};
+use crate::record::{Evidence, GradientCounts, UpdateCounts};
 use crate::spec::{
     Activation, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, ScheduleKind, SchedulePlan,
     TrainPlan, VariantPlan,
@@ -426,6 +426,7 @@ fn census(overflow: u64, underflow: u64) -> Numerics {
         updates: UpdateCounts::default(),
         gradients: GradientCounts::default(),
         skipped_steps: 0,
+        evidence: Evidence::default(),
     }
 }
 
@@ -454,6 +455,42 @@ fn bf16_is_robust_where_it_leaves_its_range_half_as_often() {
     }
     let alone = verdict("bf16-robust", vec![fp16_true(), bf16_mixed()], |_| ());
     assert_eq!(alone, NotMeasured);
+}
+
+/// Numbers by their definitions: shares of 2,000 values of settled steps, and of the steps that are left.
+#[test]
+fn bf16_is_judged_by_rejected_steps_too_and_not_by_a_scale_that_settles() {
+    let seen = |settling_overflow, overflow, settling_steps, skipped_steps| {
+        let counts = |overflow| Counts { elements: 2000, overflow, ..Counts::default() };
+        let evidence = Evidence {
+            census_steps: 6,
+            rejected_steps: 6,
+            settling_steps,
+            settling: counts(settling_overflow),
+            settled: counts(overflow),
+        };
+        (Numerics { evidence, ..census(settling_overflow, 0) }, skipped_steps)
+    };
+    for (fp16, bf16, expected) in [
+        // A rejected step between the census steps overflowed.
+        (seen(0, 12, 0, 0), seen(0, 0, 0, 0), Confirmed),
+        (seen(0, 12, 0, 0), seen(0, 12, 0, 0), Refuted),
+        // Only the start of the loss scale overflowed.
+        (seen(121, 0, 12, 12), seen(0, 0, 0, 0), Inconclusive),
+        // No step that was counted overflowed, but steps were skipped.
+        (seen(121, 0, 12, 20), seen(0, 0, 0, 0), Confirmed),
+        (seen(121, 0, 12, 20), seen(0, 0, 0, 8), Inconclusive),
+        (seen(121, 0, 12, 12), seen(0, 0, 0, 1), Refuted),
+    ] {
+        let fill = |variants: &mut [VariantResult]| {
+            for (variant, (numerics, skipped)) in variants.iter_mut().zip([fp16, bf16]) {
+                variant.numerics = numerics;
+                variant.runs[0].skipped_steps = skipped;
+            }
+        };
+        let pair = vec![fp16_mixed(), bf16_mixed()];
+        assert_eq!(verdict("bf16-robust", pair, fill), expected, "{fp16:?} {bf16:?}");
+    }
 }
 
 #[test]

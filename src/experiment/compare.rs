@@ -2,8 +2,8 @@
 
 use crate::claims::accuracies;
 use crate::record::{
-    AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, Numerics, Phases, Role,
-    RunRecord, TrainTime, VariantResult, Work,
+    AccuracyDifference, AgainstBaseline, Counts, Estimate, Evidence, Inference, Numerics, Phases,
+    Role, RunRecord, TrainTime, VariantResult, Work,
 };
 use crate::spec::{ControlKind, Plan};
 use crate::stats;
@@ -99,8 +99,31 @@ pub(super) fn numerics(runs: &[&RunRecord]) -> Numerics {
         total.updates.lost += run.updates.lost;
         total.gradients = total.gradients.plus(run.gradients);
         total.skipped_steps += run.summary.skipped_steps;
+        add_evidence(&mut total.evidence, run);
     }
     total
+}
+
+/// Adds what the counted steps of a run tell.
+fn add_evidence(evidence: &mut Evidence, run: &RunRecord) {
+    let settling = settling_steps(run);
+    evidence.settling_steps += settling;
+    for counted in &run.counted_steps {
+        let steps =
+            if counted.planned { &mut evidence.census_steps } else { &mut evidence.rejected_steps };
+        *steps += 1;
+        let counts =
+            if counted.step < settling { &mut evidence.settling } else { &mut evidence.settled };
+        *counts = counts.plus(counted.counts);
+    }
+}
+
+/// Steps that a run skipped before its first update while its loss scale came down; 0 of a run that never made one.
+fn settling_steps(run: &RunRecord) -> u64 {
+    let skipped = run.skips.iter().zip(0..).take_while(|(skip, step)| skip.step == *step).count();
+    let scale_moves = run.scale.len() > 1;
+    let updates = (skipped as u64) < run.summary.steps;
+    if scale_moves && updates { skipped as u64 } else { 0 }
 }
 
 /// Fills in the comparison of every variant but the baseline.

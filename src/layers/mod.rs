@@ -10,8 +10,8 @@ use candle_core::{Result, Tensor};
 
 pub use conv::{Conv2d, ConvSizes};
 pub use linear::Linear;
-pub use norm::{BatchNorm, RunningStatistics};
-pub use pass::{Arithmetic, Mode, Pass, Saved};
+pub use norm::{BatchNorm, BatchStatistics, RunningStatistics};
+pub use pass::{Arithmetic, Finished, Mode, Pass, Saved};
 pub use shape::{Activate, Dropout, Flatten, Pooling, Residual, Sequential};
 
 /// A step of a model. What forward puts on the pass's tape, backward takes off it.

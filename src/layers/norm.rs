@@ -34,6 +34,30 @@ impl RunningStatistics {
     }
 }
 
+/// What one batch norm found in one batch.
+#[derive(Clone, Debug)]
+pub struct BatchStatistics {
+    /// Which running statistics they are for.
+    pub index: usize,
+    /// Mean of each channel, f32.
+    pub mean: Tensor,
+    /// Biased variance of each channel, f32.
+    pub variance: Tensor,
+    /// Values of each channel.
+    pub count: usize,
+}
+
+impl BatchStatistics {
+    /// Takes them into the running statistics of their batch norm, unless `applied` is 0 ([`ops::take_in_statistics`]).
+    ///
+    /// # Errors
+    /// When these are not the statistics of the model.
+    pub fn take_in(&self, running: &[RunningStatistics], applied: &Tensor) -> Result<()> {
+        let RunningStatistics { mean, variance } = &running[self.index];
+        ops::take_in_statistics((mean, variance), (&self.mean, &self.variance), self.count, applied)
+    }
+}
+
 /// Batch norm over N, H and W.
 #[derive(Debug)]
 pub struct BatchNorm {
@@ -64,10 +88,12 @@ impl Layer for BatchNorm {
             return pass.activation(&self.name, y);
         }
         let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta)?;
-        let running = pass.statistics(self.statistics);
-        let count = x.elem_count() / saved.mean.elem_count();
-        let running = (&running.mean, &running.variance);
-        ops::take_in_statistics(running, (&saved.mean, &variance), count, pass.ended())?;
+        pass.keep_statistics(BatchStatistics {
+            index: self.statistics,
+            mean: saved.mean.clone(),
+            variance,
+            count: x.elem_count() / saved.mean.elem_count(),
+        });
         pass.save(Saved::BatchNorm(x, saved));
         pass.activation(&self.name, y)
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 
-use super::RunningStatistics;
+use super::{BatchStatistics, RunningStatistics};
 use crate::numerics::Census;
 use crate::ops::{self, BatchNormSaved, Operands, Random};
 use crate::precision::Format;
@@ -50,14 +50,12 @@ impl Arithmetic {
 /// What a pass is for.
 #[derive(Clone, Debug)]
 pub enum Mode {
-    /// Forward and backward: keeps a tape, drops, uses and updates the batch's statistics.
+    /// Forward and backward: keeps a tape, drops, uses the batch's statistics.
     Training {
         /// The run's seed, for dropout.
         seed: u64,
         /// Number of the forward pass in the run, for dropout: one u32 on the tensors' device.
         pass: Tensor,
-        /// On a GPU, which may be ahead of the host: not 0 once the run is over, so that statistics stay as they are.
-        ended: Option<Tensor>,
     },
     /// Forward only: no tape, no dropout, running statistics.
     Inference,
@@ -72,6 +70,15 @@ pub enum Saved {
     BatchNorm(Tensor, BatchNormSaved),
     /// A shape of four dimensions.
     Shape([usize; 4]),
+}
+
+/// What a pass of forward and backward leaves behind.
+#[derive(Debug)]
+pub struct Finished {
+    /// The gradients, one a parameter.
+    pub gradients: Vec<Tensor>,
+    /// The statistics of the batch, in the order of the layers.
+    pub statistics: Vec<BatchStatistics>,
 }
 
 /// Whether the pass looks for results that are not finite.
@@ -91,6 +98,7 @@ pub struct Pass<'a> {
     census: Option<&'a mut Census>,
     tape: Vec<Saved>,
     gradients: Vec<Option<Tensor>>,
+    batch_statistics: Vec<BatchStatistics>,
     watch: Watch,
 }
 
@@ -103,8 +111,19 @@ impl<'a> Pass<'a> {
         statistics: &'a [RunningStatistics],
     ) -> Self {
         let gradients = vec![None; weights.len()];
-        let (census, tape, watch) = (None, Vec::new(), Watch::Off);
-        Self { arithmetic, mode, weights, statistics, census, tape, gradients, watch }
+        let (tape, batch_statistics) = (Vec::new(), Vec::new());
+        let (census, watch) = (None, Watch::Off);
+        Self {
+            arithmetic,
+            mode,
+            weights,
+            statistics,
+            census,
+            tape,
+            gradients,
+            batch_statistics,
+            watch,
+        }
     }
 
     /// Counts what rounding does, in a wide pass.
@@ -136,14 +155,6 @@ impl<'a> Pass<'a> {
         matches!(self.mode, Mode::Training { .. })
     }
 
-    /// Where a GPU finds whether the run is over.
-    pub fn ended(&self) -> Option<&Tensor> {
-        match &self.mode {
-            Mode::Training { ended, .. } => ended.as_ref(),
-            Mode::Inference => None,
-        }
-    }
-
     /// How products treat f32 operands.
     pub fn operands(&self) -> Operands {
         match self.arithmetic {
@@ -160,6 +171,12 @@ impl<'a> Pass<'a> {
     /// Running statistics of one batch norm.
     pub fn statistics(&self, index: usize) -> &RunningStatistics {
         &self.statistics[index]
+    }
+
+    /// Keeps the statistics of a batch until the end of the step: running statistics take in only those of steps that are
+    /// applied.
+    pub fn keep_statistics(&mut self, statistics: BatchStatistics) {
+        self.batch_statistics.push(statistics);
     }
 
     /// Random numbers for one use in this pass; none in inference.
@@ -264,12 +281,16 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The gradients, one a parameter.
+    /// What a pass leaves behind.
     ///
     /// # Errors
-    /// When a parameter has none: backward did not run to the end.
-    pub fn into_gradients(self) -> Result<Vec<Tensor>> {
+    /// When a parameter has no gradient: backward did not run to the end.
+    pub fn finish(self) -> Result<Finished> {
         let missing = || Error::Msg("a parameter has no gradient".to_owned()).bt();
-        self.gradients.into_iter().map(|gradient| gradient.ok_or_else(missing)).collect()
+        let gradients = self.gradients.into_iter().map(|gradient| gradient.ok_or_else(missing));
+        Ok(Finished {
+            gradients: gradients.collect::<Result<_>>()?,
+            statistics: self.batch_statistics,
+        })
     }
 }

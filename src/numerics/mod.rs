@@ -31,6 +31,19 @@ impl Census {
         self.tallies.entry((layer.to_owned(), role)).or_default().add(tally);
     }
 
+    /// Adds all of another census.
+    pub fn merge(&mut self, other: Self) {
+        for (key, tally) in other.tallies {
+            self.tallies.entry(key).or_default().add(&tally);
+        }
+    }
+
+    /// The counts of all layers and roles whose values are rounded: all but the updates.
+    pub fn totals(&self) -> Counts {
+        let rounded = self.tallies.iter().filter(|((_, role), _)| *role != Role::Updates);
+        rounded.fold(Counts::default(), |total, (_, tally)| total.plus(tally.counts))
+    }
+
     /// Whether nothing was counted yet.
     pub fn is_empty(&self) -> bool {
         self.tallies.is_empty()

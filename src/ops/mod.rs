@@ -55,8 +55,9 @@ pub use pool::{
 };
 pub use product::{
     Operands, column_sums, linear, linear_input_gradient, linear_weight_gradient, take_operations,
+    work_space,
 };
-pub use step::{ParameterTensors, Rates, StepEnd, StepOutcome, StepSettings};
+pub use step::{ParameterTensors, RateSchedule, Rates, StepEnd, StepOutcome, StepSettings};
 pub use update::{
     AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,
 };

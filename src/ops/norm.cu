@@ -47,11 +47,11 @@ __device__ void batch_norm_statistics(
 FOR_EACH_STORAGE(BATCH_NORM_STATISTICS)
 
 // Takes a batch's statistics into the running ones: r ← r + momentum (new − r). The variance that is taken in is the unbiased
-// one, `variance` times `unbiased` = n / (n − 1). Nothing once *ended is not 0; it may be null. One-dimensional, any geometry.
+// one, `variance` times `unbiased` = n / (n − 1). Nothing where *applied is 0: the step was rejected. One-dimensional, any geometry.
 extern "C" __global__ void running_statistics(
     float* running_mean, float* running_variance, const float* mean, const float* variance,
-    u32 channels, float momentum, float unbiased, const u64* ended) {
-    if (ended && *ended > 0) {
+    u32 channels, float momentum, float unbiased, const u32* applied) {
+    if (*applied == 0) {
         return;
     }
     for (u64 i = first_index(); i < channels; i += index_step()) {

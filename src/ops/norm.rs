@@ -5,7 +5,7 @@ use candle_core::{Device, Result, Tensor, WithDType as _};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::element::{Element, by_dtype};
-use super::host::{build, edit, expect_shape, view};
+use super::host::{build, edit, expect_shape, first, view};
 use super::parallel::{BLOCK, for_each, map_indices, sum, tree, vectorized};
 
 /// Added to the variance.
@@ -112,10 +112,10 @@ pub fn batch_norm(
 }
 
 /// Takes a batch's mean and biased variance into running ones, in place: r ← r + 0.1 (new − r), as PyTorch's default, with the
-/// unbiased variance of `count` values a channel. On a GPU, which may be ahead of the host, not if [`StepEnd::ended`] says that
-/// the run is over.
+/// unbiased variance of `count` values a channel. Does nothing where `applied`, one value of 32 bits, is 0: the batch is then of a
+/// step that was rejected ([`StepEnd::applied`]).
 ///
-/// [`StepEnd::ended`]: crate::ops::StepEnd::ended
+/// [`StepEnd::applied`]: crate::ops::StepEnd::applied
 ///
 /// # Errors
 /// When a tensor is not contiguous, not f32, or they differ in shape.
@@ -123,18 +123,18 @@ pub fn take_in_statistics(
     running: (&Tensor, &Tensor),
     batch: (&Tensor, &Tensor),
     count: usize,
-    ended: Option<&Tensor>,
+    applied: &Tensor,
 ) -> Result<()> {
     let c = running.0.dims1()?;
     let unbiased = count as f32 / (count.max(2) - 1) as f32;
     for tensor in [running.1, batch.0, batch.1] {
         expect_shape("a batch norm's statistics", tensor, &[c])?;
     }
-    if let Some(ended) = ended {
-        expect_shape("whether the run is over", ended, &[2])?;
+    expect_shape("whether the update was made", applied, &[1])?;
+    on_gpu!(batch.0 => cuda::take_in_statistics(running, batch, (MOMENTUM, unbiased), applied));
+    if first::<f32>(applied)? == 0.0 {
+        return Ok(());
     }
-    on_gpu!(batch.0 => cuda::take_in_statistics(running, batch, (MOMENTUM, unbiased), ended));
-    debug_assert!(ended.is_none());
     for (running, new, factor) in [(running.0, batch.0, 1.0), (running.1, batch.1, unbiased)] {
         let new = view::<f32>(new)?;
         edit::<f32>(running, |running| {

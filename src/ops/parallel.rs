@@ -1,6 +1,8 @@
 //! How element-wise work is cut up: chunks for threads, and code compiled for the vector units that are there.
 #![expect(unsafe_code, reason = "calling code compiled for instructions that were just detected")]
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use crate::memory::uncounted;
@@ -47,11 +49,29 @@ pub(crate) fn with_vectors<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
+thread_local! {
+    /// Whether this thread keeps its work to itself.
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` without handing any of it to another thread.
+pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
+    let before = ALONE.replace(true);
+    let result = work();
+    ALONE.set(before);
+    result
+}
+
+/// How many threads may share this thread's work.
+pub(crate) fn threads() -> usize {
+    if ALONE.get() { 1 } else { rayon::current_num_threads() }
+}
+
 /// Calls `work(index, item)` for every item, in parallel if there is more than one. What the work allocates in passing, and
 /// what rayon does to hand it over, is not counted as memory: how much of it falls on this thread is chance.
 pub(crate) fn for_each<I: Send>(mut items: Vec<I>, work: impl Fn(usize, I) + Sync + Send) {
     uncounted(|| {
-        if items.len() <= 1 || rayon::current_num_threads() == 1 {
+        if items.len() <= 1 || threads() == 1 {
             items.drain(..).enumerate().for_each(|(index, item)| work(index, item));
         } else {
             items.par_drain(..).enumerate().for_each(|(index, item)| work(index, item));
@@ -67,7 +87,7 @@ pub(crate) fn map_indices<R: Send + Copy>(
 ) -> Vec<R> {
     let mut results = Vec::with_capacity(count);
     uncounted(|| {
-        if count <= 1 || rayon::current_num_threads() == 1 {
+        if count <= 1 || threads() == 1 {
             results.extend((0..count).map(work));
         } else {
             (0..count).into_par_iter().map(work).collect_into_vec(&mut results);

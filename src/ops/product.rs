@@ -1,16 +1,17 @@
 //! Matrix products, by gemmkit: operands in one type, sums in f32, one rounding.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use candle_core::{Error, Result, Tensor};
-use gemmkit::{Bias, MatMut, MatRef, Parallelism};
+use gemmkit::{Bias, MatMut, MatRef, Parallelism, Workspace};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{build, expect_shape, view};
-use super::parallel::{for_each, vectorized};
+use super::parallel::{alone, for_each, threads, vectorized};
 use crate::memory;
+use crate::units::Bytes;
 
 /// How a product treats f32 operands. Others are as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ impl Operands {
 thread_local! {
     /// Operations of the products that this thread has asked for.
     static OPERATIONS: Cell<u64> = const { Cell::new(0) };
+    /// What this thread's products pack their operands into. It grows to what the largest product needs, and stays.
+    static WORK_SPACE: RefCell<Workspace> = const { RefCell::new(Workspace::new()) };
 }
 
 /// Multiplications and additions of the matrix products that this thread has asked for since the last call.
@@ -52,7 +55,7 @@ pub(crate) fn count_product([m, n, k]: [usize; 3]) {
 
 /// How many workers a product may use: those of the pool that the caller is in.
 pub(crate) fn workers() -> Parallelism {
-    match rayon::current_num_threads() {
+    match threads() {
         1 => Parallelism::Serial,
         threads => Parallelism::Rayon(threads),
     }
@@ -67,9 +70,30 @@ pub(crate) fn product<T: Element>(
     workers: Parallelism,
 ) {
     let out = MatMut::from_row_major(out, a.rows(), b.cols());
-    memory::uncounted(|| {
-        gemmkit::gemm_fused(one(), a, b, T::default(), out, bias, None, workers);
+    let multiply = |space: &mut Workspace| {
+        gemmkit::gemm_fused_with(space, one(), a, b, T::default(), out, bias, None, workers);
+    };
+    memory::work_space(|| {
+        WORK_SPACE.with(|space| match space.try_borrow_mut() {
+            Ok(mut space) => multiply(&mut space),
+            // A product inside another: this thread took a task of it while it waited.
+            Err(_) => multiply(&mut Workspace::new()),
+        });
     });
+}
+
+/// The memory into which the products of `work` pack their operands, with this thread alone: with more threads each has some of
+/// its own.
+///
+/// # Errors
+/// Those of `work`.
+pub fn work_space(work: impl FnOnce() -> Result<()>) -> Result<Bytes> {
+    let kept = WORK_SPACE.replace(Workspace::new());
+    let before = memory::work_space_of_this_thread();
+    let outcome = alone(work);
+    let after = memory::work_space_of_this_thread();
+    memory::work_space(|| drop(WORK_SPACE.replace(kept)));
+    outcome.map(|()| Bytes(after.0.saturating_sub(before.0)))
 }
 
 /// 1 in the type of the operands.

@@ -1,6 +1,9 @@
 //! The end of a step, for all parameters of a run: what one pass over the gradients finds, whether the step is skipped, the next
 //! loss scale, and the update. The state that decides it is on the tensors' device, so that a GPU never waits for the host.
 
+use std::fmt;
+use std::sync::Arc;
+
 use candle_core::{Device, Result, Tensor};
 
 #[cfg(feature = "cuda")]
@@ -9,7 +12,7 @@ use super::host::{edit, first, zeros};
 use super::update::{
     AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,
 };
-use crate::precision::{Format, LossScale};
+use crate::precision::{Format, LossScale, NON_FINITE_LOSSES};
 use crate::record::Phase;
 
 /// What of an update's rule changes from one update to the next.
@@ -24,13 +27,35 @@ pub struct Rates {
     pub correction2: f32,
 }
 
+/// The rates of each update of a run, computed when they are needed: a table would grow with the length of the run.
+#[derive(Clone)]
+pub struct RateSchedule(Arc<dyn Fn(u64) -> Rates + Send + Sync>);
+
+impl RateSchedule {
+    /// A schedule of which `rates` tells the rates of each update, from 0.
+    pub fn new(rates: impl Fn(u64) -> Rates + Send + Sync + 'static) -> Self {
+        Self(Arc::new(rates))
+    }
+
+    /// The rates of an update, from 0.
+    pub fn at(&self, update: u64) -> Rates {
+        (self.0)(update)
+    }
+}
+
+impl fmt::Debug for RateSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RateSchedule").field(&self.at(0)).finish_non_exhaustive()
+    }
+}
+
 /// How steps end.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct StepSettings {
     /// The rule of the updates; what [`Rates`] has is taken from `rates`.
     pub rule: Update,
-    /// One entry for each update of the run; the last is for all that follow. Never empty.
-    pub rates: Vec<Rates>,
+    /// The rates of each update.
+    pub rates: RateSchedule,
     /// The loss scale at the start.
     pub scale: LossScale,
     /// Largest global norm of the unscaled gradients.
@@ -72,11 +97,15 @@ pub struct StepOutcome {
     pub clip: f32,
     /// What was counted of the weight gradients, and the sum of their squares.
     pub gradients: GradientSummary,
-    /// The parameter whose gradient was the first of the backward pass not to be finite; the update was skipped then.
+    /// Whether the update was made. It was not where the loss or a gradient is not finite: the step was rejected, and all but the
+    /// loss scale is as it was before.
+    pub applied: bool,
+    /// The parameter whose gradient was the first of the backward pass not to be finite.
     pub blamed: Option<usize>,
     /// Weights that were updated to what they were: Δw ≠ 0 and w + Δw rounded to w.
     pub lost: u64,
-    /// Whether the run is over: the loss is not finite, or the loss scale fell under its floor.
+    /// Whether the run is over. Under a dynamic loss scale: the scale fell under its floor, or the loss was not finite in
+    /// [`NON_FINITE_LOSSES`] steps in a row; otherwise: the loss is not finite.
     pub ends: bool,
 }
 
@@ -103,7 +132,11 @@ struct Host {
     /// The loss scale and the step's loss, as other operations read and write them.
     scale_value: Tensor,
     loss: Tensor,
+    /// Whether the last step was applied: 1 or 0.
+    applied: Tensor,
     updates: u64,
+    /// Steps in a row whose loss was not finite.
+    non_finite_losses: u32,
     ended: bool,
     outcomes: Vec<StepOutcome>,
 }
@@ -127,7 +160,9 @@ impl StepEnd {
             scale: settings.scale,
             scale_value: Tensor::from_vec(vec![settings.scale.value()], 1, device)?,
             loss: zeros(1, device)?,
+            applied: zeros(1, device)?,
             updates: 0,
+            non_finite_losses: 0,
             ended: false,
             outcomes: Vec::new(),
         });
@@ -157,12 +192,12 @@ impl StepEnd {
         }
     }
 
-    /// On a GPU, which may be ahead of what the host has read: not 0 once the run is over, a u64 as two words.
-    pub fn ended(&self) -> Option<&Tensor> {
+    /// Whether the last finished step was applied: one value of 32 bits, 0 where it was rejected and once the run is over.
+    pub fn applied(&self) -> &Tensor {
         match &self.state {
-            State::Host(_) => None,
+            State::Host(host) => &host.applied,
             #[cfg(feature = "cuda")]
-            State::Gpu(step) => Some(step.ended()),
+            State::Gpu(step) => step.applied(),
         }
     }
 
@@ -188,7 +223,7 @@ impl StepEnd {
     }
 
     /// Ends a step: converts the gradients, one a parameter, to f32, unscales and counts them; skips the update and lowers the
-    /// scale if one is not finite, else clips and updates. `deltas`, one a parameter in f32, are where Δw is written if it is to
+    /// scale if one or the loss is not finite, else clips and updates. `deltas`, one a parameter in f32, are where Δw is written if it is to
     /// be looked at. `enter` is told of the phases that this comes to. Does nothing once the run is over.
     ///
     /// # Errors
@@ -229,43 +264,68 @@ impl Host {
         enter: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<()> {
         if self.ended {
-            return Ok(());
+            return edit::<f32>(&self.applied, |applied| applied[0] = 0.0);
         }
         enter(Phase::Unscale)?;
+        let loss = first::<f32>(&self.loss)?;
         let scale = self.scale.value();
         let unscale = 1.0 / scale;
         let (summary, blamed) = inspect(gradients, settings.compute, unscale)?;
+        let applied = blamed.is_none() && loss.is_finite();
         let (mut clip, mut lost) = (1.0, 0);
-        if blamed.is_none() {
+        if applied {
             clip = clip_factor(settings.clip_norm, summary);
             enter(Phase::Update)?;
-            let last = settings.rates.len() - 1;
-            let rates = settings.rates[last.min(self.updates as usize)];
-            let rule = settings.rule.at(rates);
             let StepSettings { params, compute, .. } = *settings;
             let conversion = Conversion { unscale, clip, params, compute };
-            for (index, (tensors, gradient)) in parameters.iter().zip(gradients).enumerate() {
-                let set = UpdateTensors {
-                    weights: &tensors.weights,
-                    copy: tensors.copy.as_ref(),
-                    gradient,
-                    first: tensors.first.as_ref(),
-                    second: tensors.second.as_ref(),
-                    delta: deltas.map(|deltas| &deltas[index]),
-                };
-                lost += update(rule, set, conversion)?;
-            }
+            let rule = settings.rule.at(settings.rates.at(self.updates));
+            lost = update_all(rule, (parameters, gradients), deltas, conversion)?;
             self.updates += 1;
         }
-        self.scale = self.scale.after(blamed.is_none());
+        edit::<f32>(&self.applied, |value| value[0] = f32::from(u8::from(applied)))?;
+        let gradients = summary;
+        let outcome =
+            StepOutcome { loss, scale, clip, gradients, applied, blamed, lost, ends: false };
+        self.advance(outcome)
+    }
+
+    /// The loss scale after a step, and whether the run is over.
+    fn advance(&mut self, outcome: StepOutcome) -> Result<()> {
+        let finite_loss = outcome.loss.is_finite();
+        self.scale = self.scale.after(outcome.applied);
         edit::<f32>(&self.scale_value, |value| value[0] = self.scale.value())?;
-        let loss = first::<f32>(&self.loss)?;
-        let ends = !loss.is_finite() || self.scale.collapsed();
-        self.ended = ends;
-        let outcome = StepOutcome { loss, scale, clip, gradients: summary, blamed, lost, ends };
-        self.outcomes.push(outcome);
+        self.non_finite_losses = if finite_loss { 0 } else { self.non_finite_losses + 1 };
+        self.ended = match self.scale {
+            LossScale::Dynamic(_) => {
+                self.scale.collapsed() || self.non_finite_losses >= NON_FINITE_LOSSES
+            }
+            LossScale::None | LossScale::Static(_) => !finite_loss,
+        };
+        self.outcomes.push(StepOutcome { ends: self.ended, ..outcome });
         Ok(())
     }
+}
+
+/// Updates every parameter, and returns the number of lost updates.
+fn update_all(
+    rule: Update,
+    (parameters, gradients): (&[ParameterTensors], &[Tensor]),
+    deltas: Option<&[Tensor]>,
+    conversion: Conversion,
+) -> Result<u64> {
+    let mut lost = 0;
+    for (index, (tensors, gradient)) in parameters.iter().zip(gradients).enumerate() {
+        let set = UpdateTensors {
+            weights: &tensors.weights,
+            copy: tensors.copy.as_ref(),
+            gradient,
+            first: tensors.first.as_ref(),
+            second: tensors.second.as_ref(),
+            delta: deltas.map(|deltas| &deltas[index]),
+        };
+        lost += update(rule, set, conversion)?;
+    }
+    Ok(lost)
 }
 
 /// Counts of all gradients, and the last one that is not finite, which is the first of the backward pass.

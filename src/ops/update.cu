@@ -6,12 +6,14 @@
 //
 // Parameters are cut in pieces of PIECE values. `shapes` has a Shape for each parameter and `owners` the parameter of each piece;
 // both stay the same for a run. `gradients` has a pointer for each parameter, all of one storage type. Sums are in the order of
-// the CPU: sixteen partial sums for each SUM_BLOCK values in f32, then f64.
+// the CPU: sixteen partial sums for each SUM_BLOCK values in f32, then f64; in f64 from the start where f32 does not hold the squares.
 #include "common.cuh"
 
 constexpr u32 PIECE = 16 * 1024;
 constexpr u32 SUM_BLOCK = 1024;
 constexpr u32 LANES = 16;
+// A sum of squares below this may have lost squares that are too small for f32: 2^-100.
+constexpr float LEAST_SQUARES = 0x1p-100f;
 // Threads of a block of inspect: one for each partial sum of a piece.
 constexpr u32 INSPECT_THREADS = PIECE / SUM_BLOCK * LANES;
 
@@ -49,7 +51,7 @@ struct StepControl {
     float learning_rate;
     float correction1;
     float correction2;
-    // Whether the last step's update is made: 0 or 1.
+    // Whether the last step's update is made: 0 or 1. Not where its loss or a gradient is not finite, nor once the run is over.
     u32 apply;
     // Whether S changes: precision::DynamicScale, whose numbers follow.
     u32 dynamic;
@@ -61,10 +63,13 @@ struct StepControl {
     float ceiling;
     u32 interval;
     u32 finite_steps;
+    // Steps in a row whose loss was not finite, and so many of them end a run under a dynamic scale.
+    u32 non_finite_losses;
+    u32 most_non_finite_losses;
     u64 steps;
     u64 updates;
     u64 skipped;
-    // Steps done when the run ended, because its loss was not finite or S fell under its floor; 0 while it goes on.
+    // Steps done when the run ended; 0 while it goes on.
     u64 ended;
 };
 
@@ -146,7 +151,16 @@ __device__ void inspect(
             __syncthreads();
         }
         if (lane == 0) {
-            sums[block] = (double)(rest + lanes[threadIdx.x]);
+            const float total = rest + lanes[threadIdx.x];
+            double squares = (double)total;
+            if (!(total >= LEAST_SQUARES && total < infinity())) {
+                squares = 0.0;
+                for (u32 i = first; i < end; ++i) {
+                    const double unscaled = (double)(widen(values[i]) * unscale);
+                    squares += unscaled * unscaled;
+                }
+            }
+            sums[block] = squares;
         }
         atomicAdd(&counts[0], zero);
         atomicAdd(&counts[1], small - zero);
@@ -194,7 +208,8 @@ __device__ inline void advance_scale(StepControl* control, bool finite) {
 __device__ inline void advance_control(
     StepControl* control, StepOutcome outcome, const Rates* rates, u64 rate_count, StepOutcome* outcomes,
     u64 places) {
-    const bool finite = outcome.infinite == 0 && outcome.nan == 0;
+    const bool finite_loss = fabsf(outcome.loss) < infinity();
+    const bool finite = finite_loss && outcome.infinite == 0 && outcome.nan == 0;
     // 1e-6 as in PyTorch's clip_grad_norm_.
     const double clip = fmin(control->clip_norm / (sqrt(outcome.squares) + 1e-6), 1.0);
     outcome.scale = control->scale;
@@ -202,7 +217,7 @@ __device__ inline void advance_control(
     control->unscale = 1.0f / control->scale;
     control->clip = outcome.clip;
     control->apply = finite;
-    const u64 rate = control->updates < rate_count ? control->updates : rate_count - 1;
+    const u64 rate = control->updates % rate_count;
     control->learning_rate = rates[rate].learning_rate;
     control->correction1 = rates[rate].correction1;
     control->correction2 = rates[rate].correction2;
@@ -211,14 +226,17 @@ __device__ inline void advance_control(
     outcomes[control->steps % places] = outcome;
     control->steps += 1;
     advance_scale(control, finite);
-    const bool collapsed = control->dynamic && control->scale < control->floor;
-    if (collapsed || !(fabsf(outcome.loss) < infinity())) {
+    control->non_finite_losses = finite_loss ? 0 : control->non_finite_losses + 1;
+    const bool ends = control->dynamic ? control->scale < control->floor ||
+                                             control->non_finite_losses >= control->most_non_finite_losses
+                                       : !finite_loss;
+    if (ends) {
         control->ended = control->steps;
     }
 }
 
 // parameters: the sums of each parameter's pieces, in order. Then, unless the run has ended, the step's outcome and the state
-// after it. rates has a place for each update, of which the last is used for all after it; loss is the step's mean loss.
+// after it. rates is a ring: update u is in place u modulo their number. loss is the step's mean loss.
 // One block, any number of threads.
 extern "C" __global__ void advance(
     StepControl* control, const PieceSummary* summaries, const Shape* shapes, u32 count, ParameterSummary* parameters,

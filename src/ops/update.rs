@@ -16,7 +16,8 @@ use crate::record::GradientCounts;
 pub struct GradientSummary {
     /// The counts.
     pub counts: GradientCounts,
-    /// Sum of the squares of the unscaled values: f32 within a piece of the tensor, f64 over the pieces.
+    /// Sum of the squares of the unscaled values, which is finite where they are: f32 within a block of the tensor, f64 where that
+    /// would overflow or lose small squares, and over the blocks.
     pub squares: f64,
 }
 
@@ -54,6 +55,17 @@ pub fn inspect_gradient(
     })
 }
 
+/// A block's sum of squares below this may have lost squares that are too small for f32: 2⁻¹⁰⁰.
+const LEAST_SQUARES: f32 = 1.0 / (1_u128 << 100) as f32;
+
+/// Sum of the squares of the unscaled values of a block whose squares f32 does not hold.
+#[cold]
+#[inline(never)]
+fn squares_in_f64(block: &[f32], unscale: f32) -> f64 {
+    let unscaled = block.iter().map(|value| f64::from(value * unscale));
+    unscaled.fold(0.0, |sum, value| sum + value * value)
+}
+
 /// One piece of [`inspect_gradient`].
 #[inline(always)]
 fn inspect<T: Element>(values: &[T], smallest_normal: f32, unscale: f32) -> GradientSummary {
@@ -76,7 +88,14 @@ fn inspect<T: Element>(values: &[T], smallest_normal: f32, unscale: f32) -> Grad
         total.counts.subnormal += u64::from(small - zero);
         total.counts.infinite += u64::from(infinite);
         total.counts.nan += u64::from(nan);
-        total.squares += f64::from(sum(&squares[..block.len()]));
+        let sum = sum(&squares[..block.len()]);
+        total.squares += if sum >= LEAST_SQUARES && sum < f32::INFINITY {
+            f64::from(sum)
+        } else if zero == block.len() as u32 {
+            0.0
+        } else {
+            squares_in_f64(block, unscale)
+        };
     }
     total
 }

@@ -6,31 +6,31 @@ use std::str::FromStr;
 /// The state of the loss scale; [`LossScale::after`] returns the next one.
 ///
 /// Text form: `none`, `static:1024`, or `dynamic` with the settings that are not the defaults, in any order:
-/// `dynamic:init=1024:growth=2:backoff=0.5:interval=2000:floor=1:ceiling=16777216`.
+/// `dynamic:init=1024:growth=2:backoff=0.5:interval=2000:floor=1:ceiling=16777216`. There is no ceiling unless one is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LossScale {
     /// No scaling.
     None,
     /// A constant.
     Static(f32),
-    /// Backs off on a non-finite gradient and grows after enough finite steps.
+    /// Backs off on a step whose loss or gradients are not finite and grows after enough finite steps.
     Dynamic(DynamicScale),
 }
 
-/// A dynamic loss scale, as `PyTorch`'s `GradScaler` with a floor and a ceiling.
+/// A dynamic loss scale, as `PyTorch`'s `GradScaler`, with a floor, and a ceiling if one is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DynamicScale {
     /// The scale now.
     pub scale: f32,
     /// Factor after `interval` finite steps.
     pub growth: f64,
-    /// Factor after a non-finite gradient.
+    /// Factor after a step whose loss or gradients are not finite.
     pub backoff: f64,
     /// Finite steps in a row before growth.
     pub interval: u32,
     /// Under this the run has diverged.
     pub floor: f32,
-    /// Never above this.
+    /// Never above this; infinite for none. Growth that would make the scale infinite is left out, as by `GradScaler`.
     pub ceiling: f32,
     /// Finite steps since the last change.
     pub finite_steps: u32,
@@ -74,6 +74,9 @@ pub enum ScaleError {
     },
 }
 
+/// Steps in a row whose loss is not finite after which a run under a dynamic loss scale has diverged, wherever its scale is.
+pub const NON_FINITE_LOSSES: u32 = 50;
+
 impl Default for DynamicScale {
     /// [`DynamicScale::DEFAULT`].
     fn default() -> Self {
@@ -82,14 +85,14 @@ impl Default for DynamicScale {
 }
 
 impl DynamicScale {
-    /// `GradScaler`'s defaults in `PyTorch` (2^16, × 2, × 0.5, 2000 steps), with the ceiling of Apex, 2^24, and floor 1.
+    /// `GradScaler`'s defaults in `PyTorch` (2^16, × 2, × 0.5, 2000 steps, no ceiling), with floor 1.
     pub const DEFAULT: Self = Self {
         scale: 65_536.0,
         growth: 2.0,
         backoff: 0.5,
         interval: 2000,
         floor: 1.0,
-        ceiling: 16_777_216.0,
+        ceiling: f32::INFINITY,
         finite_steps: 0,
     };
 
@@ -112,7 +115,9 @@ impl DynamicScale {
         match finite {
             false => Self { scale: times(self.backoff), finite_steps: 0, ..self },
             true if finite_steps >= self.interval => {
-                Self { scale: times(self.growth).min(self.ceiling), finite_steps: 0, ..self }
+                let grown = times(self.growth);
+                let scale = if grown.is_finite() { grown.min(self.ceiling) } else { self.scale };
+                Self { scale, finite_steps: 0, ..self }
             }
             true => Self { finite_steps, ..self },
         }
@@ -129,12 +134,22 @@ impl LossScale {
         }
     }
 
-    /// The state after a step whose gradients were all finite, or not.
+    /// The state after a step whose loss and gradients were all finite, or not.
     #[must_use]
     pub fn after(self, finite: bool) -> Self {
         match self {
             Self::Dynamic(dynamic) => Self::Dynamic(dynamic.after(finite)),
             Self::None | Self::Static(_) => self,
+        }
+    }
+
+    /// Whether a step that used the scale `value` and was not finite takes a dynamic scale under its floor.
+    pub fn collapses_from(self, value: f32) -> bool {
+        match self {
+            Self::Dynamic(dynamic) => {
+                Self::Dynamic(DynamicScale { scale: value, ..dynamic }.after(false)).collapsed()
+            }
+            Self::None | Self::Static(_) => false,
         }
     }
 
@@ -292,6 +307,14 @@ mod tests {
         assert_eq!(changes, expected);
     }
 
+    /// `run(2.**126, 2., .5, 1, "+++-")` of the snippet above: `_amp_update_scale_` keeps a scale whose growth is not finite.
+    #[test]
+    fn growth_that_is_not_finite_is_left_out() {
+        let largest = 2.0_f32.powi(127);
+        let text = format!("dynamic:init={}:interval=1", 2.0_f32.powi(126));
+        assert_eq!(scales(&text, "+++-"), [largest, largest, largest, largest / 2.0]);
+    }
+
     #[test]
     fn the_ceiling_holds_and_under_the_floor_the_run_has_diverged() {
         assert_eq!(scales("dynamic:init=4:interval=1:ceiling=10", "+++"), [8.0, 10.0, 10.0]);
@@ -359,7 +382,8 @@ mod tests {
             ("dynamic:backoff=1", "backoff is \"1\"; it must be a number between 0 and 1"),
             ("dynamic:interval=0", "interval is \"0\"; it must be a whole number from 1 on"),
             ("dynamic:init=2:init=4", "init is given twice"),
-            ("dynamic:init=0.5", "init 0.5 must lie between floor 1 and ceiling 16777216"),
+            ("dynamic:init=0.5", "init 0.5 must lie between floor 1 and ceiling inf"),
+            ("dynamic:init=32:ceiling=16", "init 32 must lie between floor 1 and ceiling 16"),
         ];
         for (text, expected) in table {
             let message = text.parse::<LossScale>().unwrap_err().to_string();

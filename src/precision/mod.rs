@@ -6,6 +6,6 @@ mod policy;
 mod rounding;
 
 pub use format::{Format, FormatError, Overflow};
-pub use loss_scale::{DynamicScale, LossScale, ScaleError};
+pub use loss_scale::{DynamicScale, LossScale, NON_FINITE_LOSSES, ScaleError};
 pub use policy::{Policy, PolicyError};
 pub use rounding::Rounder;

@@ -5,9 +5,9 @@ use std::path::Path;
 use crate::precision::{Format, LossScale, Policy};
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
-    Control, Counts, Environment, Estimate, ExponentHistogram, Failure, GradientCounts, Inference,
-    LayerCensus, Memory, Numerics, Phases, Recommendation, Results, Role, RunRecord, RunSummary,
-    SCHEMA, Skip, Status, TrainTime, UpdateCounts, VariantResult, Work,
+    Control, Counts, Environment, Estimate, Evidence, ExponentHistogram, Failure, GradientCounts,
+    Inference, LayerCensus, Memory, Numerics, Phases, Recommendation, Results, Role, RunRecord,
+    RunSummary, SCHEMA, Skip, Status, TrainTime, UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{
     Activation, ClaimsPlan, ControlKind, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan,
@@ -320,6 +320,7 @@ fn memory(wide: bool) -> Memory {
         gradients: Bytes(gradients * KIB),
         optimizer: Bytes(optimizer * KIB),
         activations: Bytes(activations * KIB),
+        work_space: None,
     }
 }
 
@@ -342,6 +343,7 @@ fn numerics(traits: &Traits, skipped_steps: u64) -> Numerics {
             nan: 0,
         },
         skipped_steps,
+        evidence: Evidence::default(),
     }
 }
 
@@ -425,6 +427,8 @@ fn record(traits: &Traits, index: usize, seed: u64) -> RunRecord {
             census("hidden.1", Role::Activations, counts(800_000, 0, 0)),
         ],
         census_steps: vec![0, 20],
+        rejected_census: Vec::new(),
+        counted_steps: Vec::new(),
         updates: UpdateCounts::default(),
         gradients: GradientCounts::default(),
         memory: None,

@@ -2,7 +2,8 @@
 
 use crate::claims;
 use crate::record::{
-    AccuracyDifference, AccuracyVerdict, ClaimVerdict, Estimate, Recommendation, Status,
+    AccuracyDifference, AccuracyVerdict, ClaimVerdict, Estimate, GradientCounts, Recommendation,
+    Status,
 };
 use crate::stats::{MIN_PAIRS, SIGNIFICANCE, least_pairs, wilson};
 use crate::units::Ratio;
@@ -370,24 +371,29 @@ fn few_seeds(table: &Table<'_>) -> Option<String> {
 fn numerics(table: &Table<'_>) -> Vec<String> {
     let counted = |row: &&Row<'_>| row.counts.elements > 0;
     let mut said = Vec::new();
-    for (word, of) in [
-        ("overflow", (|row| row.counts.overflow) as fn(&Row<'_>) -> u64),
-        ("underflow", |row| row.counts.underflow),
-        ("lost updates", |row| row.numerics.updates.lost),
-        ("skipped steps", |row| row.numerics.skipped_steps),
+    for (word, of, on) in [
+        ("overflow", (|row| row.counted().overflow) as fn(&Row<'_>) -> u64, counted_steps(table)),
+        ("underflow", |row| row.counts.underflow, counted_steps(table)),
+        ("lost updates", |row| row.numerics.updates.lost, None),
+        ("skipped steps", |row| row.numerics.skipped_steps, None),
     ] {
-        let some: Vec<String> = table
-            .rows
-            .iter()
-            .filter(counted)
-            .filter(|row| of(row) > 0)
-            .map(|row| format!("{} {}", row.name, text::count(of(row))))
-            .collect();
-        let what = if some.is_empty() { "none".to_owned() } else { text::list(&some) };
+        let said_of = |row: &Row<'_>| {
+            let settling = row.settling().filter(|_| word == "overflow");
+            let settling = settling.map(|settling| format!(" ({settling})"));
+            format!("{} {}{}", row.name, text::count(of(row)), settling.unwrap_or_default())
+        };
+        let rows = table.rows.iter().filter(counted).filter(|row| of(row) > 0);
+        let some: Vec<String> = rows.map(said_of).collect();
+        let what = match on {
+            _ if !some.is_empty() => text::list(&some),
+            Some(steps) => format!("none on {steps}"),
+            None => "none".to_owned(),
+        };
         if table.rows.iter().any(|row| counted(&row)) {
             said.push(format!("Counted {word}: {what}."));
         }
     }
+    said.extend(non_finite_gradients(table));
     let uncounted = names(table, |row| row.counts.elements == 0 && row.runs.done() > 0);
     if !uncounted.is_empty() {
         said.push(format!(
@@ -396,6 +402,43 @@ fn numerics(table: &Table<'_>) -> Vec<String> {
         ));
     }
     said
+}
+
+/// The steps that a census looked at, where all runs have the same: a sample, which says nothing of the others.
+fn counted_steps(table: &Table<'_>) -> Option<String> {
+    /// More than so many are only counted.
+    const LISTED: usize = 4;
+    let records = || table.rows.iter().flat_map(|row| &row.records);
+    let steps = &records().find(|record| !record.census_steps.is_empty())?.census_steps;
+    let longest = records().map(|record| record.census_steps.len()).max()?;
+    let numbers: Vec<String> = steps.iter().map(|step| format!("step {step}")).collect();
+    Some(match numbers.as_slice() {
+        _ if longest != steps.len() => "the census steps of each run".to_owned(),
+        [one] => format!("the one census step of each run, {one}"),
+        few if few.len() <= LISTED => {
+            format!("the {} census steps of each run, {}", few.len(), text::list(few))
+        }
+        many => format!("the {} census steps of each run", many.len()),
+    })
+}
+
+/// Every step tells these, whether it has a census or not.
+fn non_finite_gradients(table: &Table<'_>) -> Option<String> {
+    let of = |row: &Row<'_>| {
+        let GradientCounts { infinite, nan, .. } = row.numerics.gradients;
+        let kinds = [(infinite, "infinite"), (nan, "NaN")];
+        let kinds = kinds.into_iter().filter(|(count, _)| *count > 0);
+        let kinds: Vec<_> =
+            kinds.map(|(count, kind)| format!("{} {kind}", text::count(count))).collect();
+        (!kinds.is_empty()).then(|| format!("{} {}", row.name, kinds.join(" and ")))
+    };
+    let rows: Vec<String> = table.rows.iter().filter_map(of).collect();
+    (!rows.is_empty()).then(|| {
+        format!(
+            "Weight gradients that were not finite, over every step: {}. The updates of these steps were skipped.",
+            text::list(&rows)
+        )
+    })
 }
 
 fn names(table: &Table<'_>, chosen: impl Fn(&Row<'_>) -> bool) -> Vec<String> {

@@ -7,8 +7,8 @@ use std::fmt;
 use crate::claims::accuracies;
 use crate::precision::{LossScale, Policy};
 use crate::record::{
-    AccuracyDifference, AgainstBaseline, Counts, Estimate, Inference, LayerCensus, Memory,
-    Numerics, Results, Role, RunRecord, RunSummary, Status, TrainTime, VariantResult,
+    AccuracyDifference, AgainstBaseline, Counts, Estimate, Evidence, Inference, LayerCensus,
+    Memory, Numerics, Results, Role, RunRecord, RunSummary, Status, TrainTime, VariantResult,
 };
 use crate::stats;
 use crate::units::{Bytes, Ratio};
@@ -34,7 +34,7 @@ pub(super) const TITLES: [&str; 11] = [
 pub(super) const LEGEND: [&str; 5] = [
     "Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.",
     "Step time: median with its 95% interval; × is variant ÷ baseline, below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; peak: the fastest large product of that format here.",
-    "Overflow: finite before rounding, infinite after. Underflow: not 0 before rounding, 0 after. Counted on census steps only, over weights, activations and gradients.",
+    "Overflow: finite before rounding, infinite after. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients.",
     "Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.",
     "— means not measured, never 0.",
 ];
@@ -391,7 +391,7 @@ impl<'a> Row<'a> {
                 self.inference.as_ref().map(|i| i.peak_bytes),
                 self.inference_memory_ratio(),
             ),
-            share_cell(self.counts.overflow, self.counts.elements),
+            self.overflow_cell(),
             share_cell(self.counts.underflow, self.counts.elements),
             share_cell(self.numerics.updates.lost, self.numerics.updates.elements),
             share_cell(self.numerics.skipped_steps, self.steps),
@@ -411,12 +411,40 @@ impl<'a> Row<'a> {
             self.memory.map(|memory| memory.peak_bytes.0 as f64),
             inference.and_then(|i| Some(i.batch_seconds?.value.0)),
             inference.map(|i| i.peak_bytes.0 as f64),
-            share(self.counts.overflow, self.counts.elements),
+            share(self.counted().overflow, self.counted().elements),
             share(self.counts.underflow, self.counts.elements),
             share(updates.lost, updates.elements),
             share(self.numerics.skipped_steps, self.steps),
             Some(self.runs.completed as f64),
         ]
+    }
+
+    /// The counts of every step that was counted, rejected ones too.
+    pub(super) fn counted(&self) -> Counts {
+        let Evidence { settling, settled, .. } = self.numerics.evidence;
+        match settling.plus(settled) {
+            Counts { elements: 0, .. } => self.counts,
+            all => all,
+        }
+    }
+
+    fn overflow_cell(&self) -> Vec<Line> {
+        let counts = self.counted();
+        let mut lines = share_cell(counts.overflow, counts.elements);
+        if let Some(settling) = self.settling() {
+            lines.push(Line::detail(settling));
+        }
+        lines
+    }
+
+    /// How much of the overflow fell into the steps before the first update, while the loss scale settled; none if none did.
+    pub(super) fn settling(&self) -> Option<String> {
+        let Evidence { settling, settled, .. } = self.numerics.evidence;
+        match (settling.overflow, settled.overflow) {
+            (0, _) => None,
+            (_, 0) => Some("all while the loss scale settled".to_owned()),
+            (some, _) => Some(format!("{} while the loss scale settled", text::count(some))),
+        }
     }
 
     fn name_cell(&self) -> Vec<Line> {

@@ -11,7 +11,7 @@ use super::{
     Loaded, Report, ReportError, csv, figure, interactive, load, markdown, render, render_together,
     tensorboard, terminal,
 };
-use crate::record::{Failure, Numerics, Status, VariantResult};
+use crate::record::{Counts, Evidence, Failure, Numerics, Status, VariantResult};
 use crate::store;
 
 /// A name that would do harm where it is not escaped.
@@ -139,6 +139,7 @@ fn the_summary_reads_well() {
     - Counted underflow: fp16-mixed 5,507, bf16-mixed 4, fp16-true 282,100 and e5m2 73,883.
     - Counted lost updates: fp16-mixed 28,700, bf16-mixed 21, fp16-true 1,470,000 and e5m2 385,000.
     - Counted skipped steps: fp16-mixed 6.
+    - Weight gradients that were not finite, over every step: fp16-mixed 52 infinite, fp16-true 900 infinite and e5m2 17 infinite. The updates of these steps were skipped.
 
     ## Figures
 
@@ -206,7 +207,7 @@ fn the_summary_reads_well() {
 
     - Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.
     - Step time: median with its 95% interval; × is variant ÷ baseline, below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; peak: the fastest large product of that format here.
-    - Overflow: finite before rounding, infinite after. Underflow: not 0 before rounding, 0 after. Counted on census steps only, over weights, activations and gradients.
+    - Overflow: finite before rounding, infinite after. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients.
     - Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.
     - — means not measured, never 0.
     "##);
@@ -700,4 +701,51 @@ fn a_file_that_cannot_be_read_says_why_and_what_to_do() {
     results.json: not a results file of mantissa (expected value at line 1 column 1); give the folder that `mantissa experiment` wrote
     results.json: not a results file of mantissa (missing field `experiment` at line 1 column 13); give the folder that `mantissa experiment` wrote
     "##);
+}
+
+/// One census step saw nothing, and every step's gradients tell that others did not stay in range.
+#[test]
+fn a_sample_without_overflow_is_not_told_as_the_whole() {
+    let mut loaded = loaded();
+    for variant in &mut loaded.results.variants {
+        variant.numerics = Numerics { gradients: variant.numerics.gradients, ..numerics(0, 0) };
+    }
+    let gradients = &mut loaded.results.variants[1].numerics.gradients;
+    (gradients.infinite, gradients.nan) = (136, 2516);
+    for record in &mut loaded.records {
+        record.census_steps = vec![0];
+    }
+    let summary = summary(&loaded);
+    for said in [
+        "- Counted overflow: none on the one census step of each run, step 0.",
+        "- Weight gradients that were not finite, over every step: fp16-mixed 136 infinite and 2,516 NaN",
+    ] {
+        assert!(summary.contains(said), "{said}\n{summary}");
+    }
+}
+
+#[test]
+fn overflow_while_the_loss_scale_settles_is_told_apart() {
+    for (settling, settled, said) in [
+        (121, 0, "fp16-mixed 121 (all while the loss scale settled)"),
+        (121, 7, "fp16-mixed 128 (121 while the loss scale settled)"),
+        (0, 7, "fp16-mixed 7."),
+    ] {
+        let mut loaded = loaded();
+        for variant in &mut loaded.results.variants {
+            variant.numerics = numerics(0, 0);
+        }
+        loaded.results.variants[1].numerics = numerics(settling, settled);
+        let said = format!("- Counted overflow: {said}");
+        let summary = summary(&loaded);
+        assert!(summary.contains(&said), "{said}\n{summary}");
+    }
+}
+
+/// A thousand values in a census, and overflow in steps before the first update and after it.
+fn numerics(settling: u64, settled: u64) -> Numerics {
+    let counts = |overflow| Counts { elements: 1000, overflow, ..Counts::default() };
+    let (settling, settled) = (counts(settling), counts(settled));
+    let evidence = Evidence { settling, settled, ..Evidence::default() };
+    Numerics { activations: counts(0), evidence, ..Numerics::default() }
 }

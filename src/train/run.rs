@@ -2,15 +2,16 @@
 
 use candle_core::Device;
 
-use super::trainer::{Loaded, Trainer};
+use super::trainer::{LOSS, Loaded, Trainer};
 use crate::data::{Batches, DataError, Dataset, augmentation};
 use crate::device::Meter;
 use crate::model::Model;
 use crate::numerics::Census;
-use crate::ops::StepOutcome;
-use crate::precision::LossScale;
+use crate::ops::{self, StepOutcome};
+use crate::precision::{LossScale, NON_FINITE_LOSSES};
 use crate::record::{
-    Evaluation, Failure, GradientCounts, Memory, RunRecord, RunSummary, Skip, Status, UpdateCounts,
+    CountedStep, Evaluation, Failure, GradientCounts, Memory, RunRecord, RunSummary, Skip, Status,
+    UpdateCounts,
 };
 use crate::spec::{Plan, VariantPlan};
 use crate::units::Bytes;
@@ -34,36 +35,29 @@ fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
+/// Rejected steps of a run that get a census beside those of the plan: the first so many, and the one that ends it.
+const MOST_REJECTED_CENSUSES: usize = 16;
+
 /// Everything a run gathers on its way.
+#[derive(Default)]
 struct Log {
     loss: Vec<Option<f64>>,
     evaluations: Vec<Evaluation>,
     scale: Vec<(u64, f64)>,
     skips: Vec<Skip>,
+    /// Of the plan's census steps, and of rejected steps between them.
     census: Census,
-    census_steps: Vec<u64>,
+    rejected: Census,
+    counted: Vec<CountedStep>,
     updates: UpdateCounts,
     gradients: GradientCounts,
-    memory: Option<Memory>,
+    /// How far one step rose above what the run holds.
+    passing: Option<u64>,
 }
 
 impl Log {
-    fn new() -> Self {
-        Self {
-            loss: Vec::new(),
-            evaluations: Vec::new(),
-            scale: Vec::new(),
-            skips: Vec::new(),
-            census: Census::default(),
-            census_steps: Vec::new(),
-            updates: UpdateCounts::default(),
-            gradients: GradientCounts::default(),
-            memory: None,
-        }
-    }
-
-    /// Takes in what the next step did; `scales` says whether there is a loss scale.
-    fn take_in(&mut self, outcome: StepOutcome, model: &Model, scales: bool) {
+    /// Takes in what the next step did, and returns its number; `scales` says whether there is a loss scale.
+    fn take_in(&mut self, outcome: StepOutcome, model: &Model, scales: bool) -> u64 {
         let step = self.loss.len() as u64;
         self.loss.push(outcome.loss.is_finite().then_some(f64::from(outcome.loss)));
         let scale = f64::from(outcome.scale);
@@ -71,16 +65,50 @@ impl Log {
             self.scale.push((step, scale));
         }
         let counts = outcome.gradients.counts;
-        match outcome.blamed {
-            Some(parameter) => {
-                let layer = model.parameters[parameter].layer.clone();
-                self.skips.push(Skip { step, layer });
-            }
-            None => self.updates.elements += counts.elements,
+        if outcome.applied {
+            self.updates.elements += counts.elements;
+        } else {
+            let blamed = outcome.blamed.map(|parameter| model.parameters[parameter].layer.clone());
+            let layer = blamed.unwrap_or_else(|| LOSS.to_owned());
+            self.skips.push(Skip { step, layer });
+        }
+        for counted in self.counted.iter_mut().rev().take_while(|counted| counted.step >= step) {
+            counted.applied &= counted.step != step || outcome.applied;
         }
         self.updates.lost += outcome.lost;
         self.gradients = self.gradients.plus(counts);
+        step
     }
+
+    /// Takes in the census of a step.
+    fn count(&mut self, step: u64, planned: bool, census: Census) {
+        let counts = census.totals();
+        self.counted.push(CountedStep { step, planned, applied: planned, counts });
+        let of = if planned { &mut self.census } else { &mut self.rejected };
+        of.merge(census);
+    }
+
+    /// Whether a rejected step is to get a census: not if it had one.
+    fn counts_again(&self, step: u64, ends: bool) -> bool {
+        let so_far = self.counted.iter().filter(|counted| !counted.planned).count();
+        let had_one = self.counted.iter().any(|counted| counted.step == step);
+        !had_one && (ends || so_far < MOST_REJECTED_CENSUSES)
+    }
+}
+
+/// A run on its way.
+struct Run<'a> {
+    plan: &'a Plan,
+    model: &'a Model,
+    variant: &'a VariantPlan,
+    image: [usize; 3],
+    batches: Batches<'a>,
+    trainer: Trainer<'a>,
+    meter: Meter,
+    /// What the run's state takes.
+    held: Bytes,
+    log: Log,
+    failure: Option<Failure>,
 }
 
 /// Trains one variant under one seed on a device and returns its record; `progress(step)` is called after each step.
@@ -89,159 +117,219 @@ impl Log {
 /// When the batches do not fit the data or an operation fails; a run that diverges is a record.
 pub fn run(
     plan: &Plan,
-    (model, data, device): (&Model, &Dataset, &Device),
+    on: (&Model, &Dataset, &Device),
     (variant, seed): (&VariantPlan, u64),
     progress: &mut dyn FnMut(u64),
 ) -> Result<RunRecord, RunError> {
-    let mut batches = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
-    let meter = Meter::start(device)?;
-    let mut trainer = Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device))?;
-    let held = meter.live()?;
-    let mut log = Log::new();
-    let mut failure = None;
+    let mut run = Run::start(plan, on, (variant, seed))?;
     for step in 0..plan.train.steps {
-        let with_census = plan.measure.census_every > 0 && step % plan.measure.census_every == 0;
-        let measures = log.memory.is_none() && !with_census && step >= STEPS_BEFORE_MEMORY;
-        let before = measures.then(|| meter.start_peak()).transpose()?;
-        let micro = micro_batches(&mut batches, &trainer, (step, plan.train.accumulate))?;
-        if with_census {
-            log.census_steps.push(step);
-            trainer.step(&micro, Some(&mut log.census))?;
-        } else {
-            trainer.step(&micro, None)?;
-        }
-        drop(micro);
-        if let Some(before) = before {
-            log.memory = memory(&trainer, (held, meter.peak()?.0 - before.0), variant, plan);
-        }
+        run.step(step)?;
         progress(step + 1);
-        let done = step + 1;
-        let every = |every: u64| every > 0 && done % every == 0;
-        let evaluates = plan.train.evaluate_every.is_some_and(every) && done < plan.train.steps;
-        // A step that counts or evaluates must not be one after the run's end.
-        let reads = evaluates || every(plan.measure.census_every) || done == plan.train.steps;
-        if !(reads || trainer.has_news()) {
-            continue;
+        if run.reads_after(step + 1) {
+            run.read_outcomes()?;
         }
-        for outcome in trainer.outcomes()? {
-            log.take_in(outcome, model, variant.policy.scale != LossScale::None);
-            if outcome.ends {
-                failure = Some(divergence(&trainer, &mut batches, (outcome, plan), &log)?);
-            }
-        }
-        if failure.is_some() {
+        if run.failure.is_some() {
             break;
         }
-        if evaluates {
-            log.evaluations.push(evaluate(&trainer, &batches, plan, done)?);
+        if run.evaluates_after(step + 1) {
+            run.evaluate()?;
         }
     }
-    let end = evaluate(&trainer, &batches, plan, log.loss.len() as u64)?;
-    log.evaluations.push(end);
-    let digest = trainer.weights_digest()?;
-    Ok(record((model, variant), seed, log, (failure, digest)))
+    run.evaluate()?;
+    let memory = run.memory()?;
+    let digest = run.trainer.weights_digest()?;
+    Ok(run.into_record(seed, memory, digest))
 }
 
-/// The micro-batches of one step, on the run's device.
-pub(super) fn micro_batches(
-    batches: &mut Batches<'_>,
-    trainer: &Trainer<'_>,
+impl<'a> Run<'a> {
+    fn start(
+        plan: &'a Plan,
+        (model, data, device): (&'a Model, &'a Dataset, &Device),
+        (variant, seed): (&'a VariantPlan, u64),
+    ) -> Result<Self, RunError> {
+        let batches = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
+        let meter = Meter::start(device)?;
+        let on = (data.shape, device);
+        let trainer = Trainer::new(model, &plan.train, variant.policy, seed, on)?;
+        let held = meter.live()?;
+        let (image, log) = (data.shape, Log::default());
+        Ok(Self { plan, model, variant, image, batches, trainer, meter, held, log, failure: None })
+    }
+
+    /// One step, with a census or with its memory measured where that is due.
+    fn step(&mut self, step: u64) -> Result<(), RunError> {
+        let every = self.plan.measure.census_every;
+        let with_census = every > 0 && step.is_multiple_of(every);
+        let measures = self.log.passing.is_none() && !with_census && step >= STEPS_BEFORE_MEMORY;
+        let before = measures.then(|| self.meter.start_peak()).transpose()?;
+        let device = self.trainer.device().clone();
+        let on = (self.image, &device);
+        let mut load = loader(&mut self.batches, (step, self.plan.train.accumulate), on);
+        if with_census {
+            let mut census = Census::default();
+            self.trainer.step(&mut load, Some(&mut census))?;
+            self.log.count(step, true, census);
+        } else {
+            self.trainer.step(&mut load, None)?;
+        }
+        if let Some(before) = before {
+            self.log.passing = Some(self.meter.peak()?.0 - before.0);
+        }
+        Ok(())
+    }
+
+    fn evaluates_after(&self, done: u64) -> bool {
+        let every = self.plan.train.evaluate_every;
+        every.is_some_and(|every| done.is_multiple_of(every)) && done < self.plan.train.steps
+    }
+
+    /// Whether what the steps did must be known before the next: one that counts or evaluates must not be one after the run's
+    /// end.
+    fn reads_after(&self, done: u64) -> bool {
+        let every = self.plan.measure.census_every;
+        let before_census = every > 0 && done.is_multiple_of(every);
+        let last = done == self.plan.train.steps;
+        before_census || last || self.evaluates_after(done) || self.trainer.has_news()
+    }
+
+    fn read_outcomes(&mut self) -> Result<(), RunError> {
+        let outcomes = self.trainer.outcomes()?;
+        let last_applied = outcomes.iter().rposition(|outcome| outcome.applied);
+        let scales = self.variant.policy.scale != LossScale::None;
+        for (index, outcome) in outcomes.into_iter().enumerate() {
+            let step = self.log.take_in(outcome, self.model, scales);
+            // The weights are still those that the step had.
+            if !outcome.applied && last_applied.is_none_or(|last| index > last) {
+                self.look_into(step, outcome)?;
+            }
+            if outcome.ends {
+                self.failure = Some(self.divergence(step, outcome));
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out what can be found out of a rejected step whose weights and batches are still there: the layer to blame for a
+    /// loss that is not finite, and what rounding did.
+    fn look_into(&mut self, step: u64, outcome: StepOutcome) -> Result<(), RunError> {
+        let device = self.trainer.device().clone();
+        let on = (self.image, &device);
+        let mut load = loader(&mut self.batches, (step, self.plan.train.accumulate), on);
+        if !outcome.loss.is_finite()
+            && let Some(layer) = self.trainer.layer_to_blame(step, &mut load)?
+            && let Some(skip) = self.log.skips.last_mut()
+        {
+            skip.layer = layer;
+        }
+        if self.log.counts_again(step, outcome.ends) {
+            let mut census = Census::default();
+            self.trainer.count_again((step, outcome.scale), &mut load, &mut census)?;
+            self.log.count(step, false, census);
+        }
+        Ok(())
+    }
+
+    /// Why the run could not go on after `step`.
+    fn divergence(&self, step: u64, outcome: StepOutcome) -> Failure {
+        let scale = self.variant.policy.scale;
+        let reason = if scale.collapses_from(outcome.scale) {
+            "the loss scale fell under its floor".to_owned()
+        } else if matches!(scale, LossScale::Dynamic(_)) {
+            format!("the loss was not finite in {NON_FINITE_LOSSES} steps in a row")
+        } else {
+            "the loss is not finite".to_owned()
+        };
+        let layer = self.log.skips.last().map(|skip| skip.layer.clone());
+        Failure { step, layer, reason }
+    }
+
+    fn evaluate(&mut self) -> Result<(), RunError> {
+        let batches = self.batches.test_batches(self.plan.measure.inference_batch);
+        let test = self.trainer.test(batches)?;
+        let loss = test.loss.is_finite().then_some(test.loss);
+        let step = self.log.loss.len() as u64;
+        self.log.evaluations.push(Evaluation { step, accuracy: test.accuracy, loss });
+        Ok(())
+    }
+
+    /// Memory by category: what the allocator says the run's state holds, how far one step rose above what was live before it,
+    /// and the work space of its products. None where the arithmetic is emulated: its tensors are wider than the format.
+    fn memory(&mut self) -> Result<Option<Memory>, RunError> {
+        let device = self.trainer.device().clone();
+        if self.variant.policy.is_emulated(device.is_cuda()) {
+            return Ok(None);
+        }
+        let accumulate = self.plan.train.accumulate;
+        let mut load = loader(&mut self.batches, (0, accumulate), (self.image, &device));
+        let trainer = &self.trainer;
+        let passing = if let Some(passing) = self.log.passing {
+            passing
+        } else {
+            // No step was without a census.
+            for _ in 0..STEPS_BEFORE_MEMORY {
+                trainer.try_step(&mut load)?;
+            }
+            let before = self.meter.start_peak()?;
+            trainer.try_step(&mut load)?;
+            self.meter.peak()?.0 - before.0
+        };
+        let work_space =
+            device.is_cpu().then(|| ops::work_space(|| trainer.try_step(&mut load))).transpose()?;
+        let [weights, master_weights, optimizer] = trainer.tensor_bytes();
+        // A gradient is stored as the weights that compute are; sums over micro-batches are in f32.
+        let gradients = if accumulate == 1 { weights } else { 4 * trainer.weight_count() };
+        let peak = self.held.0 + passing + work_space.map_or(0, |space| space.0);
+        let named = weights + master_weights + optimizer + gradients;
+        Ok(Some(Memory {
+            peak_bytes: Bytes(peak),
+            weights: Bytes(weights),
+            master_weights: Bytes(master_weights),
+            gradients: Bytes(gradients),
+            optimizer: Bytes(optimizer),
+            activations: Bytes(peak.saturating_sub(named)),
+            work_space,
+        }))
+    }
+
+    /// The record of a run that is over.
+    fn into_record(self, seed: u64, memory: Option<Memory>, digest: String) -> RunRecord {
+        let Self { log, failure, model, variant, .. } = self;
+        let status = if failure.is_some() { Status::Diverged } else { Status::Completed };
+        let summary = RunSummary {
+            seed,
+            status,
+            test_accuracy: log.evaluations.last().map(|evaluation| evaluation.accuracy),
+            final_loss: log.loss.last().copied().flatten(),
+            steps: log.loss.len() as u64,
+            skipped_steps: log.skips.len() as u64,
+            weights_digest: Some(digest),
+            failure,
+        };
+        let planned = log.counted.iter().filter(|counted| counted.planned);
+        RunRecord {
+            variant: variant.name.clone(),
+            summary,
+            loss: log.loss,
+            evaluations: log.evaluations,
+            scale: log.scale,
+            skips: log.skips,
+            census_steps: planned.map(|counted| counted.step).collect(),
+            census: log.census.into_records(&model.layer_names),
+            rejected_census: log.rejected.into_records(&model.layer_names),
+            counted_steps: log.counted,
+            updates: log.updates,
+            gradients: log.gradients,
+            memory,
+        }
+    }
+}
+
+/// What loads the micro-batches of a step onto a device, as images of this shape.
+pub(super) fn loader<'f>(
+    batches: &'f mut Batches<'_>,
     (step, accumulate): (u64, usize),
-) -> Result<Vec<Loaded>, RunError> {
+    (image, device): ([usize; 3], &'f Device),
+) -> impl FnMut(usize) -> candle_core::Result<Loaded> + 'f {
     let first = step * accumulate as u64;
-    let load = |index| Ok(trainer.load(batches.batch(first + index))?);
-    (0..accumulate as u64).map(load).collect()
-}
-
-/// Why the run could not go on after its last step.
-fn divergence(
-    trainer: &Trainer<'_>,
-    batches: &mut Batches<'_>,
-    (outcome, plan): (StepOutcome, &Plan),
-    log: &Log,
-) -> Result<Failure, RunError> {
-    let step = log.loss.len() as u64 - 1;
-    if outcome.loss.is_finite() {
-        let reason = "the loss scale fell under its floor".to_owned();
-        return Ok(Failure { step, layer: None, reason });
-    }
-    let micro = micro_batches(batches, trainer, (step, plan.train.accumulate))?;
-    let layer = trainer.layer_to_blame(step, &micro)?;
-    let reason = "the loss is not finite".to_owned();
-    Ok(Failure { step, layer, reason })
-}
-
-fn evaluate(
-    trainer: &Trainer<'_>,
-    batches: &Batches<'_>,
-    plan: &Plan,
-    step: u64,
-) -> Result<Evaluation, RunError> {
-    let test = trainer.test(batches.test_batches(plan.measure.inference_batch))?;
-    let loss = test.loss.is_finite().then_some(test.loss);
-    Ok(Evaluation { step, accuracy: test.accuracy, loss })
-}
-
-/// Memory by category: what the allocator says the run's state holds, and how far one measured step rose above what was
-/// live before it. None where the arithmetic is emulated: its tensors are wider than the format.
-fn memory(
-    trainer: &Trainer<'_>,
-    (held, passing): (Bytes, u64),
-    variant: &VariantPlan,
-    plan: &Plan,
-) -> Option<Memory> {
-    if variant.policy.is_emulated(trainer.device().is_cuda()) {
-        return None;
-    }
-    let [weights, master, optimizer] = trainer.tensor_bytes();
-    // A gradient is stored as the weights that compute are; sums over micro-batches are in f32.
-    let gradients = if plan.train.accumulate == 1 {
-        weights
-    } else if master > 0 {
-        master
-    } else {
-        weights * 4 / (u64::from(variant.policy.compute.bits()) / 8)
-    };
-    let peak = held.0 + passing;
-    Some(Memory {
-        peak_bytes: Bytes(peak),
-        weights: Bytes(weights),
-        master_weights: Bytes(master),
-        gradients: Bytes(gradients),
-        optimizer: Bytes(optimizer),
-        activations: Bytes(peak.saturating_sub(weights + master + optimizer + gradients)),
-    })
-}
-
-/// The record of a run that is over.
-fn record(
-    (model, variant): (&Model, &VariantPlan),
-    seed: u64,
-    log: Log,
-    (failure, weights_digest): (Option<Failure>, String),
-) -> RunRecord {
-    let status = if failure.is_some() { Status::Diverged } else { Status::Completed };
-    let summary = RunSummary {
-        seed,
-        status,
-        test_accuracy: log.evaluations.last().map(|evaluation| evaluation.accuracy),
-        final_loss: log.loss.last().copied().flatten(),
-        steps: log.loss.len() as u64,
-        skipped_steps: log.skips.len() as u64,
-        weights_digest: Some(weights_digest),
-        failure,
-    };
-    RunRecord {
-        variant: variant.name.clone(),
-        summary,
-        loss: log.loss,
-        evaluations: log.evaluations,
-        scale: log.scale,
-        skips: log.skips,
-        census: log.census.into_records(&model.layer_names),
-        census_steps: log.census_steps,
-        updates: log.updates,
-        gradients: log.gradients,
-        memory: log.memory,
-    }
+    move |index| Loaded::new(batches.batch(first + index as u64), image, device)
 }

@@ -5,13 +5,14 @@
 use candle_core::Device;
 
 use super::peak::product_peak;
-use super::run::{RunError, micro_batches};
+use super::run::{RunError, loader};
 use super::trainer::{Inferencer, Loaded, Trainer};
 use crate::data::{Batches, Dataset, augmentation};
 use crate::device::{Meter, PhaseClock, Probe, Reading, Stopwatch};
 use crate::model::Model;
+use crate::ops;
 use crate::precision::Format;
-use crate::record::{GpuLoad, Phase, Phases};
+use crate::record::{GpuLoad, Phases};
 use crate::spec::{Plan, VariantPlan};
 use crate::units::{Bytes, Flops, Seconds};
 
@@ -21,6 +22,9 @@ const STEPS_TO_SETTLE: usize = 40;
 /// So many steps lie between the batches that two variants draw when their steps are timed by phase: who comes second would
 /// find the images of the first in the caches.
 const STEPS_APART: u64 = 1009;
+
+/// Steps, and micro-batches of each, that are on the device while the clock runs, at most. Steps beyond take them again.
+const PREPARED: usize = 8;
 
 /// The blocks of one variant.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -126,19 +130,19 @@ impl<'a> Contender<'a> {
 
     /// One step on the next of the prepared batches.
     fn step(&mut self, batches: &[Vec<Loaded>]) -> Result<(), RunError> {
-        self.trainer.step(&batches[self.turn % batches.len()], None)?;
+        self.trainer.step(&mut prepared(batches, self.turn), None)?;
         self.turn += 1;
         Ok(())
     }
 
     /// The mean time of each phase over `steps` steps on new batches, as a run does them.
     fn phases(&mut self, steps: usize, accumulate: usize) -> Result<Phases, RunError> {
-        let mut clock = PhaseClock::new(self.trainer.device());
+        let device = self.trainer.device().clone();
+        let mut clock = PhaseClock::new(&device);
         for _ in 0..steps {
-            clock.enter(Phase::Data)?;
             let step = (self.drawn, accumulate);
-            let batches = micro_batches(&mut self.source, &self.trainer, step)?;
-            self.trainer.phased_step(&batches, &mut clock)?;
+            let mut load = loader(&mut self.source, step, (self.trainer.image(), &device));
+            self.trainer.phased_step(&mut load, &mut clock)?;
             self.drawn += 1;
         }
         Ok(clock.mean(steps))
@@ -164,11 +168,11 @@ pub fn time_variants(
 ) -> Result<Vec<Timing>, RunError> {
     let seed = plan.seeds.first().copied().unwrap_or(0);
     let mut source = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
-    let accumulate = plan.train.accumulate as u64;
-    let batches: Vec<Vec<Loaded>> = (0..plan.measure.timing_steps as u64)
+    let accumulate = plan.train.accumulate;
+    let batches: Vec<Vec<Loaded>> = (0..plan.measure.timing_steps.min(PREPARED) as u64)
         .map(|step| {
-            let batches = (0..accumulate).map(|i| source.batch(step * accumulate + i));
-            batches.map(|batch| Loaded::new(batch, data.shape, device)).collect()
+            let load = loader(&mut source, (step, accumulate), (data.shape, device));
+            (0..accumulate.min(PREPARED)).map(load).collect()
         })
         .collect::<Result<_, _>>()?;
     let Some(sample) = source.test_batches(plan.measure.inference_batch).next() else {
@@ -242,17 +246,26 @@ fn settle(
 ) -> Result<bool, RunError> {
     let warmup = plan.measure.timing_warmup.max(1);
     for step in 0..warmup + STEPS_TO_SETTLE {
-        trainer.step(&batches[step % batches.len()], None)?;
+        trainer.step(&mut prepared(batches, step), None)?;
         let outcomes = trainer.outcomes()?;
         if outcomes.iter().any(|outcome| outcome.ends) {
             return Ok(true);
         }
         let warm = step + 1 >= warmup && trainer.is_settled();
-        if warm && outcomes.iter().all(|outcome| outcome.blamed.is_none()) {
+        if warm && outcomes.iter().all(|outcome| outcome.applied) {
             break;
         }
     }
     Ok(false)
+}
+
+/// What hands out the prepared micro-batches of a step.
+fn prepared(
+    batches: &[Vec<Loaded>],
+    step: usize,
+) -> impl FnMut(usize) -> candle_core::Result<Loaded> {
+    let batches = &batches[step % batches.len()];
+    move |index| Ok(batches[index % batches.len()].clone())
 }
 
 /// The peak of one batch of inference with the weights and the batch in the compute format, and the weights alone.
@@ -264,9 +277,11 @@ fn inference_memory(
     // Once without measuring, so that work space that libraries keep is there.
     inferencer.forward(sample)?;
     let weights = inferencer.weight_bytes();
+    let forward = || inferencer.forward(sample).map(drop);
+    let work_space = if device.is_cpu() { ops::work_space(forward)?.0 } else { 0 };
     let meter = Meter::start(device)?;
     inferencer.forward_own(sample)?;
-    Ok((Bytes(weights + meter.peak()?.0), Bytes(weights)))
+    Ok((Bytes(weights + meter.peak()?.0 + work_space), Bytes(weights)))
 }
 
 /// One block of one variant: training steps, as many by phase, then batches of inference.

@@ -6,20 +6,22 @@ use sha2::{Digest as _, Sha256};
 use super::schedule::factor;
 use crate::data::Batch;
 use crate::device::{PhaseClock, Recording};
-use crate::layers::{Arithmetic, Mode, Parameter, Pass, RunningStatistics};
+use crate::layers::{
+    Arithmetic, BatchStatistics, Finished, Mode, Parameter, Pass, RunningStatistics,
+};
 use crate::memory;
 use crate::model::Model;
 use crate::numerics::Census;
 use crate::ops::{
-    self, AdamW, LossSettings, ParameterTensors, Rates, Sgd, StepEnd, StepOutcome, StepSettings,
-    Update,
+    self, AdamW, LossSettings, ParameterTensors, RateSchedule, Rates, Sgd, StepEnd, StepOutcome,
+    StepSettings, Update,
 };
 use crate::precision::{Format, Policy};
 use crate::record::{Phase, Role};
 use crate::spec::{OptimizerPlan, TrainPlan};
 
-/// The name under which the loss gradient is in the census.
-const LOSS: &str = "loss";
+/// The name under which the loss gradient is in the census, and the loss among layers to blame.
+pub(super) const LOSS: &str = "loss";
 
 /// Steps that a GPU may be ahead of what the host has read of them.
 const STEPS_AHEAD: u64 = 32;
@@ -27,6 +29,20 @@ const STEPS_AHEAD: u64 = 32;
 /// Steps without a census that a GPU does as it is told, before one is recorded: libraries that set themselves up at their first
 /// use have done so by then, and the memory of a step is measured on these.
 const STEPS_BEFORE_RECORDING: u64 = 3;
+
+/// Micro-batches of a step that is recorded, at most: all of them stay on the GPU, and the recording holds a pass for each.
+const RECORDED_MICRO_BATCHES: usize = 8;
+
+/// What loads a micro-batch of a step, from 0, when its turn has come. The same number is the same batch.
+pub type LoadBatch<'f> = dyn FnMut(usize) -> Result<Loaded> + 'f;
+
+/// Where forward and backward find the number of the pass and the loss scale, and put the step's mean loss.
+#[derive(Clone, Copy)]
+struct StepValues<'t> {
+    pass: &'t Tensor,
+    scale: &'t Tensor,
+    loss: &'t Tensor,
+}
 
 /// A step that a GPU repeats, and where it finds its batches.
 struct Repeated {
@@ -185,17 +201,14 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Moves a batch to where this run is.
-    ///
-    /// # Errors
-    /// When the batch is not of the model's shape, or there is no memory for it.
-    pub fn load(&self, batch: Batch) -> Result<Loaded> {
-        Loaded::new(batch, self.image, &self.device)
-    }
-
     /// What this run computes in.
     pub fn policy(&self) -> Policy {
         self.policy
+    }
+
+    /// Channels, height and width of an image.
+    pub fn image(&self) -> [usize; 3] {
+        self.image
     }
 
     /// Where this run is.
@@ -222,16 +235,16 @@ impl<'a> Trainer<'a> {
         self.end.parameters().iter().zip(&self.model.parameters).map(cast).collect()
     }
 
-    /// One step of the contract on `plan.accumulate` micro-batches. With a census it runs wide, and counts. What it did is told
-    /// by [`Trainer::outcomes`].
+    /// One step of the contract on `plan.accumulate` micro-batches, each loaded when its turn has come. With a census it runs
+    /// wide, and counts. What it did is told by [`Trainer::outcomes`].
     ///
     /// # Errors
-    /// When a batch is not of the model's shape.
-    pub fn step(&mut self, batches: &[Loaded], census: Option<&mut Census>) -> Result<()> {
+    /// When a batch cannot be loaded or is not of the model's shape.
+    pub fn step(&mut self, load: &mut LoadBatch<'_>, census: Option<&mut Census>) -> Result<()> {
         if let Some(census) = census {
-            self.census_step(batches, census)?;
+            self.census_step(load, census)?;
         } else {
-            self.native_step(batches)?;
+            self.native_step(load)?;
             self.native_steps += 1;
         }
         self.steps += 1;
@@ -239,18 +252,19 @@ impl<'a> Trainer<'a> {
     }
 
     /// A step without a census: on a GPU a repetition of a recorded one, if that is wanted.
-    fn native_step(&mut self, batches: &[Loaded]) -> Result<()> {
+    fn native_step(&mut self, load: &mut LoadBatch<'_>) -> Result<()> {
         if self.repeats() && self.native_steps >= STEPS_BEFORE_RECORDING {
+            let batches = (0..self.plan.accumulate).map(&mut *load).collect::<Result<Vec<_>>>()?;
             if self.repeated.is_none() {
-                self.repeated = Some(self.record(batches)?);
+                self.repeated = Some(self.record(&batches)?);
             }
             if let Some(repeated) = &mut self.repeated
-                && repeated.takes(batches)
+                && repeated.takes(&batches)
             {
-                return repeated.repeat(batches);
+                return repeated.repeat(&batches);
             }
         }
-        self.told_step(batches, &mut |_| Ok(()))
+        self.told_step(load, &mut |_| Ok(()))
     }
 
     /// As [`Trainer::step`] without a census, each operation told, with `clock` in the phase that the step is in; in none at
@@ -258,8 +272,8 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// As [`Trainer::step`].
-    pub fn phased_step(&mut self, batches: &[Loaded], clock: &mut PhaseClock) -> Result<()> {
-        self.told_step(batches, &mut |phase| clock.enter(phase))?;
+    pub fn phased_step(&mut self, load: &mut LoadBatch<'_>, clock: &mut PhaseClock) -> Result<()> {
+        self.told_step(load, &mut |phase| clock.enter(phase))?;
         clock.leave()?;
         self.native_steps += 1;
         self.steps += 1;
@@ -269,13 +283,73 @@ impl<'a> Trainer<'a> {
     /// A step of which each operation is told. `enter` is told of each phase that the step comes to.
     fn told_step(
         &mut self,
-        batches: &[Loaded],
+        load: &mut LoadBatch<'_>,
         enter: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<()> {
         ops::take_operations();
-        let gradients = self.gradients(batches, (self.arithmetic, &self.weights()), None, enter)?;
+        let weights = self.weights();
+        let native = (self.arithmetic, weights.as_slice(), self.values());
+        let Finished { gradients, statistics } = self.gradients(load, native, None, enter)?;
         self.operations = ops::take_operations();
-        self.end.finish(&gradients, None, enter)
+        self.end.finish(&gradients, None, enter)?;
+        self.take_in(&statistics)
+    }
+
+    /// Takes the statistics of the step's batches into the running ones, unless the step was rejected.
+    fn take_in(&self, statistics: &[BatchStatistics]) -> Result<()> {
+        let applied = self.end.applied();
+        statistics.iter().try_for_each(|batch| batch.take_in(&self.statistics, applied))
+    }
+
+    /// Where the next step finds and puts what is not a batch.
+    fn values(&self) -> StepValues<'_> {
+        StepValues { pass: &self.pass, scale: self.end.scale(), loss: self.end.loss() }
+    }
+
+    /// Forward and backward as in a step without a census, and nothing of them is kept: what the memory of a step is measured on
+    /// where there is no such step.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn try_step(&self, load: &mut LoadBatch<'_>) -> Result<()> {
+        let (values, weights) = (self.values_of(0, 1.0)?, self.weights());
+        let native = (self.arithmetic, weights.as_slice(), values.at());
+        self.gradients(load, native, None, &mut |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// Counts what step `step` rounded, with the loss scale that it used, once more: it was rejected, and so were all after it, so
+    /// that the weights are those that it had. Nothing changes.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn count_again(
+        &self,
+        (step, scale): (u64, f32),
+        load: &mut LoadBatch<'_>,
+        census: &mut Census,
+    ) -> Result<()> {
+        let values = self.values_of(step, scale)?;
+        let arithmetic = Arithmetic { format: self.policy.compute, wide: true };
+        let weights = self.weights_wide(census)?;
+        let wide = (arithmetic, weights.as_slice(), values.at());
+        self.gradients(load, wide, Some(census), &mut |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// The number of the first pass of a step, modulo 2³² as it is counted.
+    fn first_pass(&self, step: u64) -> u32 {
+        step.wrapping_mul(self.plan.accumulate as u64) as u32
+    }
+
+    /// What step `step` found, for a repetition that leaves the run's own values alone.
+    fn values_of(&self, step: u64, scale: f32) -> Result<OwnValues> {
+        let device = &self.device;
+        Ok(OwnValues {
+            pass: ops::from_host(vec![self.first_pass(step)], 1, device)?,
+            scale: ops::from_host(vec![scale], 1, device)?,
+            loss: ops::zeros(1, device)?,
+        })
     }
 
     /// Multiplications and additions in the matrix products of a step without a census; 0 before the first.
@@ -285,7 +359,8 @@ impl<'a> Trainer<'a> {
 
     /// Whether steps are recorded and repeated.
     fn repeats(&self) -> bool {
-        self.plan.cuda_graphs && self.device.is_cuda()
+        let few = self.plan.accumulate <= RECORDED_MICRO_BATCHES;
+        self.plan.cuda_graphs && few && self.device.is_cuda()
     }
 
     /// Whether steps are done as all that follow will be: where they are repeated, that one was recorded.
@@ -298,7 +373,8 @@ impl<'a> Trainer<'a> {
         let batches = batches.iter().map(Loaded::copy).collect::<Result<Vec<_>>>()?;
         let device = self.device.clone();
         self.end.begin_recording();
-        let recording = Recording::record(&device, || self.told_step(&batches, &mut |_| Ok(())));
+        let mut load = |index: usize| Ok(batches[index].clone());
+        let recording = Recording::record(&device, || self.told_step(&mut load, &mut |_| Ok(())));
         self.end.end_recording()?;
         let recording = recording.map_err(|error| {
             let reason = error.to_string();
@@ -310,18 +386,20 @@ impl<'a> Trainer<'a> {
     }
 
     /// A step that runs wide, and counts.
-    fn census_step(&mut self, batches: &[Loaded], census: &mut Census) -> Result<()> {
+    fn census_step(&mut self, load: &mut LoadBatch<'_>, census: &mut Census) -> Result<()> {
         let arithmetic = Arithmetic { format: self.policy.compute, wide: true };
         let weights = self.weights_wide(census)?;
-        let wide = (arithmetic, weights.as_slice());
-        let gradients = self.gradients(batches, wide, Some(census), &mut |_| Ok(()))?;
+        let wide = (arithmetic, weights.as_slice(), self.values());
+        let Finished { gradients, statistics } =
+            self.gradients(load, wide, Some(census), &mut |_| Ok(()))?;
         drop(weights);
         let shapes = self.model.parameters.iter().map(|parameter| parameter.shape.as_slice());
         let deltas: Vec<Tensor> =
             shapes.map(|shape| ops::zeros(shape, &self.device)).collect::<Result<_>>()?;
         self.end.finish(&gradients, Some(&deltas), &mut |_| Ok(()))?;
+        self.take_in(&statistics)?;
         self.outcomes.extend(self.end.outcomes()?);
-        if self.outcomes.last().is_some_and(|outcome| outcome.blamed.is_none()) {
+        if self.outcomes.last().is_some_and(|outcome| outcome.applied) {
             for (delta, parameter) in deltas.iter().zip(&self.model.parameters) {
                 census.add(&parameter.layer, Role::Updates, &ops::observe(delta)?);
             }
@@ -349,43 +427,38 @@ impl<'a> Trainer<'a> {
     /// to where the step's end finds it. `enter` is told of the phases.
     fn gradients(
         &self,
-        batches: &[Loaded],
-        (arithmetic, weights): (Arithmetic, &[Tensor]),
+        load: &mut LoadBatch<'_>,
+        (arithmetic, weights, values): (Arithmetic, &[Tensor], StepValues<'_>),
         mut census: Option<&mut Census>,
         enter: &mut dyn FnMut(Phase) -> Result<()>,
-    ) -> Result<Vec<Tensor>> {
-        let micro_batches = batches.len();
+    ) -> Result<Finished> {
+        let micro_batches = self.plan.accumulate;
         let settings = LossSettings { smoothing: self.plan.label_smoothing, micro_batches };
-        let mut sums: Option<Vec<Tensor>> = None;
-        for (index, batch) in batches.iter().enumerate() {
+        let mut step = Finished { gradients: Vec::new(), statistics: Vec::new() };
+        for index in 0..micro_batches {
+            enter(Phase::Data)?;
+            let batch = load(index)?;
             enter(Phase::Forward)?;
-            let mode = self.training(&self.pass, self.end.ended());
-            let mut pass = Pass::new(arithmetic, mode, weights, &self.statistics)
-                .with_census(census.as_deref_mut());
+            let mut pass =
+                Pass::new(arithmetic, self.training(values.pass), weights, &self.statistics)
+                    .with_census(census.as_deref_mut());
             let logits = self.model.forward(batch.input(arithmetic)?, &mut pass)?;
-            let outcome = ops::cross_entropy(&logits, &batch.labels, settings, self.end.scale())?;
+            let outcome = ops::cross_entropy(&logits, &batch.labels, settings, values.scale)?;
             drop(logits);
-            ops::mean_loss(&outcome.losses, micro_batches, index == 0, self.end.loss())?;
+            ops::mean_loss(&outcome.losses, micro_batches, index == 0, values.loss)?;
             enter(Phase::Backward)?;
             let gradient = pass.activation_gradient(LOSS, outcome.gradient)?;
             self.model.backward(gradient, &mut pass)?;
-            let gradients = pass.into_gradients()?;
-            ops::next_pass(&self.pass)?;
-            sums = Some(match sums {
-                None if micro_batches == 1 => gradients,
-                None => {
-                    let wide = gradients.iter().map(|gradient| ops::cast(gradient, DType::F32));
-                    wide.collect::<Result<_>>()?
-                }
-                Some(sums) => {
-                    for (sum, gradient) in sums.iter().zip(&gradients) {
-                        ops::accumulate(sum, gradient)?;
-                    }
-                    sums
-                }
-            });
+            let finished = pass.finish()?;
+            ops::next_pass(values.pass)?;
+            step.statistics.extend(finished.statistics);
+            if micro_batches == 1 {
+                step.gradients = finished.gradients;
+            } else {
+                add_gradients(&mut step.gradients, &finished.gradients)?;
+            }
         }
-        Ok(sums.unwrap_or_default())
+        Ok(step)
     }
 
     /// Accuracy and mean loss over the test split.
@@ -397,7 +470,7 @@ impl<'a> Trainer<'a> {
         let (mut correct, mut loss, mut count) = (0, 0.0, 0_usize);
         for batch in batches {
             count += batch.labels.len();
-            let batch = self.load(batch)?;
+            let batch = Loaded::new(batch, self.image, &self.device)?;
             let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &self.statistics);
             let logits = self.model.forward(batch.input(arithmetic)?, &mut pass)?;
             correct += ops::count_correct(&logits, &batch.labels)?;
@@ -408,21 +481,18 @@ impl<'a> Trainer<'a> {
         Ok(Test { accuracy: correct as f64 / count, loss: loss / count })
     }
 
-    /// The layer whose result is the first not to be finite on the micro-batches of step `step`, the last that was done and
-    /// whose update was skipped: its forward pass is done again.
+    /// The layer whose result is the first not to be finite on the micro-batches of step `step`, which was rejected, as were all
+    /// after it: its forward pass is done again.
     ///
     /// # Errors
-    /// When a batch is not of the model's shape.
-    pub fn layer_to_blame(&self, step: u64, batches: &[Loaded]) -> Result<Option<String>> {
+    /// As [`Trainer::step`].
+    pub fn layer_to_blame(&self, step: u64, load: &mut LoadBatch<'_>) -> Result<Option<String>> {
         let (weights, arithmetic) = (self.weights(), self.arithmetic);
-        // The batch's statistics are not to count twice.
-        let statistics: Vec<_> =
-            self.statistics.iter().map(RunningStatistics::copy).collect::<Result<_>>()?;
-        let first = step as u32 * batches.len() as u32;
-        let number = ops::from_host(vec![first], 1, &self.device)?;
-        for batch in batches {
-            let mode = self.training(&number, None);
-            let mut pass = Pass::new(arithmetic, mode, &weights, &statistics).watching();
+        let number = ops::from_host(vec![self.first_pass(step)], 1, &self.device)?;
+        for index in 0..self.plan.accumulate {
+            let batch = load(index)?;
+            let mode = self.training(&number);
+            let mut pass = Pass::new(arithmetic, mode, &weights, &self.statistics).watching();
             self.model.forward(batch.input(arithmetic)?, &mut pass)?;
             if let Some(layer) = pass.first_non_finite() {
                 return Ok(Some(layer.to_owned()));
@@ -433,8 +503,8 @@ impl<'a> Trainer<'a> {
     }
 
     /// The mode of a forward pass of this number that will be followed by a backward one.
-    fn training(&self, pass: &Tensor, ended: Option<&Tensor>) -> Mode {
-        Mode::Training { seed: self.seed, pass: pass.clone(), ended: ended.cloned() }
+    fn training(&self, pass: &Tensor) -> Mode {
+        Mode::Training { seed: self.seed, pass: pass.clone() }
     }
 
     /// SHA-256 over all master weights as little-endian f32, in the order of the parameters.
@@ -450,6 +520,11 @@ impl<'a> Trainer<'a> {
         }
         let hex = |text: String, byte: &u8| text + &format!("{byte:02x}");
         Ok(digest.finalize().iter().fold(String::new(), hex))
+    }
+
+    /// Number of the weights.
+    pub fn weight_count(&self) -> u64 {
+        self.model.parameters.iter().map(|parameter| parameter.len() as u64).sum()
     }
 
     /// Bytes of the persistent tensors as their shapes give them: (weights that compute, master weights beside them,
@@ -483,6 +558,19 @@ impl<'a> Trainer<'a> {
             statistics: statistics.collect::<Result<_>>()?,
             arithmetic: self.arithmetic,
         })
+    }
+}
+
+/// As [`StepValues`], with tensors of its own.
+struct OwnValues {
+    pass: Tensor,
+    scale: Tensor,
+    loss: Tensor,
+}
+
+impl OwnValues {
+    fn at(&self) -> StepValues<'_> {
+        StepValues { pass: &self.pass, scale: &self.scale, loss: &self.loss }
     }
 }
 
@@ -574,9 +662,11 @@ fn rule(optimizer: OptimizerPlan) -> Update {
     }
 }
 
-/// Learning rate and bias corrections of every update of a run.
-fn rates(plan: &TrainPlan) -> Vec<Rates> {
-    let rates = |update: u64| {
+/// Learning rate and bias corrections of each update of a run; after its last they stay as they are.
+fn rates(plan: &TrainPlan) -> RateSchedule {
+    let plan = plan.clone();
+    RateSchedule::new(move |update| {
+        let update = update.min(plan.steps.max(1) - 1);
         let count = (update + 1) as f64;
         let (peak, [correction1, correction2]) = match plan.optimizer {
             OptimizerPlan::Sgd { lr, .. } => (lr, [1.0; 2]),
@@ -587,8 +677,17 @@ fn rates(plan: &TrainPlan) -> Vec<Rates> {
         };
         let lr = (peak * factor(&plan.schedule, update, plan.steps)) as f32;
         Rates { lr, correction1, correction2 }
-    };
-    (0..plan.steps.max(1)).map(rates).collect()
+    })
+}
+
+/// Adds the gradients of a micro-batch to the sums of those before it, in f32; to none, they are the sums.
+fn add_gradients(sums: &mut Vec<Tensor>, gradients: &[Tensor]) -> Result<()> {
+    if sums.is_empty() {
+        let wide = gradients.iter().map(|gradient| ops::cast(gradient, DType::F32));
+        *sums = wide.collect::<Result<_>>()?;
+        return Ok(());
+    }
+    sums.iter().zip(gradients).try_for_each(|(sum, gradient)| ops::accumulate(sum, gradient))
 }
 
 /// Bytes of a tensor's values.

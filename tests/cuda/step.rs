@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use mantissa::ops::{
-    self, AdamW, ParameterTensors, Rates, Sgd, StepEnd, StepOutcome, StepSettings, Update,
+    self, AdamW, ParameterTensors, RateSchedule, Rates, Sgd, StepEnd, StepOutcome, StepSettings,
+    Update,
 };
 use mantissa::precision::{Format, LossScale, Policy};
 use rand::{RngExt, SeedableRng};
@@ -83,15 +84,14 @@ fn after_all(
     device: &Device,
 ) -> (Vec<StepOutcome>, Vec<Vec<u32>>) {
     let parameters = parameters(rule, policy, device);
-    let rate = |update: u8| Rates {
-        lr: 0.5 / f32::from(update + 1),
-        correction1: 1.0 + 1.0 / f32::from(update + 1),
-        correction2: 1.0 + 0.5 / f32::from(update + 1),
+    let rate = |update: u64| Rates {
+        lr: 0.5 / (update + 1) as f32,
+        correction1: 1.0 + 1.0 / (update + 1) as f32,
+        correction2: 1.0 + 0.5 / (update + 1) as f32,
     };
     let settings = StepSettings {
         rule,
-        // Fewer than there are updates: the last is for the rest.
-        rates: (0..5).map(rate).collect(),
+        rates: RateSchedule::new(rate),
         scale: policy.scale,
         clip_norm,
         params: policy.params,
@@ -186,7 +186,7 @@ fn nothing_happens_after_the_end() {
             ParameterTensors { weights: weights.clone(), copy: None, first: None, second: None };
         let settings = StepSettings {
             rule: Update::Sgd(Sgd { lr: 0.0, momentum: 0.0, nesterov: false, weight_decay: 0.0 }),
-            rates: vec![Rates { lr: 0.5, correction1: 1.0, correction2: 1.0 }],
+            rates: RateSchedule::new(|_| Rates { lr: 0.5, correction1: 1.0, correction2: 1.0 }),
             scale: LossScale::None,
             clip_norm: None,
             params: Format::F32,
@@ -203,7 +203,49 @@ fn nothing_happens_after_the_end() {
         }
         let outcomes = end.outcomes().unwrap();
         assert_eq!(outcomes.iter().map(|outcome| outcome.ends).collect::<Vec<_>>(), [false, true]);
-        assert_ne!(seen[0], seen[1], "the step that ends the run still updates");
+        assert_eq!(
+            outcomes.iter().map(|outcome| outcome.applied).collect::<Vec<_>>(),
+            [true, false]
+        );
+        assert_eq!(seen[0], seen[1], "the step that ends the run updates nothing");
         assert_eq!(seen[1], seen[2]);
+    }
+}
+
+/// More updates than a GPU holds the rates of: each has its own, whenever the host reads.
+#[test]
+fn every_update_of_a_long_run_has_its_own_rates() {
+    const UPDATES: u64 = 2_100;
+    let Some((device, _guard)) = gpu() else { return };
+    let weights_after = |device: &Device| {
+        let weights = ops::zeros(1, device).unwrap();
+        let parameter =
+            ParameterTensors { weights: weights.clone(), copy: None, first: None, second: None };
+        let settings = StepSettings {
+            rule: Update::Sgd(Sgd { lr: 0.0, momentum: 0.0, nesterov: false, weight_decay: 0.0 }),
+            rates: RateSchedule::new(|update| Rates {
+                lr: update as f32,
+                correction1: 1.0,
+                correction2: 1.0,
+            }),
+            scale: LossScale::None,
+            clip_norm: None,
+            params: Format::F32,
+            compute: Format::F32,
+        };
+        let mut end = StepEnd::new(settings, vec![parameter], device).unwrap();
+        let gradient = [ops::from_host(vec![-1.0_f32], 1, device).unwrap()];
+        for step in 0..UPDATES {
+            end.finish(&gradient, None, &mut |_| Ok(())).unwrap();
+            if step % 60 == 59 {
+                end.outcomes().unwrap();
+            }
+        }
+        ops::to_f32(&weights).unwrap()[0]
+    };
+    // The sum of the rates 0, 1, 2 …: below 2²⁴, so that f32 is exact.
+    let expected = (UPDATES * (UPDATES - 1) / 2) as f32;
+    for device in [&Device::Cpu, &device] {
+        assert_eq!(weights_after(device), expected, "{device:?}");
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use mantissa::ops::{self, BatchNormSaved};
 
-use crate::emulation::{Device, Geometry, devices, line};
+use crate::emulation::{Array, Device, Geometry, devices, line};
 use crate::support::{
     Storage, UNIT, array, assert_near, assert_same, for_each_storage, narrow, sum_bound, tensor,
     uniform, unwritten, values, wide,
@@ -217,12 +217,14 @@ fn sums_over_channels_are_within_their_bound() {
 }
 
 #[test]
-fn running_statistics_move_by_their_share() {
+fn running_statistics_move_by_their_share_unless_the_step_is_rejected() {
     let [old_mean, old_variance, mean, variance] =
         [5, 6, 7, 8].map(|seed| uniform::<f32>(seed, 37, (0.0, 2.0)));
     let (momentum, unbiased) = (0.1_f32, 12.0_f32 / 11.0);
-    for device in devices() {
+    let cases = devices().into_iter().flat_map(|device| [(device, true), (device, false)]);
+    for (device, is_applied) in cases {
         let running = [array(&old_mean), array(&old_variance)];
+        let applied = Array::new(&[u32::from(is_applied)], 7);
         let batch = [array(&mean), array(&variance)];
         let arguments = (
             running[0].pointer(),
@@ -232,12 +234,13 @@ fn running_statistics_move_by_their_share() {
             37_u32,
             momentum,
             unbiased,
-            std::ptr::null::<u64>(),
+            applied.pointer(),
         );
         device.launch("running_statistics", line(2, 8), arguments);
         let expected = [&old_mean, &old_variance].map(|values| tensor(values, 37));
         let batch = (&tensor(&mean, 37), &tensor(&variance, 37));
-        ops::take_in_statistics((&expected[0], &expected[1]), batch, 12, None).unwrap();
+        let applied = tensor(&[f32::from(u8::from(is_applied))], 1);
+        ops::take_in_statistics((&expected[0], &expected[1]), batch, 12, &applied).unwrap();
         assert_same("mean", &running[0].values(), &values::<f32>(&expected[0]));
         assert_same("variance", &running[1].values(), &values::<f32>(&expected[1]));
     }

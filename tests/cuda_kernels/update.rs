@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use half::{bf16, f16};
 use mantissa::ops::{self, AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors};
-use mantissa::precision::{DynamicScale, Format, LossScale, Rounder};
+use mantissa::precision::{DynamicScale, Format, LossScale, NON_FINITE_LOSSES, Rounder};
 use mantissa::record::GradientCounts;
 
 use crate::emulation::{Array, Device, Geometry, devices, line};
@@ -36,6 +36,8 @@ struct StepControl {
     ceiling: f32,
     interval: u32,
     finite_steps: u32,
+    non_finite_losses: u32,
+    most_non_finite_losses: u32,
     steps: u64,
     updates: u64,
     skipped: u64,
@@ -396,6 +398,8 @@ fn start(scale: LossScale) -> StepControl {
         ceiling: dynamic.ceiling,
         interval: dynamic.interval,
         finite_steps: 0,
+        non_finite_losses: 0,
+        most_non_finite_losses: NON_FINITE_LOSSES,
         steps: 0,
         updates: 0,
         skipped: 0,
@@ -572,10 +576,54 @@ fn a_run_ends_when_its_loss_is_not_finite_and_stays_as_it_was() {
         for bad in [f32::NAN, f32::INFINITY] {
             let after = controls(device, LossScale::None, 1e-3, &[1.0, bad, 1.0, 1.0]);
             assert_eq!(after.iter().map(|control| control.ended).collect::<Vec<_>>(), [0, 2, 2, 2]);
-            // The step with the bad loss still updates, as on the CPU.
-            assert_eq!(after[1].apply, 1);
-            assert_eq!(after[2], StepControl { apply: 0, ..after[1] });
+            // The step with the bad loss updates nothing, as on the CPU.
+            assert_eq!((after[0].apply, after[1].apply), (1, 0));
+            assert_eq!((after[1].updates, after[1].skipped), (1, 1));
+            assert_eq!(after[2], after[1]);
             assert_eq!(after[3], after[2]);
+        }
+    }
+}
+
+/// Under a dynamic scale a loss that is not finite is a skipped step; so many in a row end the run.
+#[test]
+fn a_loss_that_is_not_finite_is_skipped_under_a_dynamic_scale() {
+    let settings = DynamicScale { floor: f32::MIN_POSITIVE, ..DynamicScale::DEFAULT };
+    for device in devices() {
+        let bad = [f32::NAN; NON_FINITE_LOSSES as usize];
+        let losses = [&[1.0, f32::INFINITY, 1.0][..], &bad, &[1.0]].concat();
+        let after = controls(device, LossScale::Dynamic(settings), 1e-3, &losses);
+        let first: Vec<_> = after[..4].iter().map(|c| (c.apply, c.scale, c.updates)).collect();
+        let expected = [(1, 65536.0, 1), (0, 32768.0, 1), (1, 32768.0, 2), (0, 16384.0, 2)];
+        assert_eq!(first, expected);
+        let counts: Vec<_> = after[..4].iter().map(|control| control.non_finite_losses).collect();
+        assert_eq!(counts, [0, 1, 0, 1]);
+        let end = 3 + bad.len();
+        assert_eq!((after[end - 2].ended, after[end - 1].ended), (0, end as u64));
+        assert_eq!(after[end], after[end - 1]);
+    }
+}
+
+/// Squares that f32 does not hold: the sum and the factor of clipping by their definitions, in f64.
+#[test]
+fn the_norm_of_very_large_and_very_small_gradients_is_that_of_f64() {
+    for device in devices() {
+        for gradient in [1e22_f32, 3e-25] {
+            let setup = setup(Update::Sgd(PLAIN), [Format::F32; 2], false, LossScale::None);
+            let parameters: Vec<_> =
+                (0..LENGTHS.len()).map(|i| Parameter::<f32, f32>::new(setup, i)).collect();
+            let tables: Vec<_> =
+                parameters.iter().enumerate().map(|(i, parameter)| parameter.table(i)).collect();
+            let tables = Tables::new(setup, &tables);
+            let gradients: Vec<_> =
+                LENGTHS.iter().map(|count| array(&vec![gradient; *count])).collect();
+            tables.step::<f32, f32, f32>(device, setup, &gradients, 1.0);
+            let outcome = tables.outcomes.values()[0];
+            let count: usize = LENGTHS.iter().sum();
+            let norm = f64::from(gradient) * (count as f64).sqrt();
+            assert!((outcome.squares / (norm * norm) - 1.0).abs() < 1e-9, "{}", outcome.squares);
+            let clip = (CLIP_NORM / (norm + 1e-6)).min(1.0);
+            assert!((f64::from(outcome.clip) / clip - 1.0).abs() < 1e-6, "{}", outcome.clip);
         }
     }
 }
@@ -593,13 +641,13 @@ fn a_run_ends_when_its_scale_falls_under_the_floor() {
 }
 
 #[test]
-fn a_scale_grows_to_its_ceiling_and_rates_stay_at_the_last() {
+fn a_scale_grows_to_its_ceiling_and_rates_come_round() {
     let settings = DynamicScale { scale: 4.0, interval: 1, ceiling: 16.0, ..DynamicScale::DEFAULT };
     for device in devices() {
         let after = controls(device, LossScale::Dynamic(settings), 1e-3, &[1.0; STEPS + 2]);
         let scales: Vec<_> = after.iter().map(|control| control.scale).collect();
         assert_eq!(scales[..4], [8.0, 16.0, 16.0, 16.0]);
-        assert_eq!(after[STEPS + 1].learning_rate, after[STEPS - 1].learning_rate);
-        assert_ne!(after[STEPS - 1].learning_rate, after[STEPS - 2].learning_rate);
+        assert_eq!(after[STEPS + 1].learning_rate, after[1].learning_rate);
+        assert_ne!(after[1].learning_rate, after[STEPS - 1].learning_rate);
     }
 }

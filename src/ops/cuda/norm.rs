@@ -53,12 +53,12 @@ pub(crate) fn take_in_statistics(
     (running_mean, running_variance): (&Tensor, &Tensor),
     (mean, variance): (&Tensor, &Tensor),
     (momentum, unbiased): (f32, f32),
-    ended: Option<&Tensor>,
+    applied: &Tensor,
 ) -> Result<()> {
     let (gpu, count) = (device_of(mean)?, mean.elem_count());
     let tensors = [running_mean, running_variance, mean, variance];
     let [old_mean, old_variance, mean, variance] = addresses_as(tensors, DType::F32)?;
-    let ended = ended.map_or(Ok(0), |ended| address_as(ended, DType::F32))?;
+    let applied = address_as(applied, DType::F32)?;
     launch!(
         gpu,
         NORM,
@@ -71,7 +71,7 @@ pub(crate) fn take_in_statistics(
         count as u32,
         momentum,
         unbiased,
-        ended
+        applied
     )
 }
 

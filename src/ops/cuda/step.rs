@@ -7,9 +7,9 @@ use candle_core::{CudaDevice, Device, Error, Result, Tensor};
 
 use super::host::{Argument, from_host, zeros};
 use super::{address, blocks, launch, one_block, pointer, suffix};
-use crate::ops::step::{ParameterTensors, Rates, StepOutcome, StepSettings};
+use crate::ops::step::{ParameterTensors, RateSchedule, Rates, StepOutcome, StepSettings};
 use crate::ops::update::{GradientSummary, Update};
-use crate::precision::{Format, LossScale, Rounder};
+use crate::precision::{Format, LossScale, NON_FINITE_LOSSES, Rounder};
 use crate::record::{GradientCounts, Phase};
 
 /// Values that one block of the kernels works on at a time.
@@ -17,6 +17,9 @@ const PIECE: usize = 16 * 1024;
 
 /// Steps whose outcomes are kept until the host reads them.
 const PLACES: u64 = 64;
+
+/// Updates whose rates are on the GPU: more than twice those that it may make between two readings of the host.
+const RATE_PLACES: u64 = 16 * PLACES;
 
 /// Threads of a block of inspect and of update.
 const THREADS: u32 = 256;
@@ -41,14 +44,16 @@ struct Control {
     ceiling: f32,
     interval: u32,
     finite_steps: u32,
+    non_finite_losses: u32,
+    most_non_finite_losses: u32,
     steps: u64,
     updates: u64,
     skipped: u64,
     ended: u64,
 }
 
-/// Where `ended` is in [`Control`], in words of 32 bits.
-const ENDED: usize = std::mem::offset_of!(Control, ended) / 4;
+/// Where `apply` is in [`Control`], in words of 32 bits.
+const APPLY: usize = std::mem::offset_of!(Control, apply) / 4;
 
 /// Words of 32 bits in a [`Control`].
 const CONTROL_WORDS: usize = size_of::<Control>() / 4;
@@ -122,15 +127,17 @@ pub(crate) struct Step {
     /// A [`Control`], held as f32 so that the loss scale is a tensor.
     control: Tensor,
     scale: Tensor,
-    ended: Tensor,
+    applied: Tensor,
     loss: Tensor,
     shapes: CudaSlice<u64>,
     owners: CudaSlice<u32>,
     pieces: u32,
     summaries: CudaSlice<u64>,
     parameter_summaries: CudaSlice<u64>,
+    /// [`RATE_PLACES`] of [`Rates`], for the updates before `rates_until`.
     rates: CudaSlice<f32>,
-    rate_count: u64,
+    rates_until: u64,
+    schedule: RateSchedule,
     /// The parameters' tensors, without and with places for Δw.
     parameters: CudaSlice<u64>,
     watched: CudaSlice<u64>,
@@ -159,16 +166,12 @@ impl Step {
         }
         let words = control_words(&Control::new(settings));
         let control = from_host(&words, CONTROL_WORDS, &gpu)?;
-        let rates: Vec<f32> = settings
-            .rates
-            .iter()
-            .flat_map(|Rates { lr, correction1, correction2 }| [*lr, *correction1, *correction2])
-            .collect();
+        let rates = rate_ring(&settings.rates, 0);
         let table = parameter_table(parameters, None)?;
         let count = parameters.len();
         Ok(Self {
             scale: control.narrow(0, 0, 1)?,
-            ended: control.narrow(0, ENDED, 2)?,
+            applied: control.narrow(0, APPLY, 1)?,
             control,
             loss: zeros(1, &gpu)?,
             shapes: gpu.clone_htod(&shapes)?,
@@ -178,7 +181,8 @@ impl Step {
             parameter_summaries: gpu.alloc_zeros(5 * count)?,
             owners: gpu.clone_htod(&owners)?,
             rates: gpu.clone_htod(&rates)?,
-            rate_count: settings.rates.len() as u64,
+            rates_until: RATE_PLACES,
+            schedule: settings.rates.clone(),
             parameters: gpu.clone_htod(&table)?,
             watched: gpu.alloc_zeros(table.len())?,
             gradients: [gpu.alloc_zeros(count)?, gpu.alloc_zeros(count)?],
@@ -198,9 +202,9 @@ impl Step {
         &self.loss
     }
 
-    /// Not 0 once the run is over: a u64, as two words.
-    pub(crate) fn ended(&self) -> &Tensor {
-        &self.ended
+    /// Not 0 where the last step's update was made: a u32.
+    pub(crate) fn applied(&self) -> &Tensor {
+        &self.applied
     }
 
     pub(crate) fn begin_recording(&mut self) {
@@ -280,7 +284,7 @@ impl Step {
             count,
             pointer(gpu, &self.parameter_summaries),
             pointer(gpu, &self.rates),
-            self.rate_count,
+            RATE_PLACES,
             address(&self.loss)?,
             pointer(gpu, &self.outcomes),
             PLACES
@@ -344,6 +348,7 @@ impl Step {
     /// What the steps since the last call did. Waits for them.
     pub(crate) fn outcomes(&mut self) -> Result<Vec<StepOutcome>> {
         let control = self.control()?;
+        self.refill_rates(control.updates)?;
         let (steps, ended) = (control.steps, control.ended);
         if steps == self.read {
             return Ok(Vec::new());
@@ -358,6 +363,17 @@ impl Step {
             .collect();
         self.read = steps;
         Ok(outcomes)
+    }
+
+    /// Sees to it that the rates of the updates that the GPU may make before the next reading are there.
+    fn refill_rates(&mut self, updates: u64) -> Result<()> {
+        if updates + RATE_PLACES / 2 < self.rates_until {
+            return Ok(());
+        }
+        let rates = rate_ring(&self.schedule, updates);
+        self.device.memcpy_htod(&rates, &mut self.rates)?;
+        self.rates_until = updates + RATE_PLACES;
+        Ok(())
     }
 
     /// The state as it is on the GPU now.
@@ -388,6 +404,8 @@ impl Control {
             ceiling: f32::INFINITY,
             interval: u32::MAX,
             finite_steps: 0,
+            non_finite_losses: 0,
+            most_non_finite_losses: NON_FINITE_LOSSES,
             steps: 0,
             updates: 0,
             skipped: 0,
@@ -401,6 +419,16 @@ impl Control {
         }
         control
     }
+}
+
+/// The rates of the updates from `first` on, as many as there are places: update u in place u modulo their number.
+fn rate_ring(schedule: &RateSchedule, first: u64) -> Vec<f32> {
+    let rates = |place| {
+        let update = first + (place + RATE_PLACES - first % RATE_PLACES) % RATE_PLACES;
+        let Rates { lr, correction1, correction2 } = schedule.at(update);
+        [lr, correction1, correction2]
+    };
+    (0..RATE_PLACES).flat_map(rates).collect()
 }
 
 /// The bits of a state, as the words that hold it.
@@ -428,6 +456,7 @@ impl Outcome {
             scale: self.scale,
             clip: self.clip,
             gradients: GradientSummary { counts, squares: self.squares },
+            applied: self.loss.is_finite() && counts.infinite == 0 && counts.nan == 0,
             blamed: (self.blamed != u32::MAX).then_some(self.blamed as usize),
             lost: self.lost,
             ends,
