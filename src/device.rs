@@ -26,8 +26,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use crate::record::Environment;
+use crate::record::{Environment, UnusedUnits};
 use crate::units::Bytes;
+use crate::words::list;
 use gpu::{Build, GpuError};
 
 pub use meter::Meter;
@@ -201,6 +202,10 @@ pub fn environment(choice: &Choice, threads: usize) -> Environment {
     let name = gpu.as_ref().map_or_else(|| processor(name), |gpu| gpu.name.clone());
     let memory = system.as_ref().map_or(0, System::total_memory);
     let features = cpu_features();
+    let unused_units = match choice.device {
+        Device::Cuda(_) => Vec::new(),
+        Device::Auto | Device::Cpu => unused_units(std::env::consts::ARCH, &features),
+    };
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Environment {
         device: choice.device.to_string(),
@@ -209,7 +214,8 @@ pub fn environment(choice: &Choice, threads: usize) -> Environment {
         logical_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_total: (memory > 0).then_some(Bytes(memory)),
         product_paths: product_paths(std::env::consts::ARCH, &features),
-        notes: notes(&features).into_iter().chain(choice.note.clone()).collect(),
+        notes: notes(&unused_units).into_iter().chain(choice.note.clone()).collect(),
+        unused_units,
         cpu_features: features.into_iter().map(str::to_owned).collect(),
         os: operating_system(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -247,15 +253,15 @@ fn operating_system() -> String {
 }
 
 /// What would mislead a reader who does not know it.
-fn notes(features: &[&str]) -> Vec<String> {
-    let mut notes = Vec::new();
-    if features.contains(&AMX) {
-        notes.push(
-            "this processor has matrix units for bf16 (AMX), which this version does not use: frameworks that do gain \
-             more time by bf16 than the ratios here say"
-                .to_owned(),
-        );
-    }
+fn notes(unused: &[UnusedUnits]) -> Vec<String> {
+    let unused = unused.iter().map(|UnusedUnits { format, instructions }| {
+        let instructions = list(instructions);
+        format!(
+            "This processor has instructions of its own for products of {format} ({instructions}), which this version does \
+             not use: frameworks that do gain more time by {format} than the ratios here say."
+        )
+    });
+    let mut notes: Vec<String> = unused.collect();
     if cfg!(debug_assertions) {
         notes.push(
             "Built without optimization: times say nothing; build with --release.".to_owned(),
@@ -292,7 +298,7 @@ fn cpu_features() -> Vec<&'static str> {
         "avx" "avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vnni" "avx512bf16"
         "avx512fp16");
     #[cfg(target_arch = "x86_64")]
-    let features = features.into_iter().chain([(AMX, has_amx())]);
+    let features = features.into_iter().chain(AMX.into_iter().zip(has_amx()));
     #[cfg(target_arch = "aarch64")]
     let features = detected!(is_aarch64_feature_detected:
         "neon" "fp16" "fhm" "bf16" "dotprod" "i8mm" "sve" "sve2");
@@ -301,16 +307,52 @@ fn cpu_features() -> Vec<&'static str> {
     features.into_iter().filter_map(|(name, has)| has.then_some(name)).collect()
 }
 
-/// Matrix units of recent Intel processors that multiply bf16.
-const AMX: &str = "amx-bf16";
-
-/// Whether the processor has [`AMX`], by Intel's manual: leaf 7, register EDX, bits 22 (AMX-BF16) and 24 (AMX-TILE). The
-/// standard library's own macro does not name it yet.
+/// Matrix units of recent Intel processors that multiply bf16 and f16.
 #[cfg(target_arch = "x86_64")]
-fn has_amx() -> bool {
+const AMX: [&str; 2] = ["amx-bf16", "amx-fp16"];
+
+/// Whether the processor has each of [`AMX`]. The standard library's own macro does not name them yet.
+#[cfg(target_arch = "x86_64")]
+fn has_amx() -> [bool; 2] {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
-    let both = 1 << 22 | 1 << 24;
-    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & both == both
+    if __cpuid(0).eax < 7 {
+        return [false; 2];
+    }
+    let leaf = __cpuid_count(7, 0);
+    // The registers of a leaf that a processor does not have mean nothing; leaf 7 says in EAX which of its own it has.
+    let second = if leaf.eax >= 1 { __cpuid_count(7, 1).eax } else { 0 };
+    amx_bits(leaf.edx, second)
+}
+
+/// By Intel's manual: AMX-TILE is bit 24 and AMX-BF16 bit 22 of register EDX of CPUID's leaf 7, AMX-FP16 bit 21 of EAX of its
+/// second part. Neither is of use without tiles.
+#[cfg(any(target_arch = "x86_64", test))]
+fn amx_bits(edx: u32, second_eax: u32) -> [bool; 2] {
+    let [tile, bf16, fp16] = [edx >> 24 & 1, edx >> 22 & 1, second_eax >> 21 & 1];
+    [tile & bf16 == 1, tile & fp16 == 1]
+}
+
+/// The instructions for products of 16 bits that this program never uses, by architecture and format, under their names among
+/// the features.
+const UNUSED: [(&str, &str, &[&str]); 4] = [
+    ("x86_64", "f16", &["amx-fp16", "avx512fp16"]),
+    ("x86_64", "bf16", &["amx-bf16"]),
+    ("aarch64", "f16", &["fp16", "fhm"]),
+    ("aarch64", "bf16", &["bf16"]),
+];
+
+/// Those of [`UNUSED`] that a processor with these features has.
+fn unused_units(arch: &str, features: &[&str]) -> Vec<UnusedUnits> {
+    let here = UNUSED.iter().filter(|(of, ..)| *of == arch);
+    let units = here.map(|(_, format, names)| UnusedUnits {
+        format: (*format).to_owned(),
+        instructions: names
+            .iter()
+            .filter(|name| features.contains(name))
+            .map(|name| (*name).to_owned())
+            .collect(),
+    });
+    units.filter(|units| !units.instructions.is_empty()).collect()
 }
 
 /// How gemmkit runs the products of each native format on a processor with these features.
@@ -443,9 +485,58 @@ mod tests {
         assert_ne!(gpus(), ["not in this build"]);
     }
 
+    /// Sapphire Rapids has AMX-BF16 and AVX512-FP16, Granite Rapids AMX-FP16 besides; Zen 5 has AVX512-BF16, which is used; a
+    /// Neoverse V2 has all of Arm's (`/proc/cpuinfo` of each).
     #[test]
-    fn unused_matrix_units_are_said() {
-        assert_eq!(notes(&["avx512bf16", AMX]).len(), notes(&["avx512bf16"]).len() + 1);
+    fn unused_units_follow_from_the_features_and_are_said() {
+        let rows: [(&str, &[&str], &[(&str, &[&str])]); 6] = [
+            ("x86_64", &["avx2", "fma", "f16c"], &[]),
+            ("x86_64", &["avx512f", "avx512vnni", "avx512bf16"], &[]),
+            (
+                "x86_64",
+                &["avx512f", "avx512bf16", "avx512fp16", "amx-bf16"],
+                &[("f16", &["avx512fp16"]), ("bf16", &["amx-bf16"])],
+            ),
+            (
+                "x86_64",
+                &["avx512f", "avx512bf16", "avx512fp16", "amx-bf16", "amx-fp16"],
+                &[("f16", &["amx-fp16", "avx512fp16"]), ("bf16", &["amx-bf16"])],
+            ),
+            ("aarch64", &["neon"], &[]),
+            (
+                "aarch64",
+                &["neon", "fp16", "fhm", "bf16", "dotprod", "i8mm"],
+                &[("f16", &["fp16", "fhm"]), ("bf16", &["bf16"])],
+            ),
+        ];
+        for (arch, features, expected) in rows {
+            let found = unused_units(arch, features);
+            let names: Vec<(&str, Vec<&str>)> = found
+                .iter()
+                .map(|units| {
+                    (units.format.as_str(), units.instructions.iter().map(|i| &**i).collect())
+                })
+                .collect();
+            let expected: Vec<(&str, Vec<&str>)> =
+                expected.iter().map(|(format, names)| (*format, names.to_vec())).collect();
+            assert_eq!(names, expected, "{features:?}");
+            assert_eq!(notes(&found).len(), notes(&[]).len() + found.len());
+        }
+    }
+
+    /// By the bits of Intel's manual: no tiles, tiles alone, with bf16, with f16, with both.
+    #[test]
+    fn matrix_units_are_told_by_their_bits() {
+        let (tile, bf16, fp16) = (1 << 24, 1 << 22, 1 << 21);
+        for (edx, second, expected) in [
+            (bf16, fp16, [false, false]),
+            (tile, 0, [false, false]),
+            (tile | bf16, 0, [true, false]),
+            (tile, fp16, [false, true]),
+            (tile | bf16, fp16, [true, true]),
+        ] {
+            assert_eq!(amx_bits(edx, second), expected, "{edx:x} {second:x}");
+        }
     }
 
     #[test]

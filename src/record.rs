@@ -75,6 +75,10 @@ pub struct Environment {
     pub cpu_features: Vec<String>,
     /// How each native format's products run on this processor, such as `bf16: widened to f32 (FMA)`.
     pub product_paths: Vec<String>,
+    /// What the processor has for products of 16 bits and this program does not use; empty where a GPU runs, and in files of
+    /// before it was recorded.
+    #[serde(default)]
+    pub unused_units: Vec<UnusedUnits>,
     /// Operating system and architecture.
     pub os: String,
     /// This program's version.
@@ -90,6 +94,16 @@ pub struct Environment {
     /// The GPU that ran it; none on the CPU, and left out of the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
+}
+
+/// Instructions of a processor that multiply one format, and that this program's products of that format do without: its times
+/// say nothing of what the processor can do in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusedUnits {
+    /// The format's name, such as `bf16`.
+    pub format: String,
+    /// Their names as in `cpu_features`, such as `amx-bf16`.
+    pub instructions: Vec<String>,
 }
 
 /// A GPU, its driver, and what this program was built with for it. What could not be told is none.
@@ -205,6 +219,9 @@ pub struct Failure {
 }
 
 /// A point with its 95 % interval.
+///
+/// The interval of a time, or of a rate that follows from one, is that of the blocks of this run: how well the median of
+/// these blocks is known. It says nothing of another run, for machines drift; ratios, paired by block, do.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate<T> {
     /// The point estimate.
@@ -215,12 +232,30 @@ pub struct Estimate<T> {
     pub high: T,
 }
 
+/// A point that has no interval, in the shape of an [`Estimate`]: both ends are `null`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// The point.
+    pub value: f64,
+    /// None; a number in files of before, which claimed one.
+    pub low: Option<f64>,
+    /// As `low`.
+    pub high: Option<f64>,
+}
+
+impl Point {
+    /// This value.
+    pub const fn of(value: f64) -> Self {
+        Self { value, low: None, high: None }
+    }
+}
+
 /// Training speed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainTime {
-    /// Median time of one step.
+    /// Median time of one step, with an interval in this run.
     pub step_seconds: Estimate<Seconds>,
-    /// Samples of the batch ÷ time of a step.
+    /// Samples of the batch ÷ time of a step, with an interval in this run.
     pub samples_per_second: Estimate<f64>,
     /// Where the time of a step goes.
     #[serde(default)]
@@ -290,12 +325,14 @@ pub enum Phase {
 pub struct Work {
     /// Multiplications and additions in the products of one step, as they were counted.
     pub operations: u64,
-    /// These, over the time of the whole step.
+    /// These, over the time of the whole step, with an interval in this run.
     pub rate: Estimate<Flops>,
-    /// The fastest that one large square product of this format was on this device, on its own.
+    /// This program's fastest matrix multiplication of the format: the fastest of many large square products on this device,
+    /// all formats in turns, before and after the timed blocks. Not what the hardware can do at most.
     pub peak: Flops,
-    /// `rate` ÷ `peak`.
-    pub share_of_peak: Estimate<f64>,
+    /// `rate` ÷ `peak`. No interval: the two are measured minutes apart, and how far the machine drifts meanwhile is not
+    /// known.
+    pub share_of_peak: Point,
 }
 
 /// A GPU during the timed blocks of one variant, by NVML. What it does not tell is none.
@@ -318,7 +355,7 @@ pub struct GpuLoad {
 /// Inference in the compute format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Inference {
-    /// Median time of one batch; none where the arithmetic is emulated.
+    /// Median time of one batch, with an interval in this run; none where the arithmetic is emulated.
     pub batch_seconds: Option<Estimate<Seconds>>,
     /// Samples in that batch.
     pub batch: usize,
@@ -503,7 +540,7 @@ pub enum AccuracyVerdict {
     Worse,
     /// The interval lies above 0 and p < 0.05.
     Better,
-    /// The 90 % interval lies within ±δ of the plan.
+    /// The 90 % interval lies within ±δ of the plan, and would after one more seed had gone 5 standard deviations off.
     Equivalent,
     /// None of these: not a statement that they are the same.
     Inconclusive,
@@ -519,7 +556,7 @@ pub enum ClaimVerdict {
     Refuted,
     /// The interval straddles the threshold, or there are too few seeds.
     Inconclusive,
-    /// Nothing here measures it.
+    /// Nothing here measures it, or what was measured leaves units of the processor unused.
     NotMeasured,
 }
 
@@ -675,6 +712,29 @@ mod tests {
         let gpu = Environment { gpu: Some(Gpu::default()), ..cpu };
         let text = serde_json::to_string(&gpu).unwrap();
         assert_eq!(serde_json::from_str::<Environment>(&text).unwrap(), gpu);
+    }
+
+    #[test]
+    fn what_has_no_interval_has_null_ends_and_older_files_with_ends_are_read() {
+        let share = Point::of(0.5);
+        let text = serde_json::to_string(&share).unwrap();
+        assert_eq!(text, r#"{"value":0.5,"low":null,"high":null}"#);
+        assert_eq!(serde_json::from_str::<Point>(&text).unwrap(), share);
+        let older = r#"{"value":0.5,"low":0.4,"high":0.6}"#;
+        let expected = Point { value: 0.5, low: Some(0.4), high: Some(0.6) };
+        assert_eq!(serde_json::from_str::<Point>(older).unwrap(), expected);
+    }
+
+    #[test]
+    fn unused_units_are_in_the_file_and_none_in_older_ones() {
+        let units = UnusedUnits { format: "bf16".into(), instructions: vec!["amx-bf16".into()] };
+        let here = Environment { unused_units: vec![units], ..Environment::default() };
+        let text = serde_json::to_string(&here).unwrap();
+        let named = r#""unused_units":[{"format":"bf16","instructions":["amx-bf16"]}],"#;
+        assert_eq!(serde_json::from_str::<Environment>(&text).unwrap(), here);
+        let older = text.replace(named, "");
+        assert_ne!(older, text);
+        assert_eq!(serde_json::from_str::<Environment>(&older).unwrap(), Environment::default());
     }
 
     #[test]

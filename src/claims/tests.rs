@@ -3,7 +3,7 @@
 use super::*;
 use crate::precision::DynamicScale;
 use crate::record::{AccuracyDifference, Control, Environment, Numerics, RunSummary, SCHEMA};
-use crate::record::{Evidence, GradientCounts, UpdateCounts};
+use crate::record::{Evidence, GradientCounts, UnusedUnits, UpdateCounts};
 use crate::spec::{
     Activation, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, ScheduleKind, SchedulePlan,
     TrainPlan, VariantPlan,
@@ -183,6 +183,50 @@ fn times_are_judged_by_their_interval() {
     }
 }
 
+/// A Xeon with AMX that runs bf16 by AVX512-BF16 alone, and its like. f32 has no such units.
+#[test]
+fn a_time_that_leaves_the_processors_units_unused_refutes_nothing() {
+    let units = |format: &str, names: &[&str]| UnusedUnits {
+        format: format.to_owned(),
+        instructions: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let amx = vec![units("bf16", &["amx-bf16"])];
+    let half = vec![units("f16", &["amx-fp16", "avx512fp16"])];
+    let fast = ratio(0.4, 0.45, 0.5);
+    let open = ratio(0.4, 0.55, 0.7);
+    let slow = ratio(0.9, 1.0, 1.1);
+    for (unused, variant, measured, expected) in [
+        (&amx, bf16_mixed(), slow, NotMeasured),
+        (&amx, bf16_mixed(), open, NotMeasured),
+        (&amx, bf16_mixed(), fast, Confirmed),
+        (&amx, fp16_mixed(), slow, Refuted),
+        (&half, fp16_mixed(), slow, NotMeasured),
+        (&half, bf16_mixed(), slow, Refuted),
+        (&vec![], bf16_mixed(), slow, Refuted),
+    ] {
+        let name = variant.name.clone();
+        let mut results = results(vec![fp32(), variant]);
+        results.environment.unused_units.clone_from(unused);
+        comparison(&mut results.variants).train_time_ratio = Some(measured);
+        comparison(&mut results.variants).inference_time_ratio = Some(measured);
+        for claim in judge(&results).iter().filter(|claim| claim.id.ends_with("-time")) {
+            assert_eq!(claim.verdict, expected, "{} of {name} with {unused:?}", claim.id);
+        }
+    }
+    let mut results = results(vec![fp32(), fp16_mixed()]);
+    results.environment.unused_units = half;
+    let fill = |results: &mut Results| {
+        comparison(&mut results.variants).train_time_ratio = Some(slow);
+    };
+    assert_eq!(
+        missing("train-time", results, fill).as_deref(),
+        Some(
+            "products of f16 by this processor's own instructions for them (amx-fp16 and avx512fp16), which this version \
+             does not use"
+        )
+    );
+}
+
 /// What is missing for `id` of the last variant, after `measure`.
 fn missing(id: &str, mut results: Results, measure: impl FnOnce(&mut Results)) -> Option<String> {
     measure(&mut results);
@@ -234,13 +278,13 @@ pub(super) fn adjusted(mut results: Results) -> Results {
 
 pub(super) const NOISY: [f64; 6] = [0.02, -0.03, 0.01, -0.015, 0.025, -0.01];
 
-/// 55 is that of the snippets beside the tests of `stats`.
+/// 90 is that of the snippets beside the tests of `stats`.
 #[test]
 fn an_open_accuracy_says_how_many_seeds_would_settle_it() {
     let wild = NOISY.map(|d| d * 10.0);
     for (differences, expected) in [
         (&NOISY[..3], "at least 6 seeds needed, 3 given"),
-        (&NOISY, "about 55 seeds needed, 6 given, if the spread stays as it is"),
+        (&NOISY, "about 90 seeds needed, 6 given, if the spread stays as it is"),
         (
             &wild,
             "no number of seeds up to 1000 would settle it if the spread stays as it is, 6 given",
@@ -263,7 +307,7 @@ fn more_variants_need_more_seeds_to_differ() {
             &NOISY[..3],
             "at least 6 seeds needed, 8 to call one of 4 variants better or worse, 3 given",
         ),
-        (&NOISY, "about 55 seeds needed, 6 given, if the spread stays as it is"),
+        (&NOISY, "about 90 seeds needed, 6 given, if the spread stays as it is"),
         (&worse, "at least 8 seeds needed to call one of 4 variants better or worse, 6 given"),
         (&scattered, "about 11 seeds needed, 6 given, if the spread stays as it is"),
     ] {

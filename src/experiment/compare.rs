@@ -3,7 +3,7 @@
 use crate::claims::accuracies;
 use crate::record::{
     AccuracyDifference, AgainstBaseline, Counts, Estimate, Evidence, Inference, Numerics, Phases,
-    Role, RunRecord, TrainTime, VariantResult, Work,
+    Point, Role, RunRecord, TrainTime, VariantResult, Work,
 };
 use crate::spec::{ControlKind, Plan};
 use crate::stats;
@@ -48,13 +48,12 @@ fn phases(blocks: &[Phases]) -> Option<Phases> {
 /// How fast a step multiplies; none where it has no product.
 fn work(operations: u64, peak: Flops, step: Estimate<Seconds>) -> Option<Work> {
     let rate = |seconds: Seconds| Flops(operations as f64 / seconds.0);
-    let share = |seconds: Seconds| rate(seconds).0 / peak.0;
     let Estimate { value, low, high } = step;
     (operations > 0 && peak.0 > 0.0).then(|| Work {
         operations,
         rate: Estimate { value: rate(value), low: rate(high), high: rate(low) },
         peak,
-        share_of_peak: Estimate { value: share(value), low: share(high), high: share(low) },
+        share_of_peak: Point::of(rate(value).0 / peak.0),
     })
 }
 
@@ -70,7 +69,7 @@ pub(super) fn inference(plan: &Plan, timing: &Timing) -> Option<Inference> {
     })
 }
 
-/// The median of the blocks with its bootstrap interval.
+/// The median of the blocks with its bootstrap interval, which says nothing of other runs.
 fn median(blocks: &[Seconds]) -> Option<Estimate<Seconds>> {
     let estimate = stats::median_estimate(&numbers(blocks))?;
     let Estimate { value, low, high } = estimate;

@@ -6,8 +6,8 @@ use crate::precision::{Format, LossScale, Policy};
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
     Control, Counts, Environment, Estimate, Evidence, ExponentHistogram, Failure, GradientCounts,
-    Inference, LayerCensus, Memory, Numerics, Phases, Recommendation, Results, Role, RunRecord,
-    RunSummary, SCHEMA, Skip, Status, TrainTime, UpdateCounts, VariantResult, Work,
+    Inference, LayerCensus, Memory, Numerics, Phases, Point, Recommendation, Results, Role,
+    RunRecord, RunSummary, SCHEMA, Skip, Status, TrainTime, UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{
     Activation, ClaimsPlan, ControlKind, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan,
@@ -147,6 +147,7 @@ fn results() -> Results {
             memory_total: Some(Bytes(8 << 30)),
             cpu_features: vec!["avx2".to_owned(), "f16c".to_owned()],
             product_paths: vec!["bf16: widened to f32 (FMA)".to_owned()],
+            unused_units: Vec::new(),
             os: "Linux x86_64".to_owned(),
             version: "0.1.0".to_owned(),
             git: None,
@@ -277,7 +278,7 @@ fn variant(traits: &Traits, index: usize) -> VariantResult {
                 operations: 1_200_000_000,
                 rate: map(around(1.2e9 / step.value.0), Flops),
                 peak: Flops(if wide { 4e11 } else { 8e11 }),
-                share_of_peak: around(1.2e9 / step.value.0 / if wide { 4e11 } else { 8e11 }),
+                share_of_peak: Point::of(1.2e9 / step.value.0 / if wide { 4e11 } else { 8e11 }),
             }),
             gpu: None,
             blocks: vec![step.value; 10],

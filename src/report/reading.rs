@@ -7,6 +7,7 @@ use crate::record::{
 };
 use crate::stats::{MIN_PAIRS, SIGNIFICANCE, least_pairs, wilson};
 use crate::units::Ratio;
+use crate::words::points_apart;
 
 use super::load::Loaded;
 use super::table::{Row, Table, variants};
@@ -323,10 +324,32 @@ fn accuracy(row: &Row<'_>) -> Option<String> {
             "inconclusive, which does not mean that they are the same".to_owned()
         }
     };
+    let unseen =
+        (difference.verdict == AccuracyVerdict::Equivalent).then(|| far_off(row)).flatten();
     Some(format!(
-        "Test accuracy {by} over {}: {verdict}{}.",
+        "Test accuracy {by} over {}: {verdict}{}.{}",
         text::plural(difference.pairs, "pair"),
-        p_value(difference)
+        p_value(difference),
+        unseen.unwrap_or_default()
+    ))
+}
+
+/// How many seeds differ by more than the margin, and how many of all may for what so few seeds show: a mean of few says nothing
+/// of what is rare.
+fn far_off(row: &Row<'_>) -> Option<String> {
+    let (seeds, margin) = (row.differences.len(), row.margin);
+    let beyond = row.differences.iter().filter(|(_, d)| d.abs() > margin).count();
+    let share = wilson(beyond as u64, seeds as u64)?;
+    let lie = match beyond {
+        0 => "None of".to_owned(),
+        some => format!("{} of", text::count(some as u64)),
+    };
+    let verb = if beyond == 1 { "differs" } else { "differ" };
+    Some(format!(
+        " {lie} {} {verb} by more than ±{} pp; in as many as {} of all runs such a difference cannot be excluded.",
+        text::plural(seeds, "seed"),
+        points_apart(margin),
+        text::share(share.high)
     ))
 }
 

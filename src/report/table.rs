@@ -33,7 +33,7 @@ pub(super) const TITLES: [&str; 11] = [
 /// How to read the cells: for the foot of a table.
 pub(super) const LEGEND: [&str; 5] = [
     "Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.",
-    "Step time: median with its 95% interval; × is variant ÷ baseline, below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; peak: the fastest large product of that format here.",
+    "Step time: median of the timed blocks of this run; machines drift, so a time in seconds has no interval. × is variant ÷ baseline, paired by block, with its 95% interval; below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; below them their share of this program's fastest matrix multiplication of that format, which is not the hardware's peak.",
     "Overflow: finite before rounding, infinite after. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients.",
     "Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.",
     "— means not measured, never 0.",
@@ -474,6 +474,8 @@ impl<'a> Row<'a> {
         lines
     }
 
+    /// A time in this run, and its ratio to the baseline's with its interval. The time's own interval is left out: it covers the
+    /// median of a longer stretch in fewer than half of all runs, since machines drift.
     fn time_cell<T: fmt::Display>(
         &self,
         time: Option<Estimate<T>>,
@@ -486,18 +488,19 @@ impl<'a> Row<'a> {
                 vec![Line::value(text::NOT_MEASURED)]
             };
         };
-        let mut lines = estimate_lines(time);
+        let mut lines = vec![Line::value(time.value.to_string())];
         lines.extend(ratio.map(estimate_lines).unwrap_or_default());
         lines
     }
 
-    /// The time of a training step, and how fast its products are, against the device's fastest.
+    /// The time of a training step, and how fast its products are, against this program's fastest.
     fn step_cell(&self) -> Vec<Line> {
         let train = self.train.as_ref();
         let mut lines = self.time_cell(train.map(|train| train.step_seconds), self.time_ratio());
         if let Some(work) = train.and_then(|train| train.work) {
             lines.push(Line::detail(work.rate.value.to_string()));
-            lines.push(Line::detail(format!("{:.0}% of peak", work.share_of_peak.value * 100.0)));
+            let share = work.share_of_peak.value * 100.0;
+            lines.push(Line::detail(format!("{share:.0}% of fastest")));
         }
         lines
     }
@@ -518,8 +521,8 @@ pub(super) fn spread_text(spread: Spread) -> String {
     }
 }
 
-/// A point, and its interval below.
-fn estimate_lines<T: fmt::Display>(estimate: Estimate<T>) -> Vec<Line> {
+/// A ratio, and its interval below.
+fn estimate_lines(estimate: Estimate<Ratio>) -> Vec<Line> {
     let interval = text::interval(estimate.low, estimate.high);
     vec![Line::value(estimate.value.to_string()), Line::detail(format!("({interval})"))]
 }

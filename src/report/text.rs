@@ -46,7 +46,7 @@ pub(super) fn interval<T: Display>(low: T, high: T) -> String {
     }
 }
 
-/// A point with its interval: `12.3 ms (12.1–12.5 ms)`.
+/// A point with its interval: `0.52× (0.51–0.53×)`.
 pub(super) fn estimate<T: Display + Copy>(estimate: Estimate<T>) -> String {
     format!("{} ({})", estimate.value, interval(estimate.low, estimate.high))
 }

@@ -1,4 +1,4 @@
-//! Intervals in closed form: Student's and Hall's for a mean, Wilson's for a share; and the equivalence test on the first.
+//! Intervals in closed form: Student's and Hall's for a mean, Wilson's for a share; and the test of equivalence.
 
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
@@ -7,7 +7,10 @@ use super::{LEVEL, differences};
 use crate::record::Estimate;
 
 /// Level of the interval that two one-sided tests at 5 % amount to.
-pub(super) const TOST_LEVEL: f64 = 0.90;
+const TOST_LEVEL: f64 = 0.90;
+
+/// How far off the one more seed is that [`equivalent`] allows for, in standard deviations.
+pub const FAR_OFF: f64 = 5.0;
 
 /// The mean with an interval at `level` that allows for skewed values: from the lower of the lower ends of Student's
 /// interval and of Hall's, to the higher of the higher ends. `None` for fewer than two values or a level outside 0 to 1.
@@ -62,15 +65,24 @@ pub fn mean_difference(variant: &[f64], baseline: &[f64]) -> Option<Estimate<f64
     mean_interval(&differences(variant, baseline)?, LEVEL)
 }
 
-/// Whether the mean difference is within ±`margin`: two one-sided tests (Schuirmann 1987), that is, the 90 % interval of
-/// the mean inside the margin. `None` for fewer than two differences.
+/// Whether the mean difference is within ±`margin`: two one-sided tests (Schuirmann 1987), that is, the 90 %
+/// [`mean_interval`] inside the margin; and so is Student's after one more difference, [`FAR_OFF`] standard deviations from
+/// the mean on either side, has moved it by [`FAR_OFF`] ÷ (n + 1) of them. `None` for fewer than two differences.
 ///
-/// The interval is [`mean_interval`]. With a true difference of exactly `margin` this errs in 4 % of normal samples, and in more
-/// than the 5 % that are meant of skewed ones (`examples/verdicts.rs` counts); the 90 % `BCa` interval errs in 15 % of normal
-/// samples of 3 values, in 10 % of 6 and 8 % of 10.
+/// Where one seed in ten or twenty goes badly, most samples of six to ten hold none of these and look better than the truth.
+/// The interval alone is then inside the margin in 8 to 14 of 100 experiments whose true difference is as large as the margin, if
+/// such seeds are 5 standard deviations off; with the allowance in 1 to 4 (`examples/verdicts.rs` counts). Where they are
+/// further off it errs more often, and no test of so few seeds can see what is not among them.
 pub fn equivalent(differences: &[f64], margin: f64) -> Option<bool> {
-    let interval = mean_interval(differences, TOST_LEVEL)?;
-    Some(-margin < interval.low && interval.high < margin)
+    let (mean, spread) = (mean(differences)?, sd(differences)?);
+    let [below, above] = equivalence_reach(differences.len(), skewness(differences)?)?;
+    Some(-margin < mean - spread * below && mean + spread * above < margin)
+}
+
+/// How far below and above the mean of `n` differences of this skewness [`equivalent`] looks, in standard deviations.
+pub(super) fn equivalence_reach(n: usize, skewness: f64) -> Option<[f64; 2]> {
+    let one_more = student_reach(n, TOST_LEVEL)? + FAR_OFF / (n + 1) as f64;
+    Some(reach(n, skewness, TOST_LEVEL)?.map(|end| end.max(one_more)))
 }
 
 /// A share of `of` trials with Wilson's 95 % interval (1927); `None` for no trials or more successes than trials.
@@ -103,6 +115,9 @@ fn score_interval(share: f64, n: f64) -> Estimate<f64> {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::super::assert_close;
     use super::*;
 
@@ -192,17 +207,18 @@ mod tests {
         assert_eq!(mean_difference(&variant, &baseline[1..]), None);
     }
 
-    // d as above; scipy.stats.ttest_1samp(d, margin, alternative="less").pvalue is the p beside each margin: these differences
-    // reach furthest above by Student's interval, and far from the margin below by either.
+    // d as above; shift = d.std(ddof=1) * 5 / (len(d) + 1)
+    // scipy.stats.ttest_1samp(d, margin - shift, alternative="less").pvalue is the p beside each margin: these differences
+    // reach furthest above by Student's interval, and far from the margin below by either. Without the shift 0.006 would do.
     #[test]
-    fn equivalence_is_two_one_sided_tests_of_scipy() {
+    fn equivalence_is_two_one_sided_tests_of_scipy_that_allow_for_one_more_seed() {
         let d = [0.004, -0.0015, 0.006, 0.0025, 0.001, 0.0075];
         for (margin, p) in [
-            (0.0059, 0.053_072_509_116_150_4),
-            (0.005_96, 0.050_134_858_980_889_37),
-            (0.005_97, 0.049_661_998_986_455_3),
-            (0.006, 0.048_271_231_679_809_73),
-            (0.01, 0.002_028_316_656_647_356_3),
+            (0.006, 0.390_641_630_609_233_2),
+            (0.0083, 0.050_878_028_765_775_664),
+            (0.008_31, 0.050_397_840_658_857_44),
+            (0.008_32, 0.049_922_386_998_572_15),
+            (0.01, 0.011_171_512_711_215_787),
         ] {
             assert_eq!(equivalent(&d, margin), Some(p < 0.05), "{margin}");
         }
@@ -222,13 +238,50 @@ mod tests {
     fn equivalence_needs_the_whole_interval_inside_the_margin() {
         let d = [0.004, -0.0015, 0.006, 0.0025, 0.001, 0.0075];
         let mirrored = d.map(|d| -d);
-        for (margin, expected) in [(0.0060, true), (0.0059, false), (0.0, false), (f64::NAN, false)]
+        for (margin, expected) in [(0.0084, true), (0.0083, false), (0.0, false), (f64::NAN, false)]
         {
             assert_eq!(equivalent(&d, margin), Some(expected), "{margin}");
             assert_eq!(equivalent(&mirrored, margin), Some(expected), "{margin}");
         }
         assert_eq!(equivalent(&[0.0; 6], 0.001), Some(true));
         assert_eq!(equivalent(&d[..1], 0.01), None);
+    }
+
+    /// One seed in ten 5 standard deviations off, the mean difference as large as the margin: 5 % of experiments may be called
+    /// equivalent, and the 90 % interval alone calls 12 % so. Of differences that are normal and 0 on average, with a margin of
+    /// 2.5 standard deviations, most of six must be.
+    #[test]
+    fn seeds_that_are_not_in_the_sample_are_allowed_for() {
+        const EXPERIMENTS: usize = 4000;
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let margin = 2.5;
+        for n in [6, 10] {
+            let (mut wrong, mut alone, mut right) = (0, 0, 0);
+            for _ in 0..EXPERIMENTS {
+                let normal: Vec<f64> = (0..n).map(|_| normal(&mut random)).collect();
+                right += usize::from(equivalent(&normal, margin) == Some(true));
+                let far: Vec<f64> = normal
+                    .iter()
+                    .map(|value| {
+                        let off = if random.random_range(0..10) == 0 { 5.0 } else { 0.0 };
+                        value + 0.5 - off - margin
+                    })
+                    .collect();
+                wrong += usize::from(equivalent(&far, margin) == Some(true));
+                let interval = mean_interval(&far, TOST_LEVEL).unwrap();
+                alone += usize::from(-margin < interval.low && interval.high < margin);
+            }
+            let share = |hits: usize| hits as f64 / EXPERIMENTS as f64;
+            let (wrong, alone, right) = (share(wrong), share(alone), share(right));
+            assert!(wrong < 0.05 && alone > 0.1, "{n} seeds: {wrong} wrong, {alone} before");
+            assert!(right > 0.8, "{n} seeds: {right} right");
+        }
+    }
+
+    /// By Box and Muller's method.
+    fn normal(random: &mut ChaCha8Rng) -> f64 {
+        let (u, v): (f64, f64) = (1.0 - random.random::<f64>(), random.random());
+        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
 
     // scipy.stats.binomtest(k, n).proportion_ci(method="wilson")

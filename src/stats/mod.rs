@@ -15,9 +15,10 @@ pub use accuracy::{
     MIN_PAIRS, SIGNIFICANCE, accuracy_difference, adjust, least_pairs, paired_differences,
 };
 pub use bootstrap::{RESAMPLES, bca, median_estimate, paired_ratio};
-pub use describe::{mad, mean, median, quantile, sd};
+pub use describe::{mean, median, sd};
 pub use interval::{
-    equivalent, mean_difference, mean_interval, probability_better, student_interval, wilson,
+    FAR_OFF, equivalent, mean_difference, mean_interval, probability_better, student_interval,
+    wilson,
 };
 pub use permutation::{EXACT_PAIRS, FLIPS, holm, sign_flip_p};
 pub use settle::{MOST_BLOCKS, MOST_PAIRS, Outcome, Settled, blocks_to_settle, pairs_to_settle};

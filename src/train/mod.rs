@@ -6,7 +6,7 @@ mod schedule;
 mod timing;
 mod trainer;
 
-pub use peak::product_peak;
+pub use peak::Peaks;
 pub use run::{RunError, run};
 pub use schedule::factor;
 pub use timing::{Timing, time_variants};

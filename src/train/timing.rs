@@ -4,7 +4,7 @@
 
 use candle_core::Device;
 
-use super::peak::product_peak;
+use super::peak::Peaks;
 use super::run::{RunError, loader};
 use super::trainer::{Inferencer, Loaded, Trainer};
 use crate::data::{Batches, Dataset, augmentation};
@@ -18,6 +18,9 @@ use crate::units::{Bytes, Flops, Seconds};
 
 /// Steps beyond the warm-up that a loss scale may take to settle before timing starts.
 const STEPS_TO_SETTLE: usize = 40;
+
+/// Products of each format before the blocks, and beside each round of them, of which the fastest is the peak.
+const PRODUCTS: (usize, usize) = (5, 3);
 
 /// So many steps lie between the batches that two variants draw when their steps are timed by phase: who comes second would
 /// find the images of the first in the caches.
@@ -34,7 +37,7 @@ pub struct Timing {
     pub train: Vec<Seconds>,
     /// Mean time of a step by phase, measured behind each of these blocks.
     pub phases: Vec<Phases>,
-    /// Operations of the products of one step, and how fast the device is at products in the format.
+    /// Operations of the products of one step, and this program's fastest product of the format.
     pub work: Option<(u64, Flops)>,
     /// How the GPU was doing at the end of the blocks.
     pub gpu: Option<GpuLoad>,
@@ -116,11 +119,9 @@ impl<'a> Contender<'a> {
         (index, mut trainer): (usize, Trainer<'a>),
         plan: &Plan,
         (source, batches, sample): (&Batches<'a>, &[Vec<Loaded>], &Loaded),
-        (timing, peaks): (&mut Timing, &[(Format, Flops)]),
+        timing: &mut Timing,
     ) -> Result<Self, RunError> {
         let diverged = settle(&mut trainer, plan, batches)?;
-        let peak = peaks.iter().find(|(format, _)| *format == trainer.policy().compute);
-        timing.work = peak.map(|(_, peak)| (trainer.operations(), *peak));
         let inferencer = trainer.for_inference()?;
         timing.inference_memory = Some(inference_memory(&inferencer, sample, trainer.device())?);
         let (source, load) = (source.clone(), Load::default());
@@ -146,6 +147,17 @@ impl<'a> Contender<'a> {
             self.drawn += 1;
         }
         Ok(clock.mean(steps))
+    }
+
+    /// What is said after the last block.
+    fn conclude(&self, timing: &mut Timing, peaks: &Peaks) {
+        timing.gpu = self.load.summary();
+        let peak = peaks.of(self.trainer.policy().compute);
+        timing.work = peak.map(|peak| (self.trainer.operations(), peak));
+        if self.diverged {
+            (timing.train, timing.phases) = (Vec::new(), Vec::new());
+            timing.failure = Some("training diverged, and its steps no longer update".to_owned());
+        }
     }
 
     /// Reads what the steps so far did.
@@ -179,7 +191,8 @@ pub fn time_variants(
         return Ok(vec![Timing::default(); variants.len()]);
     };
     let sample = Loaded::new(sample, data.shape, device)?;
-    let peaks = peaks(variants, device);
+    let blocks = plan.measure.timing_blocks;
+    let mut peaks = peaks(if blocks == 0 { &[] } else { variants }, device);
     let mut timings = vec![Timing::default(); variants.len()];
     let mut contenders = Vec::new();
     for (index, variant) in variants.iter().enumerate() {
@@ -190,7 +203,7 @@ pub fn time_variants(
         let loaded = trainer.map_err(RunError::from).and_then(|trainer| {
             let timing = &mut timings[index];
             let data = (&source, batches.as_slice(), &sample);
-            Contender::load((index, trainer), plan, data, (timing, &peaks))
+            Contender::load((index, trainer), plan, data, timing)
         });
         match loaded {
             Ok(contender) => contenders.push(contender),
@@ -198,7 +211,6 @@ pub fn time_variants(
         }
     }
     let probe = Probe::of(device);
-    let blocks = plan.measure.timing_blocks;
     for block in 0..blocks {
         // ABBA: every other round goes through the variants backwards.
         if block % 2 == 1 {
@@ -212,30 +224,28 @@ pub fn time_variants(
         if block % 2 == 1 {
             contenders.reverse();
         }
+        // What was fastest so far stands where these fail, as for want of memory.
+        peaks.measure(PRODUCTS.1).ok();
         progress(block + 1, blocks);
     }
     for contender in &contenders {
-        let timing = &mut timings[contender.index];
-        timing.gpu = contender.load.summary();
-        if contender.diverged {
-            (timing.train, timing.phases) = (Vec::new(), Vec::new());
-            timing.failure = Some("training diverged, and its steps no longer update".to_owned());
-        }
+        contender.conclude(&mut timings[contender.index], &peaks);
     }
     Ok(timings)
 }
 
 /// How fast products are in each format that a variant computes in: once a format, so that variants of one format are held
-/// against one number, and before any variant is loaded. A format whose large matrices do not fit has none.
-fn peaks(variants: &[VariantPlan], device: &Device) -> Vec<(Format, Flops)> {
-    let mut peaks: Vec<(Format, Flops)> = Vec::new();
+/// against one number. None where there is no memory even for small matrices.
+fn peaks(variants: &[VariantPlan], device: &Device) -> Peaks {
+    let mut formats: Vec<Format> = Vec::new();
     for VariantPlan { policy, .. } in variants {
-        let known = peaks.iter().any(|(format, _)| *format == policy.compute);
-        if !known && let Ok(peak) = product_peak(policy.compute, device) {
-            peaks.push((policy.compute, peak));
+        if !policy.is_emulated(device.is_cuda()) && !formats.contains(&policy.compute) {
+            formats.push(policy.compute);
         }
     }
-    peaks
+    let measured = Peaks::new(&formats, device)
+        .and_then(|mut peaks| peaks.measure(PRODUCTS.0).map(|()| peaks));
+    measured.unwrap_or_default()
 }
 
 /// Untimed steps, until the warm-up is over, the last step made an update, and steps are done as all that follow will be. Whether the run diverged meanwhile.

@@ -66,8 +66,8 @@ fn the_fastest_that_keeps_the_accuracy_is_recommended() {
     let open = "bf16-true is faster still (0.48×) but is not shown equivalent";
     mixed(
         &[(FAST, None, &KEPT), (FASTER, None, &NOISY)],
-        Some(49),
-        &format!("{said}; {open} yet: about 49 more seeds."),
+        Some(84),
+        &format!("{said}; {open} yet: about 84 more seeds."),
     );
     let wild = NOISY.map(|d| d * 10.0);
     mixed(
@@ -94,8 +94,8 @@ fn with_none_clearly_faster_memory_decides() {
     }
     let rival = measured(&[(ALIKE, Some(0.7), &KEPT), (ALIKE, Some(0.6), &NOISY)]);
     let open =
-        "bf16-true needs less memory (0.60×) but is not shown equivalent yet: about 49 more seeds";
-    check(&rival, Some("bf16-mixed"), Some(49), &format!("{timed} {EQUIVALENT}; {open}."));
+        "bf16-true needs less memory (0.60×) but is not shown equivalent yet: about 84 more seeds";
+    check(&rival, Some("bf16-mixed"), Some(84), &format!("{timed} {EQUIVALENT}; {open}."));
 }
 
 #[test]
@@ -111,8 +111,8 @@ fn with_none_cheaper_it_is_the_baseline() {
     }
     let rival = measured(&[(SLOW, None, &KEPT), (FASTER, None, &NOISY)]);
     let cost = "1.20× (1.15–1.25×) of fp32's step time";
-    let open = "bf16-true is faster (0.48×) but is not shown equivalent yet: about 49 more seeds";
-    check(&rival, Some("fp32"), Some(49), &format!("{said} {cost}; {open}."));
+    let open = "bf16-true is faster (0.48×) but is not shown equivalent yet: about 84 more seeds";
+    check(&rival, Some("fp32"), Some(84), &format!("{said} {cost}; {open}."));
 
     let untimed = "fp32: no policy that keeps the accuracy is shown to be faster here, or smaller without being slower, with bf16-mixed its step time not \
                    measured.";
@@ -135,9 +135,9 @@ fn with_none_shown_good_more_seeds_are_asked_for() {
     check(&few, None, Some(3), reason);
     // The one that fewer seeds settle is named, even if another is faster.
     let two = measured(&[(FAST, None, &NOISY), (FASTER, None, &NOISY.map(|d| d * 10.0))]);
-    let reason = "None shown equivalent to fp32 yet: run about 49 more seeds to settle bf16-mixed, at 0.55× \
+    let reason = "None shown equivalent to fp32 yet: run about 84 more seeds to settle bf16-mixed, at 0.55× \
                   (0.54–0.56×) of fp32's step time, its test accuracy inconclusive, at ±0.00 pp (−2.41 to +2.28) over 6 seeds.";
-    check(&two, None, Some(49), reason);
+    check(&two, None, Some(84), reason);
     let wild = measured(&[(FAST, None, &NOISY.map(|d| d * 10.0))]);
     let reason = "None shown equivalent to fp32 yet, and no number of seeds up to 1000 would settle it if the spread \
                   stays as it is: bf16-mixed, at 0.55× (0.54–0.56×) of fp32's step time, its test accuracy inconclusive, \
@@ -268,9 +268,9 @@ fn a_variant_on_its_way_to_worse_is_no_rival() {
                 step time.";
     check(&four([slow, bad, bad, bad]), Some("fp32"), None, none);
 
-    let open = "None shown equivalent to fp32 yet: run about 49 more seeds to settle bf16-mixed, at 0.55× (0.54–0.56×) of \
+    let open = "None shown equivalent to fp32 yet: run about 84 more seeds to settle bf16-mixed, at 0.55× (0.54–0.56×) of \
                 fp32's step time, its test accuracy inconclusive, at ±0.00 pp (−2.41 to +2.28) over 6 seeds.";
-    check(&four([(FAST, None, &NOISY), bad, bad, bad]), None, Some(49), open);
+    check(&four([(FAST, None, &NOISY), bad, bad, bad]), None, Some(84), open);
 
     let looks = "looks worse (−0.95 pp, about 2 more seeds would show it)";
     let all = format!(
@@ -308,15 +308,15 @@ fn a_baseline_that_stopped_is_never_recommended() {
     let rival = stopped(&[(SLOW, Some(1.4), &KEPT), (FASTER, None, &NOISY)]);
     let reason = format!(
         "bf16-mixed: {slow} and {EQUIVALENT}; {itself}; bf16-true is faster still (0.48×) but is not shown equivalent yet: \
-         about 49 more seeds."
+         about 84 more seeds."
     );
-    check(&rival, Some("bf16-mixed"), Some(49), &reason);
+    check(&rival, Some("bf16-mixed"), Some(84), &reason);
     // With none good there is nothing to recommend, be the open one cheaper or not.
     let open = format!(
-        "None shown equivalent to fp32 yet: run about 49 more seeds to settle bf16-mixed, at 1.20× (1.15–1.25×) of fp32's \
+        "None shown equivalent to fp32 yet: run about 84 more seeds to settle bf16-mixed, at 1.20× (1.15–1.25×) of fp32's \
          step time, its test accuracy inconclusive, at ±0.00 pp (−2.41 to +2.28) over 6 seeds; {itself}."
     );
-    check(&stopped(&[(SLOW, None, &NOISY)]), None, Some(49), &open);
+    check(&stopped(&[(SLOW, None, &NOISY)]), None, Some(84), &open);
 
     let mut both = stopped(&[(SLOW, None, &WORSE)]);
     both.variants[0].runs[5].status = Status::Failed;

@@ -4,6 +4,7 @@ use crate::record::Status;
 use crate::report::table::{Row, Table, spread_text};
 use crate::report::text;
 use crate::report::theme::{INK, ZONE};
+use crate::stats::FAR_OFF;
 
 use super::{
     Arrange, Axis, Choices, Colour, Figure, Fill, Hatch, Key, Layer, Look, Marks, Panel, Shape,
@@ -96,10 +97,10 @@ pub(super) fn differences(table: &Table<'_>) -> Figure {
     let gutter = rows().map(|(place, (_, row))| (place as f64, verdict(row)));
     let mut legend = legend("mean difference and its 95% interval", false);
     legend.push(Key::of_mark("equivalent: within ±δ of the plan", Swatch::Fill(EQUIVALENT)));
-    let mut notes = vec![
-        "A variant is equivalent where the 90% interval of its mean difference lies within ±δ."
-            .to_owned(),
-    ];
+    let mut notes = vec![format!(
+        "A variant is equivalent where the 90% interval of its mean difference lies within ±δ, and would after one more \
+             seed had gone {FAR_OFF} standard deviations off."
+    )];
     if !table.controls.is_empty() {
         let note = "Below the line: the baseline against itself, trained again with the same seeds or with others; a difference there is not the precision's.";
         notes.push(note.to_owned());

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use crate::record::{Estimate, Inference, Memory, Phases};
 use crate::report::table::{Row, Table};
 use crate::report::text;
-use crate::report::theme::{AXIS, Colour, INK, PALETTE};
+use crate::report::theme::{AXIS, Colour, PALETTE};
 use crate::units::{Bytes, Ratio, Seconds};
 
 use super::{
@@ -116,14 +116,14 @@ impl Bars {
     }
 }
 
-/// Times with their intervals, and beside them the ratio to the baseline's.
+/// Times in this run, and beside them the ratio to the baseline's.
 fn times(
     table: &Table<'_>,
     (title, axis): (&str, &str),
-    of: impl Fn(&Row<'_>) -> (Option<Estimate<Seconds>>, Option<Estimate<Ratio>>),
+    of: impl Fn(&Row<'_>) -> (Option<Seconds>, Option<Estimate<Ratio>>),
 ) -> Panel {
     let times = table.rows.iter().filter_map(|row| of(row).0);
-    let longest = times.map(|time| time.high.0).fold(0.0, f64::max);
+    let longest = times.map(|time| time.0).fold(0.0, f64::max);
     let (unit, per_second) = time_unit(longest);
     let mut bars = Bars::new(title, format!("{axis} ({unit})"), longest * per_second);
     for (index, row) in table.rows.iter().enumerate() {
@@ -132,30 +132,23 @@ fn times(
             bars.say(y, no_time(row));
             continue;
         };
-        let words = format!("{}: {}", row.label(), text::estimate(time));
-        let Estimate { value, low, high } = time;
-        let span = |from: f64, to: Seconds, words: String| {
-            vec![Span { at: y, from, to: to.0 * per_second, words }]
-        };
-        let whole = Marks::Bars { bars: span(0.0, value, words.clone()), fill: WHOLE };
-        bars.layers.push(Layer::plain(whole));
-        let spans = span(low.0 * per_second, high, words);
-        bars.layers.push(Layer::plain(Marks::Whiskers { spans, upright: false, colour: INK }));
-        bars.gutter.push((y, with_ratio(value, ratio.map(|ratio| ratio.value))));
+        let words = format!("{}: {time}{}", row.label(), ratio_words(ratio));
+        let span = vec![Span { at: y, from: 0.0, to: time.0 * per_second, words }];
+        bars.layers.push(Layer::plain(Marks::Bars { bars: span, fill: WHOLE }));
+        bars.gutter.push((y, with_ratio(time, ratio.map(|ratio| ratio.value))));
     }
     bars.panel(table)
 }
 
-/// Time of a training step with its interval, and of its phases.
+/// Time of a training step, and of its phases.
 pub(super) fn step_time(table: &Table<'_>) -> Figure {
     let whole = times(table, ("whole step", "time of one step"), |row| {
-        (row.train.as_ref().map(|train| train.step_seconds), row.time_ratio())
+        (row.train.as_ref().map(|train| train.step_seconds.value), row.time_ratio())
     });
     Figure {
         file: "step-time",
         title: "Time of one training step".to_owned(),
-        subtitle: "Bar: median. Whisker: 95% interval. × is variant ÷ baseline; less is faster."
-            .to_owned(),
+        subtitle: "Bar: median of this run. × is variant ÷ baseline; less is faster.".to_owned(),
         alt: alt("Time of one training step", table, step_words),
         room: 2.0 * room_for(table.rows.len(), 24.0),
         arrange: Arrange::Stacked,
@@ -195,13 +188,17 @@ fn step_words(row: &Row<'_>) -> String {
     let Some(train) = &row.train else {
         return no_time(row);
     };
-    let ratio = row.time_ratio();
-    let ratio = ratio.map(|r| format!(", {} of the baseline", text::estimate(r)));
     let phases = row_phases(row).map(|phases| {
         let phases = PHASES.map(|(name, phase, _)| format!("{name} {}", phase(phases)));
         format!(" ({})", phases.join(", "))
     });
-    text::estimate(train.step_seconds) + &ratio.unwrap_or_default() + &phases.unwrap_or_default()
+    let (time, ratio) = (train.step_seconds.value, ratio_words(row.time_ratio()));
+    format!("{time}{ratio}{}", phases.unwrap_or_default())
+}
+
+/// `, 0.52× (0.51–0.54×) of the baseline`, where there is a ratio.
+fn ratio_words(ratio: Option<Estimate<Ratio>>) -> String {
+    ratio.map(|ratio| format!(", {} of the baseline", text::estimate(ratio))).unwrap_or_default()
 }
 
 /// Memory of training by category, at the peak.
@@ -235,7 +232,7 @@ pub(super) fn inference(table: &Table<'_>) -> Figure {
     let what = format!("time of one batch{samples}");
     let times = times(table, ("time", &what), |row| {
         let time = row.inference.as_ref().and_then(|inference| inference.batch_seconds);
-        (time, row.inference_time_ratio())
+        (time.map(|time| time.value), row.inference_time_ratio())
     });
     let peaks = peaks(table, "peak memory", &INFERENCE, |row| {
         let inference = row.inference.clone()?;
@@ -260,7 +257,10 @@ fn inference_words(row: &Row<'_>) -> String {
     let Some(inference) = &row.inference else {
         return not_measured();
     };
-    let time = inference.batch_seconds.map_or_else(|| no_time(row), text::estimate);
+    let time = inference.batch_seconds.map_or_else(
+        || no_time(row),
+        |time| format!("{}{}", time.value, ratio_words(row.inference_time_ratio())),
+    );
     let ratio = row.inference_memory_ratio();
     format!("{time}; {}", parts_words(inference.peak_bytes, ratio, inference, &INFERENCE))
 }

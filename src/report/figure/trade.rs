@@ -15,24 +15,17 @@ use super::{
 /// The line through the variants that nothing beats.
 const FRONT: Look = Look { colour: MUTED, shape: Shape::Circle, dash: &[5.0, 4.0] };
 
-/// A cost of a variant, in the unit of an axis.
-type Cost<'a> = &'a dyn Fn(&Row<'_>) -> Option<Estimate<f64>>;
+/// A cost of a variant in this run, in the unit of an axis.
+type Cost<'a> = &'a dyn Fn(&Row<'_>) -> Option<f64>;
 
 /// The figure.
 pub(super) fn figure(table: &Table<'_>) -> Figure {
     let times = table.rows.iter().filter_map(|row| row.train.as_ref());
     let (unit, per_second) = time_unit(times.map(|t| t.step_seconds.value.0).fold(0.0, f64::max));
-    let time = |row: &Row<'_>| {
-        let Estimate { value, low, high } = row.train.as_ref()?.step_seconds;
-        let of = |seconds: f64| seconds * per_second;
-        Some(Estimate { value: of(value.0), low: of(low.0), high: of(high.0) })
-    };
+    let time = |row: &Row<'_>| Some(row.train.as_ref()?.step_seconds.value.0 * per_second);
     let peaks = table.rows.iter().filter_map(|row| row.memory.map(|memory| memory.peak_bytes.0));
     let (bytes, unit_bytes) = byte_unit(peaks.max().unwrap_or(0));
-    let memory = |row: &Row<'_>| {
-        let peak = row.memory?.peak_bytes.0 as f64 / unit_bytes;
-        Some(Estimate { value: peak, low: peak, high: peak })
-    };
+    let memory = |row: &Row<'_>| Some(row.memory?.peak_bytes.0 as f64 / unit_bytes);
     let mut legend = variant_keys(table, Swatch::Point, |row| {
         row.accuracy.is_some() && (time(row).is_some() || memory(row).is_some())
     });
@@ -43,14 +36,10 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     Figure {
         file: "trade-off",
         title: "Accuracy against its cost".to_owned(),
-        subtitle:
-            "Up and left is better. Whiskers: 95% intervals of the mean accuracy and of the time."
-                .to_owned(),
+        subtitle: "Up and left is better. Whiskers: 95% intervals of the mean accuracy.".to_owned(),
         alt: alt("Accuracy against its cost", table, |row| {
-            let cost = |cost: Option<Estimate<f64>>, unit: &str| {
-                cost.map_or("not measured".to_owned(), |c| {
-                    format!("{} {unit}", text::decimal(c.value))
-                })
+            let cost = |cost: Option<f64>, unit: &str| {
+                cost.map_or("not measured".to_owned(), |c| format!("{} {unit}", text::decimal(c)))
             };
             let accuracy =
                 row.accuracy.map_or("not measured".to_owned(), |a| text::percent(a.mean));
@@ -88,7 +77,7 @@ fn accuracy(row: &Row<'_>) -> Option<Estimate<f64>> {
 struct Placed<'a> {
     index: usize,
     row: &'a Row<'a>,
-    cost: Estimate<f64>,
+    cost: f64,
     accuracy: Estimate<f64>,
 }
 
@@ -96,11 +85,11 @@ impl Placed<'_> {
     /// Where it is, if all its runs went through: only then can it be on a front.
     fn contends(&self) -> Option<At> {
         let whole = self.row.runs.diverged + self.row.runs.failed == 0;
-        whole.then_some((self.cost.value, self.accuracy.value))
+        whole.then_some((self.cost, self.accuracy.value))
     }
 
-    /// Its intervals, and its point above all intervals.
-    fn layers(&self, label: &str) -> ([Layer; 2], Layer) {
+    /// The interval of its accuracy, and its point above all intervals.
+    fn layers(&self, label: &str) -> (Layer, Layer) {
         let look = Look::of(self.index);
         let troubles = self.row.runs.remark();
         let (x, y) = (self.cost, self.accuracy);
@@ -108,18 +97,16 @@ impl Placed<'_> {
             "{}: {:.2}%, {} ({label}){troubles}",
             self.row.label(),
             y.value,
-            text::decimal(x.value)
+            text::decimal(x)
         );
-        let whisker = |at: f64, along: Estimate<f64>, upright: bool| {
-            let spans = vec![Span { at, from: along.low, to: along.high, words: words.clone() }];
-            Layer::of(self.index, Marks::Whiskers { spans, upright, colour: look.colour })
-        };
-        let spots = vec![Spot { at: (x.value, y.value), words: words.clone() }];
+        let spans = vec![Span { at: x, from: y.low, to: y.high, words: words.clone() }];
+        let whisker = Marks::Whiskers { spans, upright: true, colour: look.colour };
+        let spots = vec![Spot { at: (x, y.value), words }];
         let point = match self.contends() {
             Some(_) => Marks::Points { spots, look },
             None => Marks::Crosses { spots, colour: look.colour },
         };
-        ([whisker(x.value, y, true), whisker(y.value, x, false)], Layer::of(self.index, point))
+        (Layer::of(self.index, whisker), Layer::of(self.index, point))
     }
 }
 
@@ -135,17 +122,18 @@ fn panel(table: &Table<'_>, label: String, cost: Cost<'_>) -> Panel {
         layers.push(Layer::plain(Marks::Line { points, look, stroke: Stroke::Main }));
     }
     let (whiskers, points): (Vec<_>, Vec<_>) = placed.iter().map(|p| p.layers(&label)).unzip();
-    layers.extend(whiskers.into_iter().flatten().chain(points));
+    layers.extend(whiskers.into_iter().chain(points));
     let empty =
         nothing_in(table).or_else(|| placed.is_empty().then(|| "No variant has both.".to_owned()));
-    let range = |ends: fn(&Placed<'_>) -> Estimate<f64>| {
-        let low = placed.iter().map(|place| ends(place).low).fold(f64::INFINITY, f64::min);
-        let high = placed.iter().map(|place| ends(place).high).fold(f64::NEG_INFINITY, f64::max);
+    let range = |ends: fn(&Placed<'_>) -> [f64; 2]| {
+        let low = placed.iter().map(|place| ends(place)[0]).fold(f64::INFINITY, f64::min);
+        let high = placed.iter().map(|place| ends(place)[1]).fold(f64::NEG_INFINITY, f64::max);
         let pad = ((high - low) * 0.08).max(high.abs() * 1e-3).max(1e-9);
         if low > high { (0.0, 1.0) } else { (low - pad, high + pad) }
     };
     let choices = Choices { log: false, zero: true };
-    let (x, y) = (range(|place| place.cost), range(|place| place.accuracy));
+    let x = range(|place| [place.cost; 2]);
+    let y = range(|place| [place.accuracy.low, place.accuracy.high]);
     Panel {
         title: "test accuracy (%)".to_owned(),
         x: Axis::plain(label, x).with(choices),
