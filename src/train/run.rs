@@ -232,6 +232,7 @@ fn record(
         failure,
     };
     RunRecord {
+        identity: None,
         variant: variant.name.clone(),
         summary,
         loss: log.loss,
