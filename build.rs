@@ -1,17 +1,26 @@
 //! Tells the program which source and compiler it was built from, without git or outside a checkout too. With the feature
 //! `cuda` it also compiles the kernels.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+
+use sha2::{Digest as _, Sha256};
 
 #[path = "build/cuda.rs"]
 mod cuda;
 
+/// All that the program is made of.
+const SOURCES: [&str; 6] =
+    ["src", "build", "build.rs", "Cargo.toml", "Cargo.lock", "experiments/default.toml"];
+
 fn main() -> ExitCode {
-    for path in ["src", "build", "build.rs", "Cargo.toml", "Cargo.lock"] {
+    for path in SOURCES {
         rerun_if_changed(path);
     }
-    tell_source_and_compiler();
+    if let Err(error) = tell_source_and_compiler() {
+        println!("cargo::error=cannot read the sources: {error}");
+        return ExitCode::FAILURE;
+    }
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return ExitCode::SUCCESS;
     }
@@ -25,8 +34,10 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn tell_source_and_compiler() {
-    if let Some(commit) = commit() {
+fn tell_source_and_compiler() -> std::io::Result<()> {
+    let source = source_digest()?;
+    println!("cargo::rustc-env=MANTISSA_SOURCE={source}");
+    if let Some(commit) = commit(&source) {
         println!("cargo::rustc-env=MANTISSA_COMMIT={commit}");
     }
     let profile = std::env::var("PROFILE").unwrap_or_default();
@@ -34,10 +45,44 @@ fn tell_source_and_compiler() {
     let version =
         output(&compiler, &["--version"]).unwrap_or_else(|| "unknown compiler".to_owned());
     println!("cargo::rustc-env=MANTISSA_BUILD={version}, {profile}");
+    Ok(())
 }
 
-/// The commit of the checkout that this folder is the root of, with `-dirty` where tracked files were changed.
-fn commit() -> Option<String> {
+/// The start of the SHA-256 of all source files, with their paths, in hexadecimal digits. A commit does not tell two states
+/// of a changed checkout apart, and outside a checkout there is none.
+fn source_digest() -> std::io::Result<String> {
+    let mut files = Vec::new();
+    for path in SOURCES.map(Path::new) {
+        collect(path, &mut files)?;
+    }
+    files.sort();
+    let mut digest = Sha256::new();
+    for file in files {
+        let contents = std::fs::read(&file)?;
+        for part in [file.to_string_lossy().as_bytes(), &contents] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+    }
+    let start = &digest.finalize()[..6];
+    Ok(start.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
+}
+
+/// The files at and below a path; none where nothing is.
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            collect(&entry?.path(), files)?;
+        }
+    } else if path.is_file() {
+        files.push(path.to_owned());
+    }
+    Ok(())
+}
+
+/// The commit of the checkout that this folder is the root of, with `-dirty-` and the sources' digest where tracked files were
+/// changed.
+fn commit(source: &str) -> Option<String> {
     // In a folder below another project's checkout the commit would be that project's.
     if !output("git", &["rev-parse", "--show-prefix"])?.is_empty() {
         return None;
@@ -51,7 +96,7 @@ fn commit() -> Option<String> {
         }
     }
     let changes = output("git", &["status", "--porcelain", "--untracked-files=no"])?;
-    let dirty = if changes.is_empty() { "" } else { "-dirty" };
+    let dirty = if changes.is_empty() { String::new() } else { format!("-dirty-{source}") };
     Some(format!("{head}{dirty}"))
 }
 

@@ -63,6 +63,7 @@ fn save(dir: &Path, variants: usize, seeds: u64, steps: u64) -> Result<(), Failu
         experiment: "large".to_owned(),
         complete: true,
         environment: Environment::default(),
+        data: None,
         variants: Vec::new(),
         claims: Vec::new(),
         controls: Vec::new(),
@@ -129,6 +130,7 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
         })
     });
     RunRecord {
+        identity: None,
         variant: variant.to_owned(),
         summary: RunSummary {
             seed,

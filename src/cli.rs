@@ -15,10 +15,10 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::device::{self, Device};
 use crate::experiment::{self, ExperimentError, Options};
-use crate::record::{Results, Status};
+use crate::record::{Environment, Results, Status};
 use crate::report::{self, ReportError};
 use crate::spec::{self, Overrides, Plan};
-use crate::store;
+use crate::store::{self, Folder, StoreError};
 use progress::Progress;
 
 /// Which floating-point precision should a model be trained and served in, on this machine?
@@ -86,7 +86,7 @@ struct ExperimentArguments {
     /// Write tensorboard/ in --out too: event files, which TensorBoard reads
     #[arg(long)]
     tensorboard: bool,
-    /// Replace the results of another experiment in --out
+    /// Train again, and replace what an experiment left in --out
     #[arg(long)]
     force: bool,
 }
@@ -126,12 +126,20 @@ impl Failure {
 impl From<ExperimentError> for Failure {
     fn from(error: ExperimentError) -> Self {
         match error {
-            ExperimentError::Occupied(_)
+            ExperimentError::Store(error) => error.into(),
+            ExperimentError::Occupied { .. }
+            | ExperimentError::Foreign(_)
             | ExperimentError::Unreadable { .. }
             | ExperimentError::Data(_)
             | ExperimentError::Model(_) => Self::input(error),
-            ExperimentError::Store(_) | ExperimentError::Timing(_) => Self::machine(error),
+            ExperimentError::Timing(_) => Self::machine(error),
         }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        if error.is_link() { Self::input(error) } else { Self::machine(error) }
     }
 }
 
@@ -142,7 +150,8 @@ impl From<ReportError> for Failure {
             | ReportError::CutShort { .. }
             | ReportError::NotResults { .. }
             | ReportError::Newer { .. } => Self::input(error),
-            ReportError::Make { .. } | ReportError::Store(_) => Self::machine(error),
+            ReportError::Store(error) => error.into(),
+            ReportError::Make { .. } => Self::machine(error),
         }
     }
 }
@@ -179,31 +188,44 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let (plan, out) = resolve(arguments)?;
     let pool = worker_threads(threads)?;
     let device = choice.open().map_err(Failure::machine)?;
-    store::prepare(&out).map_err(Failure::input)?;
-
     let environment = device::environment(&choice, pool.current_num_threads());
-    let options = Options { out: &out, force, device: &device, environment: &environment };
+    let folder = Folder::lock(&out, &holder(&environment)).map_err(Failure::input)?;
+    let options = Options { folder: &folder, force, device: &device, environment: &environment };
     let mut progress = Progress::new(quiet);
     // From inside the pool, where an operation hands out its work without waking a sleeping thread for it.
     let outcome =
         pool.install(|| experiment::run(&plan, options, &mut |event| progress.hear(&event)));
     progress.finish();
-    let results = outcome.inspect_err(|_| store::remove_if_empty(&out))?;
+    let results = outcome?;
 
-    let written = report::render(&out)?;
-    if tensorboard {
-        report::tensorboard(&out)?;
-    }
+    // Every run is in: without a report, there is still the table.
+    let reported = complete_report(&results, &out, tensorboard).map_err(Failure::machine);
     print(&report::terminal(&results))?;
-    if let Some(page) = written.last()
-        && !quiet
-    {
-        print(&format!("report: {}", page.display()))?;
+    reported?;
+    if !quiet {
+        print(&format!("report: {}", out.join(report::PAGE).display()))?;
         if tensorboard {
             print(&format!("tensorboard: {}", out.join(report::TENSORBOARD).display()))?;
         }
     }
     failed_runs(&results)
+}
+
+/// What another process is told that wants to write to the same folder.
+fn holder(environment: &Environment) -> String {
+    let host = device::host_name();
+    format!("process {} on {host}, since {}", std::process::id(), environment.started)
+}
+
+/// Writes of the report what is not there, or not of these results.
+fn complete_report(results: &Results, out: &Path, tensorboard: bool) -> Result<(), ReportError> {
+    if !report::is_current(out)? {
+        report::render(out)?;
+    }
+    if tensorboard && !report::has_events(out, results)? {
+        report::tensorboard(out)?;
+    }
+    Ok(())
 }
 
 /// What the arguments mean: the plan and the folder of its results.
@@ -263,10 +285,13 @@ fn report(folders: &[PathBuf], out: Option<PathBuf>, tensorboard: bool) -> Resul
 /// One report on several experiments, in a folder that holds none of them.
 fn side_by_side(folders: &[PathBuf], out: Option<PathBuf>) -> Result<Vec<PathBuf>, Failure> {
     let out = out.unwrap_or_else(|| Path::new("reports").join("side-by-side"));
-    if out.join("results.json").exists() {
+    if store::exists(&out.join("results.json"))? {
         let out = out.display();
         let problem = format!("{out}: holds the results of an experiment; choose another --out");
         return Err(Failure::Input(problem));
+    }
+    if let Some(file) = report::foreign(&out)? {
+        return Err(ExperimentError::Foreign(file).into());
     }
     Ok(report::render_together(folders, &out)?)
 }

@@ -220,6 +220,7 @@ pub fn environment(choice: &Choice, threads: usize) -> Environment {
         os: operating_system(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         git: option_env!("MANTISSA_COMMIT").map(str::to_owned),
+        source: env!("MANTISSA_SOURCE").to_owned(),
         build: env!("MANTISSA_BUILD").to_owned(),
         started: utc(since_epoch.as_secs()),
         gpu,
@@ -245,6 +246,11 @@ fn family_and_model(signature: u32) -> [u32; 2] {
         [(4, 0xF), (8, 0xF), (16, 0xF), (20, 0xFF)].map(|(bit, mask)| signature >> bit & mask);
     let whole_model = if family == 6 || family == 15 { more_model << 4 | model } else { model };
     [if family == 15 { family + more_family } else { family }, whole_model]
+}
+
+/// This machine's name in its network.
+pub fn host_name() -> String {
+    System::host_name().unwrap_or_else(|| "a machine without a name".to_owned())
 }
 
 fn operating_system() -> String {

@@ -1,6 +1,12 @@
 //! An experiment: plan → runs → results. Decides the order, saves after every run, tells a listener what happens.
+//!
+//! A results folder belongs to the process that has its lock. It is marked by a results file before the first run, which says
+//! what plan, build, device and data the runs are of; the record of each run says so too.
 
 mod compare;
+mod kept;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +17,13 @@ use crate::claims;
 use crate::data::{self, Batches, DataError};
 use crate::model::{Model, ModelError};
 use crate::record::{
-    Control, Environment, Failure, GradientCounts, Results, RunRecord, RunSummary, SCHEMA, Status,
-    UpdateCounts, VariantResult,
+    Control, DataFacts, Environment, Failure, GradientCounts, Identity, Results, RunRecord,
+    RunSummary, SCHEMA, Status, UpdateCounts, VariantResult,
 };
 use crate::spec::{ControlKind, ControlPlan, Plan, VariantPlan};
-use crate::store::{self, StoreError};
+use crate::store::{self, Folder, StoreError};
 use crate::train::{self, RunError, Timing};
+use kept::{Found, RESULTS};
 
 /// What happens while an experiment runs, for whoever shows progress.
 #[derive(Debug)]
@@ -27,6 +34,17 @@ pub enum Event<'a> {
         runs: usize,
         /// Runs kept from an interrupted call.
         kept: usize,
+    },
+    /// Every run and the timing phase were finished before, and nothing is done.
+    Finished,
+    /// A run that is there is not kept, and is done again.
+    NotKept {
+        /// The variant's name.
+        variant: &'a str,
+        /// The seed.
+        seed: u64,
+        /// Why.
+        reason: &'a str,
     },
     /// A run begins.
     RunStarted {
@@ -63,12 +81,23 @@ pub enum Event<'a> {
 /// An experiment that could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ExperimentError {
-    /// The folder holds another experiment's results.
+    /// The folder holds runs that are not of this experiment.
     #[error(
-        "{}: holds the results of another plan; choose another --out, or --force to replace them",
+        "{}: holds runs that cannot be kept: {why}; choose another --out, or --force to replace them",
+        folder.display()
+    )]
+    Occupied {
+        /// The folder.
+        folder: PathBuf,
+        /// In what they differ.
+        why: String,
+    },
+    /// The folder holds a file of somebody else in the place of one of ours.
+    #[error(
+        "{}: is there already, and nothing says that mantissa wrote it; move it away, or choose another --out",
         .0.display()
     )]
-    Occupied(PathBuf),
+    Foreign(PathBuf),
     /// The folder's results file is not one that this program can go on with.
     #[error(
         "{}: {reason}; choose another --out, or --force to replace it",
@@ -98,8 +127,8 @@ pub enum ExperimentError {
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     /// The folder of the results.
-    pub out: &'a Path,
-    /// Replace another experiment's results.
+    pub folder: &'a Folder,
+    /// Train again, and replace what the folder holds.
     pub force: bool,
     /// Where this runs.
     pub device: &'a Device,
@@ -108,8 +137,9 @@ pub struct Options<'a> {
 }
 
 /// Runs every variant and seed of the plan and its controls, then the timing phase, and leaves `results.json` and a record a
-/// run in `options.out`. Seeds are the outer loop, and controls come last in each round, so that the first full comparison
-/// is there soonest. Runs of the same plan that an interrupted call finished are kept.
+/// run in `options.folder`. Seeds are the outer loop, and controls come last in each round, so that the first full comparison
+/// is there soonest. Runs of the same plan, build, device and data that an earlier call finished are kept; where all are there,
+/// nothing is done.
 ///
 /// # Errors
 /// When the data cannot be read, the model does not fit it, the folder cannot be written or holds something else. A run
@@ -119,21 +149,17 @@ pub fn run(
     options: Options<'_>,
     listen: &mut dyn FnMut(Event<'_>),
 ) -> Result<Results, ExperimentError> {
-    let mut records = kept(plan, options)?;
     let data = data::load(&plan.data)?;
     let model = Model::new(&plan.model, data.shape, data.classes)?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let trained = trained(plan);
-    let runs = trained.iter().map(|trained| trained.seeds.len()).sum();
-    let on = (&model, &data, options.device);
-    listen(Event::Started { runs, kept: records.len() });
-
-    let save = |records: &Records, timings: &Timings, complete: bool| {
-        let results = results(plan, options, (records, timings), complete);
-        let path = options.out.join("results.json");
-        store::write(&path, &json(&results))?;
-        Ok::<_, ExperimentError>((results, path))
+    let experiment = Experiment { plan, options, data: data.facts() };
+    let mut records = match experiment.begin(&trained, listen)? {
+        Found::Finished(results) => return Ok(*results),
+        Found::Part(records, _) => records,
     };
+    let on = (&model, &data, options.device);
+    let identity = Some(experiment.identity());
     for (variant, seed) in in_order(&trained) {
         let key = (variant.name.clone(), seed);
         if records.contains_key(&key) {
@@ -144,10 +170,11 @@ pub fn run(
         let mut progress = |done| listen(Event::Step { done, of });
         let record = train::run(plan, on, (variant, seed), &mut progress)
             .unwrap_or_else(|error| failed(variant, seed, &error));
-        store::write(&record_path(options.out, &variant.name, seed), &json(&record))?;
+        let record = RunRecord { identity: identity.clone(), ..record };
+        kept::save_record(options, &record)?;
         listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
         records.insert(key, record);
-        let (_, path) = save(&records, &Timings::new(), false)?;
+        let (_, path) = experiment.save(&records, &Timings::new(), false)?;
         listen(Event::Saved(&path));
     }
     let timed: Vec<VariantPlan> =
@@ -156,9 +183,58 @@ pub fn run(
     let timings =
         train::time_variants(plan, on, &timed, &mut progress).map_err(ExperimentError::Timing)?;
     let timings = timed.into_iter().map(|variant| variant.name).zip(timings).collect();
-    let (results, path) = save(&records, &timings, true)?;
+    let (results, path) = experiment.save(&records, &timings, true)?;
     listen(Event::Saved(&path));
     Ok(results)
+}
+
+/// What the results file says beside the runs.
+struct Experiment<'a> {
+    plan: &'a Plan,
+    options: Options<'a>,
+    data: DataFacts,
+}
+
+impl Experiment<'_> {
+    fn identity(&self) -> Identity {
+        kept::identity(self.plan, self.options.environment, &self.data)
+    }
+
+    /// Looks at what the folder holds, tells what of it is kept, and marks the folder as this experiment's.
+    fn begin(
+        &self,
+        trained: &[Trained],
+        listen: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Found, ExperimentError> {
+        let found = kept::look((self.plan, trained), self.options, &self.identity())?;
+        let Found::Part(records, lost) = &found else {
+            listen(Event::Finished);
+            return Ok(found);
+        };
+        if self.options.force {
+            kept::clear(self.options.folder.path())?;
+        }
+        let runs = trained.iter().map(|trained| trained.seeds.len()).sum();
+        listen(Event::Started { runs, kept: records.len() });
+        for kept::Lost { variant, seed, reason } in lost {
+            listen(Event::NotKept { variant, seed: *seed, reason });
+        }
+        self.save(records, &Timings::new(), false)?;
+        Ok(found)
+    }
+
+    /// Computes the results of these records and writes them.
+    fn save(
+        &self,
+        records: &Records,
+        timings: &Timings,
+        complete: bool,
+    ) -> Result<(Results, PathBuf), ExperimentError> {
+        let results = results(self, (records, timings), complete);
+        let folder = self.options.folder.path();
+        let path = store::write_below(folder, Path::new(RESULTS), &json(&results))?;
+        Ok((results, path))
+    }
 }
 
 /// The records of an experiment by variant and seed.
@@ -218,43 +294,11 @@ fn json(value: &impl serde::Serialize) -> Vec<u8> {
     text
 }
 
-/// The runs that an interrupted call of the same plan, by the same build on the same machine, finished. A folder with
-/// anything else in its results file is refused, unless it is to be replaced.
-fn kept(plan: &Plan, options: Options<'_>) -> Result<Records, ExperimentError> {
-    let path = options.out.join("results.json");
-    if options.force || !path.exists() {
-        return Ok(Records::new());
-    }
-    let found: Results = serde_json::from_slice(&store::read(&path)?).map_err(|error| {
-        let reason = format!("is not a results file of this version ({error})");
-        ExperimentError::Unreadable { path: path.clone(), reason }
-    })?;
-    if found.plan != *plan {
-        return Err(ExperimentError::Occupied(options.out.to_owned()));
-    }
-    let (here, there) = (options.environment, &found.environment);
-    let same_build = here.version == there.version
-        && here.git == there.git
-        && here.device_name == there.device_name;
-    if found.complete || !same_build {
-        return Ok(Records::new());
-    }
-    let controls = found.controls.iter().map(|control| &control.result);
-    let finished = found.variants.iter().chain(controls).flat_map(|variant| {
-        let completed = variant.runs.iter().filter(|run| run.status != Status::Failed);
-        completed.map(|run| (variant.name.clone(), run.seed))
-    });
-    let read = |(variant, seed): (String, u64)| {
-        let record = store::read(&record_path(options.out, &variant, seed)).ok()?;
-        Some(((variant, seed), serde_json::from_slice(&record).ok()?))
-    };
-    Ok(finished.filter_map(read).collect())
-}
-
 /// The record of a run that could not be done.
 fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
     let failure = Failure { step: 0, layer: None, reason: error.to_string() };
     RunRecord {
+        identity: None,
         variant: variant.name.clone(),
         summary: RunSummary {
             seed,
@@ -282,11 +326,11 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
 
 /// The results file from what there is so far.
 fn results(
-    plan: &Plan,
-    options: Options<'_>,
+    experiment: &Experiment<'_>,
     (records, timings): (&Records, &Timings),
     complete: bool,
 ) -> Results {
+    let Experiment { plan, options, ref data } = *experiment;
     let summary = |variant: &VariantPlan, seeds: &[u64]| {
         let record = |seed: &u64| records.get(&(variant.name.clone(), *seed));
         let runs: Vec<&RunRecord> = seeds.iter().filter_map(record).collect();
@@ -307,6 +351,7 @@ fn results(
         complete,
         plan: plan.clone(),
         environment: options.environment.clone(),
+        data: Some(data.clone()),
         variants,
         claims: Vec::new(),
         controls,

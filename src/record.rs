@@ -26,6 +26,9 @@ pub struct Results {
     pub plan: Plan,
     /// Where it ran.
     pub environment: Environment,
+    /// What it learnt from; none in files of before it was told.
+    #[serde(default)]
+    pub data: Option<DataFacts>,
     /// One entry a variant, in the plan's order.
     pub variants: Vec<VariantResult>,
     /// The verdict on each claim and variant.
@@ -36,6 +39,48 @@ pub struct Results {
     /// Which variant to use; none in files of before there were recommendations.
     #[serde(default)]
     pub recommendation: Option<Recommendation>,
+}
+
+/// The data that runs learn from: runs on other data belong to another experiment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFacts {
+    /// SHA-256 of all of it, in hexadecimal digits: `Dataset::facts` says in which order.
+    pub digest: String,
+    /// Images of the training split.
+    pub train: usize,
+    /// Images of the test split.
+    pub test: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Channels, height and width of an image.
+    pub shape: [usize; 3],
+}
+
+impl fmt::Display for DataFacts {
+    /// One line, with the beginning of the digest.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { digest, train, test, classes, shape: [channels, height, width] } = self;
+        let digest = digest.get(..12).unwrap_or(digest);
+        write!(
+            f,
+            "{train} training and {test} test images of {channels} × {height} × {width}, {classes} classes, SHA-256 {digest}…"
+        )
+    }
+}
+
+/// What a run belongs to: only runs that agree in all of it are of one experiment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// SHA-256 of the plan as compact JSON, in hexadecimal digits.
+    pub plan: String,
+    /// The program: version, commit, sources, compiler and profile.
+    pub build: String,
+    /// The device's name.
+    pub device: String,
+    /// How each native format's products run there: another way may give other bits.
+    pub product_paths: Vec<String>,
+    /// The data.
+    pub data: DataFacts,
 }
 
 /// The baseline trained once more, and compared with its first training as a variant is.
@@ -83,8 +128,11 @@ pub struct Environment {
     pub os: String,
     /// This program's version.
     pub version: String,
-    /// Commit of this program's source, with `-dirty` where it had changes; none outside a checkout.
+    /// Commit of this program's source, with `-dirty-` and the start of `source` where it had changes; none outside a checkout.
     pub git: Option<String>,
+    /// SHA-256 of this program's source files, the first 12 hexadecimal digits; empty in files of before it was told.
+    #[serde(default)]
+    pub source: String,
     /// The compiler and the build profile.
     pub build: String,
     /// When the experiment started, UTC, as `YYYY-MM-DDTHH:MM:SSZ`.
@@ -591,6 +639,9 @@ pub struct ClaimMeasure {
 /// `runs/<variant>/seed-<n>/record.json`: everything one run left behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
+    /// What the run belongs to; none in records of before it was told.
+    #[serde(default)]
+    pub identity: Option<Identity>,
     /// The variant's name.
     pub variant: String,
     /// The run in one line.

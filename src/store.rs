@@ -1,7 +1,14 @@
-//! Files. The only module that writes; every write is atomic: a reader sees the old file or the new one, whole.
+//! Files. The only module that writes; every write is atomic: a reader sees the old file or the new one, whole. A results
+//! folder is written to by the one process that has its lock ([`Folder`]).
 
-use std::io::Write as _;
+mod folder;
+
+use std::fs::Metadata;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+pub use folder::{Folder, FolderError, sweep};
 
 /// A file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -18,33 +25,70 @@ impl StoreError {
         let path = path.to_owned();
         move |source| Self { path, action, source }
     }
+
+    /// Whether it is about a link in the place of a folder: a person put it there, and can take it away.
+    pub fn is_link(&self) -> bool {
+        self.action == BELOW_A_LINK
+    }
 }
+
+/// What is not done with a folder that is a symbolic link.
+const BELOW_A_LINK: &str = "write below a symbolic link";
 
 /// Writes a file whole or not at all, and makes the folders above it.
 ///
 /// # Errors
-/// When a folder or the file cannot be made; the file is then as it was.
+/// When a folder or the file cannot be made; the file is then as it was, and no folder is left that was made for it.
 pub fn write(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
     let folder = folder_of(path);
-    make_folder(folder)?;
-    let mut file = partial(folder).map_err(StoreError::new(path, "write"))?;
-    file.write_all(contents)
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(StoreError::new(path, "write"))?;
-    file.persist(path).map_err(|error| StoreError::new(path, "write")(error.error))?;
+    let made = make_folder(folder)?;
+    let again = |error: std::io::Error| match error.kind() {
+        // Swept in the moment before it was locked.
+        ErrorKind::NotFound => write_into(folder, path, contents),
+        _ => Err(error),
+    };
+    let written = write_into(folder, path, contents).or_else(again);
+    let written = written.map_err(StoreError::new(path, "write"));
+    if written.is_err() {
+        made.iter().for_each(|folder| remove_if_empty(folder));
+    }
+    written
+}
+
+fn write_into(folder: &Path, path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let mut file = partial(folder)?;
+    file.write_all(contents)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
 
-/// Makes a folder and those above it, and makes sure that a file can be written there.
+/// Writes a file below a folder as [`write`] does, and returns its path. Folders between the two are followed only where
+/// they are folders: a link could lead to files of somebody else.
 ///
 /// # Errors
-/// When it cannot; folders made on the way stay.
-pub fn prepare(folder: &Path) -> Result<(), StoreError> {
-    make_folder(folder)?;
-    let mut file = partial(folder).map_err(StoreError::new(folder, "write into the folder"))?;
-    file.write_all(b"probe")
-        .and_then(|()| file.close())
-        .map_err(StoreError::new(folder, "write into the folder"))
+/// When one of them is a symbolic link, or as [`write`].
+pub fn write_below(folder: &Path, name: &Path, contents: &[u8]) -> Result<PathBuf, StoreError> {
+    refuse_links(folder, folder_of(name))?;
+    let path = folder.join(name);
+    write(&path, contents)?;
+    Ok(path)
+}
+
+/// Makes sure that no folder on the way from `folder` to `name` below it is a symbolic link, `name` included.
+///
+/// # Errors
+/// When one is.
+pub fn refuse_links(folder: &Path, name: &Path) -> Result<(), StoreError> {
+    let mut at = folder.to_owned();
+    for part in name.components() {
+        at.push(part);
+        if at.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
+            let reason = "put a folder there, or choose another --out";
+            return Err(StoreError::new(&at, BELOW_A_LINK)(std::io::Error::other(reason)));
+        }
+    }
+    Ok(())
 }
 
 /// Removes a folder in which nothing is; any other stays as it is.
@@ -66,7 +110,7 @@ pub fn remove(file: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// When the folder cannot be read.
 pub fn list(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    if !folder.is_dir() {
+    if !is_there(folder)?.is_some_and(|found| found.is_dir()) {
         return Ok(Vec::new());
     }
     let entries = std::fs::read_dir(folder).map_err(StoreError::new(folder, "list"))?;
@@ -76,6 +120,67 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
         .map_err(StoreError::new(folder, "list"))?;
     paths.sort();
     Ok(paths)
+}
+
+/// The folders in a folder, sorted, without those that are symbolic links.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn real_folders(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut paths = list(folder)?;
+    paths.retain(|path| path.symlink_metadata().is_ok_and(|found| found.is_dir()));
+    Ok(paths)
+}
+
+/// Whether there is a file.
+///
+/// # Errors
+/// When that cannot be told, such as in a folder without permission: that is not the same as no file.
+pub fn is_file(path: &Path) -> Result<bool, StoreError> {
+    Ok(is_there(path)?.is_some_and(|found| found.is_file()))
+}
+
+/// Whether there is anything at a path, a link that leads nowhere included.
+///
+/// # Errors
+/// When that cannot be told.
+pub fn exists(path: &Path) -> Result<bool, StoreError> {
+    Ok(if_there(path, std::fs::symlink_metadata(path))?.is_some())
+}
+
+/// When a file was last written; none where there is none.
+///
+/// # Errors
+/// When that cannot be told.
+pub fn modified(path: &Path) -> Result<Option<SystemTime>, StoreError> {
+    let time = is_there(path)?.map(|found| found.modified());
+    time.transpose().map_err(StoreError::new(path, "read"))
+}
+
+/// What is known of a path, links followed; none where nothing is.
+fn is_there(path: &Path) -> Result<Option<Metadata>, StoreError> {
+    if_there(path, std::fs::metadata(path))
+}
+
+fn if_there(path: &Path, found: std::io::Result<Metadata>) -> Result<Option<Metadata>, StoreError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(StoreError::new(path, "read")(error)),
+    }
+}
+
+/// The first bytes of a file, `length` of them or as many as there are.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_start(path: &Path, length: u64) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(StoreError::new(path, "read"))?;
+    file.take(length).read_to_end(&mut bytes).map_err(StoreError::new(path, "read"))?;
+    Ok(bytes)
 }
 
 /// Reads a file whole.
@@ -104,24 +209,51 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-fn make_folder(folder: &Path) -> Result<(), StoreError> {
-    std::fs::create_dir_all(folder).map_err(StoreError::new(folder, "make the folder"))
+/// Makes a folder and those above it, and returns those that were not there, the innermost first.
+fn make_folder(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let is_missing = |folder: &&Path| {
+        let kind = folder.symlink_metadata().map_err(|error| error.kind());
+        !folder.as_os_str().is_empty() && kind.is_err_and(|kind| kind == ErrorKind::NotFound)
+    };
+    let missing: Vec<PathBuf> =
+        folder.ancestors().take_while(is_missing).map(Path::to_owned).collect();
+    match std::fs::create_dir_all(folder) {
+        Ok(()) => Ok(missing),
+        Err(error) => {
+            missing.iter().for_each(|folder| remove_if_empty(folder));
+            Err(StoreError::new(folder, "make the folder")(error))
+        }
+    }
 }
 
-/// A new file in `folder` that vanishes unless it is kept, with the permissions that any new file gets.
+/// What the names of temporary files begin with, and how many letters and digits follow.
+const PARTIAL: (&str, usize) = (".partial-", 6);
+
+/// Whether a name is that of a temporary file.
+fn is_partial(name: &str) -> bool {
+    name.strip_prefix(PARTIAL.0).is_some_and(|rest| {
+        rest.len() == PARTIAL.1 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
+/// A new file in `folder` that vanishes unless it is kept, with the permissions that any new file gets. It is locked: that is
+/// how it is told from one whose process was killed.
 fn partial(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".partial-");
+    builder.prefix(PARTIAL.0).rand_bytes(PARTIAL.1);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
+    let file = builder.tempfile_in(folder)?;
+    // Where files cannot be locked, nobody can lock it to sweep it either.
+    let _ = file.as_file().try_lock();
+    Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn listing(folder: &Path) -> Vec<String> {
+    pub(super) fn listing(folder: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(folder).unwrap();
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -176,7 +308,6 @@ mod tests {
         let path = file.display();
         for (error, message) in [
             (write(&file.join("below"), b"").err(), format!("{path}: cannot make the folder: ")),
-            (prepare(&file).err(), format!("{path}: cannot make the folder: ")),
             (read(&file.join("below")).err(), format!("{path}/below: cannot read: ")),
             (
                 read_to_string(&file).err(),
@@ -190,16 +321,76 @@ mod tests {
     }
 
     #[test]
-    fn preparing_leaves_an_empty_folder_that_can_be_removed() {
+    fn a_folder_is_made_for_a_lock_and_gone_with_it_if_nothing_is_in_it() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("reports/digits");
-        prepare(&out).unwrap();
-        assert_eq!(listing(&out), [""; 0]);
-        write(&out.join("results.json"), b"{}").unwrap();
+        let file = folder.path().join("file");
+        write(&file, b"").unwrap();
+        let refused = Folder::lock(&file, "me").unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("{}: cannot make the folder: ", file.display())));
+        drop(Folder::lock(&out, "me").unwrap());
+        assert_eq!(listing(folder.path()), ["file"]);
+        let locked = Folder::lock(&out, "me").unwrap();
+        write_below(locked.path(), Path::new("results.json"), b"{}").unwrap();
+        drop(locked);
+        assert_eq!(listing(&out), ["results.json"]);
         remove_if_empty(&out);
         assert_eq!(listing(&out), ["results.json"]);
         std::fs::remove_file(out.join("results.json")).unwrap();
         remove_if_empty(&out);
         assert!(!out.exists());
+    }
+
+    /// A name that is too long stands for a disk that is full: the folders are made, the file is not.
+    #[test]
+    fn a_write_that_fails_leaves_no_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = PathBuf::from("runs/fp32").join("x".repeat(300));
+        assert!(write_below(folder.path(), &name, b"").is_err());
+        assert!(write_below(folder.path(), &name.join("record.json"), b"").is_err());
+        assert_eq!(listing(folder.path()), [""; 0]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nothing_is_written_below_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("runs")).unwrap();
+        for name in ["runs/record.json", "runs/fp32/seed-0/record.json"] {
+            let error = write_below(folder.path(), Path::new(name), b"").unwrap_err();
+            assert!(error.is_link());
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "{}: cannot write below a symbolic link: put a folder there, or choose another --out",
+                    folder.path().join("runs").display()
+                )
+            );
+        }
+        assert_eq!(listing(elsewhere.path()), [""; 0]);
+        assert_eq!(real_folders(folder.path()).unwrap(), [""; 0].map(PathBuf::from));
+        // The folder itself may be one: that is what was asked for.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
+        write_below(&link, Path::new("results.json"), b"").unwrap();
+        assert_eq!(listing(elsewhere.path()), ["results.json"]);
+    }
+
+    /// A link to itself stands for a folder without permission, which a test that may do everything cannot have.
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_looked_at_is_not_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("loop");
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let message = format!("{}: cannot read: ", path.display());
+        for error in [is_file(&path).err(), list(&path).err(), modified(&path).err()] {
+            let error = error.unwrap().to_string();
+            assert!(error.starts_with(&message), "{error}");
+        }
+        let absent = folder.path().join("absent");
+        assert!(!is_file(&absent).unwrap() && !is_file(&absent.join("below")).unwrap());
+        assert_eq!(modified(&absent).unwrap(), None);
     }
 }

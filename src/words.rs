@@ -13,6 +13,11 @@ pub fn count(value: u64) -> String {
     text
 }
 
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
 /// `1 run`, `2 runs`.
 pub fn plural(number: usize, noun: &str) -> String {
     let end = if number == 1 { "" } else { "s" };

@@ -183,6 +183,44 @@ fn doctor_tells_people_and_programs_the_same() {
     }
 }
 
+/// Two states of a changed checkout are two builds. The digest is computed here from what is on the disk now, so that it also
+/// shows whether the program is built again when a source changes.
+#[test]
+fn a_build_is_known_by_its_sources() {
+    use sha2::{Digest as _, Sha256};
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut left: Vec<_> =
+        ["src", "build", "build.rs", "Cargo.toml", "Cargo.lock", "experiments/default.toml"]
+            .map(|name| root.join(name))
+            .to_vec();
+    let mut files = std::collections::BTreeMap::new();
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            let name = path.strip_prefix(root).unwrap().to_owned();
+            files.insert(name, std::fs::read(path).unwrap());
+        }
+    }
+    let mut digest = Sha256::new();
+    for (name, contents) in files {
+        let name = name.to_str().unwrap();
+        digest.update((name.len() as u64).to_le_bytes());
+        digest.update(name);
+        digest.update((contents.len() as u64).to_le_bytes());
+        digest.update(contents);
+    }
+    let start = format!("{:02x?}", &digest.finalize()[..6]).replace(['[', ']', ',', ' '], "");
+    let folder = tempfile::tempdir().unwrap();
+    let (_, json, _) = mantissa(folder.path(), &["doctor", "--json"]);
+    let environment: mantissa::record::Environment = serde_json::from_str(&json).unwrap();
+    assert_eq!(environment.source, start);
+    if let Some((_, changed)) = environment.git.as_deref().and_then(|git| git.split_once("-dirty"))
+    {
+        assert_eq!(changed, format!("-{start}"));
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_reader_that_goes_away_is_no_panic() {

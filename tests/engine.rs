@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use candle_core::Device;
 use mantissa::claims;
@@ -23,6 +24,7 @@ use mantissa::spec::{
     Activation, ClaimsPlan, ControlKind, ConvBlock, DataPlan, MeasurePlan, ModelPlan,
     OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
+use mantissa::store::Folder;
 use mantissa::train::{self, Loaded, Trainer};
 
 fn cnn() -> ModelPlan {
@@ -208,16 +210,23 @@ fn a_step_timed_by_phase_is_an_ordinary_step() {
     }
 }
 
+fn lock(folder: &Path) -> Folder {
+    Folder::lock(folder, "a test").unwrap()
+}
+
+/// How every experiment here runs that nothing is told of the machine.
+fn options(folder: &Folder) -> Options<'_> {
+    static NOWHERE: LazyLock<Environment> = LazyLock::new(Environment::default);
+    Options { folder, force: false, device: &Device::Cpu, environment: &NOWHERE }
+}
+
 /// A variant that is emulated has no phases, as it has no times.
 #[test]
 fn a_native_variant_has_a_time_for_each_phase() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = plan(mlp(), &["fp32", "fp16-mixed", "bf16-true", "tf32"], 6);
     plan.train.accumulate = 2;
-    let environment = Environment::default();
-    let (out, device) = (folder.path(), &Device::Cpu);
-    let options = Options { out, force: false, device, environment: &environment };
-    let results = experiment::run(&plan, options, &mut |_| ()).unwrap();
+    let results = experiment::run(&plan, options(&lock(folder.path())), &mut |_| ()).unwrap();
     for variant in results.variants {
         let phases = variant.train.and_then(|train| train.phases);
         assert_eq!(phases.is_none(), variant.emulated, "{}", variant.name);
@@ -252,18 +261,15 @@ fn controls_are_the_baseline_again_and_change_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = plan(mlp(), &["fp32", "bf16-mixed"], 6);
     plan.seeds = (0..6).collect();
-    let environment = Environment::default();
-    let options =
-        |out| Options { out, force: false, device: &Device::Cpu, environment: &environment };
     let plain = folder.path().join("plain");
-    let expected = experiment::run(&plan, options(&plain), &mut |_| ()).unwrap();
+    let expected = experiment::run(&plan, options(&lock(&plain)), &mut |_| ()).unwrap();
     assert_eq!(expected.controls, []);
     let folders = std::fs::read_dir(plain.join("runs")).unwrap();
     assert_eq!(folders.count(), 2);
 
     plan.controls = vec![ControlKind::SameSeeds, ControlKind::OtherSeeds];
     let out = folder.path().join("controls");
-    stop_after(7, &plan, options(&out));
+    stop_after(7, &plan, options(&lock(&out)));
     let mut counts = Vec::new();
     let mut trained = Vec::new();
     let mut listen = |event: Event<'_>| match event {
@@ -271,7 +277,7 @@ fn controls_are_the_baseline_again_and_change_nothing_else() {
         Event::RunStarted { variant, seed } => trained.push(format!("{variant} {seed}")),
         _ => (),
     };
-    let results = experiment::run(&plan, options(&out), &mut listen).unwrap();
+    let results = experiment::run(&plan, options(&lock(&out)), &mut listen).unwrap();
     assert_eq!(counts, [24, 7]);
     assert_eq!(trained[..3], ["fp32+other-seeds 7", "fp32 2", "bf16-mixed 2"]);
     assert_eq!(trained.len(), 17);
@@ -341,15 +347,12 @@ fn an_interrupted_experiment_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = plan(mlp(), &["fp32", "bf16-mixed"], 6);
     plan.seeds = vec![0, 1];
-    let environment = Environment::default();
-    let options =
-        |out| Options { out, force: false, device: &Device::Cpu, environment: &environment };
     let whole = folder.path().join("whole");
-    let expected = experiment::run(&plan, options(&whole), &mut |_| ()).unwrap();
+    let expected = experiment::run(&plan, options(&lock(&whole)), &mut |_| ()).unwrap();
     assert!(expected.complete);
 
     let out = folder.path().join("interrupted");
-    stop_after(3, &plan, options(&out));
+    stop_after(3, &plan, options(&lock(&out)));
     let read = |path: &Path| -> Results {
         serde_json::from_slice(&std::fs::read(path.join("results.json")).unwrap()).unwrap()
     };
@@ -361,7 +364,7 @@ fn an_interrupted_experiment_goes_on() {
             kept = Some(count);
         }
     };
-    let resumed = experiment::run(&plan, options(&out), &mut listen).unwrap();
+    let resumed = experiment::run(&plan, options(&lock(&out)), &mut listen).unwrap();
     assert_eq!(kept, Some(3));
     let digests = |results: &Results| -> BTreeMap<(String, u64), Option<String>> {
         let of = |v: &VariantResult| {
@@ -378,7 +381,7 @@ fn an_interrupted_experiment_goes_on() {
     // Another plan in the same folder is refused, and what is there stays.
     let mut other = plan.clone();
     other.train.steps = 5;
-    let error = experiment::run(&other, options(&out), &mut |_| ()).unwrap_err();
+    let error = experiment::run(&other, options(&lock(&out)), &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("--force"), "{error}");
     assert_eq!(read(&out).plan, plan);
 }

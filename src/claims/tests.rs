@@ -129,6 +129,7 @@ pub(super) fn results(variants: Vec<VariantPlan>) -> Results {
         variants: variants.iter().map(unmeasured).collect(),
         plan: plan(variants),
         environment: Environment::default(),
+        data: None,
         claims: vec![],
         controls: vec![],
         recommendation: None,

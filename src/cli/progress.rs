@@ -68,7 +68,11 @@ fn advance(bar: &ProgressBar, event: &Event<'_>) {
             bar.set_length(*of as u64);
             bar.set_position(*done as u64);
         }
-        Event::Started { .. } | Event::RunFinished { .. } | Event::Saved(_) => {}
+        Event::Started { .. }
+        | Event::Finished
+        | Event::NotKept { .. }
+        | Event::RunFinished { .. }
+        | Event::Saved(_) => {}
     }
 }
 
@@ -88,6 +92,13 @@ impl Narrator {
                 (self.runs, self.started) = (*runs, *kept);
                 (*kept > 0)
                     .then(|| format!("{kept} of {runs} runs were finished before and are kept"))
+            }
+            Event::Finished => Some(
+                "every run was finished before, and nothing is trained; --force trains again"
+                    .to_owned(),
+            ),
+            Event::NotKept { variant, seed, reason } => {
+                Some(format!("{variant}, seed {seed}, is done again: {reason}"))
             }
             Event::RunStarted { seed, .. } => {
                 self.started += 1;
@@ -195,6 +206,10 @@ mod tests {
                 Event::Started { runs: 5, kept: 2 },
                 Some("2 of 5 runs were finished before and are kept"),
             ),
+            (
+                Event::NotKept { variant: "fp32", seed: 7, reason: "its record is missing" },
+                Some("fp32, seed 7, is done again: its record is missing"),
+            ),
             (start(7), None),
             (Event::Step { done: 1, of: 400 }, None),
             (finish(&completed), Some("[3/5] fp32, seed 7: accuracy 96.40 %, loss 0.1235")),
@@ -211,6 +226,10 @@ mod tests {
             (finish(&failed), Some("[5/5] fp32, seed 9: failed, 1 step skipped")),
             (Event::TimingBlock { done: 1, of: 60 }, Some("timing: 60 blocks")),
             (Event::TimingBlock { done: 2, of: 60 }, None),
+            (
+                Event::Finished,
+                Some("every run was finished before, and nothing is trained; --force trains again"),
+            ),
         ] {
             assert_eq!(narrator.line(&event).as_deref(), line, "{event:?}");
         }

@@ -11,8 +11,12 @@ use std::path::PathBuf;
 
 pub use batches::{Batch, Batches};
 
+use sha2::{Digest as _, Sha256};
+
+use crate::record::DataFacts;
 use crate::spec::{Augment, DataPlan};
 use crate::store::StoreError;
+use crate::words;
 
 /// A data set in memory: train and test split of labelled images.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,35 @@ pub struct Dataset {
     pub train: Split,
     /// The test split.
     pub test: Split,
+}
+
+impl Dataset {
+    /// What tells this data set from any other. The digest is that of `mantissa data 1`, then channels, height, width and
+    /// classes, then for each split, training first, the number of images, the pixels and the labels; numbers and labels as 64
+    /// bits, little-endian.
+    pub fn facts(&self) -> DataFacts {
+        let mut digest = Sha256::new();
+        digest.update(b"mantissa data 1");
+        for number in self.shape.into_iter().chain([self.classes]) {
+            digest.update((number as u64).to_le_bytes());
+        }
+        for split in [&self.train, &self.test] {
+            digest.update((split.labels.len() as u64).to_le_bytes());
+            digest.update(&split.pixels);
+            for labels in split.labels.chunks(4096) {
+                let bytes: Vec<u8> =
+                    labels.iter().flat_map(|label| u64::from(*label).to_le_bytes()).collect();
+                digest.update(bytes);
+            }
+        }
+        DataFacts {
+            digest: words::hex(&digest.finalize()),
+            train: self.train.labels.len(),
+            test: self.test.labels.len(),
+            classes: self.classes,
+            shape: self.shape,
+        }
+    }
 }
 
 /// Labelled images.
@@ -154,6 +187,39 @@ mod tests {
         ] {
             let plan = DataPlan::Digits { train, test, seed: 0 };
             assert_eq!(load(&plan).unwrap_err().to_string(), message);
+        }
+    }
+
+    // Python: import hashlib, struct
+    //   q = lambda *n: struct.pack(f"<{len(n)}Q", *n)
+    //   hashlib.sha256(b"mantissa data 1" + q(1, 2, 2, 3) + q(2) + bytes(range(8)) + q(0, 2) + q(1) + bytes([255, 0, 7, 9])
+    //       + q(1)).hexdigest()
+    #[test]
+    fn the_digest_is_that_of_everything_in_a_stated_order() {
+        let data = Dataset {
+            shape: [1, 2, 2],
+            classes: 3,
+            train: Split { pixels: (0..8).collect(), labels: vec![0, 2] },
+            test: Split { pixels: vec![255, 0, 7, 9], labels: vec![1] },
+        };
+        let facts = data.facts();
+        assert_eq!(
+            facts.digest,
+            "0a4656d17e367b0270bdd800f7d4ab38674e04798f255c295764ed69a4f9d695"
+        );
+        assert_eq!((facts.train, facts.test, facts.classes, facts.shape), (2, 1, 3, [1, 2, 2]));
+        let changes: [fn(&mut Dataset); 6] = [
+            |data| data.train.labels[1] = 1,
+            |data| data.test.labels[0] = 0,
+            |data| data.train.pixels[7] = 0,
+            |data| data.test.pixels[0] = 254,
+            |data| data.classes = 4,
+            |data| data.shape = [1, 4, 1],
+        ];
+        for change in changes {
+            let mut other = data.clone();
+            change(&mut other);
+            assert_ne!(other.facts().digest, facts.digest);
         }
     }
 

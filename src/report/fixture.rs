@@ -151,11 +151,13 @@ fn results() -> Results {
             os: "Linux x86_64".to_owned(),
             version: "0.1.0".to_owned(),
             git: None,
+            source: String::new(),
             build: "rustc 1.95.0, release".to_owned(),
             started: "2026-01-02T03:04:05Z".to_owned(),
             notes: Vec::new(),
             gpu: None,
         },
+        data: None,
         variants: VARIANTS.iter().enumerate().map(|(i, t)| variant(t, i)).collect(),
         claims: vec![ClaimResult {
             id: "train-time".to_owned(),
@@ -417,6 +419,7 @@ fn record(traits: &Traits, index: usize, seed: u64) -> RunRecord {
         (!(stopped && step + 1 == steps)).then(|| loss(step, seed) + 0.02 * index as f64 + climb)
     };
     RunRecord {
+        identity: None,
         variant: traits.name.to_owned(),
         loss: (0..steps).map(at).collect(),
         evaluations: Vec::new(),

@@ -64,7 +64,7 @@ pub(super) fn labels(dirs: &[impl AsRef<Path>]) -> Vec<String> {
 }
 
 fn load_results(path: &Path) -> Result<Mended, ReportError> {
-    if !path.is_file() {
+    if !store::is_file(path)? {
         return Err(ReportError::Missing(path.to_owned()));
     }
     mend::read(&store::read(path)?).map_err(|hopeless| {
@@ -81,7 +81,7 @@ fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<RunRecord, String
     let folder = run_folder(variant, seed).ok_or("its variant's name cannot be a folder")?;
     let place = Path::new("runs").join(folder).join("record.json");
     let path = dir.join(&place);
-    if !path.is_file() {
+    if !store::is_file(&path).map_err(|error| error.to_string())? {
         return Err(format!("{} is missing", place.display()));
     }
     let bytes = store::read(&path).map_err(|error| error.to_string())?;

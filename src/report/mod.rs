@@ -7,6 +7,7 @@
 mod csv;
 mod draw;
 mod figure;
+mod files;
 #[cfg(test)]
 mod fixture;
 mod html;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 use crate::store::{self, StoreError};
 
+pub use files::{PAGE, clear, foreign, has_events, is_current};
 pub use load::{Loaded, load};
 pub use terminal::terminal;
 
@@ -145,6 +147,7 @@ pub fn render_together(dirs: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>, Rep
 }
 
 fn write(dir: &Path, experiments: &[Loaded]) -> Result<Vec<PathBuf>, ReportError> {
+    store::sweep(dir)?;
     let report = Report::of(experiments);
     let figures = figure::all(&report.table);
     let mut written = Vec::new();
@@ -173,24 +176,30 @@ pub fn tensorboard(dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
     let started = &loaded.results.environment.started;
     let mut written = Vec::new();
     for record in &loaded.records {
-        let Some(folder) = load::run_folder(&record.variant, record.summary.seed) else {
-            continue;
-        };
-        let place = Path::new(TENSORBOARD).join(folder).join(tensorboard::file_name(started));
-        save(dir, place, Ok(tensorboard::event_file(record, started)), &mut written)?;
+        if let Some(place) = event_file(&record.variant, record.summary.seed, started) {
+            save(dir, place, Ok(tensorboard::event_file(record, started)), &mut written)?;
+        }
     }
-    remove_earlier(&dir.join(TENSORBOARD), &written.iter().map(PathBuf::as_path).collect())?;
+    remove_earlier(dir, &written.iter().map(PathBuf::as_path).collect())?;
     Ok(written)
 }
 
-/// Removes the event files of this program that are not in `keep`, and the folders that are empty then.
-fn remove_earlier(folder: &Path, keep: &BTreeSet<&Path>) -> Result<(), StoreError> {
+/// Where the event file of a run is; nowhere if the variant's name cannot be a folder.
+fn event_file(variant: &str, seed: u64, started: &str) -> Option<PathBuf> {
+    let folder = load::run_folder(variant, seed)?;
+    Some(Path::new(TENSORBOARD).join(folder).join(tensorboard::file_name(started)))
+}
+
+/// Removes the event files of this program below `dir` that are not in `keep`, and the folders that are empty then.
+fn remove_earlier(dir: &Path, keep: &BTreeSet<&Path>) -> Result<(), StoreError> {
+    store::refuse_links(dir, Path::new(TENSORBOARD))?;
+    let folder = dir.join(TENSORBOARD);
     let is_ours = |file: &Path| {
         let name = file.file_name().and_then(|name| name.to_str());
         name.is_some_and(tensorboard::is_ours)
     };
-    for variant in store::list(folder)? {
-        for run in store::list(&variant)? {
+    for variant in store::real_folders(&folder)? {
+        for run in store::real_folders(&variant)? {
             for file in store::list(&run)? {
                 if is_ours(&file) && !keep.contains(&*file) {
                     store::remove(&file)?;
@@ -200,6 +209,7 @@ fn remove_earlier(folder: &Path, keep: &BTreeSet<&Path>) -> Result<(), StoreErro
             }
         }
     }
+    store::remove_if_empty(&folder);
     Ok(())
 }
 
@@ -235,9 +245,8 @@ fn save(
     contents: Result<Vec<u8>, String>,
     written: &mut Vec<PathBuf>,
 ) -> Result<(), ReportError> {
-    let path = dir.join(name);
-    let contents = contents.map_err(|detail| ReportError::Make { path: path.clone(), detail })?;
-    store::write(&path, &contents)?;
-    written.push(path);
+    let name = name.as_ref();
+    let contents = contents.map_err(|detail| ReportError::Make { path: dir.join(name), detail })?;
+    written.push(store::write_below(dir, name, &contents)?);
     Ok(())
 }

@@ -307,6 +307,7 @@ impl<'a> Run<'a> {
         };
         let planned = log.counted.iter().filter(|counted| counted.planned);
         RunRecord {
+            identity: None,
             variant: variant.name.clone(),
             summary,
             loss: log.loss,
