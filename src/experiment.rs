@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use crate::claims;
-use crate::data::{self, Batches, DataError};
+use crate::data::{self, Batches, DataError, Dataset};
 use crate::model::{Model, ModelError};
 use crate::record::{
     Control, Environment, Failure, GradientCounts, Results, RunRecord, RunSummary, SCHEMA, Status,
@@ -21,6 +21,10 @@ use crate::train::{self, RunError, Timing};
 /// What happens while an experiment runs, for whoever shows progress.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// The data is there.
+    Loaded(&'a Dataset),
+    /// Something to know before trusting a result; also a note in the results.
+    Note(&'a str),
     /// Before the first run: how many runs there will be, and how many an earlier, interrupted call finished.
     Started {
         /// Runs in all.
@@ -121,15 +125,20 @@ pub fn run(
 ) -> Result<Results, ExperimentError> {
     let mut records = kept(plan, options)?;
     let data = data::load(&plan.data)?;
+    let notes = data.notes();
     let model = Model::new(&plan.model, data.shape, data.classes)?;
+    model.check_batch(plan.train.batch.max(plan.measure.inference_batch))?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let trained = trained(plan);
     let runs = trained.iter().map(|trained| trained.seeds.len()).sum();
     let on = (&model, &data, options.device);
+    listen(Event::Loaded(&data));
+    notes.iter().for_each(|note| listen(Event::Note(note)));
     listen(Event::Started { runs, kept: records.len() });
 
     let save = |records: &Records, timings: &Timings, complete: bool| {
-        let results = results(plan, options, (records, timings), complete);
+        let mut results = results(plan, options, (records, timings), complete);
+        results.environment.notes.extend(notes.iter().cloned());
         let path = options.out.join("results.json");
         store::write(&path, &json(&results))?;
         Ok::<_, ExperimentError>((results, path))
@@ -225,7 +234,8 @@ fn kept(plan: &Plan, options: Options<'_>) -> Result<Records, ExperimentError> {
     if options.force || !path.exists() {
         return Ok(Records::new());
     }
-    let found: Results = serde_json::from_slice(&store::read(&path)?).map_err(|error| {
+    let bytes = store::read_at_most(&path, store::MOST_RESULTS)?;
+    let found: Results = serde_json::from_slice(&bytes).map_err(|error| {
         let reason = format!("is not a results file of this version ({error})");
         ExperimentError::Unreadable { path: path.clone(), reason }
     })?;
