@@ -330,6 +330,9 @@ fn below(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<String> {
 /// A message of serde or TOML on one line and in the words of a spec: keys and values, not fields and variants.
 fn in_our_words(message: &str) -> String {
     let message = message.replace('\n', " ");
+    if message.contains("recursion") {
+        return "too many tables within each other; a spec has at most four".to_owned();
+    }
     if let Some(keys) = message.strip_prefix("unexpected keys in table: ")
         && let Some((unknown, known)) = keys.split_once(", available keys: ")
     {

@@ -709,8 +709,8 @@ fn a_key_of_many_dots_exhausts_no_stack() {
     );
     let error = set(&["a.a.a.a.a.a.a.a=1"]).unwrap_err();
     assert!(error.contains("unknown key \"a\"; known: name, data, model"), "{error}");
-    let error = read(&format!("{}\n{GOOD}", dots)).unwrap_err();
-    assert!(error.starts_with("small.toml:1:"), "{error}");
+    let error = read(&format!("{dots}\n{GOOD}")).unwrap_err();
+    assert_eq!(error, "small.toml: too many tables within each other; a spec has at most four");
     // As deep as the TOML parser allows: 79 keys in each of 79 tables.
     let keys = ["a"; 79].join(".");
     let deep = format!("{keys}={}", format!("{{{keys}=").repeat(78)) + "1" + &"}".repeat(78);
