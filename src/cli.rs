@@ -19,6 +19,7 @@ use crate::record::{Environment, Results, Status};
 use crate::report::{self, ReportError};
 use crate::spec::{self, Overrides, Plan};
 use crate::store::{self, Folder, StoreError};
+use crate::words::printable;
 use progress::Progress;
 
 /// Which floating-point precision should a model be trained and served in, on this machine?
@@ -158,9 +159,13 @@ impl From<ReportError> for Failure {
 
 /// Runs the command line `arguments`, the program's name first, and returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = match Arguments::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let command = match Arguments::try_parse_from(&arguments) {
         Ok(arguments) => arguments.command,
         Err(error) => {
+            // The same complaint about what can be shown of the arguments.
+            let shown = arguments.iter().map(|argument| printable(&argument.to_string_lossy()));
+            let error = Arguments::try_parse_from(shown).err().unwrap_or(error);
             // Help and version go to stdout, complaints to stderr; if that is closed, nobody is left to be told.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
@@ -203,9 +208,10 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     print(&report::terminal(&results))?;
     reported?;
     if !quiet {
-        print(&format!("report: {}", out.join(report::PAGE).display()))?;
+        print(&printable(&format!("report: {}", out.join(report::PAGE).display())))?;
         if tensorboard {
-            print(&format!("tensorboard: {}", out.join(report::TENSORBOARD).display()))?;
+            let folder = out.join(report::TENSORBOARD);
+            print(&printable(&format!("tensorboard: {}", folder.display())))?;
         }
     }
     failed_runs(&results)
@@ -279,7 +285,7 @@ fn report(folders: &[PathBuf], out: Option<PathBuf>, tensorboard: bool) -> Resul
             written.extend(report::tensorboard(folder)?);
         }
     }
-    written.iter().try_for_each(|file| print(&file.display().to_string()))
+    written.iter().try_for_each(|file| print(&printable(&file.display().to_string())))
 }
 
 /// One report on several experiments, in a folder that holds none of them.
@@ -309,9 +315,10 @@ fn doctor(json: bool) -> Result<(), Failure> {
     print(&doctor::page(&environment, &device::gpus(), &peaks))
 }
 
-/// Prints a result. A reader that has gone, as `head` does, is no failure.
+/// Prints a result, whose lines are its own. A reader that has gone, as `head` does, is no failure.
 fn print(text: &str) -> Result<(), Failure> {
-    match writeln!(std::io::stdout().lock(), "{}", text.trim_end()) {
+    let lines: Vec<String> = text.trim_end().split('\n').map(printable).collect();
+    match writeln!(std::io::stdout().lock(), "{}", lines.join("\n")) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::Machine(format!("cannot write to stdout: {error}")))
         }
@@ -322,7 +329,7 @@ fn print(text: &str) -> Result<(), Failure> {
 /// Prints a line of progress or a complaint.
 fn say(line: &str) {
     // Without a stderr there is nobody to tell.
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(line));
 }
 
 fn one_line(text: &str) -> String {

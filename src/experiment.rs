@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use crate::claims;
-use crate::data::{self, Batches, DataError};
+use crate::data::{self, Batches, DataError, Dataset};
 use crate::model::{Model, ModelError};
 use crate::record::{
     Control, DataFacts, Environment, Failure, GradientCounts, Identity, Results, RunRecord,
@@ -28,6 +28,10 @@ use kept::{Found, RESULTS};
 /// What happens while an experiment runs, for whoever shows progress.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// The data is there.
+    Loaded(&'a Dataset),
+    /// Something to know before trusting a result; also a note in the results.
+    Note(&'a str),
     /// Before the first run: how many runs there will be, and how many an earlier, interrupted call finished.
     Started {
         /// Runs in all.
@@ -150,10 +154,14 @@ pub fn run(
     listen: &mut dyn FnMut(Event<'_>),
 ) -> Result<Results, ExperimentError> {
     let data = data::load(&plan.data)?;
+    let notes = data.notes();
     let model = Model::new(&plan.model, data.shape, data.classes)?;
+    model.check_batch(plan.train.batch.max(plan.measure.inference_batch))?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let trained = trained(plan);
-    let experiment = Experiment { plan, options, data: data.facts() };
+    listen(Event::Loaded(&data));
+    notes.iter().for_each(|note| listen(Event::Note(note)));
+    let experiment = Experiment { plan, options, data: data.facts(), notes };
     let mut records = match experiment.begin(&trained, listen)? {
         Found::Finished(results) => return Ok(*results),
         Found::Part(records, _) => records,
@@ -193,6 +201,8 @@ struct Experiment<'a> {
     plan: &'a Plan,
     options: Options<'a>,
     data: DataFacts,
+    /// What is to be said of the data.
+    notes: Vec<String>,
 }
 
 impl Experiment<'_> {
@@ -230,7 +240,8 @@ impl Experiment<'_> {
         timings: &Timings,
         complete: bool,
     ) -> Result<(Results, PathBuf), ExperimentError> {
-        let results = results(self, (records, timings), complete);
+        let mut results = results(self, (records, timings), complete);
+        results.environment.notes.extend(self.notes.iter().cloned());
         let folder = self.options.folder.path();
         let path = store::write_below(folder, Path::new(RESULTS), &json(&results))?;
         Ok((results, path))
@@ -330,7 +341,7 @@ fn results(
     (records, timings): (&Records, &Timings),
     complete: bool,
 ) -> Results {
-    let Experiment { plan, options, ref data } = *experiment;
+    let Experiment { plan, options, ref data, .. } = *experiment;
     let summary = |variant: &VariantPlan, seeds: &[u64]| {
         let record = |seed: &u64| records.get(&(variant.name.clone(), *seed));
         let runs: Vec<&RunRecord> = seeds.iter().filter_map(record).collect();

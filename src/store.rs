@@ -1,14 +1,22 @@
 //! Files. The only module that writes; every write is atomic: a reader sees the old file or the new one, whole. A results
-//! folder is written to by the one process that has its lock ([`Folder`]).
+//! folder is written to by the one process that has its lock ([`Folder`]). Only regular files are read, and none without a
+//! bound: a pipe would never end, nor would a device.
 
 mod folder;
 
-use std::fs::Metadata;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::fs::{File, FileType, Metadata};
+use std::io::{Error, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 pub use folder::{Folder, FolderError, sweep};
+
+/// The most bytes of a text that a person wrote, such as a spec: with each of 10,000 seeds in it a spec has 200 KB.
+pub const MOST_TEXT: u64 = 1 << 20;
+/// The most bytes of a results file: that of 100 variants with 10,000 seeds each, the most of a spec, has 400 MB.
+pub const MOST_RESULTS: u64 = 1 << 30;
+/// The most bytes of any other file that is read whole: the record of a run of 10⁹ steps, the most of a spec, has 25 GB.
+pub const MOST: u64 = 1 << 35;
 
 /// A file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -17,11 +25,11 @@ pub struct StoreError {
     /// The file or folder.
     pub path: PathBuf,
     action: &'static str,
-    source: std::io::Error,
+    source: Error,
 }
 
 impl StoreError {
-    fn new(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    fn new(path: &Path, action: &'static str) -> impl FnOnce(Error) -> Self {
         let path = path.to_owned();
         move |source| Self { path, action, source }
     }
@@ -42,7 +50,7 @@ const BELOW_A_LINK: &str = "write below a symbolic link";
 pub fn write(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
     let folder = folder_of(path);
     let made = make_folder(folder)?;
-    let again = |error: std::io::Error| match error.kind() {
+    let again = |error: Error| match error.kind() {
         // Swept in the moment before it was locked.
         ErrorKind::NotFound => write_into(folder, path, contents),
         _ => Err(error),
@@ -85,7 +93,7 @@ pub fn refuse_links(folder: &Path, name: &Path) -> Result<(), StoreError> {
         at.push(part);
         if at.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
             let reason = "put a folder there, or choose another --out";
-            return Err(StoreError::new(&at, BELOW_A_LINK)(std::io::Error::other(reason)));
+            return Err(StoreError::new(&at, BELOW_A_LINK)(Error::other(reason)));
         }
     }
     Ok(())
@@ -178,28 +186,83 @@ fn if_there(path: &Path, found: std::io::Result<Metadata>) -> Result<Option<Meta
 /// When it cannot be read.
 pub fn read_start(path: &Path, length: u64) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(StoreError::new(path, "read"))?;
-    file.take(length).read_to_end(&mut bytes).map_err(StoreError::new(path, "read"))?;
+    open(path)?.0.take(length).read_to_end(&mut bytes).map_err(cannot_read(path))?;
     Ok(bytes)
 }
 
-/// Reads a file whole.
+/// Reads a file of at most [`MOST`] bytes whole.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When it is longer, no regular file, or cannot be read.
 pub fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
-    std::fs::read(path).map_err(StoreError::new(path, "read"))
+    read_at_most(path, MOST)
 }
 
-/// Reads a text file whole.
+/// Reads a file of at most `most` bytes whole.
 ///
 /// # Errors
-/// When it cannot be read or is not UTF-8.
+/// When it is longer, no regular file, or cannot be read.
+pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, StoreError> {
+    let (file, length) = open(path)?;
+    let too_long = |length: u64| {
+        let problem = format!("has {length} bytes or more; such a file has at most {most}");
+        cannot_read(path)(Error::new(ErrorKind::FileTooLarge, problem))
+    };
+    if length > most {
+        return Err(too_long(length));
+    }
+    // Some files hold more than the system says, as those of /proc do, and a file may grow.
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot_read(path))?;
+    if bytes.len() as u64 > most { Err(too_long(bytes.len() as u64)) } else { Ok(bytes) }
+}
+
+/// Reads a text file of at most [`MOST_TEXT`] bytes whole.
+///
+/// # Errors
+/// When it is longer, no regular file, cannot be read or is not UTF-8.
 pub fn read_to_string(path: &Path) -> Result<String, StoreError> {
-    String::from_utf8(read(path)?).map_err(|error| {
-        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error());
-        StoreError::new(path, "read")(error)
-    })
+    String::from_utf8(read_at_most(path, MOST_TEXT)?)
+        .map_err(|error| cannot_read(path)(Error::new(ErrorKind::InvalidData, error.utf8_error())))
+}
+
+/// Opens a regular file, or a link to one, for reading. Also returns its length in bytes.
+///
+/// # Errors
+/// When it is something else, such as a pipe or a device, or cannot be opened.
+pub fn open(path: &Path) -> Result<(File, u64), StoreError> {
+    // Asked before it is opened: opening a pipe waits for who writes to it.
+    let found = std::fs::metadata(path).map_err(cannot_read(path))?;
+    if !found.is_file() {
+        let problem = format!("is {}; give a regular file", kind(found.file_type()));
+        return Err(cannot_read(path)(Error::new(ErrorKind::InvalidInput, problem)));
+    }
+    let file = File::open(path).map_err(cannot_read(path))?;
+    let length = file.metadata().map_err(cannot_read(path))?.len();
+    Ok((file, length))
+}
+
+/// Makes the error of a file whose reading failed.
+pub fn cannot_read(path: &Path) -> impl FnOnce(Error) -> StoreError {
+    StoreError::new(path, "read")
+}
+
+/// What a file is that is no regular one, in words.
+fn kind(kind: FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        if kind.is_fifo() {
+            return "a pipe";
+        }
+        if kind.is_socket() {
+            return "a socket";
+        }
+        if kind.is_char_device() || kind.is_block_device() {
+            return "a device";
+        }
+    }
+    if kind.is_dir() { "a folder" } else { "no regular file" }
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -295,7 +358,7 @@ mod tests {
             let path = folder.path().join(name);
             path.metadata().unwrap().permissions().mode()
         };
-        std::fs::File::create(folder.path().join("ordinary")).unwrap();
+        File::create(folder.path().join("ordinary")).unwrap();
         write(&folder.path().join("ours"), b"").unwrap();
         assert_eq!(mode("ours"), mode("ordinary"));
     }
@@ -318,6 +381,56 @@ mod tests {
             assert!(error.starts_with(&message), "{error}\n{message}");
         }
         assert_eq!(listing(folder.path()), ["file"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let [pipe, link] = ["pipe", "link"].map(|name| folder.path().join(name));
+        // A pipe that nobody writes to: opening it would wait for ever.
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        for (path, is) in [
+            (pipe.as_path(), "a pipe"),
+            (&link, "a device"),
+            (Path::new("/dev/zero"), "a device"),
+            (folder.path(), "a folder"),
+        ] {
+            let message = format!("{}: cannot read: is {is}; give a regular file", path.display());
+            for error in [open(path).err(), read(path).err(), read_to_string(path).err()] {
+                assert_eq!(error.unwrap().to_string(), message);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        write(&at("six"), b"sixsix").unwrap();
+        assert_eq!(read_at_most(&at("six"), 6).unwrap(), b"sixsix");
+        // Files of a length that no memory holds, on a disk that keeps no zeros.
+        let huge = |name: &str, length| File::create(at(name)).unwrap().set_len(length).unwrap();
+        huge("text", MOST_TEXT + 1);
+        huge("record", MOST + 1);
+        for (result, message) in [
+            (
+                read_at_most(&at("six"), 5),
+                "six: cannot read: has 6 bytes or more; such a file has at most 5",
+            ),
+            (
+                read_to_string(&at("text")).map(String::into_bytes),
+                "text: cannot read: has 1048577 bytes or more; such a file has at most 1048576",
+            ),
+            (
+                read(&at("record")),
+                "record: cannot read: has 34359738369 bytes or more; such a file has at most 34359738368",
+            ),
+        ] {
+            let error = result.unwrap_err().to_string();
+            assert_eq!(error, format!("{}/{message}", folder.path().display()));
+        }
     }
 
     #[test]

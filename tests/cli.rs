@@ -81,6 +81,190 @@ fn a_bad_spec_is_one_line_and_exit_code_2() {
     ]);
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // Nobody writes to the pipe: opening it would wait for ever.
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    std::fs::create_dir(at("results")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("results/results.json")).unwrap();
+    let idx = |images, labels| {
+        let set = format!(
+            "data={{kind=\"idx\",train_images=\"{images}\",train_labels=\"{labels}\",held_out=1}}"
+        );
+        vec!["experiment".to_owned(), "--set".to_owned(), set]
+    };
+    let words = |words: &str| words.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    for (arguments, named) in [
+        (words("experiment pipe"), "pipe: cannot read: is a pipe; give a regular file"),
+        (words("experiment /dev/zero"), "/dev/zero: cannot read: is a device; give a regular file"),
+        (words("experiment ."), ".: cannot read: is a folder; give a regular file"),
+        (
+            idx("/dev/zero", "pipe"),
+            "data: /dev/zero: cannot read: is a device; give a regular file",
+        ),
+        (idx("pipe", "pipe"), "data: pipe: cannot read: is a pipe; give a regular file"),
+    ] {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let expected = (Some(2), String::new(), format!("mantissa: {named}\n"));
+        assert_eq!(mantissa(folder.path(), &arguments), expected);
+    }
+    for arguments in [&["report", "results"][..], &["experiment", "--out", "results"]] {
+        let (exit, _, stderr) = mantissa(folder.path(), arguments);
+        assert!(matches!(exit, Some(2 | 3)), "{stderr}");
+        assert!(stderr.starts_with("mantissa: results/results.json: "), "{stderr}");
+    }
+}
+
+#[test]
+fn sizes_that_no_machine_holds_are_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let block = "{channels=65536,kernel=1,padding=1024,pool=\"global\"}";
+    let model = format!("--set=model={{kind=\"cnn\",blocks=[{block}],hidden=[]}}");
+    let arguments = ["experiment", "--set=data.train=64", "--set=data.test=1", &model];
+    // Python: 65536 * (28 + 2 * 1024)**2 == 282445479936
+    let complaint = "mantissa: model: a batch of 64, blocks[0]: 64 × 282445479936 values; at most 1099511627776: \
+                     choose smaller sizes\n";
+    let expected = (Some(2), String::new(), complaint.to_owned());
+    assert_eq!(mantissa(folder.path(), &arguments), expected);
+}
+
+/// What ends up on a terminal: no character that commands it.
+fn is_plain(text: &str) -> bool {
+    let bidi = ['\u{202e}', '\u{2066}', '\u{200f}'];
+    !text.chars().any(|c| (c.is_control() && c != '\n') || bidi.contains(&c))
+}
+
+#[test]
+fn nothing_from_outside_commands_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = folder.path().join("s.toml");
+    let write = |text: &str| {
+        use std::io::Write as _;
+        std::fs::File::create(&spec).unwrap().write_all(text.as_bytes()).unwrap();
+    };
+    let default = mantissa::spec::DEFAULT;
+    let named = default.replacen("name = \"", "name = \"\\u001b[2J\\u202e", 1);
+    let kind = default.replacen("kind = \"digits\"", "kind = \"\\u001b]0;x\\u0007\"", 1);
+    for (text, shown) in [
+        ("\"\\u001b[31mkey\" = 1", "\\u{1b}[31mkey"),
+        (&*named, "\\u{1b}[2J\\u{202e}"),
+        (&*kind, "\\u{1b}]0;x\\u{7}"),
+        ("name = \u{202e}", "\\u{202e}"),
+    ] {
+        write(text);
+        let (exit, stdout, stderr) = mantissa(folder.path(), &["experiment", "s.toml"]);
+        assert_eq!((exit, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.contains(shown) && is_plain(&stderr), "{stderr:?}");
+    }
+    for (arguments, shown) in [
+        (&["experiment", "\u{1b}[2J\u{2066}.toml"][..], "\\u{1b}[2J\\u{2066}.toml: cannot read"),
+        (&["report", "a\u{9b}2Jb"], "a\\u{9b}2Jb/results.json: not found"),
+        (&["experiment", "--variants", "\u{200f}fp32"], "unknown variant \"\\u{200f}fp32\""),
+        (&["experiment", "--set", "\u{7f}=1"], "--set \\u{7f}=1: expected a key's path"),
+        (&["\u{1b}[2Jtrain"], "unrecognized subcommand '\\u{1b}[2Jtrain'"),
+        (&["experiment", "--device", "cpu\u{1b}[2J"], "cpu\\u{1b}[2J"),
+    ] {
+        let (exit, stdout, stderr) = mantissa(folder.path(), arguments);
+        assert_eq!((exit, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.contains(shown) && is_plain(&stderr), "{stderr:?}");
+    }
+}
+
+/// The arguments of an experiment of a moment.
+const SMALL: [&str; 11] = [
+    "experiment",
+    "--variants=fp32",
+    "--seeds=1",
+    "--set=train.steps=2",
+    "--set=train.schedule.warmup=0",
+    "--set=data.train=20",
+    "--set=data.test=10",
+    "--set=train.batch=10",
+    "--set=model={kind=\"mlp\",hidden=[4]}",
+    "--set=measure.timing_blocks=0",
+    "--out=\u{1b}[2J out",
+];
+
+#[test]
+fn a_small_experiment_tells_what_it_learns_from_and_how_it_went() {
+    let folder = tempfile::tempdir().unwrap();
+    let (exit, stdout, stderr) = mantissa(folder.path(), &SMALL);
+    assert_eq!(exit, Some(0), "{stderr}");
+    let mut lines = stderr.lines();
+    assert_eq!(
+        lines.next(),
+        Some("data: 20 training and 10 test images of 1 × 28 × 28, 10 classes")
+    );
+    assert!(lines.next().unwrap().starts_with("[1/1] fp32, seed 0: accuracy "), "{stderr}");
+    assert!(
+        is_plain(&stdout) && stdout.ends_with("report: \\u{1b}[2J out/report.html\n"),
+        "{stdout:?}"
+    );
+}
+
+// A terminal that moves no cursor shows no bar; `script` is a terminal around a command.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_that_shows_no_bar_shows_the_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = assert_cmd::cargo::cargo_bin("mantissa");
+    let words: Vec<String> = SMALL.iter().map(|word| format!("'{word}'")).collect();
+    let command = format!("'{}' {}", program.display(), words.join(" "));
+    let script = std::process::Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .current_dir(folder.path())
+        .env("TERM", "dumb")
+        .output();
+    let Ok(output) = script else {
+        println!("skipped: no `script` here");
+        return;
+    };
+    let shown = String::from_utf8(output.stdout).unwrap().replace('\r', "");
+    assert!(output.status.success(), "{shown}");
+    for line in [
+        "data: 20 training and 10 test images of 1 × 28 × 28, 10 classes\n",
+        "[1/1] fp32, seed 0: accuracy ",
+    ] {
+        assert!(shown.contains(line), "{shown:?}");
+    }
+    assert!(is_plain(&shown), "{shown:?}");
+}
+
+#[test]
+fn a_label_far_from_the_others_is_noted() {
+    use std::io::Write as _;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, header: &[u32], bytes: &[u8]| {
+        let mut file = std::fs::File::create(folder.path().join(name)).unwrap();
+        let header: Vec<u8> = header.iter().flat_map(|word| word.to_be_bytes()).collect();
+        file.write_all(&[&header, bytes].concat()).unwrap();
+    };
+    let labels: Vec<u8> = (0..40).map(|i| if i == 0 { 255 } else { i % 4 }).collect();
+    file("images", &[2051, 40, 2, 2], &[7; 160]);
+    file("labels", &[2049, 40], &labels);
+    let data =
+        "--set=data={kind=\"idx\",train_images=\"images\",train_labels=\"labels\",held_out=20}";
+    let arguments: Vec<&str> =
+        SMALL.into_iter().filter(|word| !word.contains("data.")).chain([data]).collect();
+    let (exit, _, stderr) = mantissa(folder.path(), &arguments);
+    assert_eq!(exit, Some(0), "{stderr}");
+    let note = "Labels 4 to 254 do not occur in the data, yet count among its 256 classes.";
+    let lines: Vec<&str> = stderr.lines().take(2).collect();
+    assert_eq!(
+        lines,
+        [
+            "data: 20 training and 20 test images of 1 × 2 × 2, 256 classes",
+            &format!("note: {note}")
+        ]
+    );
+    let results = std::fs::read(folder.path().join("\u{1b}[2J out/results.json")).unwrap();
+    let results: mantissa::record::Results = serde_json::from_slice(&results).unwrap();
+    assert!(results.environment.notes.iter().any(|found| found == note));
+}
+
 #[test]
 fn a_folder_that_cannot_be_written_is_found_before_training() {
     check(&[

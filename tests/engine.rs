@@ -517,11 +517,9 @@ fn rejected_steps_are_counted() {
     let overflow: u64 = record.counted_steps.iter().map(|counted| counted.counts.overflow).sum();
     let by_layer = record.rejected_census.iter().filter(|census| census.role != Role::Updates);
     assert_eq!(by_layer.map(|census| census.counts.overflow).sum::<u64>(), overflow);
-    let folder = tempfile::tempdir().unwrap();
-    let environment = Environment::default();
-    let (out, device) = (folder.path(), &Device::Cpu);
-    let options = Options { out, force: false, device, environment: &environment };
-    let results = experiment::run(&plan, options, &mut |_| ()).unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = Folder::open(temporary.path()).unwrap();
+    let results = experiment::run(&plan, options(&folder), &mut |_| ()).unwrap();
     let evidence = results.variants[0].numerics.evidence;
     assert_eq!((evidence.census_steps, evidence.rejected_steps), (0, skipped.len() as u64));
     assert_eq!(evidence.settling_steps, skipped.len() as u64);

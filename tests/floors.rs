@@ -188,3 +188,9 @@ fn only_the_store_writes() {
     ];
     assert_eq!(found(&writes, |module| module != "store"), [""; 0]);
 }
+
+#[test]
+fn only_the_store_opens_files() {
+    let opens = ["File::open", "File::options", "fs::read(", "fs::read_to_string"];
+    assert_eq!(found(&opens, |module| module != "store"), [""; 0]);
+}

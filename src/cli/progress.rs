@@ -6,8 +6,10 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::say;
+use crate::data::Dataset;
 use crate::experiment::Event;
 use crate::record::{RunSummary, Status};
+use crate::words::{self, printable};
 
 /// Listens to an experiment and shows how far it is.
 pub(super) struct Progress {
@@ -18,8 +20,11 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(quiet: bool) -> Self {
-        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::new(0).with_style(style());
+        let wanted = !quiet && std::io::stderr().is_terminal();
+        // A bar that a terminal cannot show would swallow the lines too.
+        let bar = wanted.then(|| ProgressBar::new(0)).filter(|bar| !bar.is_hidden());
+        let bar = bar.map(|bar| {
+            let bar = bar.with_style(style());
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
@@ -32,7 +37,7 @@ impl Progress {
             advance(bar, event);
         }
         match (line, &self.bar) {
-            (Some(line), Some(bar)) => bar.println(line),
+            (Some(line), Some(bar)) => bar.println(printable(&line)),
             (Some(line), None) if !self.quiet => say(&line),
             _ => {}
         }
@@ -54,7 +59,7 @@ fn advance(bar: &ProgressBar, event: &Event<'_>) {
     match event {
         Event::RunStarted { variant, seed } => {
             bar.reset();
-            bar.set_message(format!("{variant}, seed {seed}"));
+            bar.set_message(printable(&format!("{variant}, seed {seed}")));
         }
         Event::Step { done, of } => {
             bar.set_length(*of);
@@ -68,7 +73,9 @@ fn advance(bar: &ProgressBar, event: &Event<'_>) {
             bar.set_length(*of as u64);
             bar.set_position(*done as u64);
         }
-        Event::Started { .. }
+        Event::Loaded(_)
+        | Event::Note(_)
+        | Event::Started { .. }
         | Event::Finished
         | Event::NotKept { .. }
         | Event::RunFinished { .. }
@@ -88,6 +95,8 @@ struct Narrator {
 impl Narrator {
     fn line(&mut self, event: &Event<'_>) -> Option<String> {
         match event {
+            Event::Loaded(data) => Some(contents(data)),
+            Event::Note(note) => Some(format!("note: {note}")),
             Event::Started { runs, kept } => {
                 (self.runs, self.started) = (*runs, *kept);
                 (*kept > 0)
@@ -121,6 +130,16 @@ impl Narrator {
     }
 }
 
+/// What the data is.
+fn contents(data: &Dataset) -> String {
+    let [train, test] =
+        [&data.train, &data.test].map(|split| words::count(split.labels.len() as u64));
+    let shape = data.shape.map(|size| size.to_string()).join(" × ");
+    let classes = words::count(data.classes as u64);
+    let noun = if data.classes == 1 { "class" } else { "classes" };
+    format!("data: {train} training and {test} test images of {shape}, {classes} {noun}")
+}
+
 /// How a run ended, in one line.
 fn outcome(summary: &RunSummary) -> String {
     let mut parts = Vec::new();
@@ -128,7 +147,7 @@ fn outcome(summary: &RunSummary) -> String {
         parts.push(format!("accuracy {:.2} %", 100.0 * accuracy));
     }
     if let Some(loss) = summary.final_loss {
-        parts.push(format!("loss {loss:.4}"));
+        parts.push(format!("loss {}", words::four_digits(loss)));
     }
     match summary.skipped_steps {
         0 => {}
@@ -164,6 +183,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::data::Split;
     use crate::record::Failure;
 
     fn summary(status: Status) -> RunSummary {
@@ -198,10 +218,25 @@ mod tests {
             skipped_steps: 1,
             ..summary(Status::Failed)
         };
+        let growing = RunSummary {
+            final_loss: Some(184_275_846_999_772_713_239_990_981_623_808.0),
+            ..summary(Status::Completed)
+        };
         let start = |seed| Event::RunStarted { variant: "fp32", seed };
         let finish = |summary| Event::RunFinished { variant: "fp32", summary };
+        let images = |count: usize| Split { pixels: Vec::new(), labels: vec![0; count] };
+        let (train, test) = (images(8000), images(2));
+        let data = Dataset { shape: [1, 28, 28], classes: 256, train, test };
         let mut narrator = Narrator::default();
         for (event, line) in [
+            (
+                Event::Loaded(&data),
+                Some("data: 8,000 training and 2 test images of 1 × 28 × 28, 256 classes"),
+            ),
+            (
+                Event::Note("Labels 1 to 255 do not occur."),
+                Some("note: Labels 1 to 255 do not occur."),
+            ),
             (
                 Event::Started { runs: 5, kept: 2 },
                 Some("2 of 5 runs were finished before and are kept"),
@@ -224,6 +259,7 @@ mod tests {
             ),
             (start(9), None),
             (finish(&failed), Some("[5/5] fp32, seed 9: failed, 1 step skipped")),
+            (finish(&growing), Some("[5/5] fp32, seed 9: accuracy 96.40 %, loss 1.843e+32")),
             (Event::TimingBlock { done: 1, of: 60 }, Some("timing: 60 blocks")),
             (Event::TimingBlock { done: 2, of: 60 }, None),
             (

@@ -1,9 +1,11 @@
 //! CIFAR-10 and CIFAR-100 in the official binary layout: records of label bytes and 3 × 32 × 32 pixels, nothing else.
 
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::{DataError, Dataset, Split};
-use crate::store;
+use crate::store::{self, StoreError};
 
 const SHAPE: [usize; 3] = [3, 32, 32];
 const PIXELS: usize = SHAPE[0] * SHAPE[1] * SHAPE[2];
@@ -34,26 +36,28 @@ pub(super) const CIFAR10: Layout = Layout {
 pub(super) const CIFAR100: Layout =
     Layout { train: &["train.bin"], test: "test.bin", label_classes: &[20, 100] };
 
-/// Loads the files of `layout` in `folder`.
+/// Loads the files of `layout` in `folder`. All are looked at before one is read.
 pub(super) fn load(folder: &Path, layout: &Layout) -> Result<Dataset, DataError> {
-    let mut train = Split::default();
-    let mut first: Option<(PathBuf, usize)> = None;
-    for name in layout.train {
-        let path = folder.join(name);
-        let images = append(&mut train, &path, layout)?;
-        let (first, expected) = first.get_or_insert_with(|| (path.clone(), images));
-        if images != *expected {
-            return Err(DataError::Mismatch {
-                first: first.clone(),
-                second: path,
-                difference: format!(
-                    "{expected} and {images} images; the training files hold the same number each"
-                ),
-            });
-        }
+    let open = |name: &&str| Records::open(folder.join(name), layout);
+    let training = layout.train.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let testing = open(&layout.test)?;
+    if let Some((first, rest)) = training.split_first()
+        && let Some(other) = rest.iter().find(|other| other.images != first.images)
+    {
+        return Err(DataError::Mismatch {
+            first: first.path.clone(),
+            second: other.path.clone(),
+            difference: format!(
+                "{} and {} images; the training files hold the same number each",
+                first.images, other.images
+            ),
+        });
     }
-    let mut test = Split::default();
-    append(&mut test, &folder.join(layout.test), layout)?;
+    let (mut train, mut test) = (Split::default(), Split::default());
+    for records in training {
+        records.append_to(&mut train)?;
+    }
+    testing.append_to(&mut test)?;
     Ok(Dataset {
         shape: SHAPE,
         classes: layout.label_classes[layout.label_classes.len() - 1],
@@ -62,36 +66,54 @@ pub(super) fn load(folder: &Path, layout: &Layout) -> Result<Dataset, DataError>
     })
 }
 
-/// Appends a file's images to `split` and returns their number.
-fn append(split: &mut Split, path: &Path, layout: &Layout) -> Result<usize, DataError> {
-    let malformed =
-        |found, expected| DataError::Malformed { path: path.to_owned(), found, expected };
-    let bytes = store::read(path)?;
-    let label_bytes = layout.label_classes.len();
-    let record = label_bytes + PIXELS;
-    if bytes.is_empty() || bytes.len() % record != 0 {
-        return Err(malformed(
-            format!("{} bytes: truncated, or another layout", bytes.len()),
-            format!("one or more records of {record} bytes ({label_bytes} label, {PIXELS} pixels)"),
-        ));
-    }
-    let images = bytes.len() / record;
-    split.pixels.reserve(images * PIXELS);
-    split.labels.reserve(images);
-    for (index, record) in bytes.chunks_exact(record).enumerate() {
-        let (labels, pixels) = record.split_at(label_bytes);
-        for (&label, &classes) in labels.iter().zip(layout.label_classes) {
-            if usize::from(label) >= classes {
-                return Err(malformed(
-                    format!("label {label} in record {index}"),
-                    format!("labels 0 to {}", classes - 1),
-                ));
-            }
+/// A file of a whole number of records.
+struct Records<'a> {
+    path: PathBuf,
+    layout: &'a Layout,
+    file: File,
+    images: usize,
+}
+
+impl<'a> Records<'a> {
+    fn open(path: PathBuf, layout: &'a Layout) -> Result<Self, DataError> {
+        let (file, length) = store::open(&path)?;
+        let label_bytes = layout.label_classes.len();
+        let record = (label_bytes + PIXELS) as u64;
+        if length == 0 || length % record != 0 {
+            let found = format!("{length} bytes: truncated, or another layout");
+            let expected = format!(
+                "one or more records of {record} bytes ({label_bytes} label, {PIXELS} pixels)"
+            );
+            return Err(DataError::Malformed { path, found, expected });
         }
-        split.labels.extend(labels.last().map(|&label| u32::from(label)));
-        split.pixels.extend_from_slice(pixels);
+        Ok(Self { path, layout, file, images: (length / record) as usize })
     }
-    Ok(images)
+
+    /// Appends the images to `split`.
+    fn append_to(self, split: &mut Split) -> Result<(), DataError> {
+        let Self { path, layout, file, images } = self;
+        let mut file = BufReader::new(file);
+        let mut record = vec![0; layout.label_classes.len() + PIXELS];
+        split.pixels.try_reserve_exact(images * PIXELS).map_err(|_| no_memory(&path))?;
+        for index in 0..images {
+            file.read_exact(&mut record).map_err(store::cannot_read(&path))?;
+            let (labels, pixels) = record.split_at(layout.label_classes.len());
+            for (&label, &classes) in labels.iter().zip(layout.label_classes) {
+                if usize::from(label) >= classes {
+                    let found = format!("label {label} in record {index}");
+                    let expected = format!("labels 0 to {}", classes - 1);
+                    return Err(DataError::Malformed { path, found, expected });
+                }
+            }
+            split.labels.extend(labels.last().map(|&label| u32::from(label)));
+            split.pixels.extend_from_slice(pixels);
+        }
+        Ok(())
+    }
+}
+
+fn no_memory(path: &Path) -> StoreError {
+    store::cannot_read(path)(ErrorKind::OutOfMemory.into())
 }
 
 #[cfg(test)]
@@ -175,11 +197,23 @@ mod tests {
         let coarse = "FOLDER/train.bin: label 20 in record 1; expected labels 0 to 19";
         for (labels, message) in [([0, 100], fine), ([20, 0], coarse)] {
             let train = [record(&[0, 0], 0), record(&labels, 0)].concat();
-            let folder = folder(&[("train.bin", train)]);
+            let folder = folder(&[("train.bin", train), ("test.bin", record(&[0, 0], 0))]);
             let error = load(folder.path(), &CIFAR100).unwrap_err().to_string();
             let error = error.replace(&folder.path().display().to_string(), "FOLDER");
             assert_eq!(error, message);
         }
+    }
+
+    #[test]
+    fn sizes_are_compared_before_a_file_is_read() {
+        let mut files = cifar10();
+        files[0].1 = record(&[10], 0);
+        let folder = folder(&files);
+        // A terabyte and more of records on a disk that keeps no zeros.
+        let file = File::create(folder.path().join("data_batch_2.bin")).unwrap();
+        file.set_len(3073 << 30).unwrap();
+        let error = load(folder.path(), &CIFAR10).unwrap_err().to_string();
+        assert!(error.contains("together: 1 and 1073741824 images;"), "{error}");
     }
 
     #[test]

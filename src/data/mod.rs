@@ -4,6 +4,7 @@ mod batches;
 mod cifar;
 mod digits;
 mod glyphs;
+mod gzip;
 mod idx;
 mod random;
 
@@ -67,6 +68,61 @@ pub struct Split {
     pub pixels: Vec<u8>,
     /// One class an image.
     pub labels: Vec<u32>,
+}
+
+impl Dataset {
+    /// What to know of the data before trusting a result, a sentence each: which classes have no images, or none to learn
+    /// from.
+    pub fn notes(&self) -> Vec<String> {
+        let occurs = |split: &Split| {
+            let mut occurs = vec![false; self.classes];
+            split.labels.iter().for_each(|&label| occurs[label as usize] = true);
+            occurs
+        };
+        let (train, test) = (occurs(&self.train), occurs(&self.test));
+        let labels =
+            |chosen: &dyn Fn(usize) -> bool| runs((0..self.classes).filter(|&i| chosen(i)));
+        let nowhere = labels(&|class| !train[class] && !test[class]);
+        let not_learnt = labels(&|class| !train[class] && test[class]);
+        let classes = words::count(self.classes as u64);
+        let nowhere = nowhere.map(|(labels, several)| {
+            let (occur, count) = if several { ("do", "count") } else { ("does", "counts") };
+            format!(
+                "{labels} {occur} not occur in the data, yet {count} among its {classes} classes."
+            )
+        });
+        let not_learnt = not_learnt.map(|(labels, several)| {
+            let occur = if several { "occur" } else { "occurs" };
+            format!("{labels} {occur} in test images only: no training image shows what to learn.")
+        });
+        nowhere.into_iter().chain(not_learnt).collect()
+    }
+}
+
+/// Labels in words, and whether they are several: `Labels 0, 4 to 254 and 256`. None of none.
+fn runs(labels: impl Iterator<Item = usize>) -> Option<(String, bool)> {
+    /// More runs of labels than these are only counted.
+    const MOST: usize = 8;
+    let (mut runs, mut number) = (Vec::<(usize, usize)>::new(), 0);
+    for label in labels {
+        number += 1;
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == label => *last = label,
+            _ => runs.push((label, label)),
+        }
+    }
+    let shown = runs.iter().take(MOST).flat_map(|&(first, last)| match last - first {
+        0 => vec![first.to_string()],
+        1 => vec![first.to_string(), last.to_string()],
+        _ => vec![format!("{first} to {last}")],
+    });
+    let mut shown: Vec<String> = shown.collect();
+    let told: usize = runs.iter().take(MOST).map(|(first, last)| last - first + 1).sum();
+    if told < number {
+        shown.push(format!("{} others", words::count((number - told) as u64)));
+    }
+    let noun = if number == 1 { "Label" } else { "Labels" };
+    (number > 0).then(|| (format!("{noun} {}", words::list(&shown)), number > 1))
 }
 
 /// Data that cannot be had, or not so.
@@ -221,6 +277,50 @@ mod tests {
             change(&mut other);
             assert_ne!(other.facts().digest, facts.digest);
         }
+    }
+
+    #[test]
+    fn classes_without_images_are_noted() {
+        let check = |classes, train: &[u32], test: &[u32], expected: &[&str]| {
+            let split = |labels: &[u32]| Split { pixels: Vec::new(), labels: labels.to_vec() };
+            let (train, test) = (split(train), split(test));
+            assert_eq!(Dataset { shape: [1, 1, 1], classes, train, test }.notes(), expected);
+        };
+        check(3, &[0, 1, 2], &[1], &[]);
+        check(
+            256,
+            &[0, 1, 2, 3, 255],
+            &[0],
+            &["Labels 4 to 254 do not occur in the data, yet count among its 256 classes."],
+        );
+        // Labels that begin at 1, as those of EMNIST's letters.
+        check(
+            4,
+            &[1, 2],
+            &[3, 1],
+            &[
+                "Label 0 does not occur in the data, yet counts among its 4 classes.",
+                "Label 3 occurs in test images only: no training image shows what to learn.",
+            ],
+        );
+        check(
+            10,
+            &[0, 4, 9],
+            &[6, 7],
+            &[
+                "Labels 1 to 3, 5 and 8 do not occur in the data, yet count among its 10 classes.",
+                "Labels 6 and 7 occur in test images only: no training image shows what to learn.",
+            ],
+        );
+        let even: Vec<u32> = (0..1000).map(|i| 2 * i).collect();
+        check(
+            1999,
+            &even,
+            &[0],
+            &[
+                "Labels 1, 3, 5, 7, 9, 11, 13, 15 and 991 others do not occur in the data, yet count among its 1,999 classes.",
+            ],
+        );
     }
 
     #[test]

@@ -62,7 +62,9 @@ pub(super) fn look(
     let out = options.folder.path();
     refuse_links(out, trained)?;
     let place = out.join(RESULTS);
-    let bytes = store::exists(&place)?.then(|| store::read(&place)).transpose()?;
+    let bytes = store::exists(&place)?
+        .then(|| store::read_at_most(&place, store::MOST_RESULTS))
+        .transpose()?;
     if !bytes.as_deref().is_some_and(is_marked)
         && let Some(file) = report::foreign(out)?
     {

@@ -76,9 +76,16 @@ pub struct Registry {
     pub layers: Vec<String>,
     /// Channels of each batch norm's running statistics.
     pub statistics: Vec<usize>,
+    /// What each image takes in the layers that make it larger or smaller: what it is, and its shape.
+    pub activations: Vec<(String, Vec<usize>)>,
 }
 
 impl Registry {
+    /// Registers what an image becomes in a layer.
+    pub fn activation(&mut self, what: String, shape: &[usize]) {
+        self.activations.push((what, shape.to_vec()));
+    }
+
     /// Registers a layer under its name.
     pub fn layer(&mut self, name: &str) -> String {
         self.layers.push(name.to_owned());

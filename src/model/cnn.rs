@@ -24,7 +24,7 @@ pub(super) fn layers(
     for (index, block) in blocks.iter().enumerate() {
         let choice = (*activation, *batch_norm);
         layers.extend(block_layers(registry, block, (index, channels), choice)?);
-        (height, width) = sides_after(block, (height, width), index + 1)?;
+        (height, width) = register(registry, block, (index, channels), (height, width))?;
         channels = block.channels;
         is_flat = block.pool == Pool::Global;
         if is_flat && index + 1 < blocks.len() {
@@ -37,7 +37,8 @@ pub(super) fn layers(
         layers.push(Box::new(Flatten));
     }
     let settings = Head { hidden, activation: *activation, dropout: *dropout };
-    let features = channels * height * width;
+    // What has too many is refused by `sizes` with all else.
+    let features = channels.saturating_mul(height).saturating_mul(width);
     layers.extend(head(registry, (features, classes), &settings, blocks.is_empty()));
     Ok(Sequential(layers))
 }
@@ -72,28 +73,34 @@ fn block_layers(
     Ok(layers)
 }
 
-/// Height and width after a block's convolution and pooling.
-fn sides_after(
+/// Registers what an image becomes in a block; returns its height and width behind it.
+fn register(
+    registry: &mut Registry,
     block: &ConvBlock,
+    (index, inputs): (usize, usize),
     (height, width): (usize, usize),
-    number: usize,
 ) -> Result<(usize, usize), ModelError> {
     let reach = block.dilation * (block.kernel - 1) + 1;
-    let side = |size: usize| {
+    let convolved = |size: usize| {
         let padded = size + 2 * block.padding;
-        let out = (padded >= reach).then(|| (padded - reach) / block.stride + 1)?;
-        match block.pool {
-            Pool::None => Some(out),
-            Pool::Max | Pool::Avg => (out >= 2).then_some(out / 2),
-            Pool::Global => Some(1),
-        }
+        (padded >= reach).then(|| (padded - reach) / block.stride + 1)
     };
-    side(height).zip(side(width)).ok_or_else(|| {
-        ModelError(format!(
-            "blocks[{}]: a kernel of {} with padding {} and its pooling does not fit {height} × {width}",
-            number - 1,
-            block.kernel,
-            block.padding
-        ))
-    })
+    let pooled = |size: usize| match block.pool {
+        Pool::None => Some(size),
+        Pool::Max | Pool::Avg => (size >= 2).then_some(size / 2),
+        Pool::Global => Some(1),
+    };
+    let behind = |size| Some((convolved(size)?, pooled(convolved(size)?)?));
+    let ((high, behind_high), (wide, behind_wide)) =
+        behind(height).zip(behind(width)).ok_or_else(|| {
+            ModelError(format!(
+                "blocks[{index}]: a kernel of {} with padding {} and its pooling does not fit {height} × {width}",
+                block.kernel, block.padding
+            ))
+        })?;
+    let name = format!("blocks[{index}]");
+    registry.activation(name.clone(), &[block.channels, high, wide]);
+    let patches = [inputs, block.kernel, block.kernel, high, wide];
+    registry.activation(format!("patches of {name}"), &patches);
+    Ok((behind_high, behind_wide))
 }

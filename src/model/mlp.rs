@@ -37,6 +37,7 @@ pub(super) fn head(
     for (index, next) in settings.hidden.iter().enumerate() {
         let number = index + 1;
         let name = format!("linear{number}");
+        registry.activation(name.clone(), &[*next]);
         layers.push(Box::new(Linear::new(
             registry,
             &name,
@@ -52,6 +53,7 @@ pub(super) fn head(
         width = *next;
     }
     let takes_data = takes_data && settings.hidden.is_empty();
+    registry.activation("output".to_owned(), &[classes]);
     layers.push(Box::new(Linear::new(registry, "output", (width, classes), takes_data)));
     layers
 }

@@ -3,6 +3,7 @@
 mod cnn;
 mod mlp;
 mod resnet;
+mod sizes;
 
 use candle_core::{Result, Tensor};
 use rand::{Rng as _, SeedableRng as _};
@@ -20,6 +21,7 @@ pub struct Model {
     pub layer_names: Vec<String>,
     /// Channels of each batch norm's running statistics.
     pub statistics: Vec<usize>,
+    largest: sizes::Largest,
 }
 
 /// A model that its data cannot flow through.
@@ -31,7 +33,8 @@ impl Model {
     /// The model of a plan for images of `shape` (C, H, W) and a number of classes.
     ///
     /// # Errors
-    /// When a convolution or pooling does not fit the images.
+    /// When a convolution or pooling does not fit the images, or a parameter or what an image becomes has more than
+    /// [`VALUES`](crate::spec::limits::VALUES).
     pub fn new(
         plan: &ModelPlan,
         shape: [usize; 3],
@@ -40,7 +43,7 @@ impl Model {
         let mut registry = Registry::default();
         let layers = match plan {
             ModelPlan::Mlp { hidden, activation, dropout } => {
-                let inputs = shape.iter().product();
+                let inputs = shape.into_iter().fold(1, usize::saturating_mul);
                 let settings = mlp::Head { hidden, activation: *activation, dropout: *dropout };
                 mlp::layers(&mut registry, inputs, classes, &settings)
             }
@@ -49,8 +52,17 @@ impl Model {
                 resnet::layers(&mut registry, (*depth, *width), shape, classes)?
             }
         };
-        let Registry { parameters, layers: layer_names, statistics } = registry;
-        Ok(Self { layers, parameters, layer_names, statistics })
+        let largest = sizes::check(&registry, shape)?;
+        let Registry { parameters, layers: layer_names, statistics, .. } = registry;
+        Ok(Self { layers, parameters, layer_names, statistics, largest })
+    }
+
+    /// Checks the sizes of a batch of images and all that they become.
+    ///
+    /// # Errors
+    /// When one has more than [`VALUES`](crate::spec::limits::VALUES).
+    pub fn check_batch(&self, batch: usize) -> std::result::Result<(), ModelError> {
+        self.largest.check_batch(batch)
     }
 
     /// Logits, N × classes, of images N × C × H × W.

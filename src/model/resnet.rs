@@ -25,9 +25,13 @@ pub(super) fn layers(
     }
     let mut layers = convolution(registry, "stem", Convolution::new(channels, width), true);
     layers.push(activation(registry, "stem"));
+    registry.activation("patches of stem".to_owned(), &[channels, 3, 3, height, image_width]);
     let mut inputs = width;
     for stage in 0..STAGES {
         let outputs = width << stage;
+        // Nothing in a stage is larger than the patches of its convolutions that keep the image.
+        let [high, wide] = [height, image_width].map(|side| side.div_ceil(1 << stage));
+        registry.activation(format!("patches of stage{}", stage + 1), &[outputs, 3, 3, high, wide]);
         for block in 0..(depth - 2) / (2 * STAGES) {
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             let name = format!("stage{}.block{}", stage + 1, block + 1);

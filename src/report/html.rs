@@ -275,7 +275,9 @@ fn downloads(report: &Report<'_>, files: &Files) -> Result<Vec<Download>, String
 fn plans(report: &Report<'_>) -> Result<Vec<(String, String)>, String> {
     let plans = report.experiments.iter().map(|experiment| {
         let plan = serde_json::to_string_pretty(&experiment.results.plan);
-        Ok((text::printable(&experiment.label), plan.map_err(|error| error.to_string())?))
+        let plan = plan.map_err(|error| error.to_string())?;
+        let lines: Vec<String> = plan.lines().map(text::printable).collect();
+        Ok((text::printable(&experiment.label), lines.join("\n")))
     });
     plans.collect()
 }

@@ -67,7 +67,7 @@ fn load_results(path: &Path) -> Result<Mended, ReportError> {
     if !store::is_file(path)? {
         return Err(ReportError::Missing(path.to_owned()));
     }
-    mend::read(&store::read(path)?).map_err(|hopeless| {
+    mend::read(&store::read_at_most(path, store::MOST_RESULTS)?).map_err(|hopeless| {
         let path = path.to_owned();
         match hopeless {
             Hopeless::CutShort(detail) => ReportError::CutShort { path, detail },

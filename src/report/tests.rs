@@ -453,6 +453,24 @@ fn a_name_cannot_command_a_terminal() {
 }
 
 #[test]
+fn what_cannot_be_seen_in_a_name_is_written_out_for_people() {
+    let mut hostile = renamed("a\u{202e}b\u{9b}");
+    hostile.results.environment.notes.push("c\u{2066}d\u{7f}".to_owned());
+    let svgs = figures(&hostile).iter().map(svg).collect::<String>();
+    let (_dir, page) = rendered(&hostile);
+    for (said, name) in [
+        (terminal(&hostile.results), "a\\u{202e}b\\u{9b}"),
+        (summary(&hostile), "a\\\\u{202e}b\\\\u{9b}"),
+        (svgs, "a\\u{202e}b\\u{9b}"),
+        (page, "a\\u{202e}b\\u{9b}"),
+    ] {
+        let found = said.find(['\u{202e}', '\u{9b}', '\u{2066}', '\u{7f}']);
+        assert_eq!(found.map(|at| said[at..].chars().take(9).collect::<String>()), None);
+        assert!(said.contains(name), "{name}");
+    }
+}
+
+#[test]
 fn the_page_needs_nothing_from_outside() {
     let (_dir, page) = rendered(&loaded());
     for outside in ["src=\"", "href=\"http", "url(", "@import", "<link"] {

@@ -6,7 +6,7 @@ use crate::record::{
     AccuracyVerdict, ClaimMeasure, ClaimVerdict, Environment, Estimate, Failure, Role, Status,
 };
 
-pub(super) use crate::words::{count, list, plural, points};
+pub(super) use crate::words::{count, list, plural, points, printable};
 
 /// What stands where nothing was measured.
 pub(super) const NOT_MEASURED: &str = "—";
@@ -98,21 +98,6 @@ pub(super) fn raised(number: i32) -> String {
         _ => '⁹',
     };
     number.to_string().chars().map(digit).collect()
-}
-
-/// A text without characters that would command a terminal, break a line or be forbidden in XML.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            let bidi = matches!(
-                c,
-                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}'
-            );
-            let breaks = matches!(c, '\u{2028}' | '\u{2029}');
-            let non_character = matches!(c, '\u{fffe}' | '\u{ffff}');
-            if c.is_control() || bidi || breaks || non_character { '\u{fffd}' } else { c }
-        })
-        .collect()
 }
 
 /// At most `length` characters: the start and the end, with `…` for what is left out between.
@@ -213,7 +198,7 @@ mod tests {
             (decimal(-12.34), "−12.3"),
             (decimal(1234.5), "1234"),
             (decimal(2.5e-7), "2.50e−7"),
-            (printable("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}"),
+            (printable("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\u{a}"),
             (shorten("precision-seven", 9), "preci…ven"),
         ] {
             assert_eq!(printed, expected);

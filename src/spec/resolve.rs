@@ -99,6 +99,8 @@ pub mod defaults {
 pub mod limits {
     /// Width of a layer, channels, images in a batch, micro-batches in a step.
     pub const WIDTH: usize = 65_536;
+    /// Values of one tensor: 4 TiB in f32. What is made of them (bytes, operations of a product) then fits 64 bits.
+    pub const VALUES: usize = 1 << 40;
     /// Layers or blocks in a list.
     pub const LAYERS: usize = 1_000;
     /// Kernel, stride, padding and dilation of a convolution.

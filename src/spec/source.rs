@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::panic::resume_unwind;
 
 use serde::Deserialize as _;
 use toml::Spanned;
@@ -51,18 +52,31 @@ impl Plan {
     /// );
     /// ```
     pub fn read(file: &str, text: &str, overrides: &Overrides) -> Result<Self, SpecError> {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK);
+            match thread.spawn_scoped(scope, || Self::read_here(file, text, overrides)) {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                Err(error) => Err(SpecError {
+                    place: file.to_owned(),
+                    what: format!("cannot start a thread to read it: {error}"),
+                }),
+            }
+        })
+    }
+
+    fn read_here(file: &str, text: &str, overrides: &Overrides) -> Result<Self, SpecError> {
         let assignments = assignments(text.len(), &overrides.set)?;
         let mut source = Source::parse(file, text, &assignments)?;
         for assignment in &assignments {
             source.assign(assignment)?;
         }
         let mut plan = Self::try_from(source.typed()?).map_err(|error| source.place(&error))?;
-        let option = |Invalid { key, what }| SpecError { place: key, what };
+        let of_option = |Invalid { key, what }| SpecError { place: key, what };
         if let Some(chosen) = &overrides.variants {
-            plan.choose(chosen).map_err(option)?;
+            plan.choose(chosen).map_err(of_option)?;
         }
         if let Some(count) = overrides.seeds {
-            plan.reseed(count).map_err(option)?;
+            plan.reseed(count).map_err(of_option)?;
         }
         Ok(plan)
     }
@@ -80,6 +94,14 @@ struct Assignment<'a> {
 
 const PADDED_KEY: &str = "v=";
 
+/// Stack to read a spec with, of which only what is needed becomes memory. The TOML parser allows 79 keys with dots in each of
+/// 79 tables within each other: 6,241 tables, through which all that walks through a spec goes by recursion.
+const STACK: usize = 256 << 20;
+
+/// Keys in the path of an override: no table of a spec lies deeper. Each is a table in the one before, and ten
+/// thousand would exhaust any stack.
+const MOST_KEYS: usize = 8;
+
 fn assignments(mut end: usize, typed: &[String]) -> Result<Vec<Assignment<'_>>, SpecError> {
     let mut assignments = Vec::with_capacity(typed.len());
     for typed in typed {
@@ -87,7 +109,7 @@ fn assignments(mut end: usize, typed: &[String]) -> Result<Vec<Assignment<'_>>, 
             return refuse(typed, "expected key=value, such as train.steps=100");
         };
         let path: Vec<&str> = path.trim().split('.').collect();
-        if !path.iter().all(|key| is_bare_key(key)) {
+        if path.len() > MOST_KEYS || !path.iter().all(|key| is_bare_key(key)) {
             return refuse(typed, "expected a key's path before the =, such as train.steps");
         }
         let start = end + PADDED_KEY.len();
@@ -100,7 +122,17 @@ fn assignments(mut end: usize, typed: &[String]) -> Result<Vec<Assignment<'_>>, 
 }
 
 fn refuse<T>(typed: &str, what: &str) -> Result<T, SpecError> {
-    Err(SpecError { place: format!("--set {typed}"), what: what.to_owned() })
+    Err(SpecError { place: option(typed), what: what.to_owned() })
+}
+
+/// The option as it was typed, or its start where it is long.
+fn option(typed: &str) -> String {
+    /// Letters of an override that are repeated.
+    const MOST: usize = 200;
+    match typed.char_indices().nth(MOST) {
+        None => format!("--set {typed}"),
+        Some((end, _)) => format!("--set {}…", &typed[..end]),
+    }
 }
 
 fn is_bare_key(key: &str) -> bool {
@@ -191,7 +223,7 @@ impl<'a> Source<'a> {
         if let Some(assignment) =
             self.assignments.iter().rev().find(|assignment| assignment.span.start <= offset)
         {
-            return format!("--set {}", assignment.typed);
+            return option(assignment.typed);
         }
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
@@ -298,6 +330,9 @@ fn below(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<String> {
 /// A message of serde or TOML on one line and in the words of a spec: keys and values, not fields and variants.
 fn in_our_words(message: &str) -> String {
     let message = message.replace('\n', " ");
+    if message.contains("recursion") {
+        return "too many tables within each other; a spec has at most four".to_owned();
+    }
     if let Some(keys) = message.strip_prefix("unexpected keys in table: ")
         && let Some((unknown, known)) = keys.split_once(", available keys: ")
     {

@@ -698,3 +698,29 @@ fn a_plan_survives_the_results_file() {
     let text = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
 }
+
+#[test]
+fn a_key_of_many_dots_exhausts_no_stack() {
+    let dots = "a.".repeat(20_000) + "a=1";
+    let start = &dots[..200];
+    assert_eq!(
+        set(&[&dots]).err().as_deref(),
+        Some(&*format!("--set {start}…: expected a key's path before the =, such as train.steps"))
+    );
+    let error = set(&["a.a.a.a.a.a.a.a=1"]).unwrap_err();
+    assert!(error.contains("unknown key \"a\"; known: name, data, model"), "{error}");
+    let error = read(&format!("{dots}\n{GOOD}")).unwrap_err();
+    assert_eq!(error, "small.toml: too many tables within each other; a spec has at most four");
+    // As deep as the TOML parser allows: 79 keys in each of 79 tables.
+    let keys = ["a"; 79].join(".");
+    let deep = format!("{keys}={}", format!("{{{keys}=").repeat(78)) + "1" + &"}".repeat(78);
+    let error = read(&format!("{deep}\n{GOOD}")).unwrap_err();
+    assert!(error.contains("unknown key \"a\""), "{error}");
+    let error = set(&[&format!("train.{deep}")]).unwrap_err();
+    assert!(error.starts_with("--set train.a.a."), "{error}");
+    let error = set(&[&format!("train.steps={}", &deep[keys.len() + 1..])]).unwrap_err();
+    assert!(error.starts_with("--set train.steps={a.a."), "{error}");
+    // A list of seeds is looked at whole before it is known to be none.
+    let error = set(&[&format!("seeds={}", &deep[keys.len() + 1..])]).unwrap_err();
+    assert!(error.contains("expected a number of seeds"), "{error}");
+}
