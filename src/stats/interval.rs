@@ -71,7 +71,7 @@ pub fn mean_difference(variant: &[f64], baseline: &[f64]) -> Option<Estimate<f64
 ///
 /// Where one seed in ten or twenty goes badly, most samples of six to ten hold none of these and look better than the truth.
 /// The interval alone is then inside the margin in 8 to 14 of 100 experiments whose true difference is as large as the margin, if
-/// such seeds are 5 standard deviations off; with the allowance in 1 to 4 (`examples/verdicts.rs` counts). Where they are
+/// such seeds are 5 standard deviations off; with the allowance in 2 to 4 (`examples/verdicts.rs` counts). Where they are
 /// further off it errs more often, and no test of so few seeds can see what is not among them.
 pub fn equivalent(differences: &[f64], margin: f64) -> Option<bool> {
     let (mean, spread) = (mean(differences)?, sd(differences)?);
