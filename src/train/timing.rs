@@ -18,6 +18,9 @@ use crate::units::{Bytes, Flops, Seconds};
 /// Steps beyond the warm-up that a loss scale may take to settle before timing starts.
 const STEPS_TO_SETTLE: usize = 40;
 
+/// Steps whose batches are made ready before a block; a longer block goes through them again.
+const STEPS_READY: usize = 64;
+
 /// So many steps lie between the batches that two variants draw when their steps are timed by phase: who comes second would
 /// find the images of the first in the caches.
 const STEPS_APART: u64 = 1009;
@@ -144,9 +147,10 @@ impl<'a> Contender<'a> {
         Ok(clock.mean(steps))
     }
 
-    /// Reads what the steps so far did.
-    fn read_outcomes(&mut self) -> Result<(), RunError> {
-        self.diverged |= self.trainer.outcomes()?.iter().any(|outcome| outcome.ends);
+    /// Learns whether the steps so far ended the run. Outside the clock: a GPU keeps the outcomes of fewer steps than a block
+    /// may have, and to read them meanwhile would stop it.
+    fn check(&mut self) -> Result<(), RunError> {
+        self.diverged |= self.trainer.is_over()?;
         Ok(())
     }
 }
@@ -165,7 +169,7 @@ pub fn time_variants(
     let seed = plan.seeds.first().copied().unwrap_or(0);
     let mut source = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
     let accumulate = plan.train.accumulate as u64;
-    let batches: Vec<Vec<Loaded>> = (0..plan.measure.timing_steps as u64)
+    let batches: Vec<Vec<Loaded>> = (0..plan.measure.timing_steps.min(STEPS_READY) as u64)
         .map(|step| {
             let batches = (0..accumulate).map(|i| source.batch(step * accumulate + i));
             batches.map(|batch| Loaded::new(batch, data.shape, device)).collect()
@@ -290,10 +294,10 @@ fn time_block(
     if let (Some(before), Some(probe)) = (before, probe) {
         contender.load.take_in(&before, probe.read(), (steps, seconds));
     }
-    contender.read_outcomes()?;
+    contender.check()?;
 
     timing.phases.push(contender.phases(steps, plan.train.accumulate)?);
-    contender.read_outcomes()?;
+    contender.check()?;
 
     contender.inferencer.forward(sample)?;
     let clock = Stopwatch::start(&device)?;

@@ -345,6 +345,17 @@ impl<'a> Trainer<'a> {
         Ok(outcomes)
     }
 
+    /// Whether the run is over. What the steps so far did is not told any more, so that there may be any number of them since
+    /// the last call: [`Trainer::outcomes`] must be asked for at every 64th on a GPU.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn is_over(&mut self) -> Result<bool> {
+        self.outcomes.clear();
+        self.read = self.steps;
+        self.end.is_over()
+    }
+
     /// Forward and backward over the micro-batches: the scaled gradients, summed in f32 if there are several. The mean loss goes
     /// to where the step's end finds it. `enter` is told of the phases.
     fn gradients(
@@ -418,7 +429,7 @@ impl<'a> Trainer<'a> {
         // The batch's statistics are not to count twice.
         let statistics: Vec<_> =
             self.statistics.iter().map(RunningStatistics::copy).collect::<Result<_>>()?;
-        let first = step as u32 * batches.len() as u32;
+        let first = ops::first_pass(step, batches.len());
         let number = ops::from_host(vec![first], 1, &self.device)?;
         for batch in batches {
             let mode = self.training(&number, None);

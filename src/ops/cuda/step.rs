@@ -342,6 +342,9 @@ impl Step {
     }
 
     /// What the steps since the last call did. Waits for them.
+    ///
+    /// # Errors
+    /// When they are more than there are places for.
     pub(crate) fn outcomes(&mut self) -> Result<Vec<StepOutcome>> {
         let control = self.control()?;
         let (steps, ended) = (control.steps, control.ended);
@@ -358,6 +361,14 @@ impl Step {
             .collect();
         self.read = steps;
         Ok(outcomes)
+    }
+
+    /// Whether the run is over. What the steps so far did is not told any more, so that there may be any number of them. Waits
+    /// for them.
+    pub(crate) fn is_over(&mut self) -> Result<bool> {
+        let control = self.control()?;
+        self.read = control.steps;
+        Ok(control.ended > 0)
     }
 
     /// The state as it is on the GPU now.
