@@ -42,7 +42,7 @@ compile_kernels() {
 lacking() {
   local status=$1 names=$2
   shift 2
-  { cat "${@/#/$headers/}"; } | grep -hoE "\b$names[A-Z][A-Za-z0-9_]*" | sort -u |
+  { cat "${@/#/$headers/}"; } | grep -hoE "\b${names}[A-Z][A-Za-z0-9_]*" | sort -u |
     sed "s/.*/__attribute__((weak)) int &(void) { return emulated_gpu_lacks(\"&\", $status); }/"
 }
 
@@ -100,4 +100,5 @@ if [ "$(cat "$folder/key" 2>/dev/null)" != "$key" ]; then
   build_in "$folder" >&2
   printf '%s\n' "$key" > "$folder/key"
 fi
+# shellcheck disable=SC2016 # it is for the shell that reads this
 printf 'export LD_LIBRARY_PATH=%q${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\n' "$(cd "$folder" && pwd)"

@@ -469,6 +469,21 @@ fn dropout_keeps_what_the_generator_says() -> Result<()> {
     Ok(())
 }
 
+/// The three passes of a step in which their number comes to the end of its word of the counter: 2³² − 1, 0 and 1.
+#[test]
+fn dropout_goes_on_where_the_number_of_passes_starts_again() -> Result<()> {
+    let step = u64::from(u32::MAX) / 3;
+    let random = Random { seed: 9, stream: 2, pass: numbers(&[ops::first_pass(step, 3)])? };
+    let ones = Tensor::ones(64, DType::F32, &Device::Cpu)?;
+    for pass in [u32::MAX, 0, 1] {
+        let kept = |i: u32| ops::philox4x32([i / 4, 0, pass, 2], [9, 0])[i as usize % 4] >= 1 << 31;
+        let expected: Vec<f32> = (0..64).map(|i| if kept(i) { 2.0 } else { 0.0 }).collect();
+        assert_eq!(ops::to_f32(&ops::dropout(&ones, 0.5, &random)?)?, expected, "pass {pass}");
+        ops::next_pass(&random.pass)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn dropout_drops_other_values_for_other_steps_streams_and_seeds() -> Result<()> {
     let ones = Tensor::ones(4096, DType::F32, &Device::Cpu)?;

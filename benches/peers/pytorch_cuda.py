@@ -7,6 +7,7 @@ See README.md beside this file.
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import sys
 
@@ -50,6 +51,8 @@ MODELS = {
     "gpu-mlp": (8192, (784,), lambda: mlp(784, 4096, 4096, 4096, 10)),
     "gpu-resnet": (1024, (1, 28, 28), lambda: resnet(20, 64)),
 }
+# Eager, recorded as a CUDA graph, and by torch.compile.
+HOW = ["eager", "graphs", "compile"]
 # name: (type of autocast, whether TF32 is allowed)
 POLICIES = {
     "fp32": (None, False),
@@ -138,20 +141,44 @@ class Torch:
         return start.elapsed_time(end) / 1e3 / steps
 
 
-def sides(model, policy, command):
-    """Our side first, then PyTorch's configurations."""
-    found = {"ours": Ours(command, model, policy, threads=1)}
-    for how in ["eager", "graphs", "compile"]:
-        found[how] = Torch(model, policy, how, channels_last=False)
-        if model == "gpu-resnet":
-            found[f"{how}, channels last"] = Torch(model, policy, how, channels_last=True)
-    return found
+def sides(model, policy, arguments):
+    """Our side first, then PyTorch's configurations; and those that do not run here, with the reason: torch.compile, say, needs a
+    C compiler."""
+    found = {"ours": Ours(arguments.ours, model, policy, threads=len(os.sched_getaffinity(0)))}
+    # After eight models torch.compile would compile no more, and run eagerly without a word.
+    torch.compiler.reset()
+    failed = {}
+    layouts = [False, True] if model == "gpu-resnet" else [False]
+    for how in arguments.how:
+        for channels_last in layouts:
+            name = f"{how}, channels last" if channels_last else how
+            try:
+                side = Torch(model, policy, how, channels_last)
+                # What is compiled or recorded at the first step is there before the turns begin.
+                side.block(1, 1)
+                found[name] = side
+            except Exception as error:  # whatever a compiler, a driver or a full memory raises
+                failed[name] = " ".join(str(error).split())[:200] or type(error).__name__
+    return found, failed
+
+
+def tell(row, arguments):
+    """One line of the output."""
+    if arguments.json:
+        print(json.dumps(row), flush=True)
+    elif "failed" in row:
+        reason = row["failed"].replace("|", "\\|")
+        print("| {model} | {policy} | {pytorch} | | failed: ".format(**row) + reason + " | | |", flush=True)
+    else:
+        print(("| {model} | {policy} | {pytorch} | {ours_ms:.3f} | {torch_ms:.3f} | {ratio:.2f} "
+               "| {ratio_least:.2f} to {ratio_most:.2f} |").format(**row), flush=True)
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
+    parser.add_argument("--how", nargs="+", choices=HOW, default=HOW, help="how PyTorch runs a step")
     parser.add_argument("--rounds", type=int, default=4, help="blocks a side")
     parser.add_argument("--steps", type=int, default=20, help="timed steps a block")
     parser.add_argument("--warmup", type=int, default=10, help="untimed steps before each block")
@@ -175,14 +202,19 @@ def main():
               f"{arguments.steps} steps; ratio = PyTorch ÷ ours: above 1, ours is faster\n")
         print("| model | policy | PyTorch | ours ms | PyTorch ms | ratio | least to most |")
         print("|---|---|---|---:|---:|---:|---|")
+    complete = True
     for model in arguments.models:
         for policy in arguments.policies:
-            blocks = in_turns(sides(model, policy, arguments.ours), arguments)
-            for row in rows(model, policy, blocks):
-                text = ("| {model} | {policy} | {pytorch} | {ours_ms:.3f} | {torch_ms:.3f} | {ratio:.2f} "
-                        "| {ratio_least:.2f} to {ratio_most:.2f} |").format(**row)
-                print(json.dumps(row) if arguments.json else text, flush=True)
+            found, failed = sides(model, policy, arguments)
+            for row in rows(model, policy, in_turns(found, arguments)):
+                tell(row, arguments)
+            for name, reason in failed.items():
+                tell({"model": model, "policy": policy, "pytorch": name, "failed": reason}, arguments)
+            complete &= not failed
+            del found
             torch.cuda.empty_cache()
+    if not complete:
+        sys.exit("some of PyTorch's configurations do not run here")
 
 
 if __name__ == "__main__":

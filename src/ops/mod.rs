@@ -45,7 +45,7 @@ pub use norm::{
     BatchNormGradients, BatchNormSaved, batch_norm, batch_norm_backward, batch_norm_inference,
     take_in_statistics,
 };
-pub use philox::{Philox, Random, philox4x32};
+pub use philox::{Philox, Random, first_pass, philox4x32};
 pub use pointwise::{
     accumulate, add, dropout, gelu, gelu_backward, next_pass, relu, relu_backward,
 };

@@ -14,6 +14,12 @@ pub struct Random {
     pub pass: Tensor,
 }
 
+/// Number of the forward pass of a step's first micro-batch. Passes are counted modulo 2³², as the word of the counter that
+/// holds their number.
+pub fn first_pass(step: u64, micro_batches: usize) -> u32 {
+    step.wrapping_mul(micro_batches as u64) as u32
+}
+
 /// Which random numbers: the key of the run and of one use in it. The counter is the position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Philox {
@@ -21,15 +27,15 @@ pub struct Philox {
     pub seed: u64,
     /// Which use of random numbers: such as a layer.
     pub stream: u32,
-    /// The step.
-    pub step: u32,
+    /// The forward pass.
+    pub pass: u32,
 }
 
 impl Philox {
     /// The four words of block `block`.
     #[inline]
     pub fn words(self, block: u64) -> [u32; 4] {
-        let counter = [block as u32, (block >> 32) as u32, self.step, self.stream];
+        let counter = [block as u32, (block >> 32) as u32, self.pass, self.stream];
         philox4x32(counter, [self.seed as u32, (self.seed >> 32) as u32])
     }
 }
@@ -68,6 +74,24 @@ mod tests {
             ),
         ] {
             assert_eq!(philox4x32(counter, key), expected);
+        }
+    }
+
+    /// By the remainder of the exact product.
+    #[test]
+    fn passes_of_long_runs_are_counted_modulo_the_word_of_the_counter() {
+        for (step, micro_batches) in [
+            (0, 7),
+            (5, 3),
+            (u64::from(u32::MAX) / 3, 3),
+            (u64::from(u32::MAX) / 3 + 1, 3),
+            (1 << 31, 2),
+            (999_999_999, 65_536),
+            (u64::MAX, 65_535),
+        ] {
+            let exact = u128::from(step) * micro_batches as u128;
+            let expected = (exact % (1 << 32)) as u32;
+            assert_eq!(first_pass(step, micro_batches), expected, "{step} x {micro_batches}");
         }
     }
 }

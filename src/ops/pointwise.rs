@@ -123,7 +123,7 @@ pub fn dropout(x: &Tensor, p: f32, random: &Random) -> Result<Tensor> {
     let scale = 1.0 / (1.0 - p);
     on_gpu!(x => cuda::dropout(x, (keep_from, scale), random));
     let Random { seed, stream, pass } = random;
-    let random = Philox { seed: *seed, stream: *stream, step: first(pass)? };
+    let random = Philox { seed: *seed, stream: *stream, pass: first(pass)? };
     map(x, |start, x, y| {
         let quads = x.chunks(4).zip(y.chunks_mut(4));
         for (quad, (x, y)) in quads.enumerate() {
@@ -149,7 +149,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Adds 1 to the number of the forward pass that [`Random`] draws for.
+/// Adds 1 to the number of the forward pass that [`Random`] draws for, modulo 2³².
 ///
 /// # Errors
 /// When it is not one number, u32.

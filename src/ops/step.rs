@@ -245,12 +245,28 @@ impl StepEnd {
     /// What the steps since the last call did. Waits for them.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails, or a GPU has done more steps than the 64 whose outcomes it keeps.
     pub fn outcomes(&mut self) -> Result<Vec<StepOutcome>> {
         match &mut self.state {
             State::Host(host) => Ok(std::mem::take(&mut host.outcomes)),
             #[cfg(feature = "cuda")]
             State::Gpu(step) => step.outcomes(),
+        }
+    }
+
+    /// Whether the run is over. What the steps so far did is not told any more, so that there may be any number of them. Waits
+    /// for them.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn is_over(&mut self) -> Result<bool> {
+        match &mut self.state {
+            State::Host(host) => {
+                host.outcomes.clear();
+                Ok(host.ended)
+            }
+            #[cfg(feature = "cuda")]
+            State::Gpu(step) => step.is_over(),
         }
     }
 }

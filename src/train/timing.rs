@@ -160,9 +160,10 @@ impl<'a> Contender<'a> {
         }
     }
 
-    /// Reads what the steps so far did.
-    fn read_outcomes(&mut self) -> Result<(), RunError> {
-        self.diverged |= self.trainer.outcomes()?.iter().any(|outcome| outcome.ends);
+    /// Learns whether the steps so far ended the run. Outside the clock: a GPU keeps the outcomes of fewer steps than a block
+    /// may have, and to read them meanwhile would stop it.
+    fn check(&mut self) -> Result<(), RunError> {
+        self.diverged |= self.trainer.is_over()?;
         Ok(())
     }
 }
@@ -315,10 +316,10 @@ fn time_block(
     if let (Some(before), Some(probe)) = (before, probe) {
         contender.load.take_in(&before, probe.read(), (steps, seconds));
     }
-    contender.read_outcomes()?;
+    contender.check()?;
 
     timing.phases.push(contender.phases(steps, plan.train.accumulate)?);
-    contender.read_outcomes()?;
+    contender.check()?;
 
     contender.inferencer.forward(sample)?;
     let clock = Stopwatch::start(&device)?;

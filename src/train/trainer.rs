@@ -337,16 +337,11 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// The number of the first pass of a step, modulo 2³² as it is counted.
-    fn first_pass(&self, step: u64) -> u32 {
-        step.wrapping_mul(self.plan.accumulate as u64) as u32
-    }
-
     /// What step `step` found, for a repetition that leaves the run's own values alone.
     fn values_of(&self, step: u64, scale: f32) -> Result<OwnValues> {
         let device = &self.device;
         Ok(OwnValues {
-            pass: ops::from_host(vec![self.first_pass(step)], 1, device)?,
+            pass: ops::from_host(vec![ops::first_pass(step, self.plan.accumulate)], 1, device)?,
             scale: ops::from_host(vec![scale], 1, device)?,
             loss: ops::zeros(1, device)?,
         })
@@ -423,6 +418,17 @@ impl<'a> Trainer<'a> {
         Ok(outcomes)
     }
 
+    /// Whether the run is over. What the steps so far did is not told any more, so that there may be any number of them since
+    /// the last call: [`Trainer::outcomes`] must be asked for at every 64th on a GPU.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn is_over(&mut self) -> Result<bool> {
+        self.outcomes.clear();
+        self.read = self.steps;
+        self.end.is_over()
+    }
+
     /// Forward and backward over the micro-batches: the scaled gradients, summed in f32 if there are several. The mean loss goes
     /// to where the step's end finds it. `enter` is told of the phases.
     fn gradients(
@@ -488,7 +494,8 @@ impl<'a> Trainer<'a> {
     /// As [`Trainer::step`].
     pub fn layer_to_blame(&self, step: u64, load: &mut LoadBatch<'_>) -> Result<Option<String>> {
         let (weights, arithmetic) = (self.weights(), self.arithmetic);
-        let number = ops::from_host(vec![self.first_pass(step)], 1, &self.device)?;
+        let number =
+            ops::from_host(vec![ops::first_pass(step, self.plan.accumulate)], 1, &self.device)?;
         for index in 0..self.plan.accumulate {
             let batch = load(index)?;
             let mode = self.training(&number);

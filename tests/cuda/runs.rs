@@ -224,6 +224,25 @@ fn memory_is_measured_by_the_pool_and_given_back() {
     assert_eq!(meter.live().unwrap().0, 0);
 }
 
+/// A block of more steps than a GPU keeps outcomes of has its times.
+#[test]
+fn long_blocks_are_timed() {
+    let Some((device, _guard)) = gpu() else { return };
+    let policies = ["fp32", "fp16-mixed"];
+    let mut plan = plan(mlp(), &policies, 4);
+    plan.train.accumulate = 1;
+    plan.measure.timing_steps = 70;
+    let data = data::load(&plan.data).unwrap();
+    let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
+    let on = (&model, &data, &device);
+    let timings = train::time_variants(&plan, on, &plan.variants, &mut |_, _| ()).unwrap();
+    for (timing, policy) in timings.iter().zip(policies) {
+        assert_eq!(timing.failure, None, "{policy}");
+        let blocks = [timing.train.len(), timing.phases.len(), timing.inference.len()];
+        assert_eq!(blocks, [2; 3], "{policy}");
+    }
+}
+
 /// Every policy has a time, TF32 too, which a CPU only emulates.
 #[test]
 fn every_policy_is_timed() {

@@ -176,6 +176,44 @@ fn steps_end_as_on_the_cpu_to_the_bit() {
     }
 }
 
+/// More steps than a GPU keeps outcomes of: whether they ended the run is known, and what later ones did is told as ever.
+#[test]
+fn a_long_block_of_steps_tells_whether_it_ended_the_run() {
+    let Some((device, _guard)) = gpu() else { return };
+    for device in [&Device::Cpu, &device] {
+        let weights = numbers(1, &[9], DType::F32, device);
+        let parameter = ParameterTensors { weights, copy: None, first: None, second: None };
+        let settings = StepSettings {
+            rule: Update::Sgd(Sgd { lr: 0.0, momentum: 0.0, nesterov: false, weight_decay: 0.0 }),
+            rates: vec![Rates { lr: 0.5, correction1: 1.0, correction2: 1.0 }],
+            scale: LossScale::None,
+            clip_norm: None,
+            params: Format::F32,
+            compute: Format::F32,
+        };
+        let mut end = StepEnd::new(settings, vec![parameter], device).unwrap();
+        let steps = |end: &mut StepEnd, count: usize, loss: f32| {
+            for _ in 0..count {
+                let loss = ops::from_host(vec![loss], 1, device).unwrap();
+                ops::copy_into(end.loss(), &loss).unwrap();
+                let gradients = [numbers(2, &[9], DType::F32, device)];
+                end.finish(&gradients, None, &mut |_| Ok(())).unwrap();
+            }
+        };
+        steps(&mut end, 130, 1.0);
+        assert!(!end.is_over().unwrap());
+        assert!(end.outcomes().unwrap().is_empty());
+        steps(&mut end, 3, 2.0);
+        let losses: Vec<f32> = end.outcomes().unwrap().iter().map(|told| told.loss).collect();
+        assert_eq!(losses, [2.0; 3]);
+        steps(&mut end, 70, 1.0);
+        steps(&mut end, 1, f32::NAN);
+        steps(&mut end, 70, 1.0);
+        assert!(end.is_over().unwrap());
+        assert!(end.is_over().unwrap(), "asked again");
+    }
+}
+
 /// A loss that is not finite ends the run: later steps change nothing and are not told of.
 #[test]
 fn nothing_happens_after_the_end() {

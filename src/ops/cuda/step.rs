@@ -18,7 +18,8 @@ const PIECE: usize = 16 * 1024;
 /// Steps whose outcomes are kept until the host reads them.
 const PLACES: u64 = 64;
 
-/// Updates whose rates are on the GPU: more than twice those that it may make between two readings of the host.
+/// Updates whose rates are on the GPU: more than twice those that it makes between two readings of the host, but in a timed block,
+/// whose updates are of no matter: a longer one takes them again.
 const RATE_PLACES: u64 = 16 * PLACES;
 
 /// Threads of a block of inspect and of update.
@@ -346,6 +347,9 @@ impl Step {
     }
 
     /// What the steps since the last call did. Waits for them.
+    ///
+    /// # Errors
+    /// When they are more than there are places for.
     pub(crate) fn outcomes(&mut self) -> Result<Vec<StepOutcome>> {
         let control = self.control()?;
         self.refill_rates(control.updates)?;
@@ -363,6 +367,15 @@ impl Step {
             .collect();
         self.read = steps;
         Ok(outcomes)
+    }
+
+    /// Whether the run is over. What the steps so far did is not told any more, so that there may be any number of them. Waits
+    /// for them.
+    pub(crate) fn is_over(&mut self) -> Result<bool> {
+        let control = self.control()?;
+        self.refill_rates(control.updates)?;
+        self.read = control.steps;
+        Ok(control.ended > 0)
     }
 
     /// Sees to it that the rates of the updates that the GPU may make before the next reading are there.
