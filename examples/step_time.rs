@@ -45,14 +45,14 @@ fn run() -> Result<(), Failure> {
     let mut source = Batches::new(&data, batch, Augment::default(), 0)?;
     let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape, &device))?;
     for step in 0..WARM_UP {
-        trainer.step(&[trainer.load(source.batch(step))?], None)?;
+        trainer.step(&[trainer.load(source.batch(step)?)?], None)?;
     }
     let together = if device.is_cpu() { 1 } else { STEPS_TOGETHER };
     let mut seconds = Vec::new();
     let mut done = 0;
     while done < steps {
         let count = together.min(steps - done);
-        let load = |step| trainer.load(source.batch(WARM_UP + done + step));
+        let load = |step| trainer.load(source.batch(WARM_UP + done + step)?);
         let batches = (0..count).map(load).collect::<Result<Vec<_>, _>>()?;
         trainer.outcomes()?;
         let clock = Stopwatch::start(&device)?;

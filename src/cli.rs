@@ -130,7 +130,7 @@ impl From<ExperimentError> for Failure {
             | ExperimentError::Unreadable { .. }
             | ExperimentError::Data(_)
             | ExperimentError::Model(_) => Self::input(error),
-            ExperimentError::Store(_) | ExperimentError::Timing(_) => Self::machine(error),
+            ExperimentError::Store(_) => Self::machine(error),
         }
     }
 }

@@ -89,9 +89,6 @@ pub enum ExperimentError {
     /// The model does not fit the data.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The timing phase could not be done.
-    #[error("timing: {0}")]
-    Timing(RunError),
 }
 
 /// How to run, beside the plan.
@@ -122,6 +119,7 @@ pub fn run(
     let mut records = kept(plan, options)?;
     let data = data::load(&plan.data)?;
     let model = Model::new(&plan.model, data.shape, data.classes)?;
+    model.check_batch(plan.train.batch)?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let trained = trained(plan);
     let runs = trained.iter().map(|trained| trained.seeds.len()).sum();
@@ -153,8 +151,9 @@ pub fn run(
     let timed: Vec<VariantPlan> =
         trained.into_iter().filter(Trained::is_timed).map(|trained| trained.variant).collect();
     let mut progress = |done, of| listen(Event::TimingBlock { done, of });
-    let timings =
-        train::time_variants(plan, on, &timed, &mut progress).map_err(ExperimentError::Timing)?;
+    // Without the batches that all share there are no times at all, but what was trained is there.
+    let timings = train::time_variants(plan, on, &timed, &mut progress)
+        .unwrap_or_else(|error| vec![Timing::failed(&error); timed.len()]);
     let timings = timed.into_iter().map(|variant| variant.name).zip(timings).collect();
     let (results, path) = save(&records, &timings, true)?;
     listen(Event::Saved(&path));

@@ -177,7 +177,7 @@ fn steps(plan: &Plan, mut clock: Option<&mut PhaseClock>) -> (String, Vec<StepOu
     for step in 0..plan.train.steps {
         let numbers = step * accumulate..(step + 1) * accumulate;
         let micro: Vec<Loaded> =
-            numbers.map(|number| trainer.load(batches.batch(number)).unwrap()).collect();
+            numbers.map(|number| trainer.load(batches.batch(number).unwrap()).unwrap()).collect();
         match clock.as_deref_mut() {
             Some(clock) => trainer.phased_step(&micro, clock).unwrap(),
             None => trainer.step(&micro, None).unwrap(),

@@ -76,9 +76,19 @@ pub struct Registry {
     pub layers: Vec<String>,
     /// Channels of each batch norm's running statistics.
     pub statistics: Vec<usize>,
+    /// The batch norm that sees the fewest values of an image in a channel, and how many; of several, the first.
+    pub smallest_normed: Option<(String, usize)>,
 }
 
 impl Registry {
+    /// Notes that a batch norm sees planes of so many values.
+    pub fn normalizes(&mut self, norm: &str, (height, width): (usize, usize)) {
+        let plane = height * width;
+        if self.smallest_normed.as_ref().is_none_or(|(_, smallest)| plane < *smallest) {
+            self.smallest_normed = Some((norm.to_owned(), plane));
+        }
+    }
+
     /// Registers a layer under its name.
     pub fn layer(&mut self, name: &str) -> String {
         self.layers.push(name.to_owned());

@@ -24,6 +24,11 @@ pub(super) fn layers(
     for (index, block) in blocks.iter().enumerate() {
         let choice = (*activation, *batch_norm);
         layers.extend(block_layers(registry, block, (index, channels), choice)?);
+        if *batch_norm {
+            let convolution = ConvBlock { pool: Pool::None, ..*block };
+            let convolved = sides_after(&convolution, (height, width), index + 1)?;
+            registry.normalizes(&format!("norm{}", index + 1), convolved);
+        }
         (height, width) = sides_after(block, (height, width), index + 1)?;
         channels = block.channels;
         is_flat = block.pool == Pool::Global;

@@ -26,8 +26,13 @@ pub(super) fn layers(
     let mut layers = convolution(registry, "stem", Convolution::new(channels, width), true);
     layers.push(activation(registry, "stem"));
     let mut inputs = width;
+    let mut sides = (height, image_width);
     for stage in 0..STAGES {
         let outputs = width << stage;
+        if stage > 0 {
+            sides = (sides.0.div_ceil(2), sides.1.div_ceil(2));
+            registry.normalizes(&format!("stage{}.block1.1.norm", stage + 1), sides);
+        }
         for block in 0..(depth - 2) / (2 * STAGES) {
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             let name = format!("stage{}.block{}", stage + 1, block + 1);

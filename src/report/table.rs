@@ -34,7 +34,7 @@ pub(super) const TITLES: [&str; 11] = [
 pub(super) const LEGEND: [&str; 5] = [
     "Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.",
     "Step time: median with its 95% interval; × is variant ÷ baseline, below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; peak: the fastest large product of that format here.",
-    "Overflow: finite before rounding, infinite after. Underflow: not 0 before rounding, 0 after. Counted on census steps only, over weights, activations and gradients.",
+    "Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps only, over weights, activations and gradients.",
     "Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.",
     "— means not measured, never 0.",
 ];

@@ -4,6 +4,7 @@ use candle_core::{Device, Error, Result};
 
 use crate::device::Stopwatch;
 use crate::layers::Arithmetic;
+use crate::memory;
 use crate::ops::{self, Operands};
 use crate::precision::Format;
 use crate::units::Flops;
@@ -30,7 +31,7 @@ pub fn product_peak(format: Format, device: &Device) -> Result<Flops> {
     let mut side = SIDES.0;
     loop {
         // Numbers that every format holds, and whose sums stay small.
-        let values: Vec<f32> = (0..side * side).map(|i| (i % 7) as f32 / 8.0 - 0.375).collect();
+        let values = memory::collect((0..side * side).map(|i| (i % 7) as f32 / 8.0 - 0.375))?;
         let x = ops::from_f32(&values, (side, side), arithmetic.dtype(), device)?;
         let product = || -> Result<f64> {
             let clock = Stopwatch::start(device)?;

@@ -5,6 +5,7 @@ use candle_core::Device;
 use super::trainer::{Loaded, Trainer};
 use crate::data::{Batches, DataError, Dataset, augmentation};
 use crate::device::Meter;
+use crate::memory::OutOfMemory;
 use crate::model::Model;
 use crate::numerics::Census;
 use crate::ops::StepOutcome;
@@ -24,6 +25,9 @@ pub enum RunError {
     /// The batches do not fit the data.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// There is not enough memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
     /// An operation failed.
     #[error("{}", first_line(.0))]
     Operation(#[from] candle_core::Error),
@@ -149,7 +153,7 @@ pub(super) fn micro_batches(
     (step, accumulate): (u64, usize),
 ) -> Result<Vec<Loaded>, RunError> {
     let first = step * accumulate as u64;
-    let load = |index| Ok(trainer.load(batches.batch(first + index))?);
+    let load = |index| Ok(trainer.load(batches.batch(first + index)?)?);
     (0..accumulate as u64).map(load).collect()
 }
 

@@ -43,7 +43,8 @@ pub struct Timing {
 }
 
 impl Timing {
-    fn failed(error: &RunError) -> Self {
+    /// No times, and why.
+    pub fn failed(error: &RunError) -> Self {
         Self { failure: Some(error.to_string()), ..Self::default() }
     }
 }
@@ -168,13 +169,13 @@ pub fn time_variants(
     let batches: Vec<Vec<Loaded>> = (0..plan.measure.timing_steps as u64)
         .map(|step| {
             let batches = (0..accumulate).map(|i| source.batch(step * accumulate + i));
-            batches.map(|batch| Loaded::new(batch, data.shape, device)).collect()
+            batches.map(|batch| Loaded::new(batch?, data.shape, device)).collect()
         })
         .collect::<Result<_, _>>()?;
     let Some(sample) = source.test_batches(plan.measure.inference_batch).next() else {
         return Ok(vec![Timing::default(); variants.len()]);
     };
-    let sample = Loaded::new(sample, data.shape, device)?;
+    let sample = Loaded::new(sample?, data.shape, device)?;
     let peaks = peaks(variants, device);
     let mut timings = vec![Timing::default(); variants.len()];
     let mut contenders = Vec::new();
