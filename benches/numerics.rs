@@ -8,7 +8,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use mantissa::data::{self, Batches};
 use mantissa::model::Model;
 use mantissa::numerics::{self, Census};
-use mantissa::ops::{self, AdamW, ConvSettings, Conversion, Operands, Update, UpdateTensors};
+use mantissa::ops::{
+    self, AdamW, ConvSettings, ConvWanted, Conversion, Operands, Update, UpdateTensors,
+};
 use mantissa::precision::{Format, Policy};
 use mantissa::spec::{DEFAULT, Overrides, Plan};
 use mantissa::train::{Loaded, Trainer};
@@ -48,7 +50,8 @@ fn convolution(c: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("backward", name), |b| {
             b.iter(|| {
-                ops::conv2d_backward(black_box(&dy), (&x, &w), (settings, Operands::Exact), true)
+                let how = (settings, Operands::Exact);
+                ops::conv2d_backward(black_box(&dy), (&x, &w), how, ConvWanted::ALL)
             });
         });
     }
@@ -133,7 +136,8 @@ fn whole_steps(c: &mut Criterion) {
     let model = Model::new(&plan.model, data.shape, data.classes).expect("a model");
     let mut batches =
         Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0).expect("batches");
-    let batch = Loaded::new(batches.batch(0), data.shape, &Device::Cpu).expect("a batch");
+    let batch =
+        Loaded::new(batches.batch(0).expect("memory"), data.shape, &Device::Cpu).expect("a batch");
     let mut group = c.benchmark_group("one step of the default experiment");
     for variant in &plan.variants {
         let mut trainer =

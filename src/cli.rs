@@ -133,7 +133,6 @@ impl From<ExperimentError> for Failure {
             | ExperimentError::Unreadable { .. }
             | ExperimentError::Data(_)
             | ExperimentError::Model(_) => Self::input(error),
-            ExperimentError::Timing(_) => Self::machine(error),
         }
     }
 }

@@ -122,9 +122,6 @@ pub enum ExperimentError {
     /// The model does not fit the data.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The timing phase could not be done.
-    #[error("timing: {0}")]
-    Timing(RunError),
 }
 
 /// How to run, beside the plan.
@@ -157,6 +154,7 @@ pub fn run(
     let notes = data.notes();
     let model = Model::new(&plan.model, data.shape, data.classes)?;
     model.check_batch(plan.train.batch.max(plan.measure.inference_batch))?;
+    model.check_normalization(plan.train.batch)?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let trained = trained(plan);
     listen(Event::Loaded(&data));
@@ -188,8 +186,9 @@ pub fn run(
     let timed: Vec<VariantPlan> =
         trained.into_iter().filter(Trained::is_timed).map(|trained| trained.variant).collect();
     let mut progress = |done, of| listen(Event::TimingBlock { done, of });
-    let timings =
-        train::time_variants(plan, on, &timed, &mut progress).map_err(ExperimentError::Timing)?;
+    // Without the batches that all share there are no times at all, but what was trained is there.
+    let timings = train::time_variants(plan, on, &timed, &mut progress)
+        .unwrap_or_else(|error| vec![Timing::failed(&error); timed.len()]);
     let timings = timed.into_iter().map(|variant| variant.name).zip(timings).collect();
     let (results, path) = experiment.save(&records, &timings, true)?;
     listen(Event::Saved(&path));

@@ -4,10 +4,15 @@
 //! before it hands work to other threads. What handing work over takes is left out with [`uncounted`], and the work space of
 //! products, of which each thread has its own, is counted apart. So the figures do not depend on the number of threads, and are
 //! the same from run to run.
+//!
+//! What is large is asked for with [`reserve`], which says when there is not that much. Small blocks between, and the work space
+//! of libraries, are asked for in ways that end the program where there is nothing: for those a block is kept back.
 #![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::units::Bytes;
 
@@ -17,6 +22,106 @@ thread_local! {
     static PEAK: Cell<i64> = const { Cell::new(0) };
     /// Bytes that this thread allocated in [`work_space`] and that are still live.
     static WORK_SPACE: Cell<i64> = const { Cell::new(0) };
+    /// Whether this thread is in [`reserve`].
+    static MAY_FAIL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// No memory for what was asked for, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("out of memory: {0} bytes were asked for")]
+pub struct OutOfMemory(pub u64);
+
+/// Room for `len` values and nothing in it, or an error where there is none.
+///
+/// # Errors
+/// When there is no memory for that many values, or none to keep back beside them.
+pub fn reserve<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
+    let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
+    if !spare::is_held() {
+        return Err(OutOfMemory(bytes.saturating_add(spare::SIZE as u64)));
+    }
+    let mut values = Vec::new();
+    let before = MAY_FAIL.replace(true);
+    let outcome = values.try_reserve_exact(len);
+    MAY_FAIL.set(before);
+    outcome.map(|()| values).map_err(|_| OutOfMemory(bytes))
+}
+
+/// Values from an iterator that knows how many there will be.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn collect<T>(values: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, OutOfMemory> {
+    let mut collected = reserve(values.len())?;
+    collected.extend(values);
+    Ok(collected)
+}
+
+/// `len` times `value`.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn filled<T: Clone>(value: T, len: usize) -> Result<Vec<T>, OutOfMemory> {
+    let mut values = reserve(len)?;
+    values.resize(len, value);
+    Ok(values)
+}
+
+/// The block that is kept back. It is never touched, so that it takes addresses and no pages.
+mod spare {
+    use super::{AtomicPtr, GlobalAlloc as _, Layout, Ordering, System, ptr};
+
+    /// More than gemmkit's work space grows by at a time, and everything small.
+    pub(super) const SIZE: usize = 32 << 20;
+
+    const LAYOUT: Layout = match Layout::from_size_align(SIZE, 16) {
+        Ok(layout) => layout,
+        Err(_) => panic!("a size and an alignment that fit"),
+    };
+
+    static BLOCK: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+
+    /// Whether the block is there; gets it where it is not.
+    pub(super) fn is_held() -> bool {
+        if !BLOCK.load(Ordering::Acquire).is_null() {
+            return true;
+        }
+        // SAFETY: the layout has a size.
+        let block = unsafe { System.alloc(LAYOUT) };
+        if block.is_null() {
+            return false;
+        }
+        let none = ptr::null_mut();
+        if BLOCK.compare_exchange(none, block, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // SAFETY: it was just allocated with this layout, and nobody else has it.
+            unsafe { System.dealloc(block, LAYOUT) };
+        }
+        true
+    }
+
+    /// Gives the block back; whether there was one.
+    pub(super) fn release() -> bool {
+        let block = BLOCK.swap(ptr::null_mut(), Ordering::AcqRel);
+        if block.is_null() {
+            return false;
+        }
+        // SAFETY: it was allocated with this layout, and whoever swaps it out is the only one to have it.
+        unsafe { System.dealloc(block, LAYOUT) };
+        true
+    }
+}
+
+/// The block that `ask` gets; where there is none for somebody who cannot go on without, what is kept back is given up for it.
+fn obtain(ask: impl Fn() -> *mut u8) -> *mut u8 {
+    let block = ask();
+    if block.is_null() && !MAY_FAIL.get() && spare::release() { ask() } else { block }
+}
+
+/// Counts what a new block changes, if there is one.
+fn count_new(block: *mut u8, change: i64) {
+    if !block.is_null() {
+        count(change);
+    }
 }
 
 /// The system's allocator, counting.
@@ -35,18 +140,21 @@ fn count(change: i64) {
     }
 }
 
-// SAFETY: every call goes to the system's allocator unchanged; the counters are thread-local cells that never allocate.
+// SAFETY: every call goes to the system's allocator unchanged, once more where it failed; the counters are thread-local cells
+// that never allocate.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
         // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
+        let block = obtain(|| unsafe { System.alloc(layout) });
+        count_new(block, layout.size() as i64);
+        block
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
         // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc_zeroed(layout) }
+        let block = obtain(|| unsafe { System.alloc_zeroed(layout) });
+        count_new(block, layout.size() as i64);
+        block
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
@@ -56,9 +164,10 @@ unsafe impl GlobalAlloc for CountingAllocator {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size as i64 - layout.size() as i64);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.realloc(pointer, layout, size) }
+        // SAFETY: the caller's promise, passed on; where it fails, the old block stays as it is.
+        let block = obtain(|| unsafe { System.realloc(pointer, layout, size) });
+        count_new(block, size as i64 - layout.size() as i64);
+        block
     }
 }
 
@@ -158,6 +267,30 @@ mod tests {
         uncounted(|| drop(hidden));
         drop(second);
         assert_eq!(meter.live(), Bytes(0));
+    }
+
+    /// More than any address space holds, and more than a `Vec` may.
+    #[test]
+    fn what_cannot_be_had_is_an_error_and_counts_nothing() {
+        let meter = Meter::start();
+        for len in [1 << 45, usize::MAX] {
+            let bytes = (len as u64).saturating_mul(8);
+            assert_eq!(reserve::<u64>(len), Err(OutOfMemory(bytes)));
+            assert_eq!(filled(0_u64, len), Err(OutOfMemory(bytes)));
+        }
+        assert_eq!((meter.live(), meter.peak()), (Bytes(0), Bytes(0)));
+        let text = OutOfMemory(1024).to_string();
+        assert_eq!(text, "out of memory: 1024 bytes were asked for");
+        let values = collect(0..1000_u32).unwrap();
+        assert_eq!((values.len(), meter.live()), (1000, Bytes(4000)));
+        assert_eq!(filled(7_u8, 3), Ok(vec![7; 3]));
+    }
+
+    #[test]
+    fn what_is_kept_back_is_there_once() {
+        assert!(spare::is_held() && spare::is_held());
+        assert!(spare::release());
+        assert!(spare::is_held());
     }
 
     #[test]

@@ -441,7 +441,7 @@ pub struct Memory {
 pub struct Counts {
     /// Values looked at.
     pub elements: u64,
-    /// Finite before rounding, infinite after.
+    /// Finite before rounding, past the format's largest value after it: infinite, NaN, or held at that value.
     pub overflow: u64,
     /// Not 0 before rounding, 0 after.
     pub underflow: u64,

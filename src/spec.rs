@@ -1,5 +1,4 @@
-//! Experiments as typed ([`Spec`], the TOML) and as meant ([`Plan`], validated). `Plan::try_from(spec)` is the only
-//! validator.
+//! Experiments as typed ([`Spec`], the TOML) and as meant ([`Plan`], validated).
 //!
 //! Three steps, a file each: `source` reads TOML and knows where each value stands, `typed` gives it types, `resolve`
 //! fills in what was left out and refuses what cannot be.

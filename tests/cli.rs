@@ -265,6 +265,89 @@ fn a_label_far_from_the_others_is_noted() {
     assert!(results.environment.notes.iter().any(|found| found == note));
 }
 
+/// The side of IDX images is known only once they are read.
+#[test]
+fn batch_norm_of_one_value_a_channel_in_files_is_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    // Eight images of 3 × 3 pixels, and their labels.
+    let header = |kind: u8, sizes: &[u32]| {
+        let sizes = sizes.iter().flat_map(|size| size.to_be_bytes());
+        [0, 0, 8, kind].into_iter().chain(sizes).collect::<Vec<u8>>()
+    };
+    let images = [header(3, &[8, 3, 3]), (0..72).collect()].concat();
+    let labels = [header(1, &[8]), vec![0, 1, 0, 1, 0, 1, 0, 1]].concat();
+    for (name, bytes) in [("images", images), ("labels", labels)] {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let data =
+        "--set=data={kind=\"idx\",train_images=\"images\",train_labels=\"labels\",held_out=2}";
+    let model = "--set=model={kind=\"cnn\",batch_norm=true,blocks=[{channels=2}],hidden=[]}";
+    let train = [
+        "--set=train.batch=1",
+        "--set=train.steps=2",
+        "--set=train.schedule.warmup=0",
+        "--set=measure.timing_blocks=0",
+    ];
+    let arguments = [&["experiment", data, model][..], &train].concat();
+    let complaint = "mantissa: model: train.batch is 1, and norm1 sees 1 × 1 pixels of an image: batch norm needs more \
+                     than one value a channel; set train.batch to 2 or more\n";
+    let expected = (Some(2), String::new(), complaint.to_owned());
+    assert_eq!(mantissa(folder.path(), &arguments), expected);
+    let (exit, _, stderr) =
+        mantissa(folder.path(), &[&arguments[..], &["--set=train.batch=2"]].concat());
+    assert_eq!(exit, Some(0), "{stderr}");
+}
+
+/// Out of memory is a failed run, on a processor as on a GPU: the others go on, and the report is written.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_that_does_not_fit_the_memory_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = assert_cmd::cargo::cargo_bin("mantissa");
+    // Of 14 million weights, AdamW under fp32 holds 4 × 56 MB, and 56 of gradients; bf16-true 2 × 28 and 2 × 56.
+    let settings = [
+        "model={kind=\"mlp\",hidden=[3400,3400]}",
+        "data={kind=\"digits\",train=64,test=16}",
+        "train={steps=2,batch=8,optimizer={kind=\"adamw\",lr=1e-4}}",
+        "measure={census_every=0,timing_blocks=1,timing_steps=1,timing_warmup=0}",
+        "variants=[\"fp32\",\"bf16-true\"]",
+    ];
+    let settings = settings.map(|setting| format!("--set={setting}"));
+    let run = |kilobytes: u64| {
+        // The shell's own limit, then the program in its place.
+        let output = std::process::Command::new("sh")
+            .args(["-c", &format!("ulimit -v {kilobytes}; exec \"$@\""), "sh"])
+            .arg(&program)
+            .args(["experiment", "--out=out", "--seeds=1", "--threads=1", "--force"])
+            .args(&settings)
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let path = folder.path().join("out/results.json");
+        let results = std::fs::read(path)
+            .map(|text| serde_json::from_slice::<mantissa::record::Results>(&text).unwrap());
+        (output.status.code(), stderr, results)
+    };
+    let (exit, stderr, results) = run(800_000);
+    assert_eq!(exit, Some(3), "{stderr}");
+    let results = results.unwrap();
+    assert!(results.complete);
+    let [fp32, bf16] = &results.variants[..] else { panic!("two variants") };
+    let reason = &fp32.runs[0].failure.as_ref().unwrap().reason;
+    let bytes = reason.strip_prefix("out of memory: ").unwrap();
+    let bytes: u64 = bytes.strip_suffix(" bytes were asked for").unwrap().parse().unwrap();
+    assert!(bytes >= 3400 * 784 * 4, "{reason}");
+    assert!(
+        stderr.ends_with(&format!("mantissa: 1 of 2 runs failed; the first: {reason}\n")),
+        "{stderr}"
+    );
+    assert!(fp32.untimed.as_ref().unwrap().starts_with("out of memory: "), "{:?}", fp32.untimed);
+    assert_eq!(bf16.runs[0].status, mantissa::record::Status::Completed);
+    assert!(bf16.train.is_some() && bf16.untimed.is_none());
+    assert!(folder.path().join("out/report.html").exists());
+}
+
 #[test]
 fn a_folder_that_cannot_be_written_is_found_before_training() {
     check(&[
@@ -341,7 +424,9 @@ fn formats_are_listed_one_a_line() {
     assert_eq!((exit, stderr.as_str()), (Some(0), ""));
     let names = stdout.lines().map(|line| line.split(' ').next().unwrap());
     let names: Vec<_> = names.take_while(|name| !name.is_empty()).collect();
-    assert_eq!(names, ["format", "f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2"]);
+    let named = mantissa::precision::Format::NAMED.map(|format| format.to_string());
+    assert_eq!(names[0], "format");
+    assert_eq!(names[1..], named);
     let f16 = stdout.lines().nth(3).unwrap();
     assert_eq!(
         f16.split_whitespace().collect::<Vec<_>>(),

@@ -181,7 +181,7 @@ fn steps(plan: &Plan, mut clock: Option<&mut PhaseClock>) -> (String, Vec<StepOu
     for step in 0..plan.train.steps {
         let mut load = |index| {
             let number = step * accumulate + index as u64;
-            Loaded::new(batches.batch(number), data.shape, &Device::Cpu)
+            Loaded::new(batches.batch(number)?, data.shape, &Device::Cpu)
         };
         match clock.as_deref_mut() {
             Some(clock) => trainer.phased_step(&mut load, clock).unwrap(),
@@ -518,7 +518,7 @@ fn rejected_steps_are_counted() {
     let by_layer = record.rejected_census.iter().filter(|census| census.role != Role::Updates);
     assert_eq!(by_layer.map(|census| census.counts.overflow).sum::<u64>(), overflow);
     let temporary = tempfile::tempdir().unwrap();
-    let folder = Folder::open(temporary.path()).unwrap();
+    let folder = lock(temporary.path());
     let results = experiment::run(&plan, options(&folder), &mut |_| ()).unwrap();
     let evidence = results.variants[0].numerics.evidence;
     assert_eq!((evidence.census_steps, evidence.rejected_steps), (0, skipped.len() as u64));

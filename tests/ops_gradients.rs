@@ -11,8 +11,8 @@ mod ops_support;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use mantissa::ops::{
-    self, AdamW, BatchNormSaved, ConvSettings, Conversion, LossSettings, Operands, Random, Sgd,
-    Update, UpdateTensors,
+    self, AdamW, BatchNormSaved, ConvSettings, ConvWanted, Conversion, LossSettings, Operands,
+    Random, Sgd, Update, UpdateTensors,
 };
 use mantissa::precision::Format;
 use ops_support::{UNIT, bits, numbers, tensor, uniform};
@@ -166,17 +166,26 @@ fn convolutions() -> Result<()> {
         let b = uniform(3, o, SIGNED)?;
         let y = ops::conv2d(&x, &w, Some(&b), (settings, Operands::Exact))?;
         let dy = uniform(4, y.dims(), SIGNED)?;
-        let gradients = ops::conv2d_backward(&dy, (&x, &w), (settings, Operands::Exact), true)?;
+        let gradients =
+            ops::conv2d_backward(&dy, (&x, &w), (settings, Operands::Exact), ConvWanted::ALL)?;
         let dx = gradients.input.clone().expect("it was asked for");
-        let results = [&y, &dx, &gradients.weight, &gradients.bias];
+        let db = gradients.bias.clone().expect("it was asked for");
+        let results = [&y, &dx, &gradients.weight, &db];
         let terms = w.elem_count().max(y.elem_count() / o);
         check_multilinear(&case, &results, (&[&x, &w, &b], &dy), terms, |t| {
             convolution(t, settings)
         })?;
-        let without = ops::conv2d_backward(&dy, (&x, &w), (settings, Operands::Exact), false)?;
-        assert!(without.input.is_none(), "{case}");
-        assert_eq!(bits(&without.weight)?, bits(&gradients.weight)?, "{case}");
-        assert_eq!(bits(&without.bias)?, bits(&gradients.bias)?, "{case}");
+        // Who leaves a gradient out gets the same others.
+        for (input, bias) in [(false, true), (true, false), (false, false)] {
+            let wanted = ConvWanted { input, bias };
+            let part = ops::conv2d_backward(&dy, (&x, &w), (settings, Operands::Exact), wanted)?;
+            assert_eq!(bits(&part.weight)?, bits(&gradients.weight)?, "{case}");
+            for (is_wanted, part, whole) in [(input, part.input, &dx), (bias, part.bias, &db)] {
+                assert_eq!(is_wanted, part.is_some(), "{case}");
+                let Some(part) = part else { continue };
+                assert_eq!(bits(&part)?, bits(whole)?, "{case}");
+            }
+        }
         let plain = ops::conv2d(&x, &w, None, (settings, Operands::Exact))?;
         let (wide, kernel) = (x.to_dtype(DType::F64)?, w.to_dtype(DType::F64)?);
         let candle = wide.conv2d(&kernel, padding, stride, dilation, groups)?;

@@ -36,7 +36,11 @@ pub(super) fn table() -> String {
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().into()).collect();
     format!(
         "{}\n\nnative: stored in its own width; emulated: stored in f32, every result rounded.\n\
-         Any eXmY with 2 to 8 exponent and 1 to 23 mantissa bits can be emulated, such as e5m10.\n",
+         Any eXmY with 2 to 8 exponent and 1 to 23 mantissa bits can be emulated, such as e5m10; its largest exponent is for\n\
+         infinity and NaN. fp6-… and fp4-… are the elements of the OCP's microscaling formats, without their block scales: all\n\
+         their codes are numbers, so that fp4-e2m1 reaches to 6, and e2m1 to 3.\n\
+         Overflow: infinity; in fp8-e4m3 NaN; in fp6-… and fp4-… the largest value. With -sat behind it (fp8-e4m3-sat, e5m2-sat)\n\
+         fp8-… and eXmY saturate too: the largest value, as in NVIDIA's conversions, and in PyTorch's to e4m3 from 2.12 on.\n",
         lines.join("\n")
     )
 }
@@ -69,8 +73,8 @@ mod tests {
     // The numbers are those of PyTorch:
     //   for d in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
     //       i = torch.finfo(d); print(i.bits, i.max, i.tiny, i.smallest_normal, i.eps)
-    // and of NVIDIA's definition of TF32: the exponent of f32, 10 bits of mantissa. The smallest subnormal is the
-    // smallest normal times epsilon.
+    // of NVIDIA's definition of TF32: the exponent of f32, 10 bits of mantissa; and of OCP Microscaling Formats 1.0, tables 4
+    // and 5 (fp6-… and fp4-…). The smallest subnormal is the smallest normal times epsilon.
     #[test]
     fn the_table_lists_every_named_format() {
         assert_eq!(
@@ -83,9 +87,16 @@ f16         16         5        10    15     65504    6.104e-5       5.960e-8  9
 bf16        16         8         7   127  3.390e38   1.175e-38      9.184e-41  7.812e-3  native
 fp8-e4m3     8         4         3     7       448    0.015625       1.953e-3     0.125  emulated
 fp8-e5m2     8         5         2    15     57344    6.104e-5       1.526e-5      0.25  emulated
+fp6-e3m2     6         3         2     3        28        0.25         0.0625      0.25  emulated
+fp6-e2m3     6         2         3     1       7.5           1          0.125     0.125  emulated
+fp4-e2m1     4         2         1     1         6           1            0.5       0.5  emulated
 
 native: stored in its own width; emulated: stored in f32, every result rounded.
-Any eXmY with 2 to 8 exponent and 1 to 23 mantissa bits can be emulated, such as e5m10.
+Any eXmY with 2 to 8 exponent and 1 to 23 mantissa bits can be emulated, such as e5m10; its largest exponent is for
+infinity and NaN. fp6-… and fp4-… are the elements of the OCP's microscaling formats, without their block scales: all
+their codes are numbers, so that fp4-e2m1 reaches to 6, and e2m1 to 3.
+Overflow: infinity; in fp8-e4m3 NaN; in fp6-… and fp4-… the largest value. With -sat behind it (fp8-e4m3-sat, e5m2-sat)
+fp8-… and eXmY saturate too: the largest value, as in NVIDIA's conversions, and in PyTorch's to e4m3 from 2.12 on.
 "
         );
     }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::random::{Purpose, Random};
 use super::{DataError, Dataset, Split};
-use crate::memory::uncounted;
+use crate::memory::{self, OutOfMemory, uncounted};
 use crate::spec::Augment;
 
 /// One batch: `images` is N × C × H × W, standardized with the training split's mean and deviation a channel.
@@ -65,14 +65,20 @@ impl<'a> Batches<'a> {
     }
 
     /// The training batch of a step, counted from 0. Any step may be asked for at any time.
-    pub fn batch(&mut self, step: u64) -> Batch {
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn batch(&mut self, step: u64) -> Result<Batch, OutOfMemory> {
         let mut batch = Batch::default();
-        self.fill(step, &mut batch);
-        batch
+        self.fill(step, &mut batch)?;
+        Ok(batch)
     }
 
     /// Overwrites `into` with the training batch of a step, in the memory it has.
-    pub fn fill(&mut self, step: u64, into: &mut Batch) {
+    ///
+    /// # Errors
+    /// As [`Batches::batch`].
+    pub fn fill(&mut self, step: u64, into: &mut Batch) -> Result<(), OutOfMemory> {
         let steps = self.steps_per_epoch();
         let (epoch, first) = (step / steps, (step % steps) as usize * self.batch);
         if epoch != self.epoch {
@@ -85,7 +91,7 @@ impl<'a> Batches<'a> {
         into.labels.extend(labels);
         self.gather(&self.data.train, chosen, into, |place| {
             View::draw(self.augment, self.seed, epoch, (first + place) as u64)
-        });
+        })
     }
 
     /// Whole batches in an epoch: at least 1.
@@ -93,16 +99,20 @@ impl<'a> Batches<'a> {
         (self.order.len() / self.batch) as u64
     }
 
-    /// The test split in its own order, `batch` images at a time (0 counts as 1); the last batch may hold fewer.
-    pub fn test_batches(&self, batch: usize) -> impl Iterator<Item = Batch> + '_ {
+    /// The test split in its own order, `batch` images at a time (0 counts as 1); the last batch may hold fewer. An error where
+    /// there is no memory for a batch.
+    pub fn test_batches(
+        &self,
+        batch: usize,
+    ) -> impl Iterator<Item = Result<Batch, OutOfMemory>> + '_ {
         let batch = batch.max(1);
         let test = &self.data.test;
         (0..test.labels.len()).step_by(batch).map(move |first| {
             let end = test.labels.len().min(first + batch);
             let chosen: Vec<usize> = (first..end).collect();
             let mut batch = Batch { images: Vec::new(), labels: test.labels[first..end].to_vec() };
-            self.gather(test, &chosen, &mut batch, |_| View::WHOLE);
-            batch
+            self.gather(test, &chosen, &mut batch, |_| View::WHOLE)?;
+            Ok(batch)
         })
     }
 
@@ -113,11 +123,17 @@ impl<'a> Batches<'a> {
         chosen: &[usize],
         into: &mut Batch,
         view: impl Fn(usize) -> View + Sync,
-    ) {
+    ) -> Result<(), OutOfMemory> {
         /// Images a task: less work than this is not worth handing to another thread.
         const TASK: usize = 16;
         let image = self.data.shape.iter().product::<usize>();
-        into.images.resize(chosen.len() * image, 0.0);
+        let len = chosen.len() * image;
+        if into.images.capacity() < len {
+            // What is there is not needed, and is not to be in the way.
+            into.images = Vec::new();
+            into.images = memory::reserve(len)?;
+        }
+        into.images.resize(len, 0.0);
         let tasks = into.images.par_chunks_exact_mut(image).with_min_len(TASK).zip(chosen);
         uncounted(|| {
             tasks.enumerate().for_each(|(place, (out, &index))| {
@@ -125,6 +141,7 @@ impl<'a> Batches<'a> {
                 self.show(pixels, view(place), out);
             });
         });
+        Ok(())
     }
 
     /// Standardizes one image as `view` shows it.
@@ -250,7 +267,8 @@ mod tests {
         let mut epochs = Vec::new();
         for epoch in 0..3 {
             let steps = 4 * epoch..4 * (epoch + 1);
-            let order: Vec<u32> = steps.flat_map(|step| batches.batch(step).labels).collect();
+            let order: Vec<u32> =
+                steps.flat_map(|step| batches.batch(step).unwrap().labels).collect();
             let mut sorted = order.clone();
             sorted.sort_unstable();
             sorted.dedup();
@@ -264,19 +282,19 @@ mod tests {
     fn a_batch_depends_on_the_seed_and_the_step_alone() {
         let data = data(40, 1);
         let mut in_order = Batches::new(&data, 8, FULL, 7).unwrap();
-        let expected: Vec<Batch> = (0..15).map(|step| in_order.batch(step)).collect();
+        let expected: Vec<Batch> = (0..15).map(|step| in_order.batch(step).unwrap()).collect();
         let mut reused = Batch::default();
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             let pool = pool.build().unwrap();
             let mut batches = Batches::new(&data, 8, FULL, 7).unwrap();
             for step in [14, 3, 3, 0, 9, 5, 1] {
-                pool.install(|| batches.fill(step, &mut reused));
+                pool.install(|| batches.fill(step, &mut reused)).unwrap();
                 assert_eq!(reused, expected[step as usize]);
             }
         }
         let mut other = Batches::new(&data, 8, FULL, 8).unwrap();
-        assert_ne!(other.batch(0), expected[0]);
+        assert_ne!(other.batch(0).unwrap(), expected[0]);
     }
 
     /// See the test of `ops::parallel` for what could stay.
@@ -284,10 +302,10 @@ mod tests {
     fn drawing_batches_leaves_no_memory_behind() {
         let data = data(64, 1);
         let mut batches = Batches::new(&data, 64, PLAIN, 7).unwrap();
-        let mut batch = batches.batch(0);
+        let mut batch = batches.batch(0).unwrap();
         let meter = Meter::start();
         for step in 0..200 {
-            batches.fill(step, &mut batch);
+            batches.fill(step, &mut batch).unwrap();
         }
         assert_eq!(meter.live(), Bytes(0));
     }
@@ -296,7 +314,7 @@ mod tests {
     fn images_keep_their_labels() {
         let data = data(23, 4);
         let mut batches = Batches::new(&data, 23, PLAIN, 0).unwrap();
-        let batch = batches.batch(5);
+        let batch = batches.batch(5).unwrap();
         let table = batches.standardized[0];
         for (image, &label) in batch.images.chunks_exact(24).zip(&batch.labels) {
             assert_eq!(image[..12], [table[label as usize]; 12]);
@@ -333,8 +351,8 @@ mod tests {
             test: Split { pixels: vec![51, 255], labels: vec![0] },
         };
         let mut batches = Batches::new(&data, 2, PLAIN, 0).unwrap();
-        assert_eq!(batches.batch(0).images, [0.0; 4]);
-        let test: Vec<Batch> = batches.test_batches(1).collect();
+        assert_eq!(batches.batch(0).unwrap().images, [0.0; 4]);
+        let test: Vec<Batch> = batches.test_batches(1).map(Result::unwrap).collect();
         assert_eq!(test[0].images, [0.0, 1.0 - 0.2]);
     }
 
@@ -395,14 +413,14 @@ mod tests {
     fn test_batches_go_through_the_test_split_in_order() {
         let data = data(5, 7);
         let batches = Batches::new(&data, 2, FULL, 0).unwrap();
-        let whole: Vec<Batch> = batches.test_batches(7).collect();
+        let whole: Vec<Batch> = batches.test_batches(7).map(Result::unwrap).collect();
         assert_eq!(whole.len(), 1);
         let table = &batches.standardized;
         let pixels = data.test.pixels.iter().enumerate();
         let expected: Vec<f32> = pixels.map(|(i, &p)| table[i / 12 % 2][usize::from(p)]).collect();
         assert_eq!((&whole[0].images, &whole[0].labels), (&expected, &data.test.labels));
         for (batch, sizes) in [(3, vec![3, 3, 1]), (100, vec![7]), (0, vec![1; 7])] {
-            let parts: Vec<Batch> = batches.test_batches(batch).collect();
+            let parts: Vec<Batch> = batches.test_batches(batch).map(Result::unwrap).collect();
             assert_eq!(parts.iter().map(|b| b.labels.len()).collect::<Vec<_>>(), sizes);
             let images: Vec<f32> = parts.into_iter().flat_map(|b| b.images).collect();
             assert_eq!(images, expected);

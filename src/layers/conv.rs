@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{Layer, Pass, Registry, Saved, Start};
-use crate::ops::{self, ConvSettings};
+use crate::ops::{self, ConvSettings, ConvWanted};
 
 /// A convolution with square kernels. x: N × C × H × W.
 #[derive(Debug)]
@@ -65,16 +65,13 @@ impl Layer for Conv2d {
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         let x = pass.take_tensor()?;
         let w = pass.weight(self.weight);
-        let gradients = ops::conv2d_backward(
-            &dy,
-            (&x, &w),
-            (self.settings, pass.operands()),
-            !self.takes_data,
-        )?;
+        let wanted = ConvWanted { input: !self.takes_data, bias: self.bias.is_some() };
+        let how = (self.settings, pass.operands());
+        let gradients = ops::conv2d_backward(&dy, (&x, &w), how, wanted)?;
         drop((x, dy));
         pass.weight_gradient(&self.name, self.weight, gradients.weight)?;
-        if let Some(bias) = self.bias {
-            pass.weight_gradient(&self.name, bias, gradients.bias)?;
+        if let (Some(bias), Some(gradient)) = (self.bias, gradients.bias) {
+            pass.weight_gradient(&self.name, bias, gradient)?;
         }
         gradients.input.map(|dx| pass.activation_gradient(&self.name, dx)).transpose()
     }

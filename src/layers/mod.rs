@@ -78,12 +78,22 @@ pub struct Registry {
     pub statistics: Vec<usize>,
     /// What each image takes in the layers that make it larger or smaller: what it is, and its shape.
     pub activations: Vec<(String, Vec<usize>)>,
+    /// The batch norm that sees the fewest values of an image in a channel, and how many; of several, the first.
+    pub smallest_normed: Option<(String, usize)>,
 }
 
 impl Registry {
     /// Registers what an image becomes in a layer.
     pub fn activation(&mut self, what: String, shape: &[usize]) {
         self.activations.push((what, shape.to_vec()));
+    }
+
+    /// Notes that a batch norm sees planes of so many values.
+    pub fn normalizes(&mut self, norm: &str, (height, width): (usize, usize)) {
+        let plane = height.saturating_mul(width);
+        if self.smallest_normed.as_ref().is_none_or(|(_, smallest)| plane < *smallest) {
+            self.smallest_normed = Some((norm.to_owned(), plane));
+        }
     }
 
     /// Registers a layer under its name.

@@ -24,7 +24,8 @@ pub(super) fn layers(
     for (index, block) in blocks.iter().enumerate() {
         let choice = (*activation, *batch_norm);
         layers.extend(block_layers(registry, block, (index, channels), choice)?);
-        (height, width) = register(registry, block, (index, channels), (height, width))?;
+        let at = (index, channels);
+        (height, width) = register(registry, block, at, (height, width), *batch_norm)?;
         channels = block.channels;
         is_flat = block.pool == Pool::Global;
         if is_flat && index + 1 < blocks.len() {
@@ -79,6 +80,7 @@ fn register(
     block: &ConvBlock,
     (index, inputs): (usize, usize),
     (height, width): (usize, usize),
+    batch_norm: bool,
 ) -> Result<(usize, usize), ModelError> {
     let reach = block.dilation * (block.kernel - 1) + 1;
     let convolved = |size: usize| {
@@ -100,6 +102,9 @@ fn register(
         })?;
     let name = format!("blocks[{index}]");
     registry.activation(name.clone(), &[block.channels, high, wide]);
+    if batch_norm {
+        registry.normalizes(&format!("norm{}", index + 1), (high, wide));
+    }
     let patches = [inputs, block.kernel, block.kernel, high, wide];
     registry.activation(format!("patches of {name}"), &patches);
     Ok((behind_high, behind_wide))

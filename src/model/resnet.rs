@@ -27,11 +27,16 @@ pub(super) fn layers(
     layers.push(activation(registry, "stem"));
     registry.activation("patches of stem".to_owned(), &[channels, 3, 3, height, image_width]);
     let mut inputs = width;
+    let mut sides = (height, image_width);
     for stage in 0..STAGES {
         let outputs = width << stage;
+        if stage > 0 {
+            sides = (sides.0.div_ceil(2), sides.1.div_ceil(2));
+            registry.normalizes(&format!("stage{}.block1.1.norm", stage + 1), sides);
+        }
         // Nothing in a stage is larger than the patches of its convolutions that keep the image.
-        let [high, wide] = [height, image_width].map(|side| side.div_ceil(1 << stage));
-        registry.activation(format!("patches of stage{}", stage + 1), &[outputs, 3, 3, high, wide]);
+        let patches = [outputs, 3, 3, sides.0, sides.1];
+        registry.activation(format!("patches of stage{}", stage + 1), &patches);
         for block in 0..(depth - 2) / (2 * STAGES) {
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             let name = format!("stage{}.block{}", stage + 1, block + 1);

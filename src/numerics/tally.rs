@@ -18,28 +18,28 @@ pub struct Tally {
 impl Tally {
     /// Rounds `values` to `format` in place and counts what that did. At most 2^32 - 1 values.
     ///
-    /// A value that was infinite before rounding is no overflow. Where the format answers overflow with NaN (fp8
-    /// e4m3), a finite value that becomes NaN counts both as overflow and as NaN.
+    /// Overflow is what was finite and rounds past the largest finite value: to infinity, to NaN (fp8 e4m3), which counts
+    /// as both, or to that value where the format saturates, since its range was left all the same. A value that was
+    /// infinite before rounding is no overflow.
     pub(super) fn of_rounding(format: Format, values: &mut [f32]) -> Self {
         let exponents = Exponents::of(values);
         let rounder = Rounder::new(format);
         let min_normal = format.min_normal() as f32;
         // Counters as wide as the values, so that a vector of values has a vector of counters.
-        let [mut zero, mut below_normal, mut finite, mut nan] = [0u32; 4];
+        let [mut zero, mut below_normal, mut overflow, mut nan] = [0u32; 4];
         for value in &mut *values {
+            overflow += u32::from(rounder.overflows(*value));
             *value = rounder.round(*value);
             let magnitude = value.abs();
             zero += u32::from(magnitude == 0.0);
             below_normal += u32::from(magnitude < min_normal);
-            finite += u32::from(magnitude < f32::INFINITY);
             nan += u32::from(magnitude.is_nan());
         }
-        // Rounding leaves zero a zero and what is not finite not finite: what there is more of afterwards was made.
-        let elements = values.len() as u64;
+        // Rounding leaves zero a zero: those that there are more of afterwards were made.
         Self {
             counts: Counts {
-                elements,
-                overflow: elements - u64::from(finite) - exponents.non_finite,
+                elements: values.len() as u64,
+                overflow: overflow.into(),
                 underflow: u64::from(zero) - exponents.zeros,
                 subnormal: (below_normal - zero).into(),
                 nan: nan.into(),

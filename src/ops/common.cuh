@@ -69,15 +69,25 @@ struct Rounder {
 
     __device__ float round(float value) const {
         const i32 bits = __float_as_int(value);
-        const i32 magnitude = bits & MAGNITUDE_BITS;
+        const i32 rounded = unbounded(value);
+        const i32 bounded = rounded > max_finite ? overflow : rounded;
+        const i32 result = (bits & MAGNITUDE_BITS) > INFINITY_BITS ? NAN_BITS : bounded;
+        return __int_as_float(result | (bits & ~MAGNITUDE_BITS));
+    }
+
+    // Whether a value is finite, and rounds past the largest finite value: to infinity or NaN, or, saturated, to that value.
+    __device__ bool overflows(float value) const {
+        return (__float_as_int(value) & MAGNITUDE_BITS) < INFINITY_BITS && unbounded(value) > max_finite;
+    }
+
+    // The magnitude rounded as if the exponent had no end; of a NaN, anything.
+    __device__ i32 unbounded(float value) const {
+        const i32 magnitude = __float_as_int(value) & MAGNITUDE_BITS;
         const i32 odd = (magnitude >> dropped_bits) & parity;
         // Unsigned, because the sum may pass the largest i32 where the value is a NaN.
         const i32 normal = (i32)((u32)magnitude + (u32)(below_half + odd)) & kept;
         const float subnormal = (fabsf(value) + subnormal_shift) - subnormal_shift;
-        const i32 rounded = magnitude < min_normal ? __float_as_int(subnormal) : normal;
-        const i32 bounded = rounded > max_finite ? overflow : rounded;
-        const i32 result = magnitude > INFINITY_BITS ? NAN_BITS : bounded;
-        return __int_as_float(result | (bits & ~MAGNITUDE_BITS));
+        return magnitude < min_normal ? __float_as_int(subnormal) : normal;
     }
 };
 
@@ -206,10 +216,8 @@ __device__ inline float block_max(float value) {
     return largest;
 }
 
-// The end of a product with an f32 result: bias (none where it is null) added in f32, relu if it is asked for, one rounding.
-// relu before rounding is relu after it, because rounding never changes a sign.
+// The end of a product with an f32 result: bias (none where it is null) added in f32, one rounding.
 template <class T>
-__device__ inline T finish_product(float sum, const T* bias, u32 relu) {
-    const float shifted = bias ? sum + widen(*bias) : sum;
-    return narrow<T>(relu && shifted <= 0.0f ? 0.0f : shifted);
+__device__ inline T finish_product(float sum, const T* bias) {
+    return narrow<T>(bias ? sum + widen(*bias) : sum);
 }

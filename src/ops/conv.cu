@@ -15,7 +15,7 @@
 //   weight gradient  unfold; swap_outer of dy; (T, N, K', O', Q, patches_g, Q, dy'_g, Q, dw_g, K'), beta 0 for the first range
 //                    of images and 1 after it; cast
 //   input gradient   swap_outer of dy; (N, T, Q, K', O', dy'_g, Q, w_g, K', patches_g, Q), beta 0, f32 patches; fold
-//   bias gradient    channel_sums over the whole batch (norm.cu)
+//   bias gradient    channel_sums over the whole batch (norm.cu), where there is a bias
 #include "common.cuh"
 
 // Sizes of one convolution, passed by value. x: images × channels × height × width; the images are those of the range.
@@ -117,7 +117,7 @@ __device__ void fold(const float* patches, T* x, Convolution sizes) {
 FOR_EACH_STORAGE(FOLD)
 
 template <class T>
-__device__ void conv_result(const float* product, const T* bias, T* y, u32 images, u32 outputs, u32 plane, u32 relu) {
+__device__ void conv_result(const float* product, const T* bias, T* y, u32 images, u32 outputs, u32 plane) {
     const u64 columns = (u64)images * plane;
     for_each_in_planes((u64)images * outputs, plane, [&](u64 index, auto each) {
         const u64 image = index / outputs;
@@ -125,17 +125,17 @@ __device__ void conv_result(const float* product, const T* bias, T* y, u32 image
         const T* shift = bias ? bias + output : nullptr;
         each([&](u32 i) {
             const float sum = product[output * columns + image * plane + i];
-            y[index * plane + i] = finish_product(sum, shift, relu);
+            y[index * plane + i] = finish_product(sum, shift);
         });
     });
 }
 
-// y[image][o][i] = product[o][image][i] + bias[o] in f32, relu if it is asked for, rounded once. bias may be null.
+// y[image][o][i] = product[o][image][i] + bias[o] in f32, rounded once. bias may be null.
 // Geometry of for_each_in_planes, over images × outputs planes.
 #define CONV_RESULT(suffix, T)                                                                     \
     extern "C" __global__ void conv_result_##suffix(                                               \
-        const float* product, const T* bias, T* y, u32 images, u32 outputs, u32 plane, u32 relu) { \
-        conv_result(product, bias, y, images, outputs, plane, relu);                               \
+        const float* product, const T* bias, T* y, u32 images, u32 outputs, u32 plane) {           \
+        conv_result(product, bias, y, images, outputs, plane);                                     \
     }
 FOR_EACH_STORAGE(CONV_RESULT)
 

@@ -2,18 +2,20 @@
 //!
 //! Each image is unfolded into a matrix of patches and multiplied; the images are worked on in parallel, in a fixed number of
 //! groups with a fixed share of the work space, so that neither sums nor memory depend on the number of threads.
+#![expect(unsafe_code, reason = "work space has no values before it is written")]
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Error, Result, Tensor, WithDType as _};
-use gemmkit::{Bias, MatMut, MatRef, Parallelism};
+use gemmkit::{MatMut, MatRef, Parallelism};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::element::{Element, by_dtype};
-use super::host::{buffer, build, expect_shape, view};
+use super::host::{Unwritten, build, expect_shape, view, work_space, zeroed, zeros_in};
 use super::parallel::{carve, for_each, sum, vectorized};
-use super::product::{Operands, count_product, product};
+use super::product::{Bias, Matrix, Operands, count_product, product, product_into};
 use crate::memory::uncounted;
 
 /// Most groups that the images of a batch are worked on in.
@@ -32,6 +34,20 @@ pub struct ConvSettings {
     pub groups: usize,
 }
 
+/// Which gradients of [`conv2d`] are wanted beside the one with respect to w.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvWanted {
+    /// With respect to x.
+    pub input: bool,
+    /// With respect to b.
+    pub bias: bool,
+}
+
+impl ConvWanted {
+    /// All of them.
+    pub const ALL: Self = Self { input: true, bias: true };
+}
+
 /// Gradients of [`conv2d`].
 #[derive(Clone, Debug)]
 pub struct ConvGradients {
@@ -39,8 +55,8 @@ pub struct ConvGradients {
     pub input: Option<Tensor>,
     /// With respect to w.
     pub weight: Tensor,
-    /// With respect to b, O.
-    pub bias: Tensor,
+    /// With respect to b, O; none if it was not asked for.
+    pub bias: Option<Tensor>,
 }
 
 /// All sizes of one convolution.
@@ -157,34 +173,39 @@ impl Sizes {
     }
 }
 
-/// Unfolds the channels of one group of an image: row (c, i, j) of `patches` holds what kernel element (i, j) of channel c sees.
-fn unfold<T: Element>(image: &[T], sizes: Sizes, patches: &mut [T]) {
+/// Unfolds the channels of one group of an image to `space`, which has the values of its patches: row (c, i, j) holds what kernel
+/// element (i, j) of channel c sees.
+fn unfold<'a, T: Element>(image: &[T], sizes: Sizes, space: &'a mut [MaybeUninit<T>]) -> &'a [T] {
     let stride = sizes.settings.stride;
-    let mut rows = patches.chunks_exact_mut(sizes.out_plane());
+    assert!(space.len() == sizes.patch() * sizes.out_plane());
+    assert!(image.len() == sizes.group_channels() * sizes.height * sizes.width);
+    let mut rows = space.chunks_exact_mut(sizes.out_plane());
     for plane in image.chunks_exact(sizes.height * sizes.width) {
         for i in 0..sizes.kernel.0 {
-            for j in 0..sizes.kernel.1 {
-                let Some(patch) = rows.next() else { return };
+            for (j, patch) in (0..sizes.kernel.1).zip(&mut rows) {
                 let (first, end, column) = sizes.columns(j);
                 if sizes.settings.padding > 0 {
-                    patch.fill(T::default());
+                    patch.fill(MaybeUninit::new(T::default()));
                 }
                 sizes.rows(i, |out_row, row| {
                     let target = &mut patch[out_row * sizes.out.1..][first..end];
                     let source = &plane[row * sizes.width..][..sizes.width];
                     if stride == 1 {
-                        target.copy_from_slice(&source[column..column + target.len()]);
+                        target.write_copy_of_slice(&source[column..column + target.len()]);
                     } else {
                         for (target, source) in
                             target.iter_mut().zip(source[column..].iter().step_by(stride))
                         {
-                            *target = *source;
+                            target.write(*source);
                         }
                     }
                 });
             }
         }
     }
+    // SAFETY: there is a row for each element of the kernel and channel, and each is written: set to 0 first where there is
+    // padding; without, every output row and column sees one of the image, so that `rows` and `columns` leave none out.
+    unsafe { space.assume_init_ref() }
 }
 
 /// The reverse of [`unfold`]: adds every patch value to the image value that it came from.
@@ -237,22 +258,25 @@ pub fn conv2d(
         let (x, w) = (view::<T>(x)?, view::<T>(w)?);
         let b = b.map(view::<T>).transpose()?;
         let patches = if sizes.is_pointwise() { 0 } else { sizes.patch() * sizes.out_plane() };
-        let mut space = buffer::<T>(patches * sizes.groups_of_images());
+        let mut space = work_space::<T>(patches * sizes.groups_of_images())?;
         let shares = split(&mut space, patches, sizes.groups_of_images());
         build::<T>((sizes.images, sizes.outputs, sizes.out.0, sizes.out.1), |y| {
             let images = sizes.images_per_group();
-            let tasks = y.chunks_mut(images * sizes.out_image())
+            let tasks = y.chunks(images * sizes.out_image())
                 .zip(x.chunks(images * sizes.image()))
                 .zip(shares)
                 .collect();
-            for_each(tasks, |_, ((y, x), space): ((&mut [T], &[T]), &mut [T])| {
-                for (y, x) in y.chunks_mut(sizes.out_image()).zip(x.chunks(sizes.image())) {
+            for_each(tasks, |_, ((y, x), space): ForwardTask<'_, T>| {
+                for (y, x) in y.chunks(sizes.out_image()).zip(x.chunks(sizes.image())) {
                     forward_image(sizes, (x, &w, b.as_deref()), space, y);
                 }
             });
         })
     })
 }
+
+/// Images of y and x, and work space.
+type ForwardTask<'a, T> = ((Unwritten<'a, T>, &'a [T]), &'a mut [MaybeUninit<T>]);
 
 /// `count` pieces of `size` values, which may be 0; the last may be shorter.
 fn split<T>(mut space: &mut [T], size: usize, count: usize) -> Vec<&mut [T]> {
@@ -270,24 +294,19 @@ fn split<T>(mut space: &mut [T], size: usize, count: usize) -> Vec<&mut [T]> {
 fn forward_image<T: Element>(
     sizes: Sizes,
     (x, w, b): (&[T], &[T], Option<&[T]>),
-    space: &mut [T],
-    y: &mut [T],
+    space: &mut [MaybeUninit<T>],
+    y: Unwritten<'_, T>,
 ) {
     let (rows, inner, columns) = (sizes.group_outputs(), sizes.patch(), sizes.out_plane());
     let groups = y
-        .chunks_mut(rows * columns)
+        .chunks(rows * columns)
         .zip(x.chunks(sizes.group_channels() * sizes.height * sizes.width))
         .zip(w.chunks(rows * inner));
     for (group, ((y, x), w)) in groups.enumerate() {
-        let patches = if sizes.is_pointwise() {
-            x
-        } else {
-            unfold(x, sizes, space);
-            &*space
-        };
+        let patches = if sizes.is_pointwise() { x } else { unfold(x, sizes, space) };
         product(
-            MatRef::from_row_major(w, rows, inner),
-            MatRef::from_row_major(patches, inner, columns),
+            Matrix::by_rows(w, rows, inner),
+            Matrix::by_rows(patches, inner, columns),
             b.map(|b| Bias::PerRow(&b[group * rows..(group + 1) * rows])),
             y,
             Parallelism::Serial,
@@ -295,7 +314,7 @@ fn forward_image<T: Element>(
     }
 }
 
-/// The gradients of [`conv2d`]. dy: N × O × H′ × W′. The one with respect to x only if `with_input`.
+/// The gradients of [`conv2d`]. dy: N × O × H′ × W′.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -303,95 +322,99 @@ pub fn conv2d_backward(
     dy: &Tensor,
     (x, w): (&Tensor, &Tensor),
     (settings, how): (ConvSettings, Operands),
-    with_input: bool,
+    wanted: ConvWanted,
 ) -> Result<ConvGradients> {
     let sizes = Sizes::of(x, w, settings)?;
     let shape = [sizes.images, sizes.outputs, sizes.out.0, sizes.out.1];
     expect_shape("the gradient of a convolution", dy, &shape)?;
     sizes.count();
-    if with_input {
+    if wanted.input {
         sizes.count();
     }
-    on_gpu!(x => cuda::conv2d_backward(dy, (x, w), (sizes, with_input), how));
+    on_gpu!(x => cuda::conv2d_backward(dy, (x, w), (sizes, wanted), how));
     how.on_cpu()?;
     by_dtype!(x.dtype(), T => {
         let (dy, source, weight) = (view::<T>(dy)?, view::<T>(x)?, view::<T>(w)?);
-        let image = if with_input { sizes.image() } else { 0 };
         // f32 needs no f32 copies: space that only 16 bits use would count against the memory of FP32.
         let copies = usize::from(T::DTYPE != DType::F32);
-        let mut weight_copy = buffer::<f32>(copies * weight.len());
+        let mut weight_copy = zeroed::<f32>(copies * weight.len())?;
         let wide_weight = vectorized!(T::widened(&weight, &mut weight_copy));
         let lengths = [
             copies * sizes.image(),
             copies * sizes.out_image(),
             sizes.patch() * sizes.out_plane(),
-            copies * image,
+            copies * usize::from(wanted.input) * sizes.image(),
             weight.len(),
-            sizes.outputs,
+            usize::from(wanted.bias) * sizes.outputs,
         ];
         let share: usize = lengths.iter().sum();
-        let groups = sizes.groups_of_images();
-        let mut space = buffer::<f32>(share * groups);
-        let mut run = |dx: &mut [T]| {
+        let mut space = work_space::<f32>(share * sizes.groups_of_images())?;
+        let mut run = |dx: Option<Unwritten<'_, T>>| {
             let images = sizes.images_per_group();
-            let outputs = split(dx, images * image, groups);
+            let mut parts = dx.map(|dx| dx.chunks(images * sizes.image()));
+            let outputs = std::iter::from_fn(|| Some(parts.as_mut().and_then(Iterator::next)));
             let tasks = dy
                 .chunks(images * sizes.out_image())
                 .zip(source.chunks(images * sizes.image()))
                 .zip(space.chunks_mut(share).zip(outputs))
                 .collect();
-            let work = |_, (inputs, (space, dx)): (_, (&mut [f32], &mut [T]))| {
-                let (dy, x): (&[T], &[T]) = inputs;
+            for_each(tasks, |_, ((dy, x), (space, dx)): BackwardTask<'_, T>| {
                 backward_images(sizes, (dy, x, wide_weight), carve(space, lengths), dx);
-            };
-            for_each(tasks, work);
+            });
         };
-        let input = if with_input {
-            Some(build::<T>(x.shape(), run)?)
+        let input = if wanted.input {
+            Some(build::<T>(x.shape(), |dx| run(Some(dx)))?)
         } else {
-            run(&mut []);
+            run(None);
             None
         };
-        let offset = share - weight.len() - sizes.outputs;
-        let weights = add_shares(&space, share, offset..offset + weight.len());
-        let biases = add_shares(&space, share, offset + weight.len()..share);
+        let [biases, weights] = [lengths[5], lengths[4] + lengths[5]].map(|end| share - end);
+        let weights = add_shares(&space, share, weights..biases)?;
+        let bias = wanted.bias.then(|| add_shares(&space, share, biases..share)).transpose()?;
+        let result = |values: &[f32], shape: &[usize]| {
+            super::from_f32(values, shape, T::DTYPE, &Device::Cpu)
+        };
         Ok(ConvGradients {
             input,
-            weight: super::from_f32(&weights, w.shape(), T::DTYPE, &Device::Cpu)?,
-            bias: super::from_f32(&biases, sizes.outputs, T::DTYPE, &Device::Cpu)?,
+            weight: result(&weights, w.dims())?,
+            bias: bias.map(|bias| result(&bias, &[sizes.outputs])).transpose()?,
         })
     })
 }
 
-/// The sum of one range of every share, added in order.
-fn add_shares(space: &[f32], share: usize, range: Range<usize>) -> Vec<f32> {
-    let mut total = vec![0.0; range.len()];
+/// Images of dy and x, work space, and images of dx if they are wanted.
+type BackwardTask<'a, T> =
+    ((&'a [T], &'a [T]), (&'a mut [MaybeUninit<f32>], Option<Unwritten<'a, T>>));
+
+/// The sum of one range of every share, added in order: sums of weights or biases, which every share has.
+fn add_shares(space: &[MaybeUninit<f32>], share: usize, range: Range<usize>) -> Result<Vec<f32>> {
+    let mut total = zeroed::<f32>(range.len())?;
     for share in space.chunks(share) {
-        for (total, value) in total.iter_mut().zip(&share[range.clone()]) {
+        // SAFETY: there are as many shares as groups of images, and `backward_images` begins by setting these to 0.
+        let values = unsafe { share[range.clone()].assume_init_ref() };
+        for (total, value) in total.iter_mut().zip(values) {
             *total += value;
         }
     }
-    total
+    Ok(total)
 }
 
 /// The images of one share: their dx, and in `space` the sums of their dw and db.
 fn backward_images<T: Element>(
     sizes: Sizes,
     (dy, x, w): (&[T], &[T], &[f32]),
-    space: [&mut [f32]; 6],
-    dx: &mut [T],
+    [wide_x, wide_dy, patches, wide_dx, dw, db]: [&mut [MaybeUninit<f32>]; 6],
+    dx: Option<Unwritten<'_, T>>,
 ) {
-    let [wide_x, wide_dy, patches, wide_dx, dw, db] = space;
-    dw.fill(0.0);
-    db.fill(0.0);
-    let mut dx = dx.chunks_mut(sizes.image());
+    let [wide_x, wide_dy, wide_dx, dw, db] = [wide_x, wide_dy, wide_dx, dw, db].map(zeros_in);
+    let mut dx = dx.map(|dx| dx.blocks(sizes.image()));
     for (dy, x) in dy.chunks(sizes.out_image()).zip(x.chunks(sizes.image())) {
         let (dy, x) = vectorized!((T::widened(dy, wide_dy), T::widened(x, wide_x)));
         for (db, plane) in db.iter_mut().zip(dy.chunks(sizes.out_plane())) {
             *db += vectorized!(sum(plane));
         }
         weight_gradient(sizes, (dy, x), patches, dw);
-        if let Some(dx) = dx.next() {
+        if let Some(dx) = dx.as_mut().and_then(Iterator::next) {
             let fill = |dx: &mut [f32]| input_gradient(sizes, (dy, w), patches, dx);
             vectorized!(T::store(dx, wide_dx, fill));
         }
@@ -399,19 +422,19 @@ fn backward_images<T: Element>(
 }
 
 /// Adds one image's share of the weight gradient, dy × patchesᵀ, to `dw`.
-fn weight_gradient(sizes: Sizes, (dy, x): (&[f32], &[f32]), patches: &mut [f32], dw: &mut [f32]) {
+fn weight_gradient(
+    sizes: Sizes,
+    (dy, x): (&[f32], &[f32]),
+    space: &mut [MaybeUninit<f32>],
+    dw: &mut [f32],
+) {
     let (rows, inner, columns) = (sizes.group_outputs(), sizes.out_plane(), sizes.patch());
     let groups = dw
         .chunks_mut(rows * columns)
         .zip(dy.chunks(rows * inner))
         .zip(x.chunks(sizes.group_channels() * sizes.height * sizes.width));
     for ((dw, dy), x) in groups {
-        let patches = if sizes.is_pointwise() {
-            x
-        } else {
-            unfold(x, sizes, patches);
-            &*patches
-        };
+        let patches = if sizes.is_pointwise() { x } else { unfold(x, sizes, space) };
         uncounted(|| {
             gemmkit::gemm(
                 1.0,
@@ -426,7 +449,12 @@ fn weight_gradient(sizes: Sizes, (dy, x): (&[f32], &[f32]), patches: &mut [f32],
 }
 
 /// One image's input gradient: wᵀ × dy, folded back onto the image.
-fn input_gradient(sizes: Sizes, (dy, w): (&[f32], &[f32]), patches: &mut [f32], dx: &mut [f32]) {
+fn input_gradient(
+    sizes: Sizes,
+    (dy, w): (&[f32], &[f32]),
+    space: &mut [MaybeUninit<f32>],
+    dx: &mut [f32],
+) {
     let (rows, inner, columns) = (sizes.patch(), sizes.group_outputs(), sizes.out_plane());
     dx.fill(0.0);
     let groups = dx
@@ -434,13 +462,42 @@ fn input_gradient(sizes: Sizes, (dy, w): (&[f32], &[f32]), patches: &mut [f32], 
         .zip(dy.chunks(inner * columns))
         .zip(w.chunks(inner * rows));
     for ((dx, dy), w) in groups {
-        product(
-            MatRef::from_col_major(w, rows, inner),
-            MatRef::from_row_major(dy, inner, columns),
-            None,
-            patches,
-            Parallelism::Serial,
-        );
+        let (a, b) = (Matrix::by_columns(w, rows, inner), Matrix::by_rows(dy, inner, columns));
+        let patches = product_into(a, b, None, space, Parallelism::Serial);
         vectorized!(fold(patches, sizes, dx));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By the definition: what kernel element (i, j) of a channel sees at an output, 0 outside the image. Space that was not
+    /// written would show, to Miri in any case.
+    #[test]
+    fn patches_are_what_the_kernel_sees_and_none_is_left_out() {
+        for (stride, padding, dilation, groups) in
+            [(1, 0, 1, 1), (1, 1, 1, 2), (2, 0, 1, 1), (2, 1, 2, 1), (3, 2, 1, 2), (1, 3, 3, 1)]
+        {
+            let settings = ConvSettings { stride, padding, dilation, groups };
+            let (channels, height, width, kernel) = (4, 7, 6, (3, 2));
+            let x = super::super::zeros((1, channels, height, width), &Device::Cpu).unwrap();
+            let w = (2, channels / groups, kernel.0, kernel.1);
+            let w = super::super::zeros(w, &Device::Cpu).unwrap();
+            let sizes = Sizes::of(&x, &w, settings).unwrap();
+            let plane = height * width;
+            let image: Vec<f32> = (1..=sizes.group_channels() * plane).map(|i| i as f32).collect();
+            let mut space = work_space::<f32>(sizes.patch() * sizes.out_plane()).unwrap();
+            let patches = unfold(&image, sizes, &mut space);
+            for (place, patch) in patches.iter().enumerate() {
+                let (row, at) = (place / sizes.out_plane(), place % sizes.out_plane());
+                let (channel, element) = (row / 6, row % 6);
+                let y = (at / sizes.out.1 * stride + element / 2 * dilation).checked_sub(padding);
+                let x = (at % sizes.out.1 * stride + element % 2 * dilation).checked_sub(padding);
+                let seen = y.zip(x).filter(|(y, x)| *y < height && *x < width);
+                let expected = seen.map_or(0.0, |(y, x)| image[channel * plane + y * width + x]);
+                assert!(*patch == expected, "{settings:?} {place}: {patch}, not {expected}");
+            }
+        }
     }
 }

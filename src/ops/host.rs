@@ -1,9 +1,12 @@
 //! Between candle tensors and the slices that the CPU's kernels work on.
-#![expect(unsafe_code, reason = "buffers that a kernel fills are not zeroed first")]
+#![expect(unsafe_code, reason = "a new tensor is what its kernel wrote, and is not zeroed first")]
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
+use std::slice::ChunksMut;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::{
@@ -15,7 +18,7 @@ use candle_core::{
 use super::cuda;
 use super::element::{Element, Stored, by_dtype};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
-use crate::memory;
+use crate::memory::{self, OutOfMemory};
 use crate::numerics::{self, Tally};
 use crate::precision::Format;
 
@@ -67,24 +70,150 @@ pub(crate) fn expect_shape(what: &str, tensor: &Tensor, dims: &[usize]) -> Resul
     Err(Error::Msg(text).bt())
 }
 
-/// A buffer of `len` values that its caller fills before anyone reads it.
-pub(crate) fn buffer<T: Element>(len: usize) -> Vec<T> {
-    let mut values = Vec::<T>::with_capacity(len);
-    let (start, capacity) = (values.as_mut_ptr(), values.capacity());
-    std::mem::forget(values);
-    // SAFETY: the allocation holds at least `len` values; any bits are a valid f32, f16 or bf16; kernels write each value
-    // before it is read.
-    unsafe { Vec::from_raw_parts(start, len, capacity) }
+/// Room for `len` values and nothing in it.
+///
+/// # Errors
+/// When there is no memory for them.
+pub(crate) fn reserve<T>(len: usize) -> Result<Vec<T>> {
+    Ok(memory::reserve(len)?)
+}
+
+/// `len` zeros.
+///
+/// # Errors
+/// When there is no memory for them.
+pub(crate) fn zeroed<T: Stored>(len: usize) -> Result<Vec<T>> {
+    Ok(memory::filled(T::default(), len)?)
+}
+
+/// Work space of `len` values, of which none is there yet.
+///
+/// # Errors
+/// When there is no memory for them.
+pub(crate) fn work_space<T: Element>(len: usize) -> Result<Vec<MaybeUninit<T>>> {
+    let mut values = reserve(len)?;
+    // SAFETY: there is room for so many, and what may be uninitialised needs no value.
+    unsafe { values.set_len(len) };
+    Ok(values)
+}
+
+/// Work space that holds zeros from now on.
+pub(crate) fn zeros_in<T: Element>(space: &mut [MaybeUninit<T>]) -> &mut [T] {
+    space.fill(MaybeUninit::new(T::default()));
+    // SAFETY: all were just written.
+    unsafe { space.assume_init_mut() }
+}
+
+impl From<OutOfMemory> for Error {
+    fn from(error: OutOfMemory) -> Self {
+        Self::Msg(error.to_string()).bt()
+    }
+}
+
+/// Values of a new tensor, or a part of them, that nobody has written yet: `T`s are to be had from it only by writing them, and
+/// it counts how many were.
+pub(crate) struct Unwritten<'a, T> {
+    values: &'a mut [MaybeUninit<T>],
+    written: &'a AtomicUsize,
+}
+
+impl<'a, T: Element> Unwritten<'a, T> {
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Parts of `size` values; the last may be shorter.
+    pub(crate) fn chunks(self, size: usize) -> impl ExactSizeIterator<Item = Self> {
+        let written = self.written;
+        self.values.chunks_mut(size).map(move |values| Self { values, written })
+    }
+
+    /// The first `size` values, and the rest.
+    pub(crate) fn split(self, size: usize) -> (Self, Self) {
+        let (first, rest) = self.values.split_at_mut(size);
+        let written = self.written;
+        (Self { values: first, written }, Self { values: rest, written })
+    }
+
+    /// Blocks of `size` values, each set to 0 as it is handed out, so that it is in the nearest cache when it is overwritten.
+    #[inline(always)]
+    pub(crate) fn blocks(self, size: usize) -> Blocks<'a, T> {
+        Blocks { rest: self.values.chunks_mut(size), count: 0, written: self.written }
+    }
+
+    /// All of them, set to `value`.
+    #[inline(always)]
+    pub(crate) fn filled(self, value: T) -> &'a mut [T] {
+        self.values.fill(MaybeUninit::new(value));
+        self.written.fetch_add(self.values.len(), Ordering::Relaxed);
+        // SAFETY: all were just written.
+        unsafe { self.values.assume_init_mut() }
+    }
+
+    /// Copies of `source`, which has as many values.
+    pub(crate) fn copied(self, source: &[T]) {
+        self.values.write_copy_of_slice(source);
+        self.written.fetch_add(self.values.len(), Ordering::Relaxed);
+    }
+
+    /// What `write` puts there.
+    ///
+    /// # Safety
+    /// `write` writes every value.
+    pub(crate) unsafe fn written_by(self, write: impl FnOnce(&mut [MaybeUninit<T>])) {
+        write(self.values);
+        self.written.fetch_add(self.values.len(), Ordering::Relaxed);
+    }
+}
+
+/// See [`Unwritten::blocks`].
+pub(crate) struct Blocks<'a, T> {
+    rest: ChunksMut<'a, MaybeUninit<T>>,
+    /// Values that were handed out.
+    count: usize,
+    written: &'a AtomicUsize,
+}
+
+impl<'a, T: Element> Iterator for Blocks<'a, T> {
+    type Item = &'a mut [T];
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<&'a mut [T]> {
+        let block = self.rest.next()?;
+        self.count += block.len();
+        block.fill(MaybeUninit::new(T::default()));
+        // SAFETY: all were just written.
+        Some(unsafe { block.assume_init_mut() })
+    }
+}
+
+impl<T> Drop for Blocks<'_, T> {
+    fn drop(&mut self) {
+        self.written.fetch_add(self.count, Ordering::Relaxed);
+    }
 }
 
 /// A new CPU tensor whose every value `fill` writes.
+///
+/// # Errors
+/// When there is no memory for it, or `fill` left values out.
 pub(crate) fn build<T: Element>(
     shape: impl Into<Shape>,
-    fill: impl FnOnce(&mut [T]),
+    fill: impl FnOnce(Unwritten<'_, T>),
 ) -> Result<Tensor> {
     let shape = shape.into();
-    let mut values = buffer::<T>(shape.elem_count());
-    fill(&mut values);
+    let len = shape.elem_count();
+    let mut values = reserve::<T>(len)?;
+    let written = AtomicUsize::new(0);
+    fill(Unwritten { values: &mut values.spare_capacity_mut()[..len], written: &written });
+    let count = written.into_inner();
+    if count != len {
+        return Err(Error::Msg(format!("{count} of {len} values of a tensor were written")).bt());
+    }
+    // SAFETY: there is room for so many, and each was written: they are counted as they are, parts of `Unwritten` do not overlap,
+    // and each is used up by writing it.
+    unsafe { values.set_len(len) };
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
@@ -136,10 +265,10 @@ pub fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     by_dtype!(tensor.dtype(), S => by_dtype!(dtype, T => {
         let source = view::<S>(tensor)?;
         build::<T>(tensor.shape(), |target| {
-            let tasks = target.chunks_mut(CHUNK).zip(source.chunks(CHUNK)).collect();
-            for_each(tasks, |_, (target, source)| vectorized!({
+            let tasks = target.chunks(CHUNK).zip(source.chunks(CHUNK)).collect();
+            for_each(tasks, |_, (target, source): (Unwritten<'_, T>, &[S])| vectorized!({
                 let mut from = [0.0; BLOCK];
-                for (target, source) in target.chunks_mut(BLOCK).zip(source.chunks(BLOCK)) {
+                for (target, source) in target.blocks(BLOCK).zip(source.chunks(BLOCK)) {
                     T::narrow(S::widened(source, &mut from), target);
                 }
             }));
@@ -162,11 +291,17 @@ pub fn from_f32(
         return Err(Error::Msg(format!("{} values do not fill {shape:?}", values.len())).bt());
     }
     if !device.is_cpu() {
-        return cast(&from_host(values.to_vec(), shape, device)?, dtype);
+        let mut copy = reserve(values.len())?;
+        copy.extend_from_slice(values);
+        return cast(&from_host(copy, shape, device)?, dtype);
     }
     by_dtype!(dtype, T => build::<T>(shape, |target| {
-        let tasks = target.chunks_mut(CHUNK).zip(values.chunks(CHUNK)).collect();
-        for_each(tasks, |_, (target, source)| vectorized!(T::narrow(source, target)));
+        let tasks = target.chunks(CHUNK).zip(values.chunks(CHUNK)).collect();
+        for_each(tasks, |_, (target, source): (Unwritten<'_, T>, &[f32])| vectorized!({
+            for (target, source) in target.blocks(BLOCK).zip(source.chunks(BLOCK)) {
+                T::narrow(source, target);
+            }
+        }));
     }))
 }
 
@@ -198,7 +333,7 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
     on_gpu!(tensor => cuda::to_f32(tensor));
     by_dtype!(tensor.dtype(), T => {
         let source = view::<T>(tensor)?;
-        let mut target = vec![0.0; source.len()];
+        let mut target = zeroed(source.len())?;
         T::widen(&source, &mut target);
         Ok(target)
     })
@@ -213,7 +348,8 @@ pub fn zeros(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     if let Device::Cuda(gpu) = device {
         return cuda::zeros(shape, gpu);
     }
-    Tensor::zeros(shape, DType::F32, device)
+    let shape = shape.into();
+    Tensor::from_vec(zeroed::<f32>(shape.elem_count())?, shape, device)
 }
 
 /// An equal tensor with storage of its own.
@@ -224,7 +360,7 @@ pub fn copy(tensor: &Tensor) -> Result<Tensor> {
     on_gpu!(tensor => cuda::copy(tensor));
     by_dtype!(tensor.dtype(), T => {
         let source = view::<T>(tensor)?;
-        build::<T>(tensor.shape(), |target| target.copy_from_slice(&source))
+        build::<T>(tensor.shape(), |target| target.copied(&source))
     })
 }
 
@@ -286,4 +422,61 @@ pub fn observe(tensor: &Tensor) -> Result<Tally> {
     on_gpu!(tensor => cuda::observe(tensor));
     let values = view::<f32>(tensor)?;
     Ok(memory::uncounted(|| numerics::observe(&values)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ways to write a value, each on a part of the tensor.
+    #[test]
+    fn a_tensor_is_what_was_written() {
+        let tensor = build::<f32>(11, |values| {
+            assert_eq!(values.len(), 11);
+            let (copied, rest) = values.split(2);
+            copied.copied(&[1.0, 2.0]);
+            let (filled, rest) = rest.split(3);
+            filled.filled(7.0)[1] = 8.0;
+            let (pieces, blocks) = rest.split(2);
+            for piece in pieces.chunks(1) {
+                piece.filled(5.0);
+            }
+            let mut sizes = vec![];
+            for block in blocks.blocks(3) {
+                sizes.push(block.len());
+                block[0] += 3.0;
+            }
+            assert_eq!(sizes, [3, 1]);
+        });
+        let expected = [1.0, 2.0, 7.0, 8.0, 7.0, 5.0, 5.0, 3.0, 0.0, 0.0, 3.0];
+        assert_eq!(to_f32(&tensor.unwrap()).unwrap(), expected);
+        assert_eq!(build::<half::bf16>(0, |_| ()).unwrap().elem_count(), 0);
+    }
+
+    /// A kernel that leaves a value out makes an error, and no tensor of what was in memory before.
+    #[test]
+    fn a_tensor_of_which_a_value_is_missing_is_an_error() {
+        let missing = |fill: fn(Unwritten<'_, f32>)| build::<f32>(5, fill).unwrap_err().to_string();
+        for (text, what) in [
+            (missing(|_| ()), "0 of 5 values of a tensor were written"),
+            (
+                missing(|values| _ = values.split(4).0.filled(1.0)),
+                "4 of 5 values of a tensor were written",
+            ),
+            (
+                missing(|values| _ = values.blocks(2).next()),
+                "2 of 5 values of a tensor were written",
+            ),
+        ] {
+            assert_eq!(text.lines().next(), Some(what));
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_does_not_fit_the_memory_is_an_error_with_its_size() {
+        let error = build::<f32>(1 << 45, |_| unreachable!()).unwrap_err().to_string();
+        let expected = "out of memory: 140737488355328 bytes were asked for";
+        assert_eq!(error.lines().next(), Some(expected));
+        assert!(zeros(1 << 45, &Device::Cpu).is_err() && work_space::<f32>(1 << 45).is_err());
+    }
 }

@@ -5,7 +5,7 @@ use candle_core::{Device, Result, Tensor};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::element::{Element, by_dtype};
-use super::host::{View, buffer, build, edit, expect_shape, first, view};
+use super::host::{View, build, edit, expect_shape, first, view, zeroed};
 use super::parallel::map_indices;
 
 /// How the loss and its gradient are formed.
@@ -69,10 +69,10 @@ pub fn cross_entropy(
     let factor = first::<f32>(scale)? / micro_batches as f32 / n as f32;
     by_dtype!(logits.dtype(), T => {
         let logits = view::<T>(logits)?;
-        let mut losses = buffer::<f32>(n);
+        let mut losses = zeroed::<f32>(n)?;
         let gradient = build::<T>((n, classes), |gradient| {
             let mut row = vec![0.0; classes];
-            let rows = gradient.chunks_mut(classes).zip(logits.chunks(classes));
+            let rows = gradient.blocks(classes).zip(logits.chunks(classes));
             for ((gradient, logits), (loss, label)) in rows.zip(losses.iter_mut().zip(&*labels)) {
                 T::widen(logits, &mut row);
                 *loss = row_loss(&mut row, *label as usize, smoothing);

@@ -32,7 +32,7 @@ mod product;
 mod step;
 mod update;
 
-pub use conv::{ConvGradients, ConvSettings, conv2d, conv2d_backward};
+pub use conv::{ConvGradients, ConvSettings, ConvWanted, conv2d, conv2d_backward};
 pub use element::{Element, Stored};
 pub use host::{
     all_finite, cast, copy, copy_into, from_f32, from_host, observe, round, round_counted, to_f32,

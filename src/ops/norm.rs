@@ -5,7 +5,7 @@ use candle_core::{Device, Result, Tensor, WithDType as _};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::element::{Element, by_dtype};
-use super::host::{build, edit, expect_shape, first, view};
+use super::host::{Unwritten, build, edit, expect_shape, first, view};
 use super::parallel::{BLOCK, for_each, map_indices, sum, tree, vectorized};
 
 /// Added to the variance.
@@ -164,14 +164,14 @@ pub fn batch_norm_inference(
     by_dtype!(x.dtype(), T => {
         let source = view::<T>(x)?;
         build::<T>(x.shape(), |y| {
-            let tasks = y.chunks_mut(h * w).zip(source.chunks(h * w)).collect();
-            for_each(tasks, |plane, (y, x): (&mut [T], &[T])| {
+            let tasks = y.chunks(h * w).zip(source.chunks(h * w)).collect();
+            for_each(tasks, |plane, (y, x): (Unwritten<'_, T>, &[T])| {
                 let channel = plane % c;
                 let factor = gamma[channel] / (variance[channel] + EPSILON).sqrt();
                 let (mean, shift) = (mean[channel], beta[channel]);
                 vectorized!({
                     let (mut from, mut to) = ([0.0; BLOCK], [0.0; BLOCK]);
-                    for (y, x) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
+                    for (y, x) in y.blocks(BLOCK).zip(x.chunks(BLOCK)) {
                         let x = T::widened(x, &mut from);
                         T::store(y, &mut to, |y| {
                             for (y, x) in y.iter_mut().zip(x) {
@@ -234,8 +234,8 @@ pub fn batch_norm_backward(
         ));
         let input = build::<T>(x.shape(), |dx| {
             let inputs = gradient.chunks(plane).zip(source.chunks(plane));
-            let tasks = dx.chunks_mut(plane).zip(inputs).collect();
-            for_each(tasks, |index, (dx, (dy, x)): (&mut [T], (&[T], &[T]))| {
+            let tasks = dx.chunks(plane).zip(inputs).collect();
+            for_each(tasks, |index, (dx, (dy, x)): (Unwritten<'_, T>, (&[T], &[T]))| {
                 let channel = index % c;
                 let (mean, inverse) = (mean[channel], inverse[channel]);
                 let (plain, weighted) = (sums[channel].0 / count, sums[channel].1 / count);
@@ -244,7 +244,7 @@ pub fn batch_norm_backward(
                     let mut buffers = [[0.0; BLOCK]; 3];
                     let [wide_dy, wide_x, to] = &mut buffers;
                     let inputs = dy.chunks(BLOCK).zip(x.chunks(BLOCK));
-                    for (dx, (dy, x)) in dx.chunks_mut(BLOCK).zip(inputs) {
+                    for (dx, (dy, x)) in dx.blocks(BLOCK).zip(inputs) {
                         let (dy, x) = (T::widened(dy, wide_dy), T::widened(x, wide_x));
                         T::store(dx, to, |dx| {
                             for (dx, (dy, x)) in dx.iter_mut().zip(dy.iter().zip(x)) {

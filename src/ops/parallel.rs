@@ -97,7 +97,7 @@ pub(crate) fn map_indices<R: Send + Copy>(
 }
 
 /// Cuts a share of work space into parts of these lengths.
-pub(crate) fn carve<const N: usize>(mut share: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+pub(crate) fn carve<T, const N: usize>(mut share: &mut [T], lengths: [usize; N]) -> [&mut [T]; N] {
     lengths.map(|length| {
         let (part, rest) = std::mem::take(&mut share).split_at_mut(length);
         share = rest;

@@ -119,15 +119,15 @@ CAST(bf16, __nv_bfloat16, f16, __half)
     }
 FOR_EACH_STORAGE(COUNT_NON_FINITE)
 
-// The end of a product that was made with an f32 result: adds the bias in f32, applies relu if it is asked for, rounds once.
+// The end of a product that was made with an f32 result: adds the bias in f32, rounds once.
 // product: rows × columns, bias: columns, or null for none, y: rows × columns. Geometry of for_each_in_planes.
 #define BIAS_ROUND(suffix, T)                                                                      \
     extern "C" __global__ void bias_round_##suffix(                                                \
-        const float* product, const T* bias, T* y, u32 rows, u32 columns, u32 relu) {              \
+        const float* product, const T* bias, T* y, u32 rows, u32 columns) {                        \
         for_each_in_planes(rows, columns, [&](u64 row, auto each) {                                \
             each([&](u32 i) {                                                                      \
                 const float sum = product[row * columns + i];                                      \
-                y[row * columns + i] = finish_product<T>(sum, bias ? bias + i : nullptr, relu);    \
+                y[row * columns + i] = finish_product<T>(sum, bias ? bias + i : nullptr);          \
             });                                                                                    \
         });                                                                                        \
     }

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::element::{Element, by_dtype};
-use super::host::{build, edit, expect_shape, first, view};
+use super::host::{Unwritten, build, edit, expect_shape, first, view};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
 use super::philox::{Philox, Random};
 
@@ -14,10 +14,10 @@ fn map(x: &Tensor, f: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Resul
     by_dtype!(x.dtype(), T => {
         let source = view::<T>(x)?;
         build::<T>(x.shape(), |y| {
-            let tasks = y.chunks_mut(CHUNK).zip(source.chunks(CHUNK)).collect();
-            for_each(tasks, |task, (y, x)| vectorized!({
+            let tasks = y.chunks(CHUNK).zip(source.chunks(CHUNK)).collect();
+            for_each(tasks, |task, (y, x): (Unwritten<'_, T>, &[T])| vectorized!({
                 let (mut from, mut to) = ([0.0; BLOCK], [0.0; BLOCK]);
-                for (block, (y, x)) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)).enumerate() {
+                for (block, (y, x)) in y.blocks(BLOCK).zip(x.chunks(BLOCK)).enumerate() {
                     let x = T::widened(x, &mut from);
                     T::store(y, &mut to, |y| f(task * CHUNK + block * BLOCK, x, y));
                 }
@@ -36,12 +36,12 @@ fn zip(
         let (left, right) = (view::<T>(a)?, view::<T>(b)?);
         build::<T>(a.shape(), |y| {
             let tasks =
-                y.chunks_mut(CHUNK).zip(left.chunks(CHUNK).zip(right.chunks(CHUNK))).collect();
-            for_each(tasks, |_, (y, (a, b))| vectorized!({
+                y.chunks(CHUNK).zip(left.chunks(CHUNK).zip(right.chunks(CHUNK))).collect();
+            for_each(tasks, |_, (y, (a, b)): (Unwritten<'_, T>, (&[T], &[T]))| vectorized!({
                 let mut buffers = [[0.0; BLOCK]; 3];
                 let [from, other, to] = &mut buffers;
                 let inputs = a.chunks(BLOCK).zip(b.chunks(BLOCK));
-                for (y, (a, b)) in y.chunks_mut(BLOCK).zip(inputs) {
+                for (y, (a, b)) in y.blocks(BLOCK).zip(inputs) {
                     let (a, b) = (T::widened(a, from), T::widened(b, other));
                     T::store(y, to, |y| f(a, b, y));
                 }

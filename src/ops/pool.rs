@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor, WithDType as _};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::element::{Element, by_dtype};
-use super::host::{buffer, build, expect_shape, view};
+use super::host::{Unwritten, build, expect_shape, view, zeroed};
 use super::parallel::{carve, for_each, sum, vectorized};
 
 /// Most tasks that the planes of a batch are worked on in; each has its share of the work space.
@@ -75,7 +75,7 @@ pub fn max_pool2d(x: &Tensor, side: usize) -> Result<(Tensor, Tensor)> {
     let (n, c, height, width) = x.dims4()?;
     let (shape, window) = Window::of([n, c, height, width], side)?;
     on_gpu!(x => cuda::max_pool2d(x, shape, side));
-    let mut places = vec![0_u8; n * c * window.out_plane()];
+    let mut places = zeroed::<u8>(n * c * window.out_plane())?;
     let y = by_planes(x, shape, window, &mut places, max_plane)?;
     Ok((y, Tensor::from_vec(places, shape.to_vec(), &Device::Cpu)?))
 }
@@ -96,7 +96,7 @@ fn max_plane(window: Window, x: &[f32], values: &mut [f32], (y, places): (&mut [
 }
 
 /// Planes of x with those of y and of what belongs to y, and work space.
-type Task<'a, T, P> = ((&'a [T], (&'a mut [T], &'a mut [P])), &'a mut [f32]);
+type Task<'a, T, P> = ((&'a [T], (Unwritten<'a, T>, &'a mut [P])), &'a mut [f32]);
 
 /// A tensor of the given shape of which `pool` computes each plane in f32 from the plane of x, with work space of the new
 /// plane's size, and what else belongs to it.
@@ -115,13 +115,13 @@ fn by_planes<P: Send>(
         let copies = usize::from(T::DTYPE != DType::F32);
         let lengths = [copies * plane, copies * out_plane, out_plane];
         let share = lengths.iter().sum();
-        let mut space = buffer::<f32>(share * TASKS);
+        let mut space = zeroed::<f32>(share * TASKS)?;
         build::<T>(shape.to_vec(), |y| {
-            let outputs = y.chunks_mut(planes * out_plane).zip(beside.chunks_mut(planes * out_plane));
+            let outputs = y.chunks(planes * out_plane).zip(beside.chunks_mut(planes * out_plane));
             let tasks = x.chunks(planes * plane).zip(outputs).zip(space.chunks_mut(share)).collect();
             for_each(tasks, |_, ((x, (y, beside)), space): Task<'_, T, P>| {
                 let [wide_x, wide_y, values] = carve(space, lengths);
-                let outputs = y.chunks_mut(out_plane).zip(beside.chunks_mut(out_plane));
+                let outputs = y.blocks(out_plane).zip(beside.chunks_mut(out_plane));
                 for (x, (y, beside)) in x.chunks(plane).zip(outputs) {
                     let x = vectorized!(T::widened(x, wide_x));
                     T::store(y, wide_y, |y| pool(window, x, values, (y, beside)));
@@ -153,9 +153,9 @@ pub fn max_pool2d_backward(
         build::<T>(shape.to_vec(), |dx| {
             let inputs = dy.chunks(planes * window.out_plane())
                 .zip(places.chunks(planes * window.out_plane()));
-            let tasks = dx.chunks_mut(planes * window.plane()).zip(inputs).collect();
-            for_each(tasks, |_, (dx, (dy, places)): (&mut [T], (&[T], &[u8]))| {
-                dx.fill(T::default());
+            let tasks = dx.chunks(planes * window.plane()).zip(inputs).collect();
+            for_each(tasks, |_, (dx, (dy, places)): (Unwritten<'_, T>, (&[T], &[u8]))| {
+                let dx = dx.filled(T::default());
                 let planes = dy.chunks(window.out_plane()).zip(places.chunks(window.out_plane()));
                 for (dx, (dy, places)) in dx.chunks_mut(window.plane()).zip(planes) {
                     let rows = dy.chunks(window.out_width()).zip(places.chunks(window.out_width()));
@@ -209,9 +209,9 @@ pub fn avg_pool2d_backward(dy: &Tensor, side: usize, shape: [usize; 4]) -> Resul
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
         build::<T>(shape.to_vec(), |dx| {
-            let tasks = dx.chunks_mut(window.plane()).zip(dy.chunks(window.out_plane())).collect();
-            for_each(tasks, |_, (dx, dy): (&mut [T], &[T])| {
-                dx.fill(T::default());
+            let tasks = dx.chunks(window.plane()).zip(dy.chunks(window.out_plane())).collect();
+            for_each(tasks, |_, (dx, dy): (Unwritten<'_, T>, &[T])| {
+                let dx = dx.filled(T::default());
                 let (mut wide, mut narrow) = ([0.0], [T::default()]);
                 let rows = dx.chunks_exact_mut(side * window.width);
                 for (dx, dy) in rows.zip(dy.chunks_exact(window.out_width())) {
@@ -238,7 +238,7 @@ pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
     on_gpu!(x => cuda::global_avg_pool(x));
     by_dtype!(x.dtype(), T => {
         let x = view::<T>(x)?;
-        let mut wide = vec![0.0; plane];
+        let mut wide = zeroed(plane)?;
         let means: Vec<f32> = x.chunks(plane)
             .map(|x| vectorized!(sum(T::widened(x, &mut wide)) / plane as f32))
             .collect();
@@ -258,10 +258,10 @@ pub fn global_avg_pool_backward(dy: &Tensor, shape: [usize; 4]) -> Result<Tensor
         let dy = view::<T>(dy)?;
         build::<T>(shape.to_vec(), |dx| {
             let (mut wide, mut narrow) = ([0.0], [T::default()]);
-            for (dx, dy) in dx.chunks_mut(plane).zip(dy.iter()) {
+            for (dx, dy) in dx.chunks(plane).zip(dy.iter()) {
                 T::widen(&[*dy], &mut wide);
                 T::narrow(&[wide[0] / plane as f32], &mut narrow);
-                dx.fill(narrow[0]);
+                dx.filled(narrow[0]);
             }
         })
     })

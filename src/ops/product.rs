@@ -1,14 +1,16 @@
 //! Matrix products, by gemmkit: operands in one type, sums in f32, one rounding.
+#![expect(unsafe_code, reason = "gemmkit writes to memory without values through pointers only")]
 
 use std::cell::{Cell, RefCell};
+use std::mem::MaybeUninit;
 
 use candle_core::{Error, Result, Tensor};
-use gemmkit::{Bias, MatMut, MatRef, Parallelism, Workspace};
+use gemmkit::{BiasDim, Parallelism, Workspace};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::element::{Element, by_dtype};
-use super::host::{build, expect_shape, view};
+use super::host::{Unwritten, build, expect_shape, view};
 use super::parallel::{alone, for_each, threads, vectorized};
 use crate::memory;
 use crate::units::Bytes;
@@ -61,17 +63,111 @@ pub(crate) fn workers() -> Parallelism {
     }
 }
 
+/// A matrix of a product.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    values: &'a [T],
+    rows: usize,
+    columns: usize,
+    /// Between a value and the one below it, and the one to its right.
+    strides: (isize, isize),
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// Values row after row.
+    ///
+    /// # Panics
+    /// When there are too few.
+    pub(crate) fn by_rows(values: &'a [T], rows: usize, columns: usize) -> Self {
+        assert!(values.len() >= rows * columns, "a matrix of too few values");
+        Self { values, rows, columns, strides: (columns.cast_signed(), 1) }
+    }
+
+    /// Values column after column.
+    ///
+    /// # Panics
+    /// As [`Matrix::by_rows`].
+    pub(crate) fn by_columns(values: &'a [T], rows: usize, columns: usize) -> Self {
+        assert!(values.len() >= rows * columns, "a matrix of too few values");
+        Self { values, rows, columns, strides: (1, rows.cast_signed()) }
+    }
+}
+
+/// What is added to a product: one value a row or a column.
+#[derive(Clone, Copy)]
+pub(crate) enum Bias<'a, T> {
+    /// One for each row.
+    PerRow(&'a [T]),
+    /// One for each column.
+    PerColumn(&'a [T]),
+}
+
 /// `out = a × b + bias`, rounded once; `out` is row-major.
 pub(crate) fn product<T: Element>(
-    a: MatRef<'_, T>,
-    b: MatRef<'_, T>,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
     bias: Option<Bias<'_, T>>,
-    out: &mut [T],
+    out: Unwritten<'_, T>,
     workers: Parallelism,
 ) {
-    let out = MatMut::from_row_major(out, a.rows(), b.cols());
-    let multiply = |space: &mut Workspace| {
-        gemmkit::gemm_fused_with(space, one(), a, b, T::default(), out, bias, None, workers);
+    // SAFETY: a product writes all of its values.
+    unsafe { out.written_by(|out| _ = product_into(a, b, bias, out, workers)) };
+}
+
+/// As [`product`], to work space, which then holds the result.
+///
+/// # Panics
+/// When the sizes do not go together.
+pub(crate) fn product_into<'a, T: Element>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    bias: Option<Bias<'_, T>>,
+    out: &'a mut [MaybeUninit<T>],
+    workers: Parallelism,
+) -> &'a mut [T] {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
+    assert!(b.rows == k && k > 0 && out.len() == m * n, "a product of sizes that do not fit");
+    let (bias, dim) = match bias {
+        None => (None, BiasDim::PerRow),
+        Some(Bias::PerRow(bias)) => (Some((bias, m)), BiasDim::PerRow),
+        Some(Bias::PerColumn(bias)) => (Some((bias, n)), BiasDim::PerCol),
+    };
+    assert!(bias.is_none_or(|(bias, len)| bias.len() == len), "a bias of another length");
+    let (one, zero) = (one::<T>(), T::default());
+    let ((rows_a, columns_a), (rows_b, columns_b)) = (a.strides, b.strides);
+    let (a, b) = (a.values.as_ptr(), b.values.as_ptr());
+    let (to, row) = (out.as_mut_ptr().cast::<T>(), n.cast_signed());
+    // SAFETY: both matrices hold their rows and columns, and `out` and the bias are of the result's size, as was asserted;
+    // `out` is borrowed mutably, so that it overlaps nothing. With a beta of 0 gemmkit only writes to it, and writes all of it.
+    let multiply = |space: &mut Workspace| unsafe {
+        match bias {
+            Some((bias, _)) => gemmkit::gemm_fused_unchecked_with(
+                space,
+                m,
+                k,
+                n,
+                one,
+                a,
+                rows_a,
+                columns_a,
+                b,
+                rows_b,
+                columns_b,
+                zero,
+                to,
+                row,
+                1,
+                bias.as_ptr(),
+                dim,
+                true,
+                None,
+                workers,
+            ),
+            None => gemmkit::gemm_unchecked_with(
+                space, m, k, n, one, a, rows_a, columns_a, b, rows_b, columns_b, zero, to, row, 1,
+                workers,
+            ),
+        }
     };
     memory::work_space(|| {
         WORK_SPACE.with(|space| match space.try_borrow_mut() {
@@ -80,6 +176,8 @@ pub(crate) fn product<T: Element>(
             Err(_) => multiply(&mut Workspace::new()),
         });
     });
+    // SAFETY: the product wrote all of it.
+    unsafe { out.assume_init_mut() }
 }
 
 /// The memory into which the products of `work` pack their operands, with this thread alone: with more threads each has some of
@@ -118,9 +216,9 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, how: Operands) -> Resu
         let (x, w) = (view::<T>(x)?, view::<T>(w)?);
         let b = b.map(view::<T>).transpose()?;
         build::<T>((n, outputs), |y| product(
-            MatRef::from_row_major(&x, n, inputs),
-            MatRef::from_col_major(&w, inputs, outputs),
-            b.as_deref().map(Bias::PerCol),
+            Matrix::by_rows(&x, n, inputs),
+            Matrix::by_columns(&w, inputs, outputs),
+            b.as_deref().map(Bias::PerColumn),
             y,
             workers(),
         ))
@@ -140,8 +238,8 @@ pub fn linear_input_gradient(dy: &Tensor, w: &Tensor, how: Operands) -> Result<T
     by_dtype!(dy.dtype(), T => {
         let (dy, w) = (view::<T>(dy)?, view::<T>(w)?);
         build::<T>((n, inputs), |dx| product(
-            MatRef::from_row_major(&dy, n, outputs),
-            MatRef::from_row_major(&w, outputs, inputs),
+            Matrix::by_rows(&dy, n, outputs),
+            Matrix::by_rows(&w, outputs, inputs),
             None,
             dx,
             workers(),
@@ -162,8 +260,8 @@ pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor, how: Operands) -> Result<
     by_dtype!(dy.dtype(), T => {
         let (dy, x) = (view::<T>(dy)?, view::<T>(x)?);
         build::<T>((outputs, inputs), |dw| product(
-            MatRef::from_col_major(&dy, outputs, n),
-            MatRef::from_row_major(&x, n, inputs),
+            Matrix::by_columns(&dy, outputs, n),
+            Matrix::by_rows(&x, n, inputs),
             None,
             dw,
             workers(),
@@ -182,8 +280,9 @@ pub fn column_sums(dy: &Tensor) -> Result<Tensor> {
     by_dtype!(dy.dtype(), T => {
         let dy = view::<T>(dy)?;
         build::<T>(outputs, |sums| {
-            let tasks = sums.chunks_mut(COLUMNS).collect();
-            for_each(tasks, |task, sums: &mut [T]| vectorized!({
+            let tasks = sums.chunks(COLUMNS).collect();
+            for_each(tasks, |task, sums: Unwritten<'_, T>| vectorized!({
+                let sums = sums.filled(T::default());
                 let mut wide = [0.0; COLUMNS];
                 let mut total = [0.0_f32; COLUMNS];
                 let start = task * COLUMNS;

@@ -51,16 +51,16 @@ __device__ inline void count_exponent(BlockTally& tally, float value) {
 }
 
 // Counts what rounding did to a value. One that was infinite before is no overflow; a finite one that became NaN counts as
-// both, where the format answers overflow with NaN.
-__device__ inline void count_rounding(BlockTally& tally, float before, float after, float min_normal) {
+// both, where the format answers overflow with NaN; one that was held at the largest value, where it saturates, has overflowed.
+__device__ inline void count_rounding(BlockTally& tally, const Rounder& rounder, float before, float after) {
     const float magnitude = fabsf(after);
-    if (fabsf(before) < infinity() && !(magnitude < infinity())) {
+    if (rounder.overflows(before)) {
         atomicAdd(&tally.overflow, 1u);
     }
     if (before != 0.0f && magnitude == 0.0f) {
         atomicAdd(&tally.underflow, 1u);
     }
-    if (magnitude > 0.0f && magnitude < min_normal) {
+    if (magnitude > 0.0f && magnitude < __int_as_float(rounder.min_normal)) {
         atomicAdd(&tally.subnormal, 1u);
     }
     if (is_nan(after)) {
@@ -95,12 +95,11 @@ __device__ void tally_values(u64 count, Tally* tally, F count_value) {
 
 // values = values rounded, and what that did is added to *tally. One-dimensional, any geometry.
 extern "C" __global__ void round_census(float* values, u64 count, Rounder rounder, Tally* tally) {
-    const float min_normal = __int_as_float(rounder.min_normal);
     tally_values(count, tally, [&](BlockTally& shared, u64 i) {
         const float before = values[i];
         const float after = rounder.round(before);
         count_exponent(shared, before);
-        count_rounding(shared, before, after, min_normal);
+        count_rounding(shared, rounder, before, after);
         values[i] = after;
     });
 }

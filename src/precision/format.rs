@@ -7,6 +7,9 @@ use super::Rounder;
 
 /// A binary floating-point format of at most 32 bits: one sign bit, then exponent, then mantissa, with subnormals.
 ///
+/// Text form: a name of [`Format::NAMED`] or `eXmY`. `-sat` behind one that is emulated asks for saturation: what is
+/// beyond the largest finite value becomes that value, with its sign.
+///
 /// Two formats are equal when they have the same numbers *and* the same name: `e5m10` has the numbers of [`Format::F16`],
 /// but it is the emulated form, kept in f32, and `f16` is the native one, stored in 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,22 +17,39 @@ pub struct Format {
     name: Option<&'static str>,
     exponent_bits: u8,
     mantissa_bits: u8,
+    top: Top,
     overflow: Overflow,
 }
 
-/// What a value beyond the largest finite one rounds to.
+/// What the codes with the largest exponent are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Top {
+    /// Infinity and NaN, as in IEEE 754.
+    Specials,
+    /// Numbers, but for the last one, which is NaN.
+    OneNan,
+    /// Numbers.
+    Numbers,
+}
+
+/// What a value beyond the largest finite one rounds to. Infinity counts as such a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overflow {
     /// ±∞, as in IEEE 754.
     Infinity,
     /// NaN: the format has no infinity (fp8 e4m3 of the Open Compute Project).
     Nan,
+    /// The largest finite value with the sign: saturation.
+    Largest,
 }
+
+/// What a format's text ends with where it saturates and another mode is its plain one.
+const SATURATING: &str = "-sat";
 
 /// A format's name that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown format \"{0}\"; known: f32, tf32, f16, bf16, fp8-e4m3, fp8-e5m2, and eXmY with 2 to 8 exponent and 1 to 23 mantissa bits"
+    "unknown format \"{0}\"; known: f32, tf32, f16, bf16, fp8-e4m3, fp8-e5m2, fp6-e3m2, fp6-e2m3, fp4-e2m1, and eXmY with 2 to 8 exponent and 1 to 23 mantissa bits; fp8-… and eXmY also with -sat behind, to saturate"
 )]
 pub struct FormatError(pub String);
 
@@ -43,27 +63,53 @@ impl Format {
     /// bfloat16.
     pub const BF16: Self = Self::named("bf16", 8, 7);
     /// OCP 8-bit floating point, E4M3: no infinity, and NaN only where exponent and mantissa are all ones.
-    pub const FP8_E4M3: Self = Self { overflow: Overflow::Nan, ..Self::named("fp8-e4m3", 4, 3) };
+    pub const FP8_E4M3: Self =
+        Self { top: Top::OneNan, overflow: Overflow::Nan, ..Self::named("fp8-e4m3", 4, 3) };
     /// OCP 8-bit floating point, E5M2.
     pub const FP8_E5M2: Self = Self::named("fp8-e5m2", 5, 2);
+    /// The 6-bit element of the OCP's microscaling formats with the wider range. It has neither infinity nor NaN.
+    pub const FP6_E3M2: Self = Self::element("fp6-e3m2", 3, 2);
+    /// The 6-bit element of the OCP's microscaling formats with the finer steps. It has neither infinity nor NaN.
+    pub const FP6_E2M3: Self = Self::element("fp6-e2m3", 2, 3);
+    /// The 4-bit element of the OCP's microscaling formats. It has neither infinity nor NaN.
+    pub const FP4_E2M1: Self = Self::element("fp4-e2m1", 2, 1);
 
     /// The formats that have a name, from wide to narrow.
-    pub const NAMED: [Self; 6] =
-        [Self::F32, Self::TF32, Self::F16, Self::BF16, Self::FP8_E4M3, Self::FP8_E5M2];
+    pub const NAMED: [Self; 9] = [
+        Self::F32,
+        Self::TF32,
+        Self::F16,
+        Self::BF16,
+        Self::FP8_E4M3,
+        Self::FP8_E5M2,
+        Self::FP6_E3M2,
+        Self::FP6_E2M3,
+        Self::FP4_E2M1,
+    ];
 
     const fn named(name: &'static str, exponent_bits: u8, mantissa_bits: u8) -> Self {
-        Self { name: Some(name), exponent_bits, mantissa_bits, overflow: Overflow::Infinity }
+        let (top, overflow) = (Top::Specials, Overflow::Infinity);
+        Self { name: Some(name), exponent_bits, mantissa_bits, top, overflow }
+    }
+
+    /// OCP Microscaling Formats 1.0, section 5.3: every code is a number, and conversions saturate.
+    const fn element(name: &'static str, exponent_bits: u8, mantissa_bits: u8) -> Self {
+        let plain = Self::named(name, exponent_bits, mantissa_bits);
+        Self { top: Top::Numbers, overflow: Overflow::Largest, ..plain }
     }
 
     /// The emulated format `eXmY`, built as IEEE 754 builds its own: the largest exponent is for infinity and NaN.
     /// None outside 2 to 8 exponent bits and 1 to 23 mantissa bits, where f32 could not hold every value.
     pub fn ieee(exponent_bits: u8, mantissa_bits: u8) -> Option<Self> {
-        ((2..=8).contains(&exponent_bits) && (1..=23).contains(&mantissa_bits)).then_some(Self {
-            name: None,
-            exponent_bits,
-            mantissa_bits,
-            overflow: Overflow::Infinity,
-        })
+        ((2..=8).contains(&exponent_bits) && (1..=23).contains(&mantissa_bits))
+            .then_some(Self { name: None, ..Self::named("", exponent_bits, mantissa_bits) })
+    }
+
+    /// The format with saturation instead of infinities or NaNs; none where it saturates already, and of the formats that
+    /// a device may compute in itself.
+    pub fn saturating(self) -> Option<Self> {
+        let emulated = !self.has_arithmetic(true) && self.overflow != Overflow::Largest;
+        emulated.then_some(Self { overflow: Overflow::Largest, ..self })
     }
 
     /// Bits of the exponent.
@@ -104,9 +150,10 @@ impl Format {
 
     /// The largest finite value.
     pub fn max_finite(self) -> f64 {
-        match self.overflow {
-            Overflow::Infinity => (2.0 - self.epsilon()) * power_of_two(self.bias()),
-            Overflow::Nan => (2.0 - 2.0 * self.epsilon()) * power_of_two(self.bias() + 1),
+        match self.top {
+            Top::Specials => (2.0 - self.epsilon()) * power_of_two(self.bias()),
+            Top::OneNan => (2.0 - 2.0 * self.epsilon()) * power_of_two(self.bias() + 1),
+            Top::Numbers => (2.0 - self.epsilon()) * power_of_two(self.bias() + 1),
         }
     }
 
@@ -131,43 +178,6 @@ impl Format {
     pub fn round(self, value: f32) -> f32 {
         Rounder::new(self).round(value)
     }
-
-    /// Rounds to one of the two neighbouring values of the format: away from zero when `random`, as a fraction of
-    /// 2^32, is below the fraction of the gap that `value` is past the neighbour nearer to zero.
-    ///
-    /// Where the gap spans d bits of the value's f32 mantissa, the upper d of the 32 random bits decide, and the
-    /// probability is exact; that is so for every normal result. Far below the smallest subnormal d exceeds 32, and
-    /// the probability is cut to a multiple of 2^-32. A value of the format comes back unchanged for any `random`.
-    /// One step past the largest finite value counts as overflow. NaN stays NaN, and infinity as in [`Format::round`].
-    pub fn round_stochastic(self, value: f32, random: u32) -> f32 {
-        if !value.is_finite() {
-            return self.round(value);
-        }
-        let magnitude = value.abs().to_bits();
-        let stored_exponent = (magnitude >> 23).max(1).cast_signed();
-        let implicit = u32::from(magnitude >> 23 > 0) << 23;
-        let significand = u64::from((magnitude & 0x007f_ffff) | implicit);
-
-        // In units of 2^exponent, f32's significand is an integer and the format's values are multiples of 2^dropped.
-        let gap_exponent =
-            (stored_exponent - 127).max(1 - self.bias()) - self.mantissa_bits().cast_signed();
-        let dropped = gap_exponent - (stored_exponent - 150);
-        // A significand has 24 bits, so that past 56 dropped bits nothing is left of it at 2^-32.
-        let fixed_point = (significand << 32) >> dropped.min(56);
-        let fraction = fixed_point & 0xffff_ffff;
-        let steps = (fixed_point >> 32) + u64::from(u64::from(random) < fraction);
-
-        let rounded = steps as f64 * power_of_two(gap_exponent);
-        let bounded = if rounded <= self.max_finite() {
-            rounded as f32
-        } else {
-            match self.overflow {
-                Overflow::Infinity => f32::INFINITY,
-                Overflow::Nan => f32::NAN,
-            }
-        };
-        bounded.copysign(value)
-    }
 }
 
 /// 2^`exponent`, exactly. The exponent must be one of a normal f64, as every exponent of these formats is.
@@ -177,24 +187,27 @@ fn power_of_two(exponent: i32) -> f64 {
 
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name {
-            Some(name) => f.pad(name),
-            None => f.pad(&format!("e{}m{}", self.exponent_bits, self.mantissa_bits)),
-        }
+        let numbered = || format!("e{}m{}", self.exponent_bits, self.mantissa_bits);
+        let plain = self.name.map_or_else(numbered, str::to_owned);
+        let saturates = self.overflow == Overflow::Largest && self.top != Top::Numbers;
+        f.pad(&(plain + if saturates { SATURATING } else { "" }))
     }
 }
 
 impl FromStr for Format {
     type Err = FormatError;
     fn from_str(text: &str) -> Result<Self, FormatError> {
+        let (plain, saturates) =
+            text.strip_suffix(SATURATING).map_or((text, false), |plain| (plain, true));
         let numbered = || {
-            let (exponent, mantissa) = text.strip_prefix('e')?.split_once('m')?;
+            let (exponent, mantissa) = plain.strip_prefix('e')?.split_once('m')?;
             Self::ieee(exponent.parse().ok()?, mantissa.parse().ok()?)
         };
         Self::NAMED
             .into_iter()
-            .find(|format| format.name == Some(text))
+            .find(|format| format.name == Some(plain))
             .or_else(numbered)
+            .and_then(|format| if saturates { format.saturating() } else { Some(format) })
             // `e05m+2` has the numbers of a format, but one format has one text.
             .filter(|format| format.to_string() == text)
             .ok_or_else(|| FormatError(text.to_owned()))
@@ -211,6 +224,12 @@ mod tests {
         let numbered = (2..=8).flat_map(|x| (1..=23).filter_map(move |y| Format::ieee(x, y)));
         for format in Format::NAMED.into_iter().chain(numbered) {
             assert_eq!(format.to_string().parse(), Ok(format));
+            if let Some(saturating) = format.saturating() {
+                assert_eq!(saturating.to_string(), format!("{format}-sat"));
+                assert_eq!(saturating.to_string().parse(), Ok(saturating));
+                assert_eq!(saturating.max_finite(), format.max_finite());
+                assert!(saturating != format && saturating.saturating().is_none());
+            }
         }
         assert_eq!(Format::ieee(5, 10).unwrap().to_string(), "e5m10");
         assert_ne!(Format::ieee(5, 10).unwrap(), Format::F16);
@@ -220,8 +239,27 @@ mod tests {
     #[test]
     fn a_text_that_is_no_format_names_the_known_ones() {
         for text in [
-            "", "F32", "f64", "fp16", "e4", "m3", "e1m2", "e9m2", "e5m0", "e5m24", "e05m2",
-            "e+5m2", "e5m2 ",
+            "",
+            "F32",
+            "f64",
+            "fp16",
+            "e4",
+            "m3",
+            "e1m2",
+            "e9m2",
+            "e5m0",
+            "e5m24",
+            "e05m2",
+            "e+5m2",
+            "e5m2 ",
+            "f32-sat",
+            "tf32-sat",
+            "f16-sat",
+            "bf16-sat",
+            "fp4-e2m1-sat",
+            "fp8-e4m3-sat-sat",
+            "-sat",
+            "e5m2-SAT",
         ] {
             let message = text.parse::<Format>().unwrap_err().to_string();
             assert!(message.contains(&format!("\"{text}\"")), "{message}");
@@ -231,7 +269,8 @@ mod tests {
         }
     }
 
-    /// From `PyTorch` 2.15, but for tf32 and e2m1, which are from the definition:
+    /// From `PyTorch` 2.15, but for tf32 and e2m1, which are from the definition, and for the last three, which are from
+    /// OCP Microscaling Formats 1.0, tables 4 and 5, and the same in `ml_dtypes` 0.6 (`float6_e3m2fn`, …):
     /// ```python
     /// for t in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
     ///     f = torch.finfo(t); print(f.bits, f.max, f.smallest_normal, f.smallest_normal * f.eps, f.eps)
@@ -247,6 +286,11 @@ mod tests {
             ("fp8-e4m3", 8, 7, 448.0, 0.015_625, 0.001_953_125, 0.125),
             ("fp8-e5m2", 8, 15, 57344.0, 0.000_061_035_156_25, 0.000_015_258_789_062_5, 0.25),
             ("e2m1", 4, 1, 3.0, 1.0, 0.5, 0.5),
+            ("fp8-e4m3-sat", 8, 7, 448.0, 0.015_625, 0.001_953_125, 0.125),
+            ("e2m1-sat", 4, 1, 3.0, 1.0, 0.5, 0.5),
+            ("fp6-e3m2", 6, 3, 28.0, 0.25, 0.0625, 0.25),
+            ("fp6-e2m3", 6, 1, 7.5, 1.0, 0.125, 0.125),
+            ("fp4-e2m1", 4, 1, 6.0, 1.0, 0.5, 0.5),
         ];
         for (name, bits, bias, max, min_normal, min_subnormal, epsilon) in table {
             let format: Format = name.parse().unwrap();
@@ -270,10 +314,15 @@ mod tests {
 
     #[test]
     fn what_is_native_and_what_overflow_does() {
+        use Overflow::{Infinity, Largest, Nan};
         let native = Format::NAMED.map(Format::is_native);
-        assert_eq!(native, [true, false, true, true, false, false]);
-        assert!(!Format::ieee(5, 10).unwrap().is_native());
-        let overflow = Format::NAMED.map(|format| format.overflow() == Overflow::Nan);
-        assert_eq!(overflow, [false, false, false, false, true, false]);
+        assert_eq!(native, [true, false, true, true, false, false, false, false, false]);
+        for text in ["e5m10", "e5m10-sat", "e8m23-sat"] {
+            assert!(!text.parse::<Format>().unwrap().is_native(), "{text}");
+        }
+        let overflow = Format::NAMED.map(Format::overflow);
+        let [ieee, elements] = [[Infinity; 4], [Largest; 4]];
+        assert_eq!((&overflow[..4], &overflow[4..6]), (&ieee[..], &[Nan, Infinity][..]));
+        assert_eq!(overflow[6..], elements[..3]);
     }
 }

@@ -259,6 +259,9 @@ mod tests {
         for text in [
             "params=f32,compute=fp8-e4m3,reduce=f32,scale=static:128",
             "params=e5m10,compute=e5m10,reduce=f32,scale=none",
+            "params=f32,compute=fp8-e4m3-sat,reduce=f32,scale=none",
+            "params=e5m2-sat,compute=e5m2-sat,reduce=f32,scale=none",
+            "params=f32,compute=fp4-e2m1,reduce=f32,scale=none",
             "params=f32,compute=e5m10,reduce=f32,scale=dynamic:init=1024:interval=200",
         ] {
             let policy: Policy = text.parse().unwrap();
@@ -281,7 +284,7 @@ mod tests {
     #[test]
     fn a_wrong_text_says_what_is_wrong() {
         let known = "known: fp32, tf32, fp16-mixed, bf16-mixed, fp16-true, bf16-true, or a text such as params=f32,compute=f16,reduce=f32,scale=dynamic";
-        let formats = "known: f32, tf32, f16, bf16, fp8-e4m3, fp8-e5m2, and eXmY with 2 to 8 exponent and 1 to 23 mantissa bits";
+        let formats = "known: f32, tf32, f16, bf16, fp8-e4m3, fp8-e5m2, fp6-e3m2, fp6-e2m3, fp4-e2m1, and eXmY with 2 to 8 exponent and 1 to 23 mantissa bits; fp8-… and eXmY also with -sat behind, to saturate";
         for (text, expected) in [
             ("fp8", format!("unknown policy \"fp8\"; {known}")),
             ("", format!("unknown policy \"\"; {known}")),

@@ -47,6 +47,7 @@ impl Rounder {
             overflow: match format.overflow() {
                 Overflow::Infinity => INFINITY,
                 Overflow::Nan => NAN,
+                Overflow::Largest => (format.max_finite() as f32).to_bits().cast_signed(),
             },
         }
     }
@@ -55,17 +56,28 @@ impl Rounder {
     #[inline]
     pub fn round(self, value: f32) -> f32 {
         let bits = value.to_bits().cast_signed();
-        let magnitude = bits & MAGNITUDE;
+        let rounded = self.unbounded(value);
+        let bounded = if rounded > self.max_finite { self.overflow } else { rounded };
+        let result = if bits & MAGNITUDE > INFINITY { NAN } else { bounded };
+        f32::from_bits((result | (bits & !MAGNITUDE)).cast_unsigned())
+    }
 
+    /// Whether `value` is finite, and rounds to more than the largest finite value of the format: to infinity or NaN, or
+    /// to that value where the format saturates.
+    #[inline]
+    pub fn overflows(self, value: f32) -> bool {
+        let magnitude = value.to_bits().cast_signed() & MAGNITUDE;
+        (magnitude < INFINITY) & (self.unbounded(value) > self.max_finite)
+    }
+
+    /// The magnitude rounded as if the exponent had no end; of a NaN, anything.
+    #[inline(always)]
+    fn unbounded(self, value: f32) -> i32 {
+        let magnitude = value.to_bits().cast_signed() & MAGNITUDE;
         let odd = (magnitude >> self.dropped_bits) & self.parity;
         let normal = magnitude.wrapping_add(self.below_half + odd) & self.kept;
         let subnormal = (value.abs() + self.subnormal_shift) - self.subnormal_shift;
-        let rounded =
-            if magnitude < self.min_normal { subnormal.to_bits().cast_signed() } else { normal };
-
-        let bounded = if rounded > self.max_finite { self.overflow } else { rounded };
-        let result = if magnitude > INFINITY { NAN } else { bounded };
-        f32::from_bits((result | (bits & !MAGNITUDE)).cast_unsigned())
+        if magnitude < self.min_normal { subnormal.to_bits().cast_signed() } else { normal }
     }
 }
 
@@ -138,28 +150,68 @@ mod tests {
     /// The definition in f64, where every step is exact: count the value in units of the gap between the format's
     /// values around it, round that to an integer, ties to even, and look whether the result is too large.
     fn oracle(format: Format, value: f32) -> f32 {
-        if !value.is_finite() || value == 0.0 {
-            return if value.is_infinite() && format.overflow() == Overflow::Nan {
-                f32::NAN
-            } else {
-                value
-            };
+        let (name, saturates) = match format.to_string() {
+            name if name.ends_with("-sat") => (name.replace("-sat", ""), true),
+            name => (name.clone(), name.starts_with("fp6-") || name.starts_with("fp4-")),
+        };
+        // The largest finite value and the first one that would follow it, by the definitions.
+        let bias = (1 << (format.exponent_bits() - 1)) - 1;
+        let gap = 2f64.powi(-format.mantissa_bits().cast_signed());
+        let (largest, too_large) = match &*name {
+            "fp8-e4m3" => (448.0, 480.0),
+            "fp4-e2m1" => (6.0, 8.0),
+            "fp6-e2m3" => (7.5, 8.0),
+            "fp6-e3m2" => (28.0, 32.0),
+            _ => ((2.0 - gap) * 2f64.powi(bias), 2f64.powi(bias + 1)),
+        };
+        let beyond = match &*name {
+            _ if saturates => largest as f32,
+            "fp8-e4m3" => f32::NAN,
+            _ => f32::INFINITY,
+        };
+        if value.is_nan() || value == 0.0 {
+            return value;
+        }
+        if value.is_infinite() {
+            return beyond.copysign(value);
         }
         let wide = f64::from(value);
         let exponent = i32::try_from((wide.to_bits() >> 52) & 0x7ff).unwrap() - 1023;
-        let bias = (1 << (format.exponent_bits() - 1)) - 1;
         let gap = 2f64.powi(exponent.max(1 - bias) - format.mantissa_bits().cast_signed());
         let rounded = (wide / gap).round_ties_even() * gap;
-        let too_large = match format.overflow() {
-            Overflow::Infinity => 2f64.powi(bias + 1),
-            Overflow::Nan => 480.0,
-        };
-        match format.overflow() {
-            _ if rounded.abs() < too_large => rounded as f32,
-            Overflow::Infinity => f32::INFINITY.copysign(value),
-            Overflow::Nan => f32::NAN,
-        }
+        if rounded.abs() < too_large { rounded as f32 } else { beyond.copysign(value) }
     }
+
+    /// The formats that random values are rounded to.
+    const NAMES: [&str; 27] = [
+        "f32",
+        "tf32",
+        "f16",
+        "bf16",
+        "fp8-e4m3",
+        "fp8-e5m2",
+        "e2m1",
+        "e2m3",
+        "e2m23",
+        "e3m2",
+        "e4m3",
+        "e5m2",
+        "e5m10",
+        "e6m9",
+        "e7m1",
+        "e7m23",
+        "e8m1",
+        "e8m22",
+        "e8m23",
+        "fp4-e2m1",
+        "fp6-e2m3",
+        "fp6-e3m2",
+        "fp8-e4m3-sat",
+        "fp8-e5m2-sat",
+        "e2m1-sat",
+        "e5m10-sat",
+        "e8m23-sat",
+    ];
 
     /// Any f32 at all; values from far below the smallest subnormal to past the largest value; and of these the ones
     /// with few mantissa bits, which are often ties.
@@ -177,14 +229,33 @@ mod tests {
 
     #[test]
     fn random_bit_patterns_round_as_the_definition_in_f64() {
-        for name in [
-            "f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2", "e2m1", "e2m3", "e2m23", "e3m2",
-            "e4m3", "e5m2", "e5m10", "e6m9", "e7m1", "e7m23", "e8m1", "e8m22", "e8m23",
-        ] {
+        for name in NAMES {
             let format = format(name);
             let rounder = Rounder::new(format);
             for value in probes(format).flat_map(around) {
-                same(rounder.round(value), oracle(format, value), format_args!("{name} {value:e}"));
+                let expected = oracle(format, value);
+                same(rounder.round(value), expected, format_args!("{name} {value:e}"));
+            }
+        }
+    }
+
+    /// A finite value overflows where its nearest one, had the exponent one more value, is past the largest.
+    #[test]
+    fn what_overflows_is_finite_and_rounds_past_the_largest_value() {
+        for name in NAMES {
+            let format = format(name);
+            let rounder = Rounder::new(format);
+            for value in probes(format).flat_map(around) {
+                let half_a_gap = 2f64.powi(
+                    format.max_finite().log2().floor() as i32 - 1 - format.mantissa_bits() as i32,
+                );
+                let limit = format.max_finite() + half_a_gap;
+                // At the limit itself, the even neighbour: only e4m3's largest value has an even mantissa.
+                let magnitude = f64::from(value).abs();
+                let overflows =
+                    magnitude > limit || (magnitude == limit && !name.starts_with("fp8-e4m3"));
+                let expected = value.is_finite() && overflows;
+                assert_eq!(rounder.overflows(value), expected, "{name} {value:e}");
             }
         }
     }
@@ -281,6 +352,13 @@ mod tests {
             ("fp8-e5m2", 61440f32.next_down(), 57344.0, 61440.0, f32::INFINITY),
             ("fp8-e4m3", 464.0, 448.0, 464f32.next_up(), f32::NAN),
             ("e2m1", 3.5f32.next_down(), 3.0, 3.5, f32::INFINITY),
+            ("fp8-e5m2-sat", 61440f32.next_down(), 57344.0, 61440.0, 57344.0),
+            ("fp8-e4m3-sat", 464.0, 448.0, 464f32.next_up(), 448.0),
+            ("fp8-e4m3-sat", 480.0, 448.0, f32::INFINITY, 448.0),
+            ("e2m1-sat", 3.5f32.next_down(), 3.0, 3.5, 3.0),
+            ("fp4-e2m1", 6.5, 6.0, f32::INFINITY, 6.0),
+            ("fp6-e2m3", 7.75, 7.5, f32::MAX, 7.5),
+            ("fp6-e3m2", 30.0, 28.0, f32::INFINITY, 28.0),
         ];
         for (name, last, largest, first, beyond) in table {
             same(format(name).round(last), largest, name);
@@ -290,69 +368,84 @@ mod tests {
         }
     }
 
+    /// All values of the elements of OCP Microscaling Formats 1.0, section 5.3, from 0 on. By `ml_dtypes` 0.6:
+    /// ```python
+    /// for t in (ml_dtypes.float4_e2m1fn, ml_dtypes.float6_e2m3fn, ml_dtypes.float6_e3m2fn):
+    ///     n = 2 ** (ml_dtypes.finfo(t).bits - 1)
+    ///     print(np.arange(n, dtype=np.uint8).view(t).astype(np.float32).tolist())
+    /// ```
     #[test]
-    fn stochastic_rounding_is_exact_over_all_words_that_matter() {
-        // (format, value, the neighbour nearer to zero, the other one, bits that decide, words that round away)
-        let bf16_gap = 2f32.powi(-7);
+    fn elements_of_microscaling_formats_round_to_the_nearest_of_the_published_values() {
         #[rustfmt::skip]
-        let table = [
-            ("bf16", 1.0 + 2f32.powi(-9), 1.0, 1.0 + bf16_gap, 16, 16384),
-            ("bf16", -1.0 - 2f32.powi(-23), -1.0, -1.0 - bf16_gap, 16, 1),
-            ("bf16", f32::from_bits(0x0001_8000), f32::from_bits(0x0001_0000), f32::from_bits(0x0002_0000), 16, 32768),
-            ("f16", 65504.0 + 8.0, 65504.0, f32::INFINITY, 13, 2048),
-            ("f16", 2f32.powi(-26), 0.0, 2f32.powi(-24), 13, 2048),
-            ("fp8-e4m3", 456.0, 448.0, f32::NAN, 12, 1024),
-            ("fp8-e4m3", -2f32.powi(-9) * 1.75, -2f32.powi(-9), -2f32.powi(-8), 12, 3072),
-            ("e2m1", 0.125, 0.0, 0.5, 10, 256),
+        let table: [(&str, &[f32]); 3] = [
+            ("fp4-e2m1", &[0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]),
+            ("fp6-e2m3", &[
+                0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75, 1.875,
+                2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 7.5,
+            ]),
+            ("fp6-e3m2", &[
+                0.0, 0.0625, 0.125, 0.1875, 0.25, 0.3125, 0.375, 0.4375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5, 1.75,
+                2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 28.0,
+            ]),
         ];
-        for (name, value, inner, outer, bits, expected) in table {
-            let mut away = 0;
-            for word in 0..1u32 << bits {
-                let rounded = format(name).round_stochastic(value, word << (32 - bits));
-                let is_outer =
-                    rounded.to_bits() == outer.to_bits() || (rounded.is_nan() && outer.is_nan());
-                assert!(
-                    is_outer || rounded.to_bits() == inner.to_bits(),
-                    "{name} {value:e}: {rounded:e}"
-                );
-                away += u32::from(is_outer);
+        for (name, values) in table {
+            let format = format(name);
+            assert_eq!(values.len(), 1 << (format.bits() - 1), "{name}");
+            for sign in [1.0, -1.0] {
+                let check = |value: f32, nearest: f32| {
+                    same(
+                        format.round(sign * value),
+                        sign * nearest,
+                        format_args!("{name} {value}"),
+                    );
+                };
+                for (code, &value) in values.iter().enumerate() {
+                    check(value, value);
+                    let Some(&next) = values.get(code + 1) else {
+                        // There is nothing past the last value: it is the nearest of all that are larger.
+                        for larger in [value.next_up(), 1.1 * value, 1e30, f32::INFINITY] {
+                            check(larger, value);
+                        }
+                        continue;
+                    };
+                    let midpoint = f32::midpoint(value, next);
+                    check(midpoint.next_down(), value);
+                    check(midpoint, if code % 2 == 0 { value } else { next });
+                    check(midpoint.next_up(), next);
+                }
             }
-            assert_eq!(away, expected, "{name} {value:e}");
+            // There is no NaN to round to; the emulation keeps the one that it is given, so that it is seen.
+            assert!(format.round(f32::NAN).is_nan(), "{name}");
         }
     }
 
+    /// By `PyTorch` 2.15, which saturates in e4m3 and not in e5m2:
+    /// ```python
+    /// x = torch.tensor([448, 464, 464.1, 480, 1e9, torch.inf, -torch.inf, torch.nan, 61439, 61440])
+    /// print(x.to(torch.float8_e4m3fn).float(), x.to(torch.float8_e5m2).float())
+    /// ```
+    /// The column for e5m2 with saturation is by the PTX ISA 9.0, `cvt.satfinite`: beyond the largest value, infinity too, is
+    /// that value; NaN is NaN.
     #[test]
-    fn stochastic_rounding_gives_a_neighbour_and_keeps_what_is_exact() {
-        for name in ["f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2", "e2m1", "e3m2", "e8m1"] {
-            let format = format(name);
-            let smallest_chance = format.min_subnormal() * 2f64.powi(-32);
-            for (value, random) in probes(format).zip(words(5)) {
-                let nearest = format.round(value);
-                for random in [0, random, u32::MAX] {
-                    let kept = format.round_stochastic(nearest, random);
-                    same(kept, nearest, format_args!("{name} {nearest:e}"));
-                }
-                let [inner, outer, drawn] =
-                    [u32::MAX, 0, random].map(|random| format.round_stochastic(value, random));
-                assert_eq!(value.is_sign_negative(), drawn.is_sign_negative(), "{name} {value:e}");
-                let magnitude = f64::from(value).abs();
-                if magnitude < smallest_chance || magnitude >= format.max_finite() || value.is_nan()
-                {
-                    continue;
-                }
-                // Both are values of the format with at most one gap between, and the value is there.
-                for end in [inner, outer] {
-                    same(format.round(end), end, format_args!("{name} {value:e}"));
-                }
-                let (low, high) = (f64::from(inner).abs(), f64::from(outer).abs());
-                let gap = (low * format.epsilon()).max(format.min_subnormal());
-                assert!(
-                    low <= magnitude && magnitude <= high && high - low <= gap,
-                    "{name} {value:e}"
-                );
-                assert!([inner, outer].contains(&drawn), "{name} {value:e}");
-                assert!([inner, outer].contains(&nearest), "{name} {value:e}");
-            }
+    fn saturation_is_that_of_pytorch_and_of_nvidia_hardware() {
+        #[rustfmt::skip]
+        let table = [
+            // value, fp8-e4m3-sat, fp8-e5m2, fp8-e5m2-sat
+            (448.0, 448.0, 448.0, 448.0),
+            (464.0, 448.0, 448.0, 448.0),
+            (464.1, 448.0, 448.0, 448.0),
+            (480.0, 448.0, 512.0, 512.0),
+            (1e9, 448.0, f32::INFINITY, 57344.0),
+            (f32::INFINITY, 448.0, f32::INFINITY, 57344.0),
+            (f32::NEG_INFINITY, -448.0, f32::NEG_INFINITY, -57344.0),
+            (f32::NAN, f32::NAN, f32::NAN, f32::NAN),
+            (61439.0, 448.0, 57344.0, 57344.0),
+            (61440.0, 448.0, f32::INFINITY, 57344.0),
+        ];
+        for (value, e4m3, e5m2, saturated) in table {
+            same(format("fp8-e4m3-sat").round(value), e4m3, value);
+            same(format("fp8-e5m2").round(value), e5m2, value);
+            same(format("fp8-e5m2-sat").round(value), saturated, value);
         }
     }
 }

@@ -1,4 +1,6 @@
-//! `Spec` → [`Plan`]: fills in what was left out and refuses what cannot be. The only validator.
+//! `Spec` → [`Plan`]: fills in what was left out and refuses what cannot be. The variants and seeds that the command line picks
+//! afterwards are checked here too, by `choose` and `reseed`; what only the data can tell is checked once they are
+//! read (`data::load`, `model::Model::new`).
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -180,6 +182,7 @@ impl TryFrom<Spec> for Plan {
         let data = data(spec.data)?;
         let model = model(spec.model, Shape::of(&data))?;
         let train = train(&spec.train, &data)?;
+        normalized(&model, train.batch, Shape::of(&data))?;
         let measure = measure(spec.measure, &train, &data)?;
         let variants = variants(spec.variants)?;
         let seeds = seeds(spec.seeds)?;
@@ -379,6 +382,29 @@ fn block(key: &str, typed: &BlockSpec, channels_in: usize) -> Checked<ConvBlock>
         }
     }
     Ok(block)
+}
+
+/// Batch norm of one value a channel trains nothing. Where the side of the images is not known yet, the model looks again once
+/// it is; the smallest images that are known end as 7 × 7 in a residual network.
+fn normalized(model: &ModelPlan, batch: usize, mut image: Shape) -> Checked<()> {
+    let ModelPlan::Cnn { blocks, batch_norm: true, .. } = model else {
+        return Ok(());
+    };
+    for (i, block) in blocks.iter().enumerate() {
+        let key = format!("model.blocks[{i}]");
+        let convolution = ConvBlock { pool: Pool::None, ..*block };
+        if batch == 1 && after(&key, convolution, image)?.side == Some(1) {
+            return refuse(
+                "train.batch",
+                format!(
+                    "is 1, and the convolution of {key} leaves 1 × 1 pixels of an image: batch norm needs more than one value \
+                     a channel; choose 2 or more"
+                ),
+            );
+        }
+        image = after(&key, *block, image)?;
+    }
+    Ok(())
 }
 
 /// The shape behind a block, or an error where the image is too small for it.

@@ -634,6 +634,39 @@ fn a_bad_set_is_named_as_it_was_typed() {
     }
 }
 
+/// `PyTorch` 2.15 refuses the same: "Expected more than 1 value per channel when training".
+#[test]
+fn batch_norm_of_one_value_a_channel_is_refused() {
+    let message = |block: usize| {
+        format!(
+            "train.batch: is 1, and the convolution of model.blocks[{block}] leaves 1 × 1 pixels of an image: batch norm \
+             needs more than one value a channel; choose 2 or more"
+        )
+    };
+    let whole = "{channels=4,kernel=28}";
+    let strided = "{channels=4,kernel=1,stride=28}";
+    // 28 to 26 by the kernel, to 13 by pooling; its pool leaves 1 × 1, but batch norm comes before it.
+    let pooled = "{channels=4,pool=\"global\"}";
+    let (first, second) = ("{channels=4,pool=\"max\"}", "{channels=4,kernel=13}");
+    for (batch, batch_norm, blocks, refused) in [
+        (1, true, whole.to_owned(), Some(0)),
+        (1, true, strided.to_owned(), Some(0)),
+        (1, true, format!("{first},{second}"), Some(1)),
+        (2, true, whole.to_owned(), None),
+        (1, false, whole.to_owned(), None),
+        (1, true, pooled.to_owned(), None),
+    ] {
+        let typed = [
+            format!("model.blocks=[{blocks}]"),
+            format!("model.batch_norm={batch_norm}"),
+            format!("train.batch={batch}"),
+        ];
+        let refusal = set(&typed.each_ref().map(String::as_str)).err();
+        let expected = refused.map(|block| format!("--set {}: {}", typed[2], message(block)));
+        assert_eq!(refusal, expected, "{typed:?}");
+    }
+}
+
 #[test]
 fn an_error_in_the_file_keeps_its_place_beside_overrides() {
     let overrides =

@@ -8,6 +8,7 @@ use candle_core::{Device, Error, Result, Tensor};
 
 use crate::device::Stopwatch;
 use crate::layers::Arithmetic;
+use crate::memory;
 use crate::ops::{self, Operands};
 use crate::precision::Format;
 use crate::units::Flops;
@@ -55,7 +56,7 @@ impl Peaks {
 
     fn of_side(side: usize, formats: &[Format], device: &Device) -> Result<Self> {
         // Numbers that every format holds, and whose sums stay small.
-        let values: Vec<f32> = (0..side * side).map(|i| (i % 7) as f32 / 8.0 - 0.375).collect();
+        let values = memory::collect((0..side * side).map(|i| (i % 7) as f32 / 8.0 - 0.375))?;
         let product = |format: &Format| {
             let arithmetic = Arithmetic::on(*format, device);
             if arithmetic.wide {

@@ -5,6 +5,7 @@ use candle_core::Device;
 use super::trainer::{LOSS, Loaded, Trainer};
 use crate::data::{Batches, DataError, Dataset, augmentation};
 use crate::device::Meter;
+use crate::memory::OutOfMemory;
 use crate::model::Model;
 use crate::numerics::Census;
 use crate::ops::{self, StepOutcome};
@@ -25,6 +26,9 @@ pub enum RunError {
     /// The batches do not fit the data.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// There is not enough memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
     /// An operation failed.
     #[error("{}", first_line(.0))]
     Operation(#[from] candle_core::Error),
@@ -332,5 +336,5 @@ pub(super) fn loader<'f>(
     (image, device): ([usize; 3], &'f Device),
 ) -> impl FnMut(usize) -> candle_core::Result<Loaded> + 'f {
     let first = step * accumulate as u64;
-    move |index| Loaded::new(batches.batch(first + index as u64), image, device)
+    move |index| Loaded::new(batches.batch(first + index as u64)?, image, device)
 }

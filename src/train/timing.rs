@@ -50,7 +50,8 @@ pub struct Timing {
 }
 
 impl Timing {
-    fn failed(error: &RunError) -> Self {
+    /// No times, and why.
+    pub fn failed(error: &RunError) -> Self {
         Self { failure: Some(error.to_string()), ..Self::default() }
     }
 }
@@ -191,7 +192,7 @@ pub fn time_variants(
     let Some(sample) = source.test_batches(plan.measure.inference_batch).next() else {
         return Ok(vec![Timing::default(); variants.len()]);
     };
-    let sample = Loaded::new(sample, data.shape, device)?;
+    let sample = Loaded::new(sample?, data.shape, device)?;
     let blocks = plan.measure.timing_blocks;
     let mut peaks = peaks(if blocks == 0 { &[] } else { variants }, device);
     let mut timings = vec![Timing::default(); variants.len()];

@@ -9,7 +9,7 @@ use crate::device::{PhaseClock, Recording};
 use crate::layers::{
     Arithmetic, BatchStatistics, Finished, Mode, Parameter, Pass, RunningStatistics,
 };
-use crate::memory;
+use crate::memory::{self, OutOfMemory};
 use crate::model::Model;
 use crate::numerics::Census;
 use crate::ops::{
@@ -161,14 +161,12 @@ impl<'a> Trainer<'a> {
         let arithmetic = Arithmetic::on(policy.compute, device);
         let held = if arithmetic.wide { policy.compute } else { arithmetic.storage() };
         let formats = [policy.params, held];
-        let values = model.initial_values(seed);
         let parameters = model
             .parameters
             .iter()
-            .zip(&values)
+            .zip(model.initial_values(seed))
             .map(|(parameter, values)| {
-                let shape = parameter.shape.as_slice();
-                let values = ops::from_f32(values, shape, DType::F32, device)?;
+                let values = ops::from_host(values?, parameter.shape.as_slice(), device)?;
                 parameter_tensors(&values, formats, plan)
             })
             .collect::<Result<_>>()?;
@@ -471,10 +469,14 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// When a batch is not of the model's shape.
-    pub fn test(&self, batches: impl Iterator<Item = Batch>) -> Result<Test> {
+    pub fn test(
+        &self,
+        batches: impl Iterator<Item = std::result::Result<Batch, OutOfMemory>>,
+    ) -> Result<Test> {
         let (weights, arithmetic) = (self.weights(), self.arithmetic);
         let (mut correct, mut loss, mut count) = (0, 0.0, 0_usize);
         for batch in batches {
+            let batch = batch?;
             count += batch.labels.len();
             let batch = Loaded::new(batch, self.image, &self.device)?;
             let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &self.statistics);

@@ -7,8 +7,24 @@ use mantissa::record::{Counts, ExponentHistogram, Role};
 use crate::emulation::{Array, Device, devices, line};
 use crate::support::{array, assert_same, awkward};
 
-const FORMATS: [&str; 10] =
-    ["f32", "tf32", "f16", "bf16", "fp8-e4m3", "fp8-e5m2", "e2m1", "e3m2", "e8m1", "e5m10"];
+const FORMATS: [&str; 16] = [
+    "f32",
+    "tf32",
+    "f16",
+    "bf16",
+    "fp8-e4m3",
+    "fp8-e5m2",
+    "e2m1",
+    "e3m2",
+    "e8m1",
+    "e5m10",
+    "fp8-e4m3-sat",
+    "fp8-e5m2-sat",
+    "e5m10-sat",
+    "fp6-e3m2",
+    "fp6-e2m3",
+    "fp4-e2m1",
+];
 
 /// Bins of a tally, and the first one's exponent.
 const BINS: usize = 277;
@@ -61,10 +77,9 @@ fn check_rounding(device: Device, format: Format) {
         let (counted, tally) = (array(&x), Array::new(&[0_u64; COUNTERS + BINS], 9));
         let mut census = Census::default();
         // A tally adds up.
-        for _ in 0..2 {
+        for mut values in [x.clone(), expected.clone()] {
             let arguments = (counted.pointer(), count as u64, rounder, tally.pointer());
             device.launch("round_census", geometry, arguments);
-            let mut values = if census.is_empty() { x.clone() } else { expected.clone() };
             census.add("layer", Role::Activations, &numerics::round_counted(format, &mut values));
             assert_same(&format.to_string(), &counted.values(), &values);
         }

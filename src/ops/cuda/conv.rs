@@ -4,7 +4,7 @@ use candle_core::{CudaDevice, DType, Result, Tensor};
 
 use super::product::{Product, plain, transposed};
 use super::{address, device_of, empty, host, launch, most_blocks, norm, operands, planes, suffix};
-use crate::ops::conv::{ConvGradients, Sizes};
+use crate::ops::conv::{ConvGradients, ConvWanted, Sizes};
 use crate::ops::{Operands, cast};
 
 /// Bytes of a patch matrix at most, unless one image alone needs more.
@@ -215,7 +215,7 @@ pub(crate) fn conv2d(
         Some(b) => operands([x, b])?.0[1],
         None => 0,
     };
-    let (name, relu) = (format!("conv_result_{suffix}"), 0_u32);
+    let name = format!("conv_result_{suffix}");
     for range in lowering.ranges() {
         let patches = lowering.unfold(x_at, range)?;
         let product = lowering.forward(w_at, &patches, range)?;
@@ -224,7 +224,7 @@ pub(crate) fn conv2d(
         let geometry = planes(gpu, range.images * sizes.outputs, sizes.out_plane())?;
         let [images, outputs, plane] =
             [range.images, sizes.outputs, sizes.out_plane()].map(|size| size as u32);
-        launch!(gpu, CONV, &name, geometry, from, b_at, to, images, outputs, plane, relu)?;
+        launch!(gpu, CONV, &name, geometry, from, b_at, to, images, outputs, plane)?;
     }
     Ok(y)
 }
@@ -232,14 +232,14 @@ pub(crate) fn conv2d(
 pub(crate) fn conv2d_backward(
     dy: &Tensor,
     (x, w): (&Tensor, &Tensor),
-    (sizes, with_input): (Sizes, bool),
+    (sizes, wanted): (Sizes, ConvWanted),
     how: Operands,
 ) -> Result<ConvGradients> {
     let (gpu, dtype) = (device_of(x)?, x.dtype());
     let lowering = Lowering { gpu, sizes, dtype, how };
     let ([dy_at, x_at, w_at], _) = operands([dy, x, w])?;
     let dw = empty(gpu, w.shape(), DType::F32)?;
-    let dx = with_input.then(|| empty(gpu, x.shape(), dtype)).transpose()?;
+    let dx = wanted.input.then(|| empty(gpu, x.shape(), dtype)).transpose()?;
     for range in lowering.ranges() {
         let patches = lowering.unfold(x_at, range)?;
         let swapped = lowering.swapped(dy_at, range)?;
@@ -250,5 +250,6 @@ pub(crate) fn conv2d_backward(
             lowering.fold(&patches, range, address(dx)?)?;
         }
     }
-    Ok(ConvGradients { input: dx, weight: cast(&dw, dtype)?, bias: norm::channel_sums(dy)? })
+    let bias = wanted.bias.then(|| norm::channel_sums(dy)).transpose()?;
+    Ok(ConvGradients { input: dx, weight: cast(&dw, dtype)?, bias })
 }

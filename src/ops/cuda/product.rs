@@ -161,10 +161,10 @@ pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, how: Operands) 
     let Some(b) = b else { return Ok(product) };
     let y = empty(gpu, (rows, outputs), x.dtype())?;
     let ([b_at, y_at], _) = operands([b, &y])?;
-    let (name, relu) = (format!("bias_round_{suffix}"), 0_u32);
+    let name = format!("bias_round_{suffix}");
     let geometry = planes(gpu, rows, outputs)?;
     let (rows, outputs) = (rows as u32, outputs as u32);
-    launch!(gpu, POINTWISE, &name, geometry, product_at, b_at, y_at, rows, outputs, relu)?;
+    launch!(gpu, POINTWISE, &name, geometry, product_at, b_at, y_at, rows, outputs)?;
     Ok(y)
 }
 
