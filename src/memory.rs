@@ -279,8 +279,7 @@ mod tests {
             assert_eq!(filled(0_u64, len), Err(OutOfMemory(bytes)));
         }
         assert_eq!((meter.live(), meter.peak()), (Bytes(0), Bytes(0)));
-        let text = OutOfMemory(1024).to_string();
-        assert_eq!(text, "out of memory: 1024 bytes were asked for");
+        assert_eq!(OutOfMemory(1024).to_string(), "out of memory: 1024 bytes were asked for");
         let values = collect(0..1000_u32).unwrap();
         assert_eq!((values.len(), meter.live()), (1000, Bytes(4000)));
         assert_eq!(filled(7_u8, 3), Ok(vec![7; 3]));
