@@ -1,4 +1,7 @@
-//! Numbers and lists as a reader sees them, wherever a sentence is made. Knows no record.
+//! Numbers, lists and texts of others as a reader sees them, wherever a sentence is made. Knows no record.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// `1,234,567`.
 pub fn count(value: u64) -> String {
@@ -51,9 +54,65 @@ pub fn chosen_share(share: f64) -> String {
     format!("{percent}%")
 }
 
+/// A text of somebody else, safe to show: a character that would command a terminal, turn the direction of the line or not
+/// be seen is written as `\u{1b}`. A line feed stays.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unseen) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_unseen(c) {
+            let _ = write!(escaped, "{}", c.escape_unicode());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Control characters, those that format without being seen (Unicode's Cf, as far as they leave no mark), line separators,
+/// and the two that XML forbids.
+fn is_unseen(c: char) -> bool {
+    match c {
+        '\n' => false,
+        '\u{ad}'
+        | '\u{61c}'
+        | '\u{180e}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}'
+        | '\u{fffe}'
+        | '\u{ffff}'
+        | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e007f}' => true,
+        _ => c.is_control(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_seen_is_shown_escaped() {
+        for (text, expected) in [
+            ("fp16-mixed µ ±2×\nnext", "fp16-mixed µ ±2×\nnext"),
+            ("\u{1b}[31mred\u{7}\r\t", r"\u{1b}[31mred\u{7}\u{d}\u{9}"),
+            ("\u{7f}\u{9b}31m", r"\u{7f}\u{9b}31m"),
+            // "Trojan Source" (CVE-2021-42574): overrides, isolates and marks of direction.
+            ("a\u{202e}b\u{2066}c\u{2069}d\u{200f}", r"a\u{202e}b\u{2066}c\u{2069}d\u{200f}"),
+            (
+                "fp\u{200b}32\u{feff}\u{ad}\u{2028}\u{e0041}",
+                r"fp\u{200b}32\u{feff}\u{ad}\u{2028}\u{e0041}",
+            ),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+        assert!(matches!(shown("plain"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn numbers_and_lists_read_as_a_person_would_write_them() {

@@ -15,6 +15,7 @@ mod latex;
 mod load;
 mod markdown;
 mod mend;
+mod plausible;
 mod reading;
 mod table;
 mod tensorboard;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 use crate::store::{self, StoreError};
 
+pub use figure::FILES as FIGURES;
 pub use load::{Loaded, load};
 pub use terminal::terminal;
 

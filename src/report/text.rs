@@ -6,7 +6,7 @@ use crate::record::{
     AccuracyVerdict, ClaimMeasure, ClaimVerdict, Environment, Estimate, Failure, Role, Status,
 };
 
-pub(super) use crate::words::{count, list, plural, points};
+pub(super) use crate::words::{count, list, plural, points, shown};
 
 /// What stands where nothing was measured.
 pub(super) const NOT_MEASURED: &str = "—";
@@ -100,19 +100,9 @@ pub(super) fn raised(number: i32) -> String {
     number.to_string().chars().map(digit).collect()
 }
 
-/// A text without characters that would command a terminal, break a line or be forbidden in XML.
+/// A text of somebody else on one line, safe to show: as [`shown`] has it, its line feeds too.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            let bidi = matches!(
-                c,
-                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}'
-            );
-            let breaks = matches!(c, '\u{2028}' | '\u{2029}');
-            let non_character = matches!(c, '\u{fffe}' | '\u{ffff}');
-            if c.is_control() || bidi || breaks || non_character { '\u{fffd}' } else { c }
-        })
-        .collect()
+    shown(text).replace('\n', "\\u{a}")
 }
 
 /// At most `length` characters: the start and the end, with `…` for what is left out between.
@@ -129,10 +119,11 @@ pub(super) fn shorten(text: &str, length: usize) -> String {
 
 /// Where and with what an experiment ran, in a few parts.
 pub(super) fn origin(environment: &Environment) -> Vec<String> {
+    let threads = environment.threads;
     let parts = [
         environment.device.clone(),
         environment.device_name.clone(),
-        plural(environment.threads, "thread"),
+        if threads > 0 { plural(threads, "thread") } else { String::new() },
         format!("mantissa {}", environment.version),
         environment.started.clone(),
     ];
@@ -213,7 +204,7 @@ mod tests {
             (decimal(-12.34), "−12.3"),
             (decimal(1234.5), "1234"),
             (decimal(2.5e-7), "2.50e−7"),
-            (printable("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}"),
+            (printable("a\u{1b}[31mb\n"), r"a\u{1b}[31mb\u{a}"),
             (shorten("precision-seven", 9), "preci…ven"),
         ] {
             assert_eq!(printed, expected);
