@@ -1,14 +1,13 @@
 //! Checks that a folder holds a finished experiment: `check_results DIR VARIANTS SEEDS`. The continuous integration runs it.
 #![expect(clippy::print_stdout, reason = "it reports")]
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use mantissa::record::{Control, Results, SCHEMA, Status, VariantResult};
+use mantissa::report::FIGURES;
 use mantissa::spec::ControlKind;
 use mantissa::store;
-
-/// Figures that every experiment has, without ending.
-const FIGURES: usize = 6;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,17 +34,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         check_control(control, &results, seeds)
             .map_err(|error| format!("{}: {error}", control.result.name))?;
     }
-    for file in ["report.html", "summary.md", "results.csv"] {
+    for file in ["report.html", "summary.md", "results.csv", "results.tex"] {
         expect(file, !store::read(&folder.join(file))?.is_empty())?;
     }
-    for ending in ["png", "svg"] {
-        let figures = std::fs::read_dir(folder.join("figures"))?
-            .filter_map(Result::ok)
-            .filter(|entry| entry.path().extension().is_some_and(|found| found == ending));
-        expect("every figure is there", figures.count() >= FIGURES)?;
-    }
+    check_figures(&folder.join("figures"))?;
     println!("{}: {variants} variants of {seeds} seeds, complete", folder.display());
     Ok(())
+}
+
+/// Every figure of a report, light and dark, as a PNG that can be read and as an SVG of the same shape; and nothing else.
+fn check_figures(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let mut expected = BTreeSet::new();
+    for name in FIGURES.iter().flat_map(|name| [(*name).to_owned(), format!("{name}-dark")]) {
+        let [picture, drawing] =
+            ["png", "svg"].map(|ending| folder.join(format!("{name}.{ending}")));
+        let (width, height) =
+            size(&store::read(&picture)?).map_err(|e| format!("{}: {e}", picture.display()))?;
+        let text = store::read_to_string(&drawing)?;
+        let shape = format!("width=\"{}\" height=\"{}\"", width / 2, height / 2);
+        let is_whole = text.starts_with("<svg ") && text.trim_end().ends_with("</svg>");
+        expect(&format!("{} is drawn whole", drawing.display()), is_whole)?;
+        expect(&format!("{} is {shape}", drawing.display()), text.contains(&shape))?;
+        expected.extend([picture, drawing]);
+    }
+    let found: BTreeSet<PathBuf> = store::list(folder)?.into_iter().collect();
+    Ok(expect("the figures are those of a report, and no others", found == expected)?)
+}
+
+/// Width and height of a PNG whose pixels can all be read.
+fn size(file: &[u8]) -> Result<(u32, u32), Box<dyn std::error::Error>> {
+    let mut reader = png::Decoder::new(file).read_info()?;
+    let mut pixels = vec![0; reader.output_buffer_size()];
+    let info = reader.next_frame(&mut pixels)?;
+    Ok((info.width, info.height))
 }
 
 /// One variant: its runs went through, and its numbers are ones that can be.

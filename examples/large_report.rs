@@ -1,8 +1,8 @@
-//! How time, memory and the page's size grow with an experiment's length: reports on drawn records, of which only the number of
+//! How time, memory and the page's size grow with an experiment's size: reports on drawn records, of which only the number of
 //! steps differs.
 //!
 //! `cargo run --release --example large_report -- 10 10 10000 DIR` makes reports on ten variants and ten seeds, of 2,500,
-//! 5,000 and 10,000 steps, and leaves the last one in DIR.
+//! 5,000 and 10,000 steps, and leaves the last one in DIR. `-- 2000 1 24 DIR` has many variants instead.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 use std::path::{Path, PathBuf};
@@ -11,14 +11,20 @@ use std::time::Instant;
 use mantissa::experiment::record_path;
 use mantissa::memory::Meter;
 use mantissa::record::{
-    Counts, Environment, ExponentHistogram, GradientCounts, LayerCensus, Numerics, Results, Role,
-    RunRecord, RunSummary, SCHEMA, Skip, Status, UpdateCounts, VariantResult,
+    AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
+    Counts, Environment, Estimate, ExponentHistogram, GradientCounts, Inference, LayerCensus,
+    Memory, Numerics, Phases, Results, Role, RunRecord, RunSummary, SCHEMA, Skip, Status,
+    TrainTime, UpdateCounts, VariantResult,
 };
-use mantissa::spec::{self, Overrides, Plan};
-use mantissa::{report, store};
+use mantissa::spec::{self, Overrides, Plan, VariantPlan};
+use mantissa::units::{Bytes, Ratio, Seconds};
+use mantissa::{claims, report, store};
 
 /// What goes wrong here, to be printed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Claims that are judged on each variant.
+const CLAIMS: [&str; 3] = ["train-time", "train-memory", "accuracy-kept"];
 
 /// Layers of a census.
 const LAYERS: usize = 20;
@@ -39,7 +45,7 @@ fn main() -> Result<(), Failure> {
         let written = report::render(&dir)?;
         let (seconds, peak) = (clock.elapsed().as_secs_f64(), meter.peak());
         let page = written.last().ok_or("no file was written")?;
-        let page = mantissa::units::Bytes(store::read(page)?.len() as u64);
+        let page = Bytes(store::read(page)?.len() as u64);
         let losses = variants as u64 * seeds * steps;
         println!("{steps:>8} {losses:>14} {seconds:>10.2} {peak:>12} {page:>12}");
     }
@@ -51,7 +57,7 @@ fn save(dir: &Path, variants: usize, seeds: u64, steps: u64) -> Result<(), Failu
     let mut plan = Plan::read("default.toml", spec::DEFAULT, &Overrides::default())?;
     let policies: Vec<_> = plan.variants.iter().map(|variant| variant.policy).collect();
     plan.variants = (0..variants)
-        .map(|index| spec::VariantPlan {
+        .map(|index| VariantPlan {
             name: format!("variant-{index}"),
             policy: policies[index % policies.len()],
         })
@@ -79,20 +85,99 @@ fn save(dir: &Path, variants: usize, seeds: u64, steps: u64) -> Result<(), Failu
             store::write(&record_path(dir, &variant.name, seed), &json)?;
             runs.push(record.summary);
         }
-        results.variants.push(VariantResult {
-            name: variant.name,
-            policy: variant.policy.to_string(),
-            emulated: false,
-            runs,
-            train: None,
-            untimed: None,
-            inference: None,
-            memory: None,
-            numerics: Numerics::default(),
-            against_baseline: None,
-        });
+        results.claims.extend(CLAIMS.map(|id| claim(id, &variant.name)));
+        results.variants.push(measured(&results.plan, (index, variant), runs));
     }
+    results.recommendation = Some(claims::recommend(&results));
     Ok(store::write(&dir.join("results.json"), &serde_json::to_vec(&results)?)?)
+}
+
+fn claim(id: &str, variant: &str) -> ClaimResult {
+    ClaimResult {
+        id: id.to_owned(),
+        variant: variant.to_owned(),
+        verdict: ClaimVerdict::Inconclusive,
+        measured: Some(ClaimMeasure { value: 0.52, low: Some(0.4), high: Some(0.6) }),
+        threshold: "a threshold".to_owned(),
+        missing: Some("more seeds".to_owned()),
+    }
+}
+
+/// A variant with drawn numbers, compared with the first.
+fn measured(
+    plan: &Plan,
+    (index, variant): (usize, VariantPlan),
+    runs: Vec<RunSummary>,
+) -> VariantResult {
+    let wobble = 1.0 + 0.1 * (index as f64 * 0.7).sin();
+    let around = |value: f64| Estimate { value, low: value * 0.98, high: value * 1.03 };
+    let seconds = |value| {
+        let Estimate { value, low, high } = around(value);
+        Estimate { value: Seconds(value), low: Seconds(low), high: Seconds(high) }
+    };
+    let ratio = |Estimate { value, low, high }: Estimate<f64>| Estimate {
+        value: Ratio(value),
+        low: Ratio(low),
+        high: Ratio(high),
+    };
+    let part = Seconds(0.0008 * wobble);
+    let bytes = Bytes((wobble * 1e6) as u64);
+    let against = AgainstBaseline {
+        baseline: plan.baseline.clone(),
+        train_time_ratio: Some(ratio(around(wobble))),
+        train_memory_ratio: Some(Ratio(wobble)),
+        inference_time_ratio: Some(ratio(around(wobble))),
+        inference_memory_ratio: Some(Ratio(wobble)),
+        accuracy_difference: Some(AccuracyDifference {
+            value: 0.01 * (wobble - 1.0),
+            low: Some(-0.01),
+            high: Some(0.01),
+            p: Some(0.5),
+            p_holm: Some(1.0),
+            probability_better: Some(0.5),
+            pairs: runs.len(),
+            verdict: AccuracyVerdict::Inconclusive,
+        }),
+    };
+    VariantResult {
+        name: variant.name,
+        policy: variant.policy.to_string(),
+        emulated: false,
+        runs,
+        train: Some(TrainTime {
+            step_seconds: seconds(0.004 * wobble),
+            samples_per_second: around(32_000.0 / wobble),
+            phases: Some(Phases {
+                data: part,
+                forward: part,
+                backward: part,
+                unscale: part,
+                update: part,
+            }),
+            work: None,
+            gpu: None,
+            blocks: vec![Seconds(0.004 * wobble); 10],
+        }),
+        untimed: None,
+        inference: Some(Inference {
+            batch_seconds: Some(seconds(0.001 * wobble)),
+            batch: 256,
+            peak_bytes: Bytes(2 * bytes.0),
+            weights: bytes,
+            blocks: Vec::new(),
+        }),
+        memory: Some(Memory {
+            peak_bytes: Bytes(5 * bytes.0),
+            weights: bytes,
+            master_weights: bytes,
+            gradients: bytes,
+            optimizer: bytes,
+            activations: bytes,
+            work_space: None,
+        }),
+        numerics: Numerics::default(),
+        against_baseline: (index > 0).then_some(against),
+    }
 }
 
 /// A record whose loss falls with a wobble, and is not finite now and then.
@@ -151,6 +236,8 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
         skips: skips.collect(),
         census: census.collect(),
         census_steps: vec![0],
+        rejected_census: Vec::new(),
+        counted_steps: Vec::new(),
         updates: UpdateCounts::default(),
         gradients: GradientCounts::default(),
         memory: None,

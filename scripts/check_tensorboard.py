@@ -9,6 +9,7 @@ with the records of the runs that DIR/results.json lists. Exits with 1 where any
 """
 
 import json
+import math
 import struct
 import sys
 from datetime import datetime
@@ -21,13 +22,18 @@ EVERYTHING = {"scalars": 0, "histograms": 0, "compressedHistograms": 0, "tensors
 
 
 def f32(value):
-    """The nearest float, as TensorBoard keeps it; None for what has none."""
+    """The nearest float, as TensorBoard keeps it; NaN for a loss that was not finite, of which a record has none."""
     if value is None:
-        return None
+        return math.nan
     try:
         return struct.unpack("<f", struct.pack("<f", value))[0]
     except OverflowError:
-        return None
+        return math.copysign(math.inf, value)
+
+
+def comparable(curve):
+    """A curve whose NaNs equal each other."""
+    return [(step, "NaN" if math.isnan(value) else value) for step, value in curve]
 
 
 def corners(levels):
@@ -52,11 +58,9 @@ def scalars(record):
         "loss_scale": corners([held[-1] for held in scales if held]),
         "skipped_steps": corners([sum(skip["step"] <= step for skip in record["skips"]) for step in steps]),
     }
-    finite = {
-        tag: [(step, f32(value)) for step, value in curve if f32(value) is not None]
-        for tag, curve in curves.items()
+    return {
+        tag: comparable((step, f32(value)) for step, value in curve) for tag, curve in curves.items() if curve
     }
-    return {tag: curve for tag, curve in finite.items() if curve}
 
 
 def histograms(record):
@@ -106,7 +110,7 @@ def check_run(reader, run, tags, record, started):
     for tag, events in counted.items():
         last = events[-1].histogram_value
         print(f"  {tag}: {last.num:.0f} values, 2^{last.min:.0f} to 2^{last.max:.0f}, at step {events[-1].step}")
-    curves = {tag: [(event.step, event.value) for event in events] for tag, events in read.items()}
+    curves = {tag: comparable((event.step, event.value) for event in events) for tag, events in read.items()}
     counts = {
         tag: [(event.step, binades(event.histogram_value)) for event in events]
         for tag, events in counted.items()

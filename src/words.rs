@@ -155,6 +155,8 @@ mod tests {
             ("\u{1b}[31mred\u{7f}\u{9b}2J", "\\u{1b}[31mred\\u{7f}\\u{9b}2J"),
             ("a\nb\tc\r\0", "a\\u{a}b\\u{9}c\\u{d}\\u{0}"),
             ("fp\u{202e}61\u{2069}", "fp\\u{202e}61\\u{2069}"),
+            // "Trojan Source" (CVE-2021-42574): overrides, isolates and marks of direction.
+            ("a\u{202e}b\u{2066}c\u{2069}d\u{200f}", "a\\u{202e}b\\u{2066}c\\u{2069}d\\u{200f}"),
             ("zero\u{200b}width\u{feff}", "zero\\u{200b}width\\u{feff}"),
             ("tag\u{e0041}", "tag\\u{e0041}"),
         ] {

@@ -399,7 +399,7 @@ fn with_trainer<R>(plan: &Plan, work: impl FnOnce(Trainer<'_>, &mut Batches<'_>)
 
 /// A training batch; its first pixel is infinite in f16 and bf16 where it is a bad one.
 fn batch(batches: &mut Batches<'_>, step: u64, is_bad: bool) -> Loaded {
-    let mut batch = batches.batch(step);
+    let mut batch = batches.batch(step).unwrap();
     if is_bad {
         batch.images[0] = f32::MAX;
     }

@@ -1,4 +1,5 @@
-//! `results.csv`: one row a variant, plain numbers in full precision with the unit in the header, empty for null.
+//! `results.csv`: one row a variant, plain numbers in full precision with the unit in the header, empty for null; no name
+//! in it is a formula to a spreadsheet.
 
 use std::fmt::Display;
 
@@ -31,9 +32,9 @@ fn fields(row: &Row<'_>) -> Vec<Field> {
 
 fn identity(row: &Row<'_>) -> Vec<Field> {
     vec![
-        ("experiment", row.experiment.clone()),
-        ("variant", row.name.clone()),
-        ("policy", row.policy.clone()),
+        ("experiment", words(&row.experiment)),
+        ("variant", words(&row.name)),
+        ("policy", words(&row.policy)),
         ("baseline", row.is_baseline.to_string()),
         ("emulated", row.emulated.to_string()),
         ("runs_planned", row.runs.planned.to_string()),
@@ -41,6 +42,14 @@ fn identity(row: &Row<'_>) -> Vec<Field> {
         ("runs_diverged", row.runs.diverged.to_string()),
         ("runs_failed", row.runs.failed.to_string()),
     ]
+}
+
+/// A text of somebody else as a cell that no spreadsheet takes for a formula: behind an apostrophe where it begins like one.
+/// Numbers are written elsewhere, and stay numbers below 0 too.
+fn words(text: &str) -> String {
+    let text = text::printable(text);
+    let is_formula = text.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
+    if is_formula { format!("'{text}") } else { text }
 }
 
 fn accuracy(row: &Row<'_>) -> Vec<Field> {
@@ -163,7 +172,8 @@ fn estimate(names: [&'static str; 3], value: Option<Estimate<f64>>) -> Vec<Field
     ]
 }
 
-fn plain<T: Copy>(estimate: Estimate<T>, number: fn(T) -> f64) -> Estimate<f64> {
+/// An estimate without its unit.
+pub(super) fn plain<T: Copy>(estimate: Estimate<T>, number: fn(T) -> f64) -> Estimate<f64> {
     Estimate {
         value: number(estimate.value),
         low: number(estimate.low),
@@ -173,4 +183,29 @@ fn plain<T: Copy>(estimate: Estimate<T>, number: fn(T) -> f64) -> Estimate<f64> 
 
 fn optional<T: Display>(value: Option<T>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// OWASP, CSV injection: cells that begin with = + - @, a tab or a carriage return, in full width too.
+    #[test]
+    fn no_name_is_a_formula() {
+        for (name, cell) in [
+            ("fp32+same-seeds", "fp32+same-seeds"),
+            ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+            ("+1", "'+1"),
+            ("-true", "'-true"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("\t=1", r"\u{9}=1"),
+            ("\r=1", r"\u{d}=1"),
+            ("\n=1", r"\u{a}=1"),
+            ("＝1", "'＝1"),
+            ("\u{1b}[2J", r"\u{1b}[2J"),
+            ("", ""),
+        ] {
+            assert_eq!(words(name), cell, "{name:?}");
+        }
+    }
 }

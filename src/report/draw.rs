@@ -1,12 +1,13 @@
 //! Figures as PNG and SVG, by the same drawing code. Knows no measurement: only what [`figure`](super::figure) says.
 
 mod canvas;
+mod clip;
 mod layout;
 
 use plotters::backend::{BitMapBackend, SVGBackend};
 use plotters::prelude::IntoDrawingArea;
 
-use super::figure::{Cell, Figure, Layer, Marks, Panel, Span, Spot, Stroke, Swatch};
+use super::figure::{At, Cell, Figure, Layer, Marks, Panel, Span, Spot, Stroke, Swatch};
 use super::text;
 use super::theme::{AXIS, Colour, GRID, GROUND, INK, MUTED, Theme, ZONE};
 use canvas::{Anchor, Canvas, Script, Type, Weight};
@@ -232,82 +233,102 @@ fn axes(
     canvas.text(at, &panel.x.label, QUIET, Anchor::Middle)
 }
 
+/// Draws what of the marks lies in the plot.
 fn draw_marks(
     canvas: &Canvas<'_, impl canvas::Backend>,
     marks: &Marks,
     frame: &Frame,
     view: &View<'_>,
 ) -> Result<(), String> {
-    let at_spots = |spots: &[Spot], draw: &dyn Fn(&Spot) -> Result<(), String>| {
-        spots.iter().try_for_each(draw)
+    let at_spots = |spots: &[Spot], draw: &dyn Fn(At, &str) -> Result<(), String>| {
+        let seen = spots.iter().map(|spot| (view.at(spot.at), &*spot.words));
+        seen.filter(|(at, _)| frame.holds(*at)).try_for_each(|(at, words)| draw(at, words))
     };
     match marks {
         Marks::Band { edges, colour } => {
             let lower = edges.iter().map(|(x, low, _)| view.at((*x, *low)));
             let upper = edges.iter().rev().map(|(x, _, high)| view.at((*x, *high)));
-            canvas.polygon(&lower.chain(upper).collect::<Vec<_>>(), *colour, BAND)
+            let corners = frame.area(&lower.chain(upper).collect::<Vec<_>>());
+            canvas.polygon(&corners, *colour, BAND)
         }
         Marks::Line { points, look, stroke } => {
             let points: Vec<_> = points.iter().map(|at| view.at(*at)).collect();
-            match stroke {
-                Stroke::Main => canvas.dashed(&points, look.colour, 2.0, look.dash),
-                Stroke::Faint => canvas.faint_line(&points, (look.colour, FAINT), 1.0),
-            }
+            frame.line(&points).iter().try_for_each(|part| match stroke {
+                Stroke::Main => canvas.dashed(part, look.colour, 2.0, look.dash),
+                Stroke::Faint => canvas.faint_line(part, (look.colour, FAINT), 1.0),
+            })
         }
-        Marks::Points { spots, look } => {
-            at_spots(spots, &|spot| canvas.marker(view.at(spot.at), *look, 4.5))
-        }
-        Marks::Crosses { spots, colour } => {
-            at_spots(spots, &|spot| canvas.cross(view.at(spot.at), *colour))
-        }
-        Marks::Rules(spots) => {
-            at_spots(spots, &|spot| canvas.rule(view.at(spot.at), view.half_bar() + 5.0))
-        }
+        Marks::Points { spots, look } => at_spots(spots, &|at, _| canvas.marker(at, *look, 4.5)),
+        Marks::Crosses { spots, colour } => at_spots(spots, &|at, _| canvas.cross(at, *colour)),
+        Marks::Rules(spots) => at_spots(spots, &|at, _| canvas.rule(at, view.half_bar() + 5.0)),
         Marks::Bars { bars, fill } => bars.iter().try_for_each(|Span { at, from, to, .. }| {
             let half = view.half_bar();
             let (top, bottom) = (view.y(*at) - half, view.y(*at) + half);
-            canvas.filled((view.x(*from), top), (view.x(*to), bottom), *fill)
+            match frame.rectangle((view.x(*from), top), (view.x(*to), bottom)) {
+                Some([from, to]) => canvas.filled(from, to, *fill),
+                None => Ok(()),
+            }
         }),
-        Marks::Whiskers { spans, upright, colour } => {
-            spans.iter().try_for_each(|span| whisker(canvas, span, (*upright, *colour), view))
-        }
+        Marks::Whiskers { spans, upright, colour } => spans
+            .iter()
+            .try_for_each(|span| whisker(canvas, span, (*upright, *colour), (frame, view))),
         Marks::Zone((from, to)) => {
-            let (from, to) = (view.x(*from).max(frame.left), view.x(*to).min(frame.right));
-            let (top, bottom) = (frame.top, frame.bottom);
-            canvas.polygon(&[(from, top), (to, top), (to, bottom), (from, bottom)], ZONE, 1.0)
+            let ends = ((view.x(*from), frame.top), (view.x(*to), frame.bottom));
+            let Some([(left, top), (right, bottom)]) = frame.rectangle(ends.0, ends.1) else {
+                return Ok(());
+            };
+            let corners = [(left, top), (right, top), (right, bottom), (left, bottom)];
+            canvas.polygon(&corners, ZONE, 1.0)
         }
-        Marks::Divider(x) => {
-            let x = view.x(*x);
-            canvas.dashed(&[(x, frame.top), (x, frame.bottom)], AXIS, 1.0, &[4.0, 4.0])
-        }
-        Marks::Separator(y) => {
-            let y = view.y(*y);
-            canvas.line(&[(frame.left, y), (frame.right, y)], AXIS, 1.0)
-        }
+        Marks::Divider(_) | Marks::Separator(_) => ruler(canvas, marks, frame, view),
         Marks::Cells { cells, colour } => {
-            cells.iter().try_for_each(|cell| draw_cell(canvas, cell, *colour, view))
+            cells.iter().try_for_each(|cell| draw_cell(canvas, cell, *colour, (frame, view)))
         }
-        Marks::Words(spots) => at_spots(spots, &|Spot { at, words }| {
-            let (x, y) = view.at(*at);
+        Marks::Words(spots) => at_spots(spots, &|(x, y), words| {
             canvas.text((x + layout::GAP, y), words, QUIET, Anchor::Left)
         }),
     }
 }
 
+/// A line over the whole height or width.
+fn ruler(
+    canvas: &Canvas<'_, impl canvas::Backend>,
+    marks: &Marks,
+    frame: &Frame,
+    view: &View<'_>,
+) -> Result<(), String> {
+    let Frame { left, right, top, bottom } = *frame;
+    match marks {
+        Marks::Divider(at) if frame.holds_x(view.x(*at)) => {
+            let x = view.x(*at);
+            canvas.dashed(&[(x, top), (x, bottom)], AXIS, 1.0, &[4.0, 4.0])
+        }
+        Marks::Separator(at) if frame.holds((left, view.y(*at))) => {
+            let y = view.y(*at);
+            canvas.line(&[(left, y), (right, y)], AXIS, 1.0)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An interval, and a cap at each end that is in the plot.
 fn whisker(
     canvas: &Canvas<'_, impl canvas::Backend>,
     span: &Span,
     (upright, colour): (bool, Colour),
-    view: &View<'_>,
+    (frame, view): (&Frame, &View<'_>),
 ) -> Result<(), String> {
     let cap = 5.0;
     let ends = [span.from, span.to].map(|end| {
         if upright { (view.x(span.at), view.y(end)) } else { (view.x(end), view.y(span.at)) }
     });
     let across = if upright { (cap, 0.0) } else { (0.0, cap) };
+    let Some(seen) = frame.segment(ends[0], ends[1]) else {
+        return Ok(());
+    };
     for (colour, width) in [(GROUND, 4.5), (colour, 1.75)] {
-        canvas.line(&ends, colour, width)?;
-        for (x, y) in ends {
+        canvas.line(&seen, colour, width)?;
+        for (x, y) in ends.into_iter().filter(|end| frame.holds(*end)) {
             let cap = [(x - across.0, y - across.1), (x + across.0, y + across.1)];
             canvas.line(&cap, colour, width)?;
         }
@@ -320,17 +341,20 @@ fn draw_cell(
     canvas: &Canvas<'_, impl canvas::Backend>,
     cell: &Cell,
     colour: Colour,
-    view: &View<'_>,
+    (frame, view): (&Frame, &View<'_>),
 ) -> Result<(), String> {
     let (x, y) = cell.at;
     let gap = 0.5;
     let (left, right) = (view.x(x - 0.5) + gap, view.x(x + 0.5) - gap);
     let (top, bottom) = (view.y(y - 0.5) + gap, view.y(y + 0.5) - gap);
+    if !frame.holds(view.at(cell.at)) {
+        return Ok(());
+    }
     if cell.shade > 0.0 {
         let corners = [(left, top), (right, top), (right, bottom), (left, bottom)];
         canvas.polygon(&corners, colour, cell.shade)?;
     }
-    if CELL.width(&cell.label) > right - left || bottom - top < 12.0 {
+    if bottom - top < 12.0 || CELL.width(&cell.label) > right - left {
         return Ok(());
     }
     let script = if cell.shade > 0.0 { CELL } else { Script::new(10.5, Weight::Normal, AXIS) };

@@ -307,25 +307,55 @@ pub(super) enum Hatch {
     Crossed,
 }
 
-/// Every figure of a report.
+/// The figures of every report, by the names of their files without an ending, in their order.
+pub const FILES: [&str; 10] = [
+    "accuracy-difference",
+    "trade-off",
+    "step-time",
+    "memory",
+    "inference",
+    "loss",
+    "accuracy",
+    "loss-scale",
+    "overflow-underflow",
+    "exponents",
+];
+
+/// Variants that are drawn: with more, two would look alike, colour, shape and dash.
+pub(super) const MOST_DRAWN: usize = PALETTE.len() * SHAPES.len();
+
+/// Every figure of a report, of the first [`MOST_DRAWN`] variants.
 pub(super) fn all(table: &Table<'_>) -> Vec<Figure> {
-    vec![
-        accuracy::differences(table),
-        trade::figure(table),
-        cost::step_time(table),
-        cost::memory(table),
-        cost::inference(table),
-        loss::figure(table),
-        accuracy::figure(table),
-        scale::figure(table),
-        heat::figure(table),
-        exponents::figure(table),
-    ]
+    let drawn = &table.first(MOST_DRAWN);
+    let mut figures = vec![
+        accuracy::differences(drawn),
+        trade::figure(drawn),
+        cost::step_time(drawn),
+        cost::memory(drawn),
+        cost::inference(drawn),
+        loss::figure(drawn),
+        accuracy::figure(drawn),
+        scale::figure(drawn),
+        heat::figure(drawn),
+        exponents::figure(drawn),
+    ];
+    let cut = first_of(MOST_DRAWN, table.rows.len(), "variants", "the tables hold them all");
+    for figure in &mut figures {
+        figure.notes.extend(cut.clone());
+    }
+    figures
+}
+
+/// That only the first so many are drawn, where there are more, and where the others are.
+fn first_of(most: usize, all: usize, what: &str, others: &str) -> Option<String> {
+    (all > most).then(|| {
+        format!("The first {} of {} {what} are drawn; {others}.", most, text::count(all as u64))
+    })
 }
 
 /// The height that `rows` lines of the vertical axis need.
 fn room_for(rows: usize, each: f64) -> f64 {
-    rows.min(400) as f64 * each + 60.0
+    rows as f64 * each + 60.0
 }
 
 /// A row's name as a label beside an axis or in a legend.

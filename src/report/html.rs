@@ -327,26 +327,26 @@ fn run_cells(run: &RunSummary) -> [String; 7] {
         or_dash(run.final_loss.map(text::decimal)),
         text::count(run.steps),
         text::count(run.skipped_steps),
-        or_dash(run.weights_digest.as_ref().map(|d| text::shorten(d, 13))),
+        or_dash(run.weights_digest.as_ref().map(|d| text::shorten(&text::printable(d), 13))),
     ]
 }
 
 /// The census by layer and role.
 fn layers(row: &Row<'_>) -> Vec<[String; 8]> {
-    let cells = row.census().into_iter().map(|LayerSum { layer, role, counts, binades }| {
+    let cells = row.census.iter().map(|LayerSum { layer, role, counts, binades }| {
         let of = |number: u64| match (number, counts.elements) {
             (0, _) | (_, 0) => text::count(number),
             (_, all) => {
                 format!("{} ({})", text::count(number), text::share(number as f64 / all as f64))
             }
         };
-        let ends = binades.keys().min().zip(binades.keys().max());
-        let range = |(low, high): (&i32, &i32)| {
+        let ends = binades.first_key_value().zip(binades.last_key_value());
+        let range = |((low, _), (high, _)): ((&i32, &u64), (&i32, &u64))| {
             format!("2{} to 2{}", text::raised(*low), text::raised(*high))
         };
         [
             text::printable(layer),
-            text::role(role).to_owned(),
+            text::role(*role).to_owned(),
             text::count(counts.elements),
             of(counts.overflow),
             of(counts.underflow),
@@ -373,16 +373,23 @@ fn environment(report: &Report<'_>) -> Vec<Fact> {
     facts.filter(|fact| fact.values.iter().any(|value| !value.is_empty())).collect()
 }
 
+/// 0 stands for what is not known.
+fn threads(environment: &Environment) -> String {
+    let Environment { threads, logical_cpus, .. } = *environment;
+    let known = |number: usize| match number {
+        0 => text::NOT_MEASURED.to_owned(),
+        number => number.to_string(),
+    };
+    format!("{} of {} logical processors", known(threads), known(logical_cpus))
+}
+
 fn environment_rows(environment: &Environment) -> Vec<(&'static str, String)> {
     let memory = environment.memory_total.map(|bytes| bytes.to_string());
     let rows = [
         ("device", environment.device.clone()),
         ("processor", environment.device_name.clone()),
         ("GPU", environment.gpu.as_ref().map_or_else(String::new, ToString::to_string)),
-        (
-            "threads",
-            format!("{} of {} logical processors", environment.threads, environment.logical_cpus),
-        ),
+        ("threads", threads(environment)),
         ("memory", memory.unwrap_or_else(|| text::NOT_MEASURED.to_owned())),
         ("instruction sets", environment.cpu_features.join(", ")),
         ("products", environment.product_paths.join("; ")),

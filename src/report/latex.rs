@@ -1,6 +1,7 @@
 //! `results.tex`: the comparison as a table for a paper, with the rules of the package `booktabs`.
 
 use super::table::{TITLES, Table};
+use super::text;
 
 /// The whole file.
 pub(super) fn render(table: &Table<'_>) -> String {
@@ -33,7 +34,7 @@ fn stack(lines: &[String]) -> String {
 /// Text that LaTeX sets as it is.
 fn escape(text: &str) -> String {
     let mut escaped = String::new();
-    for c in text.chars() {
+    for c in text::printable(text).chars() {
         match c {
             '\\' => escaped += "\\textbackslash{}",
             '~' => escaped += "\\textasciitilde{}",
@@ -67,5 +68,6 @@ mod tests {
             escape("\\input{x}_1 50% ±2×"),
             "\\textbackslash{}input\\{x\\}\\_1 50\\% $\\pm$2$\\times$"
         );
+        assert_eq!(escape("a\u{202e}b"), "a\\textbackslash{}u\\{202e\\}b");
     }
 }

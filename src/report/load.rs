@@ -5,8 +5,8 @@ use std::path::{Component, Path, PathBuf};
 use crate::record::{Results, RunRecord};
 use crate::store;
 
-use super::ReportError;
 use super::mend::{self, Hopeless, Mended};
+use super::{ReportError, plausible};
 
 /// A results folder in memory.
 #[derive(Clone, Debug)]
@@ -33,7 +33,10 @@ pub fn load(dir: &Path) -> Result<Loaded, ReportError> {
     for variant in results.variants.iter().chain(controls) {
         for run in &variant.runs {
             match load_record(dir, &variant.name, run.seed) {
-                Ok(record) => records.push(record),
+                Ok((record, taken)) => {
+                    records.push(record);
+                    notes.extend(taken);
+                }
                 Err(reason) => notes.push(format!(
                     "The record of {}, seed {}, is not shown: {reason}.",
                     variant.name, run.seed
@@ -67,17 +70,21 @@ fn load_results(path: &Path) -> Result<Mended, ReportError> {
     if !store::is_file(path)? {
         return Err(ReportError::Missing(path.to_owned()));
     }
-    mend::read(&store::read_at_most(path, store::MOST_RESULTS)?).map_err(|hopeless| {
+    let bytes = store::read_at_most(path, store::MOST_RESULTS)?;
+    let mut mended = mend::read(&bytes).map_err(|hopeless| {
         let path = path.to_owned();
         match hopeless {
             Hopeless::CutShort(detail) => ReportError::CutShort { path, detail },
             Hopeless::Newer(schema) => ReportError::Newer { path, schema },
             Hopeless::NotResults(detail) => ReportError::NotResults { path, detail },
         }
-    })
+    })?;
+    mended.notes.extend(plausible::results(&mut mended.results));
+    Ok(mended)
 }
 
-fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<RunRecord, String> {
+/// The record of a run without what cannot be, and a note for each such thing.
+fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<(RunRecord, Vec<String>), String> {
     let folder = run_folder(variant, seed).ok_or("its variant's name cannot be a folder")?;
     let place = Path::new("runs").join(folder).join("record.json");
     let path = dir.join(&place);
@@ -85,7 +92,7 @@ fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<RunRecord, String
         return Err(format!("{} is missing", place.display()));
     }
     let bytes = store::read(&path).map_err(|error| error.to_string())?;
-    let record: RunRecord = serde_json::from_slice(&bytes)
+    let mut record: RunRecord = serde_json::from_slice(&bytes)
         .map_err(|error| format!("{} cannot be read: {error}", place.display()))?;
     if record.variant != variant || record.summary.seed != seed {
         return Err(format!(
@@ -95,7 +102,9 @@ fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<RunRecord, String
             record.summary.seed
         ));
     }
-    Ok(record)
+    let name = place.display().to_string();
+    let notes = plausible::record(&mut record, &name).map_err(|why| format!("{name}: {why}"))?;
+    Ok((record, notes))
 }
 
 /// `<variant>/seed-<n>`, where a run's files lie; none where the variant's name cannot be a folder.

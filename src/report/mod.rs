@@ -16,6 +16,7 @@ mod latex;
 mod load;
 mod markdown;
 mod mend;
+mod plausible;
 mod reading;
 mod table;
 mod tensorboard;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use crate::store::{self, StoreError};
 
+pub use figure::FILES as FIGURES;
 pub use files::{PAGE, clear, foreign, has_events, is_current};
 pub use load::{Loaded, load};
 pub use terminal::terminal;

@@ -1,5 +1,7 @@
 //! What the numbers show, in plain sentences: what to use, how the claims fared, and what else they allow to say.
 
+use std::collections::BTreeMap;
+
 use crate::claims;
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, ClaimVerdict, Estimate, GradientCounts, Recommendation,
@@ -108,8 +110,11 @@ pub(super) fn judged(experiments: &[Loaded]) -> Vec<Judged> {
     });
     let mut judged: Vec<Judged> = judged.collect();
     // In the order in which the first experiment has them; within a claim, in the experiments' order.
-    let order: Vec<String> = judged.iter().map(|judged| judged.id.clone()).collect();
-    judged.sort_by_key(|judged| order.iter().position(|id| *id == judged.id));
+    let mut order: BTreeMap<String, usize> = BTreeMap::new();
+    for (place, judged) in judged.iter().enumerate() {
+        order.entry(judged.id.clone()).or_insert(place);
+    }
+    judged.sort_by_key(|judged| order.get(&judged.id).copied());
     judged
 }
 

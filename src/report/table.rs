@@ -1,7 +1,7 @@
 //! The comparison, computed once: a row a variant, each value typed, and the cells that every renderer shows.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::claims::accuracies;
@@ -93,6 +93,8 @@ pub(super) struct Row<'a> {
     pub(super) differences: Vec<(u64, f64)>,
     /// δ: differences closer to 0 are of no matter.
     pub(super) margin: f64,
+    /// The census by layer and role, over the runs, in the order in which the records list them.
+    pub(super) census: Vec<LayerSum<'a>>,
 }
 
 /// A line of a cell.
@@ -178,9 +180,12 @@ impl Spread {
 
 /// Every variant of the plan, in its order, an interrupted experiment's unstarted ones without runs; then any others.
 pub(super) fn variants(results: &Results) -> Vec<Cow<'_, VariantResult>> {
+    let mut found: BTreeMap<&str, &VariantResult> = BTreeMap::new();
+    for variant in &results.variants {
+        found.entry(&variant.name).or_insert(variant);
+    }
     let planned = results.plan.variants.iter().map(|plan| {
-        let found = results.variants.iter().find(|v| v.name == plan.name);
-        found.map_or_else(
+        found.get(&*plan.name).copied().map_or_else(
             || {
                 Cow::Owned(VariantResult {
                     name: plan.name.clone(),
@@ -198,10 +203,8 @@ pub(super) fn variants(results: &Results) -> Vec<Cow<'_, VariantResult>> {
             Cow::Borrowed,
         )
     });
-    let unplanned = results
-        .variants
-        .iter()
-        .filter(|variant| results.plan.variants.iter().all(|p| p.name != variant.name));
+    let names: BTreeSet<&str> = results.plan.variants.iter().map(|plan| &*plan.name).collect();
+    let unplanned = results.variants.iter().filter(|variant| !names.contains(&*variant.name));
     planned.chain(unplanned.map(Cow::Borrowed)).collect()
 }
 
@@ -223,15 +226,21 @@ impl<'a> Table<'a> {
         let variants = variants(results);
         let baseline = variants.iter().find(|variant| variant.name == results.plan.baseline);
         let baseline = baseline.map(|variant| accuracies(variant)).unwrap_or_default();
+        let mut by_variant: BTreeMap<&str, Vec<&RunRecord>> = BTreeMap::new();
+        for record in records {
+            by_variant.entry(&record.variant).or_default().push(record);
+        }
         let row = |variant: &VariantResult, differences: Vec<(u64, f64)>| {
-            let records = records.iter().filter(|record| record.variant == variant.name).collect();
+            let records = by_variant.get(&*variant.name).cloned().unwrap_or_default();
             let experiment = label.unwrap_or(&results.experiment).to_owned();
             let name = text::printable(&variant.name);
             let shown = label.map_or_else(
                 || name.clone(),
                 |label| format!("{} · {name}", text::printable(label)),
             );
-            Row { experiment, label: shown, records, differences, ..Row::of(results, variant) }
+            let census = summed(&records);
+            let row = Row::of(results, variant);
+            Row { experiment, label: shown, records, differences, census, ..row }
         };
         let rows = variants.iter().map(|variant| {
             let is_baseline = variant.name == results.plan.baseline;
@@ -243,6 +252,12 @@ impl<'a> Table<'a> {
             row(&control.result, differences(&control.result, &baseline, paired))
         });
         Self { rows: rows.collect(), controls: controls.collect() }
+    }
+
+    /// The first of its rows, and of its controls.
+    pub(super) fn first(&self, number: usize) -> Self {
+        let first = |rows: &[Row<'a>]| rows.iter().take(number).cloned().collect();
+        Self { rows: first(&self.rows), controls: first(&self.controls) }
     }
 
     /// The baseline's row, where the experiment has one.
@@ -280,6 +295,29 @@ pub(super) struct LayerSum<'a> {
     pub(super) counts: Counts,
     /// Values by exponent, for those that have any.
     pub(super) binades: BTreeMap<i32, u64>,
+}
+
+/// The census of some runs by layer and role.
+fn summed<'a>(records: &[&'a RunRecord]) -> Vec<LayerSum<'a>> {
+    let mut sums: Vec<LayerSum<'_>> = Vec::new();
+    let mut places: BTreeMap<(&str, Role), usize> = BTreeMap::new();
+    for LayerCensus { layer, role, counts, exponents } in
+        records.iter().flat_map(|record| &record.census)
+    {
+        let place = *places.entry((layer, *role)).or_insert_with(|| {
+            let (counts, binades) = (Counts::default(), BTreeMap::new());
+            sums.push(LayerSum { layer, role: *role, counts, binades });
+            sums.len() - 1
+        });
+        let sum = &mut sums[place];
+        sum.counts = sum.counts.plus(*counts);
+        for (exponent, count) in (exponents.first..).zip(&exponents.bins) {
+            if *count > 0 {
+                *sum.binades.entry(exponent).or_default() += count;
+            }
+        }
+    }
+    sums
 }
 
 impl<'a> Row<'a> {
@@ -320,35 +358,13 @@ impl<'a> Row<'a> {
             scales: policy.is_some_and(|policy| policy.scale != LossScale::None),
             differences: Vec::new(),
             margin: results.plan.measure.equivalence_margin,
+            census: Vec::new(),
         }
     }
 
     /// The name for eyes.
     pub(super) fn label(&self) -> String {
         self.label.clone()
-    }
-
-    /// The census by layer and role, over the runs, in the order in which the records list them.
-    pub(super) fn census(&self) -> Vec<LayerSum<'a>> {
-        let mut sums: Vec<LayerSum<'_>> = Vec::new();
-        for LayerCensus { layer, role, counts, exponents } in
-            self.records.iter().flat_map(|record| &record.census)
-        {
-            let known = sums.iter().position(|sum| sum.layer == layer && sum.role == *role);
-            let place = known.unwrap_or_else(|| {
-                let (counts, binades) = (Counts::default(), BTreeMap::new());
-                sums.push(LayerSum { layer, role: *role, counts, binades });
-                sums.len() - 1
-            });
-            let sum = &mut sums[place];
-            sum.counts = sum.counts.plus(*counts);
-            for (exponent, count) in (exponents.first..).zip(&exponents.bins) {
-                if *count > 0 {
-                    *sum.binades.entry(exponent).or_default() += count;
-                }
-            }
-        }
-        sums
     }
 
     /// The difference of accuracies to the baseline.

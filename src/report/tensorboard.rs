@@ -4,7 +4,7 @@
 //! TensorBoard's horizontal axis "step" is right, its "relative" and "wall" say nothing.
 //!
 //! Steps are the record's: a loss, a scale or a skip is at its step, from 0; an evaluation at the steps done before it.
-//! Values are in f32, as TensorBoard's scalars are.
+//! Values are in f32, as TensorBoard's scalars are; a loss that was not finite is NaN.
 
 mod file;
 #[cfg(test)]
@@ -63,29 +63,29 @@ type Point = (u64, f64);
 
 fn scalars(record: &RunRecord) -> Vec<(u64, Value)> {
     let steps = record.loss.len() as u64;
-    let train = (0..).zip(&record.loss).filter_map(|(step, loss)| Some((step, (*loss)?)));
-    let evaluated = |of: fn(&Evaluation) -> Option<f64>| {
-        record.evaluations.iter().filter_map(move |at| Some((at.step, of(at)?))).collect()
+    // A record has none where a loss was not finite.
+    let train = (0..).zip(&record.loss).map(|(step, loss)| (step, loss.unwrap_or(f64::NAN)));
+    let evaluated = |of: fn(&Evaluation) -> f64| {
+        record.evaluations.iter().map(move |at| (at.step, of(at))).collect()
     };
     let counted = (1u32..).zip(&record.skips).map(|(count, skip)| (skip.step, f64::from(count)));
     let skipped: Vec<Point> = iter::once((0, 0.0)).chain(counted).collect();
     let curves: [(&str, Vec<Point>); 5] = [
         ("loss/train", train.collect()),
-        ("loss/test", evaluated(|at| at.loss)),
-        ("accuracy/test", evaluated(|at| Some(at.accuracy))),
+        ("loss/test", evaluated(|at| at.loss.unwrap_or(f64::NAN))),
+        ("accuracy/test", evaluated(|at| at.accuracy)),
         ("loss_scale", step_line(&record.scale, steps)),
         ("skipped_steps", step_line(&skipped, steps)),
     ];
     let curves =
         curves.into_iter().flat_map(|(tag, points)| points.into_iter().zip(iter::repeat(tag)));
-    curves.filter_map(|((step, value), tag)| Some((step, scalar(tag, value)?))).collect()
+    curves.map(|((step, value), tag)| (step, scalar(tag, value))).collect()
 }
 
-/// None for what is not finite in f32.
-fn scalar(tag: &str, value: f64) -> Option<Value> {
-    let value = value as f32;
-    let datum = value.is_finite().then_some(Datum::Scalar(value))?;
-    Some(Value { tag: tag.to_owned(), metadata: None, datum: Some(datum) })
+/// A value as its nearest f32. NaN and infinities are written too: TensorBoard marks them, where a gap would look like a step
+/// that nobody recorded.
+fn scalar(tag: &str, value: f64) -> Value {
+    Value { tag: tag.to_owned(), metadata: None, datum: Some(Datum::Scalar(value as f32)) }
 }
 
 /// Levels, each from the first step that it holds for, as the points of a line with steps: TensorBoard joins points by
@@ -114,7 +114,11 @@ fn histogram(census: &LayerCensus) -> Option<Value> {
     let proto = binades(&census.exponents)?;
     let plugin_data = PluginData { plugin_name: HISTOGRAMS.to_owned() };
     Some(Value {
-        tag: format!("exponents/{}/{}", text::role(census.role).replace(' ', "_"), census.layer),
+        tag: format!(
+            "exponents/{}/{}",
+            text::role(census.role).replace(' ', "_"),
+            text::printable(&census.layer)
+        ),
         metadata: Some(SummaryMetadata {
             plugin_data: Some(plugin_data),
             summary_description: description(&census.exponents),

@@ -8,10 +8,12 @@ use super::fixture::{self, loaded, renamed, save};
 use super::table::Table;
 use super::theme::Theme;
 use super::{
-    Loaded, Report, ReportError, csv, figure, interactive, load, markdown, render, render_together,
-    tensorboard, terminal,
+    Loaded, Report, ReportError, csv, figure, interactive, latex, load, markdown, render,
+    render_together, tensorboard, terminal,
 };
-use crate::record::{AccuracyVerdict, Counts, Evidence, Failure, Numerics, Status, VariantResult};
+use crate::record::{
+    AccuracyVerdict, Counts, Evidence, Failure, LayerCensus, Numerics, Status, VariantResult,
+};
 use crate::store;
 
 /// A name that would do harm where it is not escaped.
@@ -622,6 +624,115 @@ fn many_variants_fit() {
         }
     };
     check_degenerate("many", change, &["is missing"]);
+}
+
+/// With more than 35 two variants would look alike, and a picture of thousands would take the memory of a machine.
+#[test]
+fn figures_show_the_first_variants_and_tables_all() {
+    let mut many = loaded();
+    for number in 0..100 {
+        let mut variant = many.results.variants[1].clone();
+        variant.name = format!("many-{number}");
+        let mut plan = many.results.plan.variants[1].clone();
+        plan.name.clone_from(&variant.name);
+        many.results.plan.variants.push(plan);
+        many.results.variants.push(variant);
+    }
+    let few = figures(&loaded());
+    for (figure, few) in figures(&many).iter().zip(&few) {
+        let note = "The first 35 of 105 variants are drawn; the tables hold them all.";
+        assert_eq!(figure.notes.last().unwrap(), note, "{}", figure.file);
+        assert!(!few.notes.iter().any(|note| note.contains("are drawn")), "{}", figure.file);
+        let svg = svg(figure);
+        assert!(!svg.contains("many-30") && !svg.contains("many-99"), "{}", figure.file);
+        assert!(declared_size(&svg).1 < 3000, "{}: {:?}", figure.file, declared_size(&svg));
+    }
+    for text in [summary(&many), sheet(&many), terminal(&many.results)] {
+        assert!(text.contains("many-99"));
+    }
+    let looks: Vec<_> = (0..figure::MOST_DRAWN).map(figure::Look::of).collect();
+    for (index, look) in looks.iter().enumerate() {
+        assert!(!looks[..index].contains(look), "{look:?}");
+    }
+}
+
+#[test]
+fn the_grid_shows_the_first_layers() {
+    let mut deep = loaded();
+    for record in &mut deep.records {
+        let census = record.census[0].clone();
+        let layer = |number| LayerCensus { layer: format!("layer.{number}"), ..census.clone() };
+        record.census = (0..3000).map(layer).collect();
+    }
+    let grid = figures(&deep).into_iter().find(|f| f.file == "overflow-underflow").unwrap();
+    let note = "The first 200 of 3,000 layers are drawn; the page lists them all.";
+    assert!(grid.notes.iter().any(|n| n == note), "{:?}", grid.notes);
+    assert_eq!(grid.panels[0].y.ticks.len(), 200);
+}
+
+#[test]
+fn the_figures_of_a_report_are_those_that_are_declared() {
+    let files: Vec<&str> = figures(&loaded()).iter().map(|figure| figure.file).collect();
+    assert_eq!(files, super::FIGURES);
+}
+
+/// Names and texts of a results file as a person reads them: nothing commands a terminal, turns the line or hides.
+#[test]
+fn characters_that_are_not_seen_are_shown_escaped() {
+    let name = "a\u{1b}[31m\u{202e}b\u{200b}\u{9b}\tc";
+    let mut hostile = renamed(name);
+    hostile.label = name.to_owned();
+    hostile.results.experiment = name.to_owned();
+    hostile.results.environment.device_name = name.to_owned();
+    hostile.results.claims[0].threshold = name.to_owned();
+    for record in &mut hostile.records {
+        record.census[0].layer = name.to_owned();
+    }
+    // A name that can be no folder: no records are read back.
+    let dir = tempfile::tempdir().unwrap();
+    let alone = Loaded { records: Vec::new(), ..hostile.clone() };
+    save(dir.path(), &alone);
+    render(dir.path()).unwrap();
+    let page = text(&dir.path().join("report.html"));
+    let (page, _) = page.split_once("<script id=\"dark\"").unwrap();
+    let table = Table::of_one(&hostile.results, &hostile.records, None);
+    let mut texts =
+        vec![summary(&hostile), sheet(&hostile), latex::render(&table), page.to_owned()];
+    texts.push(terminal(&hostile.results));
+    for figure in figures(&hostile) {
+        texts.extend([svg(&figure), interactive::json(&figure)]);
+    }
+    for text in &texts {
+        let unseen = |c: &char| {
+            !matches!(c, '\n') && !crate::words::printable(&c.to_string()).starts_with(*c)
+        };
+        assert_eq!(text.chars().find(unseen), None, "{}", &text[..300.min(text.len())]);
+    }
+    let escaped = r"a\u{1b}[31m\u{202e}b\u{200b}\u{9b}\u{9}c";
+    let sheet = sheet(&hostile);
+    let mut reader = ::csv::Reader::from_reader(sheet.as_bytes());
+    let row = reader.records().nth(2).unwrap().unwrap();
+    assert_eq!((&row[0], &row[1]), (escaped, escaped));
+}
+
+/// The experiments' columns too, where folders are compared.
+#[test]
+fn no_cell_of_the_sheet_is_a_formula() {
+    let mut hostile = renamed("=cmd|' /C calc'!A0");
+    hostile.label = "@SUM(1)".to_owned();
+    hostile.results.variants[2].policy = "+1".to_owned();
+    let table = Table::of_one(&hostile.results, &hostile.records, Some(&hostile.label));
+    let sheet = csv::render(&table).unwrap();
+    let mut reader = ::csv::Reader::from_reader(sheet.as_slice());
+    let rows: Vec<::csv::StringRecord> = reader.records().map(|row| row.unwrap()).collect();
+    assert_eq!((&rows[2][0], &rows[2][1], &rows[2][2]), ("'@SUM(1)", "'=cmd|' /C calc'!A0", "'+1"));
+    for cell in rows.iter().flat_map(|row| row.iter()) {
+        let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+        assert!(!is_formula || cell.parse::<f64>().is_ok(), "{cell}");
+    }
+    // A difference below 0 is a number.
+    let column = reader.headers().unwrap().iter().position(|h| h == "accuracy_difference").unwrap();
+    assert!(rows[3][column].starts_with("-0.13"), "{}", &rows[3][column]);
 }
 
 #[test]

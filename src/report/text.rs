@@ -114,10 +114,11 @@ pub(super) fn shorten(text: &str, length: usize) -> String {
 
 /// Where and with what an experiment ran, in a few parts.
 pub(super) fn origin(environment: &Environment) -> Vec<String> {
+    let threads = environment.threads;
     let parts = [
         environment.device.clone(),
         environment.device_name.clone(),
-        plural(environment.threads, "thread"),
+        if threads > 0 { plural(threads, "thread") } else { String::new() },
         format!("mantissa {}", environment.version),
         environment.started.clone(),
     ];

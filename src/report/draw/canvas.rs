@@ -12,6 +12,7 @@ use plotters::style::{Color as _, FontStyle, IntoTextStyle as _, ShapeStyle, reg
 
 use super::UNITS;
 use crate::report::figure::{At, Fill, Hatch, Look, Shape};
+use crate::report::text;
 use crate::report::theme::{Colour, GROUND, INK, Theme};
 
 /// Height of the font's box, ascent to descent, in its em: the bitmap backend takes this for the size.
@@ -273,7 +274,8 @@ impl<'a, B: Backend> Canvas<'a, B> {
             .color(&colour)
             .pos(Pos::new(horizontal, VPos::Center));
         let drop = (HALF_CAPITAL - self.kind.baseline()) * em;
-        self.area.draw_text(text, &style, place((x, y + drop))).map_err(|error| error.to_string())
+        let text = text::printable(text);
+        self.area.draw_text(&text, &style, place((x, y + drop))).map_err(|error| error.to_string())
     }
 }
 
@@ -285,14 +287,10 @@ fn place((x, y): At) -> (i32, i32) {
     (device(x), device(y))
 }
 
-/// A longer line leaves every figure, and its dashes would fill the memory.
-const LONGEST_DASHED: f64 = 1e6;
-
 /// The parts of a line that its strokes cover.
 fn strokes(points: &[At], dash: &[f64]) -> Vec<Vec<At>> {
     let length = |ends: &[At]| (ends[1].0 - ends[0].0).hypot(ends[1].1 - ends[0].1);
-    let is_drawable = points.windows(2).map(length).sum::<f64>() < LONGEST_DASHED;
-    if dash.is_empty() || !is_drawable {
+    if dash.is_empty() {
         return vec![points.to_vec()];
     }
     let (mut strokes, mut stroke) = (Vec::new(), vec![points[0]]);

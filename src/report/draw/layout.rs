@@ -170,18 +170,18 @@ fn wrap(notes: &[String]) -> Vec<String> {
     lines
 }
 
-/// The room for the labels of the vertical axis.
+/// The room for the labels of the vertical axis: at most a third of the figure.
 fn label_room(panels: &[Panel]) -> f64 {
     let labels = panels.iter().flat_map(|panel| &panel.y.ticks);
     let widest = labels.map(|tick| LABEL.width(&tick.label)).fold(0.0, f64::max);
-    if widest > 0.0 { widest + GAP } else { 0.0 }
+    if widest > 0.0 { (widest + GAP).min(f64::from(WIDTH) / 3.0) } else { 0.0 }
 }
 
-/// The room for the text beside the plots.
+/// The room for the text beside the plots: at most half of the figure, whatever number stands there.
 fn gutter_room(panels: &[Panel]) -> f64 {
     let texts = panels.iter().flat_map(|panel| &panel.gutter);
     let widest = texts.map(|(_, words)| LABEL.width(words)).fold(0.0, f64::max);
-    if widest > 0.0 { widest + GAP } else { 0.0 }
+    if widest > 0.0 { (widest + GAP).min(f64::from(WIDTH) / 2.0) } else { 0.0 }
 }
 
 fn above(panel: &Panel) -> f64 {

@@ -1,5 +1,7 @@
 //! Axes: ranges that hold the data and ticks at round numbers.
 
+use crate::report::text;
+
 /// An axis. `from` is left or at the bottom, and may be larger than `to`.
 #[derive(Clone, Debug)]
 pub(in crate::report) struct Axis {
@@ -112,7 +114,10 @@ impl Axis {
 
     /// A linear axis labelled with plain numbers.
     pub(super) fn plain(label: impl Into<String>, range: (f64, f64)) -> Self {
-        Self::linear(label, range, |value, decimals| format!("{value:.decimals$}"))
+        Self::linear(label, range, |value, decimals| match decimals {
+            0..=MOST_DECIMALS => format!("{value:.decimals$}"),
+            _ => text::decimal(value),
+        })
     }
 
     /// A logarithmic axis with ticks at powers of `base`, labelled by `print`, which is told the exponent: at most about
@@ -181,6 +186,9 @@ impl Axis {
         axis
     }
 }
+
+/// With more decimals than this, a number is read better with an exponent.
+const MOST_DECIMALS: usize = 9;
 
 /// Beyond this, values are no measurement, and their differences are lost to rounding.
 const LARGEST: f64 = 1e15;

@@ -28,7 +28,7 @@ const SUBNORMAL: Fill = Fill { colour: PALETTE[2], hatch: Hatch::Rising };
 /// A variant's values of one role by binade: (its middle, in exponents; share of the values that are not 0 and finite).
 fn shares(row: &Row<'_>, role: Role) -> Vec<At> {
     let mut binades: BTreeMap<i32, u64> = BTreeMap::new();
-    for sum in row.census().iter().filter(|sum| sum.role == role) {
+    for sum in row.census.iter().filter(|sum| sum.role == role) {
         for (exponent, count) in &sum.binades {
             *binades.entry(*exponent).or_default() += count;
         }

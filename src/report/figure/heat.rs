@@ -1,11 +1,15 @@
 //! Overflow and underflow by layer and role, as shares of the values looked at.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::record::{Counts, Numerics, Role};
-use crate::report::table::{LayerSum, Row, Table};
+use crate::report::table::{Row, Table};
 use crate::report::text;
 use crate::report::theme::{Colour, OVERFLOW, UNDERFLOW};
 
-use super::{Arrange, Axis, Cell, Figure, Group, Layer, Marks, Panel, Tick, alt, room_for};
+use super::{
+    Arrange, Axis, Cell, Figure, Group, Layer, Marks, Panel, Tick, alt, first_of, room_for,
+};
 
 /// The counts of one role over all layers.
 type OfRole = fn(&Numerics) -> Counts;
@@ -33,24 +37,30 @@ const FAINTEST: f64 = 1e-7;
 /// Letters that fit below the whole grid.
 const GROUP_LETTERS: usize = 110;
 
-/// A variant and its census.
-type Census<'a> = (&'a Row<'a>, Vec<LayerSum<'a>>);
+/// Layers that are drawn: the plots of more would be taller than a picture can be.
+const MOST_LAYERS: usize = 200;
 
-/// The counts of a layer in a role, if anything was looked at.
-fn counts_at(census: &[LayerSum<'_>], layer: &str, role: Role) -> Option<Counts> {
-    let sum = census.iter().find(|sum| sum.layer == layer && sum.role == role)?;
-    (sum.counts.elements > 0).then_some(sum.counts)
+/// A variant and its counts by layer and role, where anything was looked at.
+type Census<'a> = (&'a Row<'a>, BTreeMap<(&'a str, Role), Counts>);
+
+fn census<'a>(row: &'a Row<'_>) -> Census<'a> {
+    let counted = row.census.iter().filter(|sum| sum.counts.elements > 0);
+    (row, counted.map(|sum| ((sum.layer, sum.role), sum.counts)).collect())
+}
+
+/// Every layer of the variants' censuses, in the order of the first that has it.
+fn layers<'a>(table: &'a Table<'_>) -> Vec<&'a str> {
+    let sums = table.rows.iter().flat_map(|row| &row.census);
+    let mut known = BTreeSet::new();
+    sums.map(|sum| sum.layer).filter(|layer| known.insert(*layer)).collect()
 }
 
 /// The figure.
 pub(super) fn figure(table: &Table<'_>) -> Figure {
-    let censuses: Vec<Census<'_>> = table.rows.iter().map(|row| (row, row.census())).collect();
-    let mut layers: Vec<&str> = Vec::new();
-    for sum in censuses.iter().flat_map(|(_, census)| census) {
-        if !layers.contains(&sum.layer) {
-            layers.push(sum.layer);
-        }
-    }
+    let censuses: Vec<Census<'_>> = table.rows.iter().map(census).collect();
+    let mut layers = layers(table);
+    let all = layers.len();
+    layers.truncate(MOST_LAYERS);
     let signs = ROLES.map(|(role, sign, _)| format!("{sign}: {}", text::role(role)));
     Figure {
         file: "overflow-underflow",
@@ -61,10 +71,13 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         arrange: Arrange::Stacked,
         legend: Vec::new(),
         panels: KINDS.map(|kind| panel(&censuses, &layers, kind)).to_vec(),
-        notes: vec![
+        notes: [
             format!("{}. A 0 is exactly none.", signs.join(", ")),
             "Where a cell is too narrow for its share, the page tells it at the pointer.".to_owned(),
-        ],
+        ]
+        .into_iter()
+        .chain(first_of(MOST_LAYERS, all, "layers", "the page lists them all"))
+        .collect(),
     }
 }
 
@@ -83,7 +96,7 @@ fn panel(
             let x = first + place as f64;
             ticks.push(Tick { at: x, label: (*sign).to_owned() });
             for (y, layer) in layers.iter().enumerate() {
-                let Some(counts) = counts_at(census, layer, *role) else {
+                let Some(counts) = census.get(&(*layer, *role)).copied() else {
                     continue;
                 };
                 let share = count(counts) as f64 / counts.elements as f64;
