@@ -244,7 +244,7 @@ fn family_and_model(signature: u32) -> [u32; 2] {
 
 /// This machine's name in its network.
 pub fn host_name() -> String {
-    System::host_name().unwrap_or_else(|| "a machine without a name".to_owned())
+    System::host_name().unwrap_or_else(|_| "a machine without a name".to_owned())
 }
 
 fn operating_system() -> String {

@@ -197,7 +197,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
 /// When it cannot be read or is not UTF-8.
 pub fn read_to_string(path: &Path) -> Result<String, StoreError> {
     String::from_utf8(read(path)?).map_err(|error| {
-        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error());
+        let error = std::io::Error::new(ErrorKind::InvalidData, error.utf8_error());
         StoreError::new(path, "read")(error)
     })
 }

@@ -74,6 +74,7 @@ mod tests {
             os: "Linux, x86_64".into(),
             version: "0.1.0".into(),
             git: None,
+            source: String::new(),
             build: "rustc 1.95.0, release".into(),
             started: "2026-01-01T00:00:00Z".into(),
             notes: vec!["slow".into()],

@@ -201,7 +201,7 @@ mod tests {
             )
         );
         assert_eq!(listing(&out), [".lock"]);
-        std::fs::File::options()
+        File::options()
             .write(true)
             .truncate(true)
             .open(out.join(LOCK))
