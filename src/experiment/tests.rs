@@ -40,7 +40,7 @@ fn a_record_that_cannot_be_is_not_believed() {
         (|r| r.summary.status = Status::Failed, "it failed"),
         (|r| r.summary.steps = 3, "its record tells of 3 steps of 4"),
         (|r| r.summary.steps = 999, "its record tells of 999 steps of 4"),
-        (|r| drop(r.loss.pop()), "its record has 3 losses of 4 steps"),
+        (|r| r.loss.truncate(3), "its record has 3 losses of 4 steps"),
         (
             |r| r.summary.test_accuracy = Some(0.99),
             "its accuracy is not that of its last evaluation",
