@@ -133,7 +133,9 @@ pub fn run(
     let runs = trained.iter().map(|trained| trained.seeds.len()).sum();
     let on = (&model, &data, options.device);
     listen(Event::Loaded(&data));
-    notes.iter().for_each(|note| listen(Event::Note(note)));
+    for note in &notes {
+        listen(Event::Note(note));
+    }
     listen(Event::Started { runs, kept: records.len() });
 
     let save = |records: &Records, timings: &Timings, complete: bool| {
