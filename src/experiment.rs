@@ -158,7 +158,9 @@ pub fn run(
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let trained = trained(plan);
     listen(Event::Loaded(&data));
-    notes.iter().for_each(|note| listen(Event::Note(note)));
+    for note in &notes {
+        listen(Event::Note(note));
+    }
     let experiment = Experiment { plan, options, data: data.facts(), notes };
     let mut records = match experiment.begin(&trained, listen)? {
         Found::Finished(results) => return Ok(*results),
