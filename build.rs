@@ -72,7 +72,11 @@ fn source_digest() -> std::io::Result<String> {
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if path.is_dir() {
         for entry in std::fs::read_dir(path)? {
-            collect(&entry?.path(), files)?;
+            let entry = entry?;
+            // What tools leave behind is no source.
+            if !entry.file_name().to_string_lossy().starts_with('.') {
+                collect(&entry.path(), files)?;
+            }
         }
     } else if path.is_file() {
         files.push(path.to_owned());

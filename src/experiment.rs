@@ -151,18 +151,13 @@ pub fn run(
     listen: &mut dyn FnMut(Event<'_>),
 ) -> Result<Results, ExperimentError> {
     let data = data::load(&plan.data)?;
-    let notes = data.notes();
     let model = Model::new(&plan.model, data.shape, data.classes)?;
     model.check_batch(plan.train.batch.max(plan.measure.inference_batch))?;
     model.check_normalization(plan.train.batch)?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let trained = trained(plan);
-    listen(Event::Loaded(&data));
-    for note in &notes {
-        listen(Event::Note(note));
-    }
-    let experiment = Experiment { plan, options, data: data.facts(), notes };
-    let mut records = match experiment.begin(&trained, listen)? {
+    let experiment = Experiment { plan, options, data: data.facts(), notes: data.notes() };
+    let mut records = match experiment.begin(&trained, &data, listen)? {
         Found::Finished(results) => return Ok(*results),
         Found::Part(records, _) => records,
     };
@@ -215,6 +210,7 @@ impl Experiment<'_> {
     fn begin(
         &self,
         trained: &[Trained],
+        data: &Dataset,
         listen: &mut dyn FnMut(Event<'_>),
     ) -> Result<Found, ExperimentError> {
         let found = kept::look((self.plan, trained), self.options, &self.identity())?;
@@ -224,6 +220,10 @@ impl Experiment<'_> {
         };
         if self.options.force {
             kept::clear(self.options.folder.path())?;
+        }
+        listen(Event::Loaded(data));
+        for note in &self.notes {
+            listen(Event::Note(note));
         }
         let runs = trained.iter().map(|trained| trained.seeds.len()).sum();
         listen(Event::Started { runs, kept: records.len() });

@@ -164,13 +164,13 @@ mod tests {
         for (plan, (height, width), norm) in table {
             let model = Model::new(&plan, [1, height, width], 2).unwrap();
             let what = format!("{plan:?} on {height} × {width}");
-            let refusal = model.check_batch(1).err().map(|error| error.to_string());
+            let refusal = model.check_normalization(1).err().map(|error| error.to_string());
             let expected = norm.map(|norm| format!(
                 "model: train.batch is 1, and {norm} sees 1 × 1 pixels of an image: batch norm needs more than one value a \
                  channel; set train.batch to 2 or more"
             ));
             assert_eq!(refusal, expected, "{what}");
-            assert_eq!(model.check_batch(2), Ok(()), "{what}");
+            assert_eq!(model.check_normalization(2), Ok(()), "{what}");
         }
     }
 }
