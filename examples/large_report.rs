@@ -103,27 +103,23 @@ fn claim(id: &str, variant: &str) -> ClaimResult {
     }
 }
 
-/// A variant with drawn numbers, compared with the first.
-fn measured(
-    plan: &Plan,
-    (index, variant): (usize, VariantPlan),
-    runs: Vec<RunSummary>,
-) -> VariantResult {
-    let wobble = 1.0 + 0.1 * (index as f64 * 0.7).sin();
-    let around = |value: f64| Estimate { value, low: value * 0.98, high: value * 1.03 };
-    let seconds = |value| {
-        let Estimate { value, low, high } = around(value);
-        Estimate { value: Seconds(value), low: Seconds(low), high: Seconds(high) }
-    };
-    let ratio = |Estimate { value, low, high }: Estimate<f64>| Estimate {
-        value: Ratio(value),
-        low: Ratio(low),
-        high: Ratio(high),
-    };
-    let part = Seconds(0.0008 * wobble);
-    let bytes = Bytes((wobble * 1e6) as u64);
-    let against = AgainstBaseline {
-        baseline: plan.baseline.clone(),
+fn around(value: f64) -> Estimate<f64> {
+    Estimate { value, low: value * 0.98, high: value * 1.03 }
+}
+
+fn seconds(value: f64) -> Estimate<Seconds> {
+    let Estimate { value, low, high } = around(value);
+    Estimate { value: Seconds(value), low: Seconds(low), high: Seconds(high) }
+}
+
+fn ratio(Estimate { value, low, high }: Estimate<f64>) -> Estimate<Ratio> {
+    Estimate { value: Ratio(value), low: Ratio(low), high: Ratio(high) }
+}
+
+/// A comparison with drawn numbers.
+fn against(baseline: &str, wobble: f64, pairs: usize) -> AgainstBaseline {
+    AgainstBaseline {
+        baseline: baseline.to_owned(),
         train_time_ratio: Some(ratio(around(wobble))),
         train_memory_ratio: Some(Ratio(wobble)),
         inference_time_ratio: Some(ratio(around(wobble))),
@@ -135,10 +131,22 @@ fn measured(
             p: Some(0.5),
             p_holm: Some(1.0),
             probability_better: Some(0.5),
-            pairs: runs.len(),
+            pairs,
             verdict: AccuracyVerdict::Inconclusive,
         }),
-    };
+    }
+}
+
+/// A variant with drawn numbers, compared with the first.
+fn measured(
+    plan: &Plan,
+    (index, variant): (usize, VariantPlan),
+    runs: Vec<RunSummary>,
+) -> VariantResult {
+    let wobble = 1.0 + 0.1 * (index as f64 * 0.7).sin();
+    let pairs = runs.len();
+    let part = Seconds(0.0008 * wobble);
+    let bytes = Bytes((wobble * 1e6) as u64);
     VariantResult {
         name: variant.name,
         policy: variant.policy.to_string(),
@@ -176,7 +184,7 @@ fn measured(
             work_space: None,
         }),
         numerics: Numerics::default(),
-        against_baseline: (index > 0).then_some(against),
+        against_baseline: (index > 0).then(|| against(&plan.baseline, wobble, pairs)),
     }
 }
 

@@ -349,7 +349,7 @@ pub(super) fn all(table: &Table<'_>) -> Vec<Figure> {
 /// That only the first so many are drawn, where there are more, and where the others are.
 fn first_of(most: usize, all: usize, what: &str, others: &str) -> Option<String> {
     (all > most).then(|| {
-        format!("The first {} of {} {what} are drawn; {others}.", most, text::count(all as u64))
+        format!("The first {most} of {} {what} are drawn; {others}.", text::count(all as u64))
     })
 }
 

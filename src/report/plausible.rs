@@ -291,14 +291,18 @@ fn within(name: &str, value: f64, range: &RangeInclusive<f64>) -> Checked {
     Err(format!("{name} is {value}, where {least} to {most} can be"))
 }
 
-fn number<T: PartialOrd + Display>(name: &str, value: T, range: &RangeInclusive<T>) -> Checked {
+fn number<T: PartialOrd + Display + Copy>(
+    name: &str,
+    value: T,
+    range: &RangeInclusive<T>,
+) -> Checked {
     if range.contains(&value) {
         return Ok(());
     }
     Err(format!("{name} is {value}, where {} to {} can be", range.start(), range.end()))
 }
 
-fn at_most<T: PartialOrd + Display>(name: &str, value: T, most: T) -> Checked {
+fn at_most<T: PartialOrd + Display + Copy>(name: &str, value: T, most: T) -> Checked {
     if value <= most {
         Ok(())
     } else {
