@@ -58,7 +58,9 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
     let written = write_into(folder, path, contents).or_else(again);
     let written = written.map_err(StoreError::new(path, "write"));
     if written.is_err() {
-        made.iter().for_each(|folder| remove_if_empty(folder));
+        for folder in &made {
+            remove_if_empty(folder);
+        }
     }
     written
 }
@@ -283,7 +285,9 @@ fn make_folder(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     match std::fs::create_dir_all(folder) {
         Ok(()) => Ok(missing),
         Err(error) => {
-            missing.iter().for_each(|folder| remove_if_empty(folder));
+            for folder in &missing {
+                remove_if_empty(folder);
+            }
             Err(StoreError::new(folder, "make the folder")(error))
         }
     }

@@ -276,7 +276,7 @@ fn batch_norm_of_one_value_a_channel_in_files_is_exit_code_2() {
     let images = [header(3, &[8, 3, 3]), (0..72).collect()].concat();
     let labels = [header(1, &[8]), vec![0, 1, 0, 1, 0, 1, 0, 1]].concat();
     for (name, bytes) in [("images", images), ("labels", labels)] {
-        std::fs::write(folder.path().join(name), bytes).unwrap();
+        mantissa::store::write(&folder.path().join(name), &bytes).unwrap();
     }
     let data =
         "--set=data={kind=\"idx\",train_images=\"images\",train_labels=\"labels\",held_out=2}";

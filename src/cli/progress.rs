@@ -224,26 +224,11 @@ mod tests {
         };
         let start = |seed| Event::RunStarted { variant: "fp32", seed };
         let finish = |summary| Event::RunFinished { variant: "fp32", summary };
-        let images = |count: usize| Split { pixels: Vec::new(), labels: vec![0; count] };
-        let (train, test) = (images(8000), images(2));
-        let data = Dataset { shape: [1, 28, 28], classes: 256, train, test };
         let mut narrator = Narrator::default();
         for (event, line) in [
             (
-                Event::Loaded(&data),
-                Some("data: 8,000 training and 2 test images of 1 × 28 × 28, 256 classes"),
-            ),
-            (
-                Event::Note("Labels 1 to 255 do not occur."),
-                Some("note: Labels 1 to 255 do not occur."),
-            ),
-            (
                 Event::Started { runs: 5, kept: 2 },
                 Some("2 of 5 runs were finished before and are kept"),
-            ),
-            (
-                Event::NotKept { variant: "fp32", seed: 7, reason: "its record is missing" },
-                Some("fp32, seed 7, is done again: its record is missing"),
             ),
             (start(7), None),
             (Event::Step { done: 1, of: 400 }, None),
@@ -262,12 +247,32 @@ mod tests {
             (finish(&growing), Some("[5/5] fp32, seed 9: accuracy 96.40 %, loss 1.843e+32")),
             (Event::TimingBlock { done: 1, of: 60 }, Some("timing: 60 blocks")),
             (Event::TimingBlock { done: 2, of: 60 }, None),
-            (
-                Event::Finished,
-                Some("every run was finished before, and nothing is trained; --force trains again"),
-            ),
         ] {
             assert_eq!(narrator.line(&event).as_deref(), line, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_before_the_first_run_is_told() {
+        let images = |count: usize| Split { pixels: Vec::new(), labels: vec![0; count] };
+        let (train, test) = (images(8000), images(2));
+        let data = Dataset { shape: [1, 28, 28], classes: 256, train, test };
+        for (event, line) in [
+            (
+                Event::Loaded(&data),
+                "data: 8,000 training and 2 test images of 1 × 28 × 28, 256 classes",
+            ),
+            (Event::Note("Labels 1 to 255 do not occur."), "note: Labels 1 to 255 do not occur."),
+            (
+                Event::NotKept { variant: "fp32", seed: 7, reason: "its record is missing" },
+                "fp32, seed 7, is done again: its record is missing",
+            ),
+            (
+                Event::Finished,
+                "every run was finished before, and nothing is trained; --force trains again",
+            ),
+        ] {
+            assert_eq!(Narrator::default().line(&event).as_deref(), Some(line), "{event:?}");
         }
     }
 }

@@ -89,7 +89,7 @@ fn inspect<T: Element>(values: &[T], smallest_normal: f32, unscale: f32) -> Grad
         total.counts.infinite += u64::from(infinite);
         total.counts.nan += u64::from(nan);
         let sum = sum(&squares[..block.len()]);
-        total.squares += if sum >= LEAST_SQUARES && sum < f32::INFINITY {
+        total.squares += if (LEAST_SQUARES..f32::INFINITY).contains(&sum) {
             f64::from(sum)
         } else if zero == block.len() as u32 {
             0.0

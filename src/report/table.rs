@@ -320,7 +320,7 @@ fn summed<'a>(records: &[&'a RunRecord]) -> Vec<LayerSum<'a>> {
     sums
 }
 
-impl<'a> Row<'a> {
+impl Row<'_> {
     /// Without its experiment, its records and its differences.
     fn of(results: &Results, variant: &VariantResult) -> Self {
         let ended = |status| variant.runs.iter().filter(|r| r.status == status).count();

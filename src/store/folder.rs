@@ -56,7 +56,9 @@ impl Folder {
         match locked {
             Ok(lock) => Ok(Self { path: path.to_owned(), lock, made }),
             Err(error) => {
-                made.iter().for_each(|folder| remove_if_empty(folder));
+                for folder in &made {
+                    remove_if_empty(folder);
+                }
                 Err(error)
             }
         }
@@ -248,7 +250,9 @@ mod tests {
         };
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            for thread in threads {
+                thread.join().unwrap();
+            }
         });
     }
 

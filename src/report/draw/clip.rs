@@ -143,7 +143,9 @@ mod tests {
         assert_eq!(FRAME.area(&inside), inside);
         let mut around = FRAME.area(&[(-1e9, -1e9), (1e9, -1e9), (1e9, 1e9), (-1e9, 1e9)]);
         // Edges of 2·10⁹ keep no more of a place than a millionth.
-        around.iter_mut().for_each(|at| *at = (at.0.round(), at.1.round()));
+        for at in &mut around {
+            *at = (at.0.round(), at.1.round());
+        }
         around.sort_by(|a, b| a.partial_cmp(b).unwrap());
         around.dedup();
         assert_eq!(around, [(10.0, 20.0), (10.0, 70.0), (110.0, 20.0), (110.0, 70.0)]);
