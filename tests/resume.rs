@@ -116,7 +116,7 @@ impl Place {
     /// Makes the finished experiment one that was interrupted before it was timed.
     fn interrupt(&self) {
         let path = self.path("out/results.json");
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = mantissa::store::read_to_string(&path).unwrap();
         let text = text.replacen("\"complete\": true", "\"complete\": false", 1);
         mantissa::store::write(&path, text.as_bytes()).unwrap();
     }
@@ -199,11 +199,16 @@ fn a_finished_experiment_is_shown_and_nothing_is_written() {
     assert!(forced.stderr.contains("[4/4] "), "{}", forced.stderr);
 }
 
+/// Changes a results file.
+type Change = fn(&mut Value);
+
+/// Damages the records of a place.
+type Damage = fn(&Place);
+
 #[test]
 fn what_would_discard_a_run_says_why_and_asks_for_force() {
     let place = Place::finished();
     let whole = std::fs::read(place.path("out/results.json")).unwrap();
-    type Change = fn(&mut Value);
     let rows: [(Change, &[&str], &[&str]); 8] = [
         (|_| (), &["--set", "train.steps=7"], &["another plan: train.steps is 6 there, 7 here"]),
         (|_| (), &["--threads", "1"], &["its times are those of 2 threads, this is with 1 thread"]),
@@ -290,14 +295,9 @@ fn other_data_are_another_experiment() {
     assert!(call.stderr.contains("4 of 4 runs were finished before and are kept"));
 }
 
-/// The audit's cases, and those of their kind.
-#[test]
-fn a_record_that_does_not_belong_is_done_again_and_told() {
-    let place = Place::finished();
-    let expected = place.digests();
-    let whole = place.snapshot("out/runs");
-    type Change = fn(&Place);
-    let rows: [(Change, &str); 7] = [
+/// What makes a record one that does not belong, and what is said of it.
+fn damaged_records() -> [(Damage, &'static str); 7] {
+    [
         (
             |place| {
                 let [from, to] = [1, 0].map(|seed| place.path(&Place::record("fp32", seed)));
@@ -350,9 +350,17 @@ fn a_record_that_does_not_belong_is_done_again_and_told() {
             |place| std::fs::remove_file(place.path(&Place::record("fp32", 0))).unwrap(),
             "fp32, seed 0, is done again: its record is missing",
         ),
-    ];
+    ]
+}
+
+/// The audit's cases, and those of their kind.
+#[test]
+fn a_record_that_does_not_belong_is_done_again_and_told() {
+    let place = Place::finished();
+    let expected = place.digests();
+    let whole = place.snapshot("out/runs");
     for complete in [false, true] {
-        for (change, line) in rows {
+        for (change, line) in damaged_records() {
             place.edit("out/results.json", |results| results["complete"] = complete.into());
             change(&place);
             let call = place.experiment(&[]);
@@ -432,7 +440,7 @@ fn a_run_that_failed_is_tried_again() {
 fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(60), "waited too long for {what}");
+        assert!(start.elapsed() < Duration::from_mins(1), "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -453,7 +461,8 @@ fn killed_again_and_again_it_ends_as_if_it_had_never_been() {
     let expected = place.digests();
     std::fs::remove_dir_all(place.path("out")).unwrap();
     let mut kills = 0;
-    for delay in (1..).map(|turn| Duration::from_millis(13 * turn)) {
+    let mut delay = Duration::from_millis(13);
+    loop {
         let mut running = Running(place.command(&EXPERIMENT).spawn().unwrap());
         std::thread::sleep(delay);
         if running.0.try_wait().unwrap().is_some_and(|status| status.success()) {
@@ -461,6 +470,7 @@ fn killed_again_and_again_it_ends_as_if_it_had_never_been() {
         }
         drop(running);
         kills += 1;
+        delay = delay * 3 / 2;
         // What is there can be read.
         for (path, (contents, _)) in place.snapshot("out") {
             if path.extension().is_some_and(|ending| ending == "json") {

@@ -185,7 +185,7 @@ fn a_long_block_of_steps_tells_whether_it_ended_the_run() {
         let parameter = ParameterTensors { weights, copy: None, first: None, second: None };
         let settings = StepSettings {
             rule: Update::Sgd(Sgd { lr: 0.0, momentum: 0.0, nesterov: false, weight_decay: 0.0 }),
-            rates: vec![Rates { lr: 0.5, correction1: 1.0, correction2: 1.0 }],
+            rates: RateSchedule::new(|_| Rates { lr: 0.5, correction1: 1.0, correction2: 1.0 }),
             scale: LossScale::None,
             clip_norm: None,
             params: Format::F32,
