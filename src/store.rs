@@ -73,11 +73,11 @@ fn write_into(folder: &Path, path: &Path, contents: &[u8]) -> std::io::Result<()
     Ok(())
 }
 
-/// Writes a file below a folder as [`write`] does, and returns its path. Folders between the two are followed only where
+/// Writes a file below a folder as [`write()`] does, and returns its path. Folders between the two are followed only where
 /// they are folders: a link could lead to files of somebody else.
 ///
 /// # Errors
-/// When one of them is a symbolic link, or as [`write`].
+/// When one of them is a symbolic link, or as [`write()`].
 pub fn write_below(folder: &Path, name: &Path, contents: &[u8]) -> Result<PathBuf, StoreError> {
     refuse_links(folder, folder_of(name))?;
     let path = folder.join(name);
