@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::record::Results;
 use crate::store::{self, StoreError};
 
+use super::figure::FILES;
 use super::theme::Theme;
 use super::{event_file, remove_earlier};
 
@@ -23,20 +24,6 @@ const START: u64 = 200;
 /// The summary, which names every figure of its report.
 const SUMMARY: &str = "summary.md";
 
-/// Every figure that a report may have, without the ending.
-const FIGURES: [&str; 10] = [
-    "accuracy-difference",
-    "trade-off",
-    "step-time",
-    "memory",
-    "inference",
-    "loss",
-    "accuracy",
-    "loss-scale",
-    "overflow-underflow",
-    "exponents",
-];
-
 /// The four files of a figure.
 fn drawings(figure: &str) -> impl Iterator<Item = String> {
     [Theme::Light, Theme::Dark].into_iter().flat_map(move |theme| {
@@ -47,7 +34,7 @@ fn drawings(figure: &str) -> impl Iterator<Item = String> {
 
 /// Every file that a report may have, but for event files, by its name in the folder.
 fn names() -> impl Iterator<Item = String> {
-    TEXTS.map(str::to_owned).into_iter().chain(FIGURES.into_iter().flat_map(drawings))
+    TEXTS.map(str::to_owned).into_iter().chain(FILES.into_iter().flat_map(drawings))
 }
 
 /// A file in `dir` that a report would replace, where nothing there says that this program wrote it: the page of a report would.
@@ -86,8 +73,7 @@ pub fn is_current(dir: &Path) -> Result<bool, StoreError> {
         }
     }
     let summary = String::from_utf8_lossy(&store::read(&dir.join(SUMMARY))?).into_owned();
-    let shown =
-        FIGURES.into_iter().filter(|name| summary.contains(&format!("(figures/{name}.png)")));
+    let shown = FILES.into_iter().filter(|name| summary.contains(&format!("(figures/{name}.png)")));
     for drawing in shown.flat_map(drawings) {
         if !store::is_file(&dir.join(drawing))? {
             return Ok(false);
