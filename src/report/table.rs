@@ -34,7 +34,7 @@ pub(super) const TITLES: [&str; 11] = [
 pub(super) const LEGEND: [&str; 5] = [
     "Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.",
     "Step time: median of the timed blocks of this run; machines drift, so a time in seconds has no interval. × is variant ÷ baseline, paired by block, with its 95% interval; below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; below them their share of this program's fastest matrix multiplication of that format, which is not the hardware's peak.",
-    "Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients.",
+    "Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients. Settling: before a run's first update, while the loss scale comes down.",
     "Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.",
     "— means not measured, never 0.",
 ];
@@ -447,8 +447,11 @@ impl Row<'_> {
     fn overflow_cell(&self) -> Vec<Line> {
         let counts = self.counted();
         let mut lines = share_cell(counts.overflow, counts.elements);
-        if let Some(settling) = self.settling() {
-            lines.push(Line::detail(settling));
+        let Evidence { settling, settled, .. } = self.numerics.evidence;
+        match (settling.overflow, settled.overflow) {
+            (0, _) => {}
+            (_, 0) => lines.push(Line::detail("all settling")),
+            (some, _) => lines.push(Line::detail(format!("{} settling", text::count(some)))),
         }
         lines
     }
