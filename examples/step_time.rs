@@ -1,11 +1,12 @@
 //! Times training steps of one model under one policy and prints a line of JSON: the half of `benches/peers` that is ours.
 //!
-//! `cargo run --release --example step_time -- mlp bf16-mixed 50`; models: `mlp`, `cnn`, `wide-mlp`, `gpu-mlp`, `gpu-resnet`.
+//! `cargo run --release --example step_time -- mlp bf16-mixed 50`; models: `mlp`, `cnn`, `resnet20`, `wide-mlp`,
+//! `gpu-mlp`, `gpu-resnet`.
 //! With `--device cuda` before the model the steps are a GPU's. They are timed a few at a time there, so that the GPU need not
 //! wait for the host after each, and each of these is told to have taken the mean of them.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-use mantissa::data::{self, Batches};
+use mantissa::data::{self, Batches, Dataset, Split};
 use mantissa::device::{self, Stopwatch};
 use mantissa::model::Model;
 use mantissa::precision::Policy;
@@ -39,9 +40,12 @@ fn run() -> Result<(), Failure> {
     let device = device.parse::<device::Device>()?.resolve()?.open()?;
     let (plan, batch) = model(name)?;
     let (named, policy, steps): (_, Policy, u64) = (policy, policy.parse()?, steps.parse()?);
-    let data = data::load(&DataPlan::Digits { train: batch * 8, test: batch, seed: 0 })?;
+    let data = match name.as_str() {
+        "resnet20" => noise([3, 32, 32], batch * 8),
+        _ => data::load(&DataPlan::Digits { train: batch * 8, test: batch, seed: 0 })?,
+    };
     let model = Model::new(&plan, data.shape, data.classes)?;
-    let train = train_plan(batch, steps + WARM_UP);
+    let train = train_plan(&plan, batch, steps + WARM_UP);
     let mut source = Batches::new(&data, batch, Augment::default(), 0)?;
     let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape, &device))?;
     for step in 0..WARM_UP {
@@ -87,6 +91,7 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
     match name {
         "mlp" => Ok((mlp(&[512, 512]), 256)),
         "wide-mlp" => Ok((mlp(&[2048, 2048, 2048]), 256)),
+        "resnet20" => Ok((ModelPlan::Resnet { depth: 20, width: 16 }, 128)),
         "gpu-mlp" => Ok((mlp(&[4096, 4096, 4096]), 8192)),
         "gpu-resnet" => Ok((ModelPlan::Resnet { depth: 20, width: 64 }, 1024)),
         "cnn" => {
@@ -96,24 +101,42 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
             Ok((ModelPlan::Cnn { blocks, hidden, activation, batch_norm, dropout }, 64))
         }
         other => {
-            Err(format!("unknown model {other:?}; known: mlp, cnn, wide-mlp, gpu-mlp, gpu-resnet"))
+            let known = "mlp, cnn, resnet20, wide-mlp, gpu-mlp, gpu-resnet";
+            Err(format!("unknown model {other:?}; known: {known}"))
         }
     }
 }
 
-/// AdamW at a constant rate.
-fn train_plan(batch: usize, steps: u64) -> TrainPlan {
-    TrainPlan {
-        steps,
-        batch,
-        accumulate: 1,
-        optimizer: OptimizerPlan::AdamW {
+/// Images of noise, for sizes that the built-in data do not have.
+fn noise(shape: [usize; 3], images: usize) -> Dataset {
+    let split = |images: usize| Split {
+        pixels: (0..images * shape.iter().product::<usize>())
+            .map(|i| (i * 7919 % 251) as u8)
+            .collect(),
+        labels: (0..images).map(|i| (i % 10) as u32).collect(),
+    };
+    Dataset { train: split(images), test: split(images / 8), shape, classes: 10 }
+}
+
+/// A constant rate; SGD with momentum for the residual networks, AdamW for the others.
+fn train_plan(model: &ModelPlan, batch: usize, steps: u64) -> TrainPlan {
+    let optimizer = match model {
+        ModelPlan::Resnet { .. } => {
+            OptimizerPlan::Sgd { lr: 0.05, momentum: 0.9, nesterov: false, weight_decay: 5e-4 }
+        }
+        _ => OptimizerPlan::AdamW {
             lr: 1e-3,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
             weight_decay: 0.01,
         },
+    };
+    TrainPlan {
+        steps,
+        batch,
+        accumulate: 1,
+        optimizer,
         schedule: SchedulePlan { kind: ScheduleKind::Constant, warmup: 0, floor: 0.0 },
         clip_norm: None,
         label_smoothing: 0.0,

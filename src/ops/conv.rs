@@ -1,24 +1,31 @@
-//! Convolution (cross-correlation, as everyone's `conv2d`), lowered to matrix products forwards and both ways backwards.
+//! Convolution (cross-correlation, as everyone's `conv2d`): three matrix products, forwards and both ways backwards, whose patches
+//! are never written down.
 //!
-//! Each image is unfolded into a matrix of patches and multiplied; the images are worked on in parallel, in a fixed number of
-//! groups with a fixed share of the work space, so that neither sums nor memory depend on the number of threads.
-#![expect(unsafe_code, reason = "work space has no values before it is written")]
+//! Each image is copied once, with its border of zeros, so that what a kernel element sees at eight outputs in a row stands side by
+//! side: the patches of all outputs are columns at fixed distances from there ([`matmul::Strip`]). The images are worked on in
+//! parallel, and what they add to the weight's gradient in a fixed number of groups, so that neither sums nor memory depend on the
+//! number of threads.
+#![expect(unsafe_code, reason = "images are written through pointers, each by its own task")]
 
-use std::mem::MaybeUninit;
+use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{DType, Device, Error, Result, Tensor, WithDType as _};
-use gemmkit::{MatMut, MatRef, Parallelism};
+use candle_core::{Device, Error, Result, Tensor, WithDType as _};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::element::{Element, by_dtype};
-use super::host::{Unwritten, build, expect_shape, view, work_space, zeroed, zeros_in};
-use super::parallel::{carve, for_each, sum, vectorized};
-use super::product::{Bias, Matrix, Operands, count_product, product, product_into};
-use crate::memory::uncounted;
+use super::host::{Unwritten, expect_shape, try_build, view, zeroed};
+use super::linear::{Operands, count_product};
+use super::matmul::{
+    DEPTH, Kernels, LANES, Operand, Part, Strip, Tiles, are_right, as_f32_mut, kernels, with_space,
+};
+use super::parallel::{for_each, sum, vectorized};
+use crate::memory::OutOfMemory;
 
-/// Most groups that the images of a batch are worked on in.
+/// Most groups that the images of a batch are worked on in for the weight's gradient.
 const GROUPS: usize = 16;
 
 /// The same in both directions of the image.
@@ -130,109 +137,351 @@ impl Sizes {
         count_product([self.outputs, self.images * self.out_plane(), self.patch()]);
     }
 
-    /// Whether the patches are the image itself.
-    fn is_pointwise(self) -> bool {
+    /// The same convolution with each plane as one row, where every output sees one value at its own place.
+    fn flattened(self) -> Self {
         let ConvSettings { stride, padding, .. } = self.settings;
-        self.kernel == (1, 1) && stride == 1 && padding == 0
+        if self.kernel != (1, 1) || stride != 1 || padding != 0 {
+            return self;
+        }
+        Self { height: 1, width: self.height * self.width, out: (1, self.out_plane()), ..self }
     }
 
-    fn images_per_group(self) -> usize {
-        self.images.div_ceil(GROUPS)
+    /// Values of an image in one group of channels.
+    fn group_image(self) -> usize {
+        self.group_channels() * self.height * self.width
     }
 
-    fn groups_of_images(self) -> usize {
-        self.images.div_ceil(self.images_per_group())
+    /// Values of an output image in one group of channels.
+    fn group_out_image(self) -> usize {
+        self.group_outputs() * self.out_plane()
+    }
+}
+
+/// A copy of some planes with a border of zeros. With a stride, values that are as many apart stand side by side: a plane becomes
+/// stride × stride smaller ones.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    /// Sides of a plane.
+    height: usize,
+    width: usize,
+    /// Where the copy starts in the plane: at minus the border.
+    top: isize,
+    left: isize,
+    stride: usize,
+    /// Sides of one of the smaller planes.
+    rows: usize,
+    columns: usize,
+}
+
+impl Frame {
+    /// Values of a plane's copy.
+    fn plane(&self) -> usize {
+        self.stride * self.stride * self.rows * self.columns
     }
 
-    /// For one row of patches, the kernel element of it at (`channel`, `i`, `j`): calls `each(output row, input row)` for
-    /// the output rows that see a row of the image.
+    /// Where the copy has the value at this place of the framed plane.
+    fn at(&self, row: usize, column: usize) -> usize {
+        let small = row % self.stride * self.stride + column % self.stride;
+        (small * self.rows + row / self.stride) * self.columns + column / self.stride
+    }
+
+    /// The values of a copy of so many planes, with what is read beyond the last.
+    fn len(&self, planes: usize) -> usize {
+        planes * self.plane() + LANES
+    }
+
+    /// Copies planes.
     #[inline(always)]
-    fn rows(self, i: usize, mut each: impl FnMut(usize, usize)) {
-        let ConvSettings { stride, padding, dilation, .. } = self.settings;
-        for out_row in 0..self.out.0 {
-            let row = out_row * stride + i * dilation;
-            if row >= padding && row < self.height + padding {
-                each(out_row, row - padding);
-            }
-        }
-    }
-
-    /// The output columns that see a column of the image through kernel column `j`, and the first image column; where none
-    /// does, that is the image's end at most.
-    fn columns(self, j: usize) -> (usize, usize, usize) {
-        let ConvSettings { stride, padding, dilation, .. } = self.settings;
-        let shift = j * dilation;
-        let first = padding.saturating_sub(shift).div_ceil(stride);
-        let end = if self.width + padding > shift {
-            ((self.width + padding - shift - 1) / stride + 1).min(self.out.1)
-        } else {
-            0
-        };
-        let column = (first * stride + shift).saturating_sub(padding).min(self.width);
-        (first.min(end), end, column)
-    }
-}
-
-/// Unfolds the channels of one group of an image to `space`, which has the values of its patches: row (c, i, j) holds what kernel
-/// element (i, j) of channel c sees.
-fn unfold<'a, T: Element>(image: &[T], sizes: Sizes, space: &'a mut [MaybeUninit<T>]) -> &'a [T] {
-    let stride = sizes.settings.stride;
-    assert!(space.len() == sizes.patch() * sizes.out_plane());
-    assert!(image.len() == sizes.group_channels() * sizes.height * sizes.width);
-    let mut rows = space.chunks_exact_mut(sizes.out_plane());
-    for plane in image.chunks_exact(sizes.height * sizes.width) {
-        for i in 0..sizes.kernel.0 {
-            for (j, patch) in (0..sizes.kernel.1).zip(&mut rows) {
-                let (first, end, column) = sizes.columns(j);
-                if sizes.settings.padding > 0 {
-                    patch.fill(MaybeUninit::new(T::default()));
+    fn copy<T: Element>(&self, planes: &[T], tiles: Tiles, to: &mut [u32]) {
+        let count = planes.len() / (self.height * self.width);
+        // The columns that the copy has of a row, and the zeros before them.
+        let first = self.left.max(0).unsigned_abs();
+        let border = (-self.left).max(0).unsigned_abs();
+        let columns = self.columns * self.stride;
+        let end = (first + columns.saturating_sub(border)).min(self.width).max(first);
+        for (index, plane) in planes.chunks_exact(self.height * self.width).enumerate() {
+            let start = index * self.plane();
+            for row in 0..self.rows * self.stride {
+                let source = self.top + row.cast_signed();
+                let source = usize::try_from(source).ok().filter(|source| *source < self.height);
+                let values =
+                    source.map_or(&[][..], |source| &plane[source * self.width..][first..end]);
+                if self.stride == 1 {
+                    let at = start + row * columns;
+                    let before = if values.is_empty() { columns } else { border };
+                    tiles.put_zeros::<T>(before, to, at);
+                    tiles.put(values, to, at + before);
+                    let done = before + values.len();
+                    tiles.put_zeros::<T>(columns - done, to, at + done);
+                } else {
+                    for column in 0..columns {
+                        let value =
+                            column.checked_sub(border).and_then(|column| values.get(column));
+                        let value = value.copied().unwrap_or_default();
+                        tiles.put(&[value], to, start + self.at(row, column));
+                    }
                 }
-                sizes.rows(i, |out_row, row| {
-                    let target = &mut patch[out_row * sizes.out.1..][first..end];
-                    let source = &plane[row * sizes.width..][..sizes.width];
-                    if stride == 1 {
-                        target.write_copy_of_slice(&source[column..column + target.len()]);
-                    } else {
-                        for (target, source) in
-                            target.iter_mut().zip(source[column..].iter().step_by(stride))
-                        {
-                            target.write(*source);
-                        }
+            }
+        }
+        tiles.put_zeros::<T>(LANES, to, count * self.plane());
+    }
+}
+
+/// One product of a convolution, for every image: rows of weights × patches of planes.
+struct Pass<'a, T: Element> {
+    weights: Cow<'a, [T]>,
+    rows: usize,
+    frame: Frame,
+    /// Planes that are copied.
+    planes: usize,
+    /// How far from an output's place in the copy each value of the depth is.
+    steps: Vec<usize>,
+    /// Outputs, and what is between two of them in the target.
+    grid: (usize, usize),
+    apart: usize,
+    /// Where the first output is in the target, and the target's sides.
+    origin: (usize, usize),
+    target: (usize, usize),
+}
+
+impl<'a, T: Element> Pass<'a, T> {
+    /// One group of [`conv2d`].
+    fn forward(sizes: Sizes, weights: &'a [T]) -> Self {
+        let ConvSettings { stride, padding, dilation, .. } = sizes.settings;
+        let small = |out: usize, kernel: usize| {
+            ((out - 1) * stride + (kernel - 1) * dilation + 1).div_ceil(stride)
+        };
+        let frame = Frame {
+            height: sizes.height,
+            width: sizes.width,
+            top: -padding.cast_signed(),
+            left: -padding.cast_signed(),
+            stride,
+            rows: small(sizes.out.0, sizes.kernel.0),
+            columns: small(sizes.out.1, sizes.kernel.1),
+        };
+        let mut steps = Vec::with_capacity(sizes.patch());
+        for channel in 0..sizes.group_channels() {
+            for i in 0..sizes.kernel.0 {
+                for j in 0..sizes.kernel.1 {
+                    steps.push(channel * frame.plane() + frame.at(i * dilation, j * dilation));
+                }
+            }
+        }
+        Self {
+            weights: Cow::Borrowed(weights),
+            rows: sizes.group_outputs(),
+            frame,
+            planes: sizes.group_channels(),
+            steps,
+            grid: sizes.out,
+            apart: 1,
+            origin: (0, 0),
+            target: sizes.out,
+        }
+    }
+
+    /// One group of the gradient with respect to x, at the places that are `phase` more than a multiple of the stride: the kernel
+    /// elements that see them are the same for all. None see them: no pass.
+    fn input_gradient(sizes: Sizes, weights: &[T], phase: (usize, usize)) -> Option<Self> {
+        let ConvSettings { stride, padding, dilation, .. } = sizes.settings;
+        // The elements of one side of the kernel that see such a place, and the output, relative to the place's own number.
+        let seen = |phase: usize, kernel: usize| -> Vec<(usize, isize)> {
+            let shifts = (0..kernel)
+                .map(|i| (i, (phase + padding).cast_signed() - (i * dilation).cast_signed()));
+            let stride = stride.cast_signed();
+            shifts
+                .filter(|(_, shift)| shift.rem_euclid(stride) == 0)
+                .map(|(i, shift)| (i, shift.div_euclid(stride)))
+                .collect()
+        };
+        let (down, across) = (seen(phase.0, sizes.kernel.0), seen(phase.1, sizes.kernel.1));
+        let grid = (
+            sizes.height.saturating_sub(phase.0).div_ceil(stride),
+            sizes.width.saturating_sub(phase.1).div_ceil(stride),
+        );
+        let first = |seen: &[(usize, isize)]| seen.iter().map(|(_, shift)| *shift).min();
+        let (top, left) = first(&down).zip(first(&across)).filter(|_| grid.0 * grid.1 > 0)?;
+        let side = |seen: &[(usize, isize)], grid: usize, first: isize| {
+            grid + seen.iter().map(|(_, shift)| shift.abs_diff(first)).max().unwrap_or(0)
+        };
+        let frame = Frame {
+            height: sizes.out.0,
+            width: sizes.out.1,
+            top,
+            left,
+            stride: 1,
+            rows: side(&down, grid.0, top),
+            columns: side(&across, grid.1, left),
+        };
+        let (outputs, channels) = (sizes.group_outputs(), sizes.group_channels());
+        let mut steps = Vec::with_capacity(outputs * down.len() * across.len());
+        let mut turned = Vec::with_capacity(channels * outputs * down.len() * across.len());
+        for output in 0..outputs {
+            for (_, row) in &down {
+                for (_, column) in &across {
+                    let place = frame.at(row.abs_diff(top), column.abs_diff(left));
+                    steps.push(output * frame.plane() + place);
+                }
+            }
+        }
+        for channel in 0..channels {
+            for output in 0..outputs {
+                for (i, _) in &down {
+                    for (j, _) in &across {
+                        let row = (output * channels + channel) * sizes.kernel.0 + i;
+                        turned.push(weights[row * sizes.kernel.1 + j]);
                     }
-                });
+                }
+            }
+        }
+        Some(Self {
+            weights: Cow::Owned(turned),
+            rows: channels,
+            frame,
+            planes: outputs,
+            steps,
+            grid,
+            apart: stride,
+            origin: phase,
+            target: (sizes.height, sizes.width),
+        })
+    }
+
+    /// Groups of outputs: where each starts in the copy, its row and first column.
+    fn groups(&self) -> Vec<(usize, usize, usize)> {
+        let columns = (0..self.grid.1).step_by(LANES);
+        (0..self.grid.0)
+            .flat_map(|row| {
+                let at = row * self.frame.columns;
+                columns.clone().map(move |column| (at + column, row, column))
+            })
+            .collect()
+    }
+
+    /// Multiplies for every image: `part` tells which values of an image of `source` and of the target are the group's. Whether the
+    /// results are right.
+    fn run(
+        &self,
+        tiles: Tiles,
+        (source, image, part): (&[T], usize, Range<usize>),
+        (target, out_part): (&Images<T>, Range<usize>),
+        bias: Option<&[T]>,
+    ) -> Result<bool> {
+        let depth = self.steps.len();
+        let panels = self.rows.div_ceil(tiles.rows());
+        let groups = self.groups();
+        let starts: Vec<usize> = groups.iter().map(|(at, ..)| *at).collect();
+        let right = AtomicBool::new(true);
+        let failed: OnceLock<OutOfMemory> = OnceLock::new();
+        let weights = Operand::along_depth(&self.weights, self.rows, depth);
+        let blocks: Vec<Range<usize>> =
+            (0..depth).step_by(DEPTH).map(|start| start..(start + DEPTH).min(depth)).collect();
+        let lens: Vec<usize> =
+            blocks.iter().map(|block| tiles.left_len::<T>(block.len()) * panels).collect();
+        with_space(lens.iter().sum(), |packed| {
+            let mut rest = &mut *packed;
+            for (block, len) in blocks.iter().zip(&lens) {
+                let now;
+                (now, rest) = rest.split_at_mut(*len);
+                tiles.pack_left(&weights, &Part { first: 0, depth: block.clone() }, now);
+            }
+            let packed = &*packed;
+            let copy = tiles.words::<T>(self.frame.len(self.planes)).next_multiple_of(16);
+            let pitch = tiles.groups() * LANES;
+            let sums = panels * tiles.rows() * pitch;
+            for_each(source.chunks(image).collect(), |index, image: &[T]| {
+                let work = |space: &mut [u32]| {
+                    let (copy, space) = space.split_at_mut(copy);
+                    let (sums, scratch) = space.split_at_mut(sums);
+                    let sums = as_f32_mut(sums);
+                    vectorized!(self.frame.copy(&image[part.clone()], tiles, copy));
+                    tiles.enter();
+                    for (starts, groups) in
+                        starts.chunks(tiles.groups()).zip(groups.chunks(tiles.groups()))
+                    {
+                        let mut left = packed;
+                        for (block, len) in blocks.iter().zip(&lens) {
+                            let now;
+                            (now, left) = left.split_at(*len);
+                            let strip = Strip {
+                                left: now,
+                                source: copy,
+                                groups: starts,
+                                steps: &self.steps[block.clone()],
+                                add: block.start > 0,
+                            };
+                            tiles.strip::<T>(&strip, sums, pitch, scratch);
+                        }
+                        if !are_right::<T>(tiles, sums) {
+                            right.store(false, Ordering::Relaxed);
+                        }
+                        let to = (target, index, out_part.start);
+                        vectorized!(self.finish(groups, (sums, pitch), bias, to));
+                    }
+                    tiles.leave();
+                };
+                if let Err(error) = with_space(copy + sums + tiles.scratch::<T>(), work) {
+                    _ = failed.set(error);
+                }
+            });
+        })?;
+        failed.into_inner().map_or_else(|| Ok(right.into_inner()), |error| Err(error.into()))
+    }
+
+    /// Adds the bias to the sums of some groups of outputs, rounds and stores them.
+    #[inline(always)]
+    fn finish(
+        &self,
+        groups: &[(usize, usize, usize)],
+        (sums, pitch): (&mut [f32], usize),
+        bias: Option<&[T]>,
+        (target, image, start): (&Images<T>, usize, usize),
+    ) {
+        let mut rounded = [T::default(); LANES];
+        for (row, sums) in sums.chunks_exact_mut(pitch).take(self.rows).enumerate() {
+            if let Some(bias) = bias {
+                let bias = bias[row].to_f64() as f32;
+                sums.iter_mut().for_each(|sum| *sum += bias);
+            }
+            let plane = start + row * self.target.0 * self.target.1;
+            for ((_, y, x), sums) in groups.iter().zip(sums.chunks_exact(LANES)) {
+                let line = plane + (self.origin.0 + y * self.apart) * self.target.1 + self.origin.1;
+                let count = LANES.min(self.grid.1 - x);
+                if count == LANES && self.apart == 1 {
+                    let to = target.at(image, line + x..line + x + LANES);
+                    // SAFETY: the images have room for all outputs, and each belongs to one row and group.
+                    unsafe { T::write(sums, to) };
+                    continue;
+                }
+                T::narrow(sums, &mut rounded);
+                for (offset, value) in rounded[..count].iter().enumerate() {
+                    let at = line + (x + offset) * self.apart;
+                    // SAFETY: as above.
+                    unsafe { target.at(image, at..at + 1).write(*value) };
+                }
             }
         }
     }
-    // SAFETY: there is a row for each element of the kernel and channel, and each is written: set to 0 first where there is
-    // padding; without, every output row and column sees one of the image, so that `rows` and `columns` leave none out.
-    unsafe { space.assume_init_ref() }
 }
 
-/// The reverse of [`unfold`]: adds every patch value to the image value that it came from.
-#[inline(always)]
-fn fold(patches: &[f32], sizes: Sizes, image: &mut [f32]) {
-    let stride = sizes.settings.stride;
-    let mut rows = patches.chunks_exact(sizes.out_plane());
-    for plane in image.chunks_exact_mut(sizes.height * sizes.width) {
-        for i in 0..sizes.kernel.0 {
-            for j in 0..sizes.kernel.1 {
-                let Some(patch) = rows.next() else { return };
-                let (first, end, column) = sizes.columns(j);
-                sizes.rows(i, |out_row, row| {
-                    let source = &patch[out_row * sizes.out.1..][first..end];
-                    let target = &mut plane[row * sizes.width..][column..];
-                    if stride == 1 {
-                        for (target, source) in target.iter_mut().zip(source) {
-                            *target += source;
-                        }
-                    } else {
-                        for (target, source) in target.iter_mut().step_by(stride).zip(source) {
-                            *target += source;
-                        }
-                    }
-                });
-            }
-        }
+/// Images that tasks write.
+struct Images<T> {
+    to: *mut T,
+    /// Values of one, and how many there are.
+    image: usize,
+    count: usize,
+}
+
+// SAFETY: tasks write disjoint parts of the images through it.
+unsafe impl<T: Sync> Sync for Images<T> {}
+
+impl<T> Images<T> {
+    /// Where some values of an image are.
+    #[inline(always)]
+    fn at(&self, image: usize, at: Range<usize>) -> *mut T {
+        assert!(image < self.count && at.end <= self.image);
+        self.to.wrapping_add(image * self.image + at.start)
     }
 }
 
@@ -254,64 +503,54 @@ pub fn conv2d(
     sizes.count();
     on_gpu!(x => cuda::conv2d((x, w), b, sizes, how));
     how.on_cpu()?;
+    let kernels = kernels()?;
     by_dtype!(x.dtype(), T => {
         let (x, w) = (view::<T>(x)?, view::<T>(w)?);
         let b = b.map(view::<T>).transpose()?;
-        let patches = if sizes.is_pointwise() { 0 } else { sizes.patch() * sizes.out_plane() };
-        let mut space = work_space::<T>(patches * sizes.groups_of_images())?;
-        let shares = split(&mut space, patches, sizes.groups_of_images());
-        build::<T>((sizes.images, sizes.outputs, sizes.out.0, sizes.out.1), |y| {
-            let images = sizes.images_per_group();
-            let tasks = y.chunks(images * sizes.out_image())
-                .zip(x.chunks(images * sizes.image()))
-                .zip(shares)
-                .collect();
-            for_each(tasks, |_, ((y, x), space): ForwardTask<'_, T>| {
-                for (y, x) in y.chunks(sizes.out_image()).zip(x.chunks(sizes.image())) {
-                    forward_image(sizes, (x, &w, b.as_deref()), space, y);
-                }
-            });
+        try_build::<T>((sizes.images, sizes.outputs, sizes.out.0, sizes.out.1), |y| {
+            forward(&kernels, sizes.flattened(), (&x, &w, b.as_deref()), y)
         })
     })
 }
 
-/// Images of y and x, and work space.
-type ForwardTask<'a, T> = ((Unwritten<'a, T>, &'a [T]), &'a mut [MaybeUninit<T>]);
-
-/// `count` pieces of `size` values, which may be 0; the last may be shorter.
-fn split<T>(mut space: &mut [T], size: usize, count: usize) -> Vec<&mut [T]> {
-    (0..count)
-        .map(|_| {
-            let size = size.min(space.len());
-            let (piece, rest) = std::mem::take(&mut space).split_at_mut(size);
-            space = rest;
-            piece
-        })
-        .collect()
-}
-
-/// One image of [`conv2d`].
-fn forward_image<T: Element>(
+/// [`conv2d`] with these kernels.
+fn forward<T: Element>(
+    kernels: &Kernels,
     sizes: Sizes,
     (x, w, b): (&[T], &[T], Option<&[T]>),
-    space: &mut [MaybeUninit<T>],
     y: Unwritten<'_, T>,
-) {
-    let (rows, inner, columns) = (sizes.group_outputs(), sizes.patch(), sizes.out_plane());
-    let groups = y
-        .chunks(rows * columns)
-        .zip(x.chunks(sizes.group_channels() * sizes.height * sizes.width))
-        .zip(w.chunks(rows * inner));
-    for (group, ((y, x), w)) in groups.enumerate() {
-        let patches = if sizes.is_pointwise() { x } else { unfold(x, sizes, space) };
-        product(
-            Matrix::by_rows(w, rows, inner),
-            Matrix::by_rows(patches, inner, columns),
-            b.map(|b| Bias::PerRow(&b[group * rows..(group + 1) * rows])),
-            y,
-            Parallelism::Serial,
-        );
+) -> Result<()> {
+    let (rows, patch) = (sizes.group_outputs(), sizes.patch());
+    let all = |tiles: &dyn Fn(usize, usize) -> Tiles, to: *mut T| {
+        let target = Images { to, image: sizes.out_image(), count: sizes.images };
+        let mut right = true;
+        for (group, w) in w.chunks(rows * patch).enumerate() {
+            let pass = Pass::forward(sizes, w);
+            let part = |size: usize| group * size..(group + 1) * size;
+            right &= pass.run(
+                tiles(rows, pass.groups().len()),
+                (x, sizes.image(), part(sizes.group_image())),
+                (&target, part(sizes.group_out_image())),
+                b.map(|b| &b[part(rows)]),
+            )?;
+        }
+        Ok(right)
+    };
+    // SAFETY: the groups' passes write every output of every image.
+    unsafe {
+        y.try_written_by(|y| with_fallback::<T>(kernels, |tiles| all(tiles, y.as_mut_ptr().cast())))
     }
+}
+
+/// Runs products with the kernels of a type, and again in f32 where the results are not right.
+fn with_fallback<T: Element>(
+    kernels: &Kernels,
+    mut all: impl FnMut(&dyn Fn(usize, usize) -> Tiles) -> Result<bool>,
+) -> Result<()> {
+    if !all(&|rows, groups| Tiles::of::<T>(kernels, rows, groups))? {
+        all(&|rows, groups| Tiles::wide(kernels, rows, groups))?;
+    }
+    Ok(())
 }
 
 /// The gradients of [`conv2d`]. dy: N × O × H′ × W′.
@@ -333,171 +572,261 @@ pub fn conv2d_backward(
     }
     on_gpu!(x => cuda::conv2d_backward(dy, (x, w), (sizes, wanted), how));
     how.on_cpu()?;
+    let kernels = kernels()?;
     by_dtype!(x.dtype(), T => {
         let (dy, source, weight) = (view::<T>(dy)?, view::<T>(x)?, view::<T>(w)?);
-        // f32 needs no f32 copies: space that only 16 bits use would count against the memory of FP32.
-        let copies = usize::from(T::DTYPE != DType::F32);
-        let mut weight_copy = zeroed::<f32>(copies * weight.len())?;
-        let wide_weight = vectorized!(T::widened(&weight, &mut weight_copy));
-        let lengths = [
-            copies * sizes.image(),
-            copies * sizes.out_image(),
-            sizes.patch() * sizes.out_plane(),
-            copies * usize::from(wanted.input) * sizes.image(),
-            weight.len(),
-            usize::from(wanted.bias) * sizes.outputs,
-        ];
-        let share: usize = lengths.iter().sum();
-        let mut space = work_space::<f32>(share * sizes.groups_of_images())?;
-        let mut run = |dx: Option<Unwritten<'_, T>>| {
-            let images = sizes.images_per_group();
-            let mut parts = dx.map(|dx| dx.chunks(images * sizes.image()));
-            let outputs = std::iter::from_fn(|| Some(parts.as_mut().and_then(Iterator::next)));
-            let tasks = dy
-                .chunks(images * sizes.out_image())
-                .zip(source.chunks(images * sizes.image()))
-                .zip(space.chunks_mut(share).zip(outputs))
-                .collect();
-            for_each(tasks, |_, ((dy, x), (space, dx)): BackwardTask<'_, T>| {
-                backward_images(sizes, (dy, x, wide_weight), carve(space, lengths), dx);
-            });
-        };
-        let input = if wanted.input {
-            Some(build::<T>(x.shape(), |dx| run(Some(dx)))?)
-        } else {
-            run(None);
-            None
-        };
-        let [biases, weights] = [lengths[5], lengths[4] + lengths[5]].map(|end| share - end);
-        let weights = add_shares(&space, share, weights..biases)?;
-        let bias = wanted.bias.then(|| add_shares(&space, share, biases..share)).transpose()?;
+        let flat = sizes.flattened();
+        let input = wanted.input.then(|| try_build::<T>(x.shape(), |dx| {
+            input_gradient(&kernels, flat, (&dy, &weight), dx)
+        }));
         let result = |values: &[f32], shape: &[usize]| {
             super::from_f32(values, shape, T::DTYPE, &Device::Cpu)
         };
+        let bias = wanted.bias.then(|| result(&bias_gradient(sizes, &dy)?, &[sizes.outputs]));
         Ok(ConvGradients {
-            input,
-            weight: result(&weights, w.dims())?,
-            bias: bias.map(|bias| result(&bias, &[sizes.outputs])).transpose()?,
+            input: input.transpose()?,
+            weight: result(&weight_gradient(&kernels, flat, (&dy, &source))?, w.dims())?,
+            bias: bias.transpose()?,
         })
     })
 }
 
-/// Images of dy and x, work space, and images of dx if they are wanted.
-type BackwardTask<'a, T> =
-    ((&'a [T], &'a [T]), (&'a mut [MaybeUninit<f32>], Option<Unwritten<'a, T>>));
-
-/// The sum of one range of every share, added in order: sums of weights or biases, which every share has.
-fn add_shares(space: &[MaybeUninit<f32>], share: usize, range: Range<usize>) -> Result<Vec<f32>> {
-    let mut total = zeroed::<f32>(range.len())?;
-    for share in space.chunks(share) {
-        // SAFETY: there are as many shares as groups of images, and `backward_images` begins by setting these to 0.
-        let values = unsafe { share[range.clone()].assume_init_ref() };
-        for (total, value) in total.iter_mut().zip(values) {
-            *total += value;
+/// The gradient with respect to x, with these kernels.
+fn input_gradient<T: Element>(
+    kernels: &Kernels,
+    sizes: Sizes,
+    (dy, w): (&[T], &[T]),
+    dx: Unwritten<'_, T>,
+) -> Result<()> {
+    let stride = sizes.settings.stride;
+    let all = |tiles: &dyn Fn(usize, usize) -> Tiles, to: *mut T| {
+        let target = Images { to, image: sizes.image(), count: sizes.images };
+        let mut right = true;
+        for (group, w) in w.chunks(sizes.group_outputs() * sizes.patch()).enumerate() {
+            let part = |size: usize| group * size..(group + 1) * size;
+            for phase in (0..stride).flat_map(|row| (0..stride).map(move |column| (row, column))) {
+                // Places that nobody sees stay 0.
+                let Some(pass) = Pass::input_gradient(sizes, w, phase) else { continue };
+                right &= pass.run(
+                    tiles(pass.rows, pass.groups().len()),
+                    (dy, sizes.out_image(), part(sizes.group_out_image())),
+                    (&target, part(sizes.group_image())),
+                    None,
+                )?;
+            }
         }
+        Ok(right)
+    };
+    let phases = |side: usize, kernel: usize| {
+        let ConvSettings { padding, dilation, .. } = sizes.settings;
+        (0..stride.min(side)).all(|phase| {
+            (0..kernel).any(|i| {
+                (phase + padding + kernel * dilation * stride - i * dilation) % stride == 0
+            })
+        })
+    };
+    let are_seen = phases(sizes.height, sizes.kernel.0) && phases(sizes.width, sizes.kernel.1);
+    let write = |dx: &mut [std::mem::MaybeUninit<T>]| {
+        if !are_seen {
+            dx.fill(std::mem::MaybeUninit::new(T::default()));
+        }
+        with_fallback::<T>(kernels, |tiles| all(tiles, dx.as_mut_ptr().cast()))
+    };
+    // SAFETY: the passes write every place that a kernel element sees, and where there are others all were set to 0.
+    unsafe { dx.try_written_by(write) }
+}
+
+/// The gradient with respect to b: the sums of the planes of dy, in f32.
+fn bias_gradient<T: Element>(sizes: Sizes, dy: &[T]) -> Result<Vec<f32>> {
+    let mut sums = zeroed::<f32>(sizes.images.div_ceil(images_per_slice(sizes)) * sizes.outputs)?;
+    let tasks = sums
+        .chunks_mut(sizes.outputs)
+        .zip(dy.chunks(images_per_slice(sizes) * sizes.out_image()))
+        .collect();
+    for_each(tasks, |_, (sums, dy): (&mut [f32], &[T])| {
+        let mut wide = [0.0; 1024];
+        for image in dy.chunks(sizes.out_image()) {
+            for (total, plane) in sums.iter_mut().zip(image.chunks(sizes.out_plane())) {
+                for part in plane.chunks(wide.len()) {
+                    *total += vectorized!(sum(T::widened(part, &mut wide)));
+                }
+            }
+        }
+    });
+    add_slices(&sums, sizes.outputs)
+}
+
+/// The sum of slices of `len` values, added in order.
+fn add_slices(slices: &[f32], len: usize) -> Result<Vec<f32>> {
+    let mut total = zeroed::<f32>(len)?;
+    for slice in slices.chunks(len) {
+        vectorized!(total.iter_mut().zip(slice).for_each(|(total, value)| *total += value));
     }
     Ok(total)
 }
 
-/// The images of one share: their dx, and in `space` the sums of their dw and db.
-fn backward_images<T: Element>(
-    sizes: Sizes,
-    (dy, x, w): (&[T], &[T], &[f32]),
-    [wide_x, wide_dy, patches, wide_dx, dw, db]: [&mut [MaybeUninit<f32>]; 6],
-    dx: Option<Unwritten<'_, T>>,
-) {
-    let [wide_x, wide_dy, wide_dx, dw, db] = [wide_x, wide_dy, wide_dx, dw, db].map(zeros_in);
-    let mut dx = dx.map(|dx| dx.blocks(sizes.image()));
-    for (dy, x) in dy.chunks(sizes.out_image()).zip(x.chunks(sizes.image())) {
-        let (dy, x) = vectorized!((T::widened(dy, wide_dy), T::widened(x, wide_x)));
-        for (db, plane) in db.iter_mut().zip(dy.chunks(sizes.out_plane())) {
-            *db += vectorized!(sum(plane));
-        }
-        weight_gradient(sizes, (dy, x), patches, dw);
-        if let Some(dx) = dx.as_mut().and_then(Iterator::next) {
-            let fill = |dx: &mut [f32]| input_gradient(sizes, (dy, w), patches, dx);
-            vectorized!(T::store(dx, wide_dx, fill));
-        }
-    }
+/// Images that are summed up one after the other.
+fn images_per_slice(sizes: Sizes) -> usize {
+    sizes.images.div_ceil(GROUPS)
 }
 
-/// Adds one image's share of the weight gradient, dy × patchesᵀ, to `dw`.
-fn weight_gradient(
+/// The gradient with respect to w, in f32, with these kernels.
+fn weight_gradient<T: Element>(
+    kernels: &Kernels,
     sizes: Sizes,
-    (dy, x): (&[f32], &[f32]),
-    space: &mut [MaybeUninit<f32>],
-    dw: &mut [f32],
-) {
-    let (rows, inner, columns) = (sizes.group_outputs(), sizes.out_plane(), sizes.patch());
-    let groups = dw
-        .chunks_mut(rows * columns)
-        .zip(dy.chunks(rows * inner))
-        .zip(x.chunks(sizes.group_channels() * sizes.height * sizes.width));
-    for ((dw, dy), x) in groups {
-        let patches = if sizes.is_pointwise() { x } else { unfold(x, sizes, space) };
-        uncounted(|| {
-            gemmkit::gemm(
-                1.0,
-                MatRef::from_row_major(dy, rows, inner),
-                MatRef::from_col_major(patches, inner, columns),
-                1.0,
-                MatMut::from_row_major(dw, rows, columns),
-                Parallelism::Serial,
-            );
-        });
-    }
+    (dy, x): (&[T], &[T]),
+) -> Result<Vec<f32>> {
+    let mut result = Vec::new();
+    with_fallback::<T>(kernels, |tiles| {
+        let gradient = WeightGradient::new(sizes, tiles);
+        let (values, right) = gradient.run((dy, x))?;
+        result = values;
+        Ok(right)
+    })?;
+    Ok(result)
 }
 
-/// One image's input gradient: wᵀ × dy, folded back onto the image.
-fn input_gradient(
+/// The product of the weight's gradient: the outputs' gradients × what each kernel element sees. Its depth are the outputs, along
+/// which images have no eight values of a row of patches side by side; so an image is copied with its channels last, and a group of
+/// columns is eight channels that one kernel element sees.
+struct WeightGradient {
     sizes: Sizes,
-    (dy, w): (&[f32], &[f32]),
-    space: &mut [MaybeUninit<f32>],
-    dx: &mut [f32],
-) {
-    let (rows, inner, columns) = (sizes.patch(), sizes.group_outputs(), sizes.out_plane());
-    dx.fill(0.0);
-    let groups = dx
-        .chunks_mut(sizes.group_channels() * sizes.height * sizes.width)
-        .zip(dy.chunks(inner * columns))
-        .zip(w.chunks(inner * rows));
-    for ((dx, dy), w) in groups {
-        let (a, b) = (Matrix::by_columns(w, rows, inner), Matrix::by_rows(dy, inner, columns));
-        let patches = product_into(a, b, None, space, Parallelism::Serial);
-        vectorized!(fold(patches, sizes, dx));
-    }
+    tiles: Tiles,
+    /// Sides of the copy, with its border, and the channels of a place.
+    rows: usize,
+    columns: usize,
+    channels: usize,
+    /// Where each output's patch starts in the copy.
+    steps: Vec<usize>,
+    /// Where what each kernel element sees of eight channels starts in a patch.
+    groups: Vec<usize>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl WeightGradient {
+    fn new(sizes: Sizes, tiles: &dyn Fn(usize, usize) -> Tiles) -> Self {
+        let ConvSettings { stride, dilation, .. } = sizes.settings;
+        let side = |out: usize, kernel: usize| (out - 1) * stride + (kernel - 1) * dilation + 1;
+        let rows = side(sizes.out.0, sizes.kernel.0);
+        let columns = side(sizes.out.1, sizes.kernel.1);
+        let channels = sizes.group_channels().next_multiple_of(LANES);
+        let at = |row: usize, column: usize| (row * columns + column) * channels;
+        let steps = (0..sizes.out.0)
+            .flat_map(|y| (0..sizes.out.1).map(move |x| at(y * stride, x * stride)))
+            .collect();
+        let kernel = (0..sizes.kernel.0)
+            .flat_map(|i| (0..sizes.kernel.1).map(move |j| at(i * dilation, j * dilation)));
+        let groups: Vec<usize> = kernel
+            .flat_map(|at| (0..channels).step_by(LANES).map(move |channel| at + channel))
+            .collect();
+        let tiles = tiles(sizes.group_outputs(), groups.len());
+        Self { sizes, tiles, rows, columns, channels, steps, groups }
+    }
 
-    /// By the definition: what kernel element (i, j) of a channel sees at an output, 0 outside the image. Space that was not
-    /// written would show, to Miri in any case.
-    #[test]
-    fn patches_are_what_the_kernel_sees_and_none_is_left_out() {
-        for (stride, padding, dilation, groups) in
-            [(1, 0, 1, 1), (1, 1, 1, 2), (2, 0, 1, 1), (2, 1, 2, 1), (3, 2, 1, 2), (1, 3, 3, 1)]
-        {
-            let settings = ConvSettings { stride, padding, dilation, groups };
-            let (channels, height, width, kernel) = (4, 7, 6, (3, 2));
-            let x = super::super::zeros((1, channels, height, width), &Device::Cpu).unwrap();
-            let w = (2, channels / groups, kernel.0, kernel.1);
-            let w = super::super::zeros(w, &Device::Cpu).unwrap();
-            let sizes = Sizes::of(&x, &w, settings).unwrap();
-            let plane = height * width;
-            let image: Vec<f32> = (1..=sizes.group_channels() * plane).map(|i| i as f32).collect();
-            let mut space = work_space::<f32>(sizes.patch() * sizes.out_plane()).unwrap();
-            let patches = unfold(&image, sizes, &mut space);
-            for (place, patch) in patches.iter().enumerate() {
-                let (row, at) = (place / sizes.out_plane(), place % sizes.out_plane());
-                let (channel, element) = (row / 6, row % 6);
-                let y = (at / sizes.out.1 * stride + element / 2 * dilation).checked_sub(padding);
-                let x = (at % sizes.out.1 * stride + element % 2 * dilation).checked_sub(padding);
-                let seen = y.zip(x).filter(|(y, x)| *y < height && *x < width);
-                let expected = seen.map_or(0.0, |(y, x)| image[channel * plane + y * width + x]);
-                assert!(*patch == expected, "{settings:?} {place}: {patch}, not {expected}");
+    /// From one row of sums to the next: whole tiles.
+    fn pitch(&self) -> usize {
+        self.groups.len().next_multiple_of(self.tiles.groups()) * LANES
+    }
+
+    /// Copies one group of channels of an image, with its border, channels last. `to` holds zeros where nothing is copied to.
+    #[inline(always)]
+    fn copy<T: Element>(&self, image: &[T], to: &mut [u32]) {
+        let Sizes { height, width, settings: ConvSettings { padding, .. }, .. } = self.sizes;
+        let across = self.columns.saturating_sub(padding).min(width);
+        for (group, planes) in image.chunks(LANES * height * width).enumerate() {
+            for row in (0..height).take_while(|row| row + padding < self.rows) {
+                let at = ((row + padding) * self.columns + padding) * self.channels;
+                let planes = planes.chunks_exact(height * width);
+                let lines = planes.map(|plane| &plane[row * width..][..across]);
+                self.tiles.put_across(lines, to, at + group * LANES, self.channels);
             }
         }
+    }
+
+    /// The gradient, and whether it is right.
+    fn run<T: Element>(&self, (dy, x): (&[T], &[T])) -> Result<(Vec<f32>, bool)> {
+        let (sizes, tiles, depth) = (self.sizes, self.tiles, self.steps.len());
+        let (outputs, groups) = (sizes.group_outputs(), sizes.settings.groups);
+        let panels = outputs.div_ceil(tiles.rows());
+        let pitch = self.pitch();
+        let share = panels * tiles.rows() * pitch;
+        let images = images_per_slice(sizes);
+        let slices = sizes.images.div_ceil(images);
+        let mut sums = zeroed::<f32>(slices * groups * share)?;
+        let copy = tiles.words::<T>(self.rows * self.columns * self.channels + LANES);
+        let (copy, block) = (copy.next_multiple_of(16), DEPTH.min(depth));
+        let left = (tiles.left_len::<T>(block) * panels).next_multiple_of(16);
+        let right = AtomicBool::new(true);
+        let failed: OnceLock<OutOfMemory> = OnceLock::new();
+        let tasks = sums
+            .chunks_mut(groups * share)
+            .zip(dy.chunks(images * sizes.out_image()).zip(x.chunks(images * sizes.image())))
+            .collect();
+        for_each(tasks, |_, (sums, (dy, x)): (&mut [f32], (&[T], &[T]))| {
+            let work = |space: &mut [u32]| {
+                let (copy, space) = space.split_at_mut(copy);
+                let (left, scratch) = space.split_at_mut(left);
+                copy.fill(0);
+                tiles.enter();
+                for (group, sums) in sums.chunks_mut(share).enumerate() {
+                    let each = dy.chunks(sizes.out_image()).zip(x.chunks(sizes.image()));
+                    for (index, (dy, x)) in each.enumerate() {
+                        let part = |size: usize| group * size..(group + 1) * size;
+                        vectorized!(self.copy(&x[part(sizes.group_image())], copy));
+                        let dy = &dy[part(sizes.group_out_image())];
+                        let dy = Operand::along_depth(dy, outputs, depth);
+                        for start in (0..depth).step_by(DEPTH) {
+                            let block = start..(start + DEPTH).min(depth);
+                            let left = &mut left[..tiles.left_len::<T>(block.len()) * panels];
+                            tiles.pack_left(&dy, &Part { first: 0, depth: block.clone() }, left);
+                            for (at, groups) in self.groups.chunks(tiles.groups()).enumerate() {
+                                let strip = Strip {
+                                    left,
+                                    source: copy,
+                                    groups,
+                                    steps: &self.steps[block.clone()],
+                                    add: index > 0 || start > 0,
+                                };
+                                let sums = &mut sums[at * tiles.groups() * LANES..];
+                                tiles.strip::<T>(&strip, sums, pitch, scratch);
+                            }
+                        }
+                    }
+                    if !are_right::<T>(tiles, sums) {
+                        right.store(false, Ordering::Relaxed);
+                    }
+                }
+                tiles.leave();
+            };
+            if let Err(error) = with_space(copy + left + tiles.scratch::<T>(), work) {
+                _ = failed.set(error);
+            }
+        });
+        if let Some(error) = failed.into_inner() {
+            return Err(error.into());
+        }
+        Ok((self.ordered(&sums, share)?, right.into_inner()))
+    }
+
+    /// The sum of the slices, in the order of the weights: what the sums of a row have by kernel element and channel, by channel and
+    /// kernel element.
+    fn ordered(&self, sums: &[f32], share: usize) -> Result<Vec<f32>> {
+        let Sizes { kernel, settings, .. } = self.sizes;
+        let (outputs, channels) = (self.sizes.group_outputs(), self.sizes.group_channels());
+        let elements = kernel.0 * kernel.1;
+        let mut result = zeroed::<f32>(settings.groups * outputs * channels * elements)?;
+        let rows = result.chunks_mut(channels * elements).enumerate();
+        for (row, weights) in rows {
+            let (group, output) = (row / outputs, row % outputs);
+            let start = group * share + output * self.pitch();
+            for slice in sums.chunks(settings.groups * share) {
+                for channel in 0..channels {
+                    for element in 0..elements {
+                        weights[channel * elements + element] +=
+                            slice[start + element * self.channels + channel];
+                    }
+                }
+            }
+        }
+        Ok(result)
     }
 }

@@ -17,6 +17,7 @@ use candle_core::{
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::element::{Element, Stored, by_dtype};
+use super::matmul::IsaError;
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
 use crate::memory::{self, OutOfMemory};
 use crate::numerics::{self, Tally};
@@ -86,22 +87,10 @@ pub(crate) fn zeroed<T: Stored>(len: usize) -> Result<Vec<T>> {
     Ok(memory::filled(T::default(), len)?)
 }
 
-/// Work space of `len` values, of which none is there yet.
-///
-/// # Errors
-/// When there is no memory for them.
-pub(crate) fn work_space<T: Element>(len: usize) -> Result<Vec<MaybeUninit<T>>> {
-    let mut values = reserve(len)?;
-    // SAFETY: there is room for so many, and what may be uninitialised needs no value.
-    unsafe { values.set_len(len) };
-    Ok(values)
-}
-
-/// Work space that holds zeros from now on.
-pub(crate) fn zeros_in<T: Element>(space: &mut [MaybeUninit<T>]) -> &mut [T] {
-    space.fill(MaybeUninit::new(T::default()));
-    // SAFETY: all were just written.
-    unsafe { space.assume_init_mut() }
+impl From<IsaError> for Error {
+    fn from(error: IsaError) -> Self {
+        Self::Msg(error.to_string()).bt()
+    }
 }
 
 impl From<OutOfMemory> for Error {
@@ -147,11 +136,18 @@ impl<'a, T: Element> Unwritten<'a, T> {
 
     /// What `write` puts there.
     ///
+    /// # Errors
+    /// Those of `write`.
+    ///
     /// # Safety
-    /// `write` writes every value.
-    pub(crate) unsafe fn written_by(self, write: impl FnOnce(&mut [MaybeUninit<T>])) {
-        write(self.values);
+    /// `write` writes every value where it has no error.
+    pub(crate) unsafe fn try_written_by<E>(
+        self,
+        write: impl FnOnce(&mut [MaybeUninit<T>]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        write(self.values)?;
         self.written.fetch_add(self.values.len(), Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -190,11 +186,25 @@ pub(crate) fn build<T: Element>(
     shape: impl Into<Shape>,
     fill: impl FnOnce(Unwritten<'_, T>),
 ) -> Result<Tensor> {
+    try_build(shape, |values| {
+        fill(values);
+        Ok(())
+    })
+}
+
+/// As [`build`], where `fill` may fail.
+///
+/// # Errors
+/// As [`build`], and those of `fill`.
+pub(crate) fn try_build<T: Element>(
+    shape: impl Into<Shape>,
+    fill: impl FnOnce(Unwritten<'_, T>) -> Result<()>,
+) -> Result<Tensor> {
     let shape = shape.into();
     let len = shape.elem_count();
     let mut values = reserve::<T>(len)?;
     let written = AtomicUsize::new(0);
-    fill(Unwritten { values: &mut values.spare_capacity_mut()[..len], written: &written });
+    fill(Unwritten { values: &mut values.spare_capacity_mut()[..len], written: &written })?;
     let count = written.into_inner();
     if count != len {
         return Err(Error::Msg(format!("{count} of {len} values of a tensor were written")).bt());

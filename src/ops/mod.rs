@@ -22,13 +22,14 @@ mod conv;
 mod cuda;
 mod element;
 mod host;
+mod linear;
 mod loss;
+mod matmul;
 mod norm;
 mod parallel;
 mod philox;
 mod pointwise;
 mod pool;
-mod product;
 mod step;
 mod update;
 
@@ -38,9 +39,13 @@ pub use host::{
     all_finite, cast, copy, copy_into, from_f32, from_host, observe, round, round_counted, to_f32,
     zeros,
 };
+pub use linear::{
+    Operands, column_sums, linear, linear_input_gradient, linear_weight_gradient, take_operations,
+};
 pub use loss::{
     LossGradient, LossSettings, count_correct, cross_entropy, cross_entropy_loss, mean_loss,
 };
+pub use matmul::{ISA_VARIABLE, Isa, IsaError, isa, product_paths, work_space};
 pub use norm::{
     BatchNormGradients, BatchNormSaved, batch_norm, batch_norm_backward, batch_norm_inference,
     take_in_statistics,
@@ -52,10 +57,6 @@ pub use pointwise::{
 pub use pool::{
     avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
     max_pool2d_backward,
-};
-pub use product::{
-    Operands, column_sums, linear, linear_input_gradient, linear_weight_gradient, take_operations,
-    work_space,
 };
 pub use step::{ParameterTensors, RateSchedule, Rates, StepEnd, StepOutcome, StepSettings};
 pub use update::{

@@ -1,0 +1,255 @@
+//! Products whose right operand is not packed whole: its columns stand in groups of [`LANES`] anywhere in memory, and those of one
+//! step of the depth as far from those of another in every group. A kernel of f32 reads them where they are; for a kernel of pairs
+//! a panel is packed at a time.
+
+use candle_core::DType;
+
+use super::super::element::Element;
+use super::kernel::{Kernels, LANES, PairTask, Paired, Path, Sums, Wide, WideTask};
+use super::pack::{DEPTH, Operand, Part, pack_wide, transpose};
+use super::space::{as_elements, as_elements_mut, as_f32, as_f32_mut};
+use super::{MOST_GROUPS, all_finite};
+
+/// The kernel of such a product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tiles {
+    /// Reads f32.
+    Wide(Wide),
+    /// Reads the operands' own type.
+    Paired(&'static Paired),
+}
+
+/// A strip of a product: all rows by the columns of as many groups as a tile has, over a block of the depth.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strip<'a> {
+    /// All panels of the left operand, packed over the block.
+    pub(crate) left: &'a [u32],
+    /// What the right operand is in.
+    pub(crate) source: &'a [u32],
+    /// Where each group starts, in values; at most as many as a tile has.
+    pub(crate) groups: &'a [usize],
+    /// How far from there each step of the block is.
+    pub(crate) steps: &'a [usize],
+    /// Whether the product is added to the sums.
+    pub(crate) add: bool,
+}
+
+impl Tiles {
+    /// The kernel for so many rows and groups of columns.
+    pub(crate) fn of<T: Element>(kernels: &Kernels, rows: usize, groups: usize) -> Self {
+        match kernels.path::<T>() {
+            Path::Wide => Self::wide(kernels, rows, groups),
+            Path::Paired(paired) => Self::Paired(paired),
+        }
+    }
+
+    /// The kernel of f32.
+    pub(crate) fn wide(kernels: &Kernels, rows: usize, groups: usize) -> Self {
+        Self::Wide(kernels.wide(rows, groups * LANES))
+    }
+
+    /// Rows of a tile.
+    pub(crate) fn rows(self) -> usize {
+        match self {
+            Self::Wide(wide) => wide.rows,
+            Self::Paired(paired) => paired.left.width,
+        }
+    }
+
+    /// Groups of columns of a tile.
+    pub(crate) fn groups(self) -> usize {
+        match self {
+            Self::Wide(wide) => wide.groups,
+            Self::Paired(paired) => paired.right.width / LANES,
+        }
+    }
+
+    /// Words that `values` values of the right operand take.
+    pub(crate) fn words<T: Element>(self, values: usize) -> usize {
+        match self {
+            Self::Wide(_) => values,
+            Self::Paired(_) => (values * T::DTYPE.size_in_bytes()).div_ceil(4),
+        }
+    }
+
+    /// Words of a panel of the left operand over so many values of the depth.
+    pub(crate) fn left_len<T: Element>(self, depth: usize) -> usize {
+        match self {
+            Self::Wide(wide) => wide.rows * depth,
+            Self::Paired(paired) => paired.left.len::<T>(depth),
+        }
+    }
+
+    /// Words that a strip needs beside its operands.
+    pub(crate) fn scratch<T: Element>(self) -> usize {
+        match self {
+            Self::Wide(_) => 0,
+            Self::Paired(paired) => paired.right.len::<T>(DEPTH),
+        }
+    }
+
+    /// Packs panels of the left operand, one after the other.
+    pub(crate) fn pack_left<T: Element>(
+        self,
+        operand: &Operand<'_, T>,
+        part: &Part,
+        panels: &mut [u32],
+    ) {
+        match self {
+            Self::Wide(wide) => pack_wide(operand, part, wide.rows, panels),
+            Self::Paired(paired) => paired.left.pack(operand, part, panels),
+        }
+    }
+
+    /// Writes values of the right operand, from value `at` on.
+    #[inline(always)]
+    pub(crate) fn put<T: Element>(self, values: &[T], to: &mut [u32], at: usize) {
+        match self {
+            Self::Wide(_) => {
+                let to = &mut as_f32_mut(to)[at..at + values.len()];
+                let (blocks, rest) = values.as_chunks::<LANES>();
+                let (to_blocks, to_rest) = to.as_chunks_mut::<LANES>();
+                for (to, block) in to_blocks.iter_mut().zip(blocks) {
+                    T::widen(block, to);
+                }
+                T::widen(rest, to_rest);
+            }
+            Self::Paired(_) => {
+                as_elements_mut::<T>(to)[at..at + values.len()].copy_from_slice(values);
+            }
+        }
+    }
+
+    /// Writes zeros, from value `at` on.
+    #[inline(always)]
+    pub(crate) fn put_zeros<T: Element>(self, count: usize, to: &mut [u32], at: usize) {
+        match self {
+            Self::Wide(_) => as_f32_mut(to)[at..at + count].iter_mut().for_each(|to| *to = 0.0),
+            Self::Paired(_) => as_elements_mut::<T>(to)[at..at + count].fill(T::default()),
+        }
+    }
+
+    /// Writes at most [`LANES`] lines of one length across: value `k` of line `lane` at `at + k * apart + lane`.
+    #[inline(always)]
+    pub(crate) fn put_across<'a, T: Element>(
+        self,
+        lines: impl Iterator<Item = &'a [T]>,
+        to: &mut [u32],
+        at: usize,
+        apart: usize,
+    ) {
+        const PART: usize = 64;
+        match self {
+            Self::Wide(_) => {
+                let to = as_f32_mut(to);
+                let mut all: [&[T]; LANES] = [&[]; LANES];
+                let count = all.iter_mut().zip(lines).map(|(to, line)| *to = line).count();
+                let (lines, len) = (&all[..count], all[0].len());
+                let mut wide = [[0.0; PART]; LANES];
+                for start in (0..len).step_by(PART) {
+                    let end = (start + PART).min(len);
+                    let mut buffers = wide.iter_mut();
+                    let parts: [&[f32]; LANES] = std::array::from_fn(|lane| {
+                        let buffer =
+                            buffers.next().map_or(&mut [][..], |buffer| &mut buffer[..end - start]);
+                        match lines.get(lane) {
+                            Some(line) => T::widened(&line[start..end], buffer),
+                            None => buffer,
+                        }
+                    });
+                    transpose(parts, &mut to[at + start * apart..], apart, count);
+                }
+            }
+            Self::Paired(_) => {
+                let to = as_elements_mut::<T>(to);
+                for (lane, line) in lines.enumerate() {
+                    for (to, value) in to[at + lane..].iter_mut().step_by(apart).zip(line) {
+                        *to = *value;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Called by a thread before its first strip.
+    pub(crate) fn enter(self) {
+        if let Self::Paired(paired) = self {
+            (paired.enter)();
+        }
+    }
+
+    /// Called by a thread after its last.
+    pub(crate) fn leave(self) {
+        if let Self::Paired(paired) = self {
+            (paired.leave)();
+        }
+    }
+
+    /// Multiplies a strip. The sums are those of whole tiles, row after row.
+    ///
+    /// # Panics
+    /// When a part is too short.
+    pub(crate) fn strip<T: Element>(
+        self,
+        strip: &Strip<'_>,
+        sums: &mut [f32],
+        pitch: usize,
+        scratch: &mut [u32],
+    ) {
+        let Strip { left, source, groups, steps, add } = *strip;
+        let depth = steps.len();
+        let len = self.left_len::<T>(depth);
+        let last = groups.iter().max().zip(steps.iter().max());
+        let (Some((group, step)), true) = (last, groups.len() <= self.groups()) else { return };
+        let end = group + step + LANES;
+        let (rows, columns) = (self.rows(), self.groups() * LANES);
+        assert!(sums.len() >= (left.len() / len * rows - 1) * pitch + columns);
+        let tiles = left.chunks_exact(len).enumerate().map(|(index, left)| {
+            let to = sums[index * rows * pitch..].as_mut_ptr();
+            (left, Sums { to, pitch, add })
+        });
+        match self {
+            Self::Wide(wide) => {
+                let source = as_f32(source);
+                assert!(end <= source.len() && wide.groups <= MOST_GROUPS);
+                // Groups that there are not are computed as the first.
+                let groups: [*const f32; MOST_GROUPS] = std::array::from_fn(|index| {
+                    let group = groups.get(index).unwrap_or(&groups[0]);
+                    source[*group..].as_ptr()
+                });
+                let (groups, steps) = (groups.as_ptr(), steps.as_ptr());
+                for (left, sums) in tiles {
+                    let task = WideTask { depth, left: left.as_ptr().cast(), groups, steps };
+                    // SAFETY: the panel has this depth, every group and step is in the source, and the sums have room: asserted.
+                    unsafe { (wide.tile)(&task, sums) };
+                }
+            }
+            Self::Paired(paired) => {
+                let source = as_elements::<T>(source);
+                assert!(end <= source.len());
+                let panel = &mut scratch[..paired.right.len::<T>(depth)];
+                panel.fill(0);
+                for (step, pair) in steps.chunks(2).enumerate() {
+                    for (index, group) in groups.iter().enumerate() {
+                        let values = |at: &usize| &source[group + at..][..LANES];
+                        let second = pair.get(1).map(values);
+                        let place = (step, index * LANES);
+                        paired.right.put_step(values(&pair[0]), second, place, panel);
+                    }
+                }
+                let steps = paired.right.steps(depth);
+                for (left, sums) in tiles {
+                    let task = PairTask { steps, left: left.as_ptr(), right: panel.as_ptr() };
+                    // SAFETY: both panels have this depth and the kernel's forms, and the sums have room, as was asserted.
+                    unsafe { (paired.tile)(task, sums) };
+                }
+            }
+        }
+    }
+}
+
+/// Whether the sums of products of pairs are right: see [`super::multiply`].
+pub(crate) fn are_right<T: Element>(tiles: Tiles, sums: &[f32]) -> bool {
+    let may_fail = matches!(tiles, Tiles::Paired(_)) && T::DTYPE == DType::F16;
+    !may_fail || all_finite(sums)
+}

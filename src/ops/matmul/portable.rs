@@ -1,0 +1,34 @@
+//! The kernel of f32 for any processor.
+
+use super::kernel::{LANES, Sums, Wide, WideTask};
+
+pub(super) static WIDE: [Wide; 1] = [Wide { rows: 4, groups: 1, tile }];
+
+/// See [`Wide::tile`].
+unsafe fn tile(task: &WideTask, sums: Sums) {
+    let mut totals = [[0.0_f32; LANES]; 4];
+    // SAFETY: the caller's promise.
+    unsafe {
+        let columns = *task.groups;
+        for step in 0..task.depth {
+            let left = &*task.left.add(step * 4).cast::<[f32; 4]>();
+            let right = columns.add(*task.steps.add(step)).cast::<[f32; LANES]>().read_unaligned();
+            for (totals, left) in totals.iter_mut().zip(left) {
+                for (total, right) in totals.iter_mut().zip(right) {
+                    *total = left.mul_add(right, *total);
+                }
+            }
+        }
+        for (row, totals) in totals.into_iter().enumerate() {
+            let to = sums.to.add(row * sums.pitch).cast::<[f32; LANES]>();
+            let mut result = totals;
+            if sums.add {
+                let before = to.read_unaligned();
+                for (result, before) in result.iter_mut().zip(before) {
+                    *result += before;
+                }
+            }
+            to.write_unaligned(result);
+        }
+    }
+}
