@@ -15,6 +15,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::device::{self, Device};
 use crate::experiment::{self, ExperimentError, Options};
+use crate::ops;
 use crate::record::{Environment, Results, Status};
 use crate::report::{self, ReportError};
 use crate::spec::{self, Overrides, Plan};
@@ -192,7 +193,8 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let (plan, out) = resolve(arguments)?;
     let pool = worker_threads(threads)?;
     let device = choice.open().map_err(Failure::machine)?;
-    let environment = device::environment(&choice, pool.current_num_threads());
+    let products = ops::product_paths().map_err(Failure::input)?;
+    let environment = device::environment(&choice, pool.current_num_threads(), products);
     let folder = Folder::lock(&out, &holder(&environment)).map_err(Failure::input)?;
     let options = Options { folder: &folder, force, device: &device, environment: &environment };
     let mut progress = Progress::new(quiet);
@@ -304,7 +306,8 @@ fn side_by_side(folders: &[PathBuf], out: Option<PathBuf>) -> Result<Vec<PathBuf
 fn doctor(json: bool) -> Result<(), Failure> {
     let choice = Device::Auto.resolve().map_err(Failure::machine)?;
     let pool = worker_threads(None)?;
-    let environment = device::environment(&choice, pool.current_num_threads());
+    let products = ops::product_paths().map_err(Failure::input)?;
+    let environment = device::environment(&choice, pool.current_num_threads(), products);
     if json {
         let json = serde_json::to_string_pretty(&environment).map_err(Failure::machine)?;
         return print(&json);

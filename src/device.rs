@@ -185,8 +185,17 @@ pub fn gpus() -> Vec<String> {
     lines
 }
 
+/// How products are computed on the CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProductPaths {
+    /// One line a format that tensors are stored in.
+    pub paths: Vec<String>,
+    /// The processor's units for products of 16 bits that they use or that would be slower, under their names among the features.
+    pub units: &'static [&'static str],
+}
+
 /// What is known of this machine and this build, now.
-pub fn environment(choice: &Choice, threads: usize) -> Environment {
+pub fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> Environment {
     let gpu = match choice.device {
         Device::Cuda(number) => cuda::describe(number),
         Device::Auto | Device::Cpu => None,
@@ -204,7 +213,9 @@ pub fn environment(choice: &Choice, threads: usize) -> Environment {
     let features = cpu_features();
     let unused_units = match choice.device {
         Device::Cuda(_) => Vec::new(),
-        Device::Auto | Device::Cpu => unused_units(std::env::consts::ARCH, &features),
+        Device::Auto | Device::Cpu => {
+            unused_units(std::env::consts::ARCH, &features, products.units)
+        }
     };
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Environment {
@@ -213,7 +224,7 @@ pub fn environment(choice: &Choice, threads: usize) -> Environment {
         threads,
         logical_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_total: (memory > 0).then_some(Bytes(memory)),
-        product_paths: product_paths(std::env::consts::ARCH, &features),
+        product_paths: products.paths,
         notes: notes(&unused_units).into_iter().chain(choice.note.clone()).collect(),
         unused_units,
         cpu_features: features.into_iter().map(str::to_owned).collect(),
@@ -283,8 +294,8 @@ fn notes(unused: &[UnusedUnits]) -> Vec<String> {
     notes
 }
 
-/// The environment variable that pins gemmkit's kernels.
-const PRODUCT_PIN: &str = "GEMMKIT_REQUIRE_ISA";
+/// The environment variable that pins the instructions of products.
+const PRODUCT_PIN: &str = "MANTISSA_ISA";
 
 /// The environment variable that turns TF32 on or off in cuBLAS, whatever the program asks for.
 const TF32_PIN: &str = "NVIDIA_TF32_OVERRIDE";
@@ -338,54 +349,26 @@ fn amx_bits(edx: u32, second_eax: u32) -> [bool; 2] {
     [tile & bf16 == 1, tile & fp16 == 1]
 }
 
-/// The instructions for products of 16 bits that this program never uses, by architecture and format, under their names among
-/// the features.
-const UNUSED: [(&str, &str, &[&str]); 4] = [
+/// The instructions for products of 16 bits, by architecture and format, under their names among the features.
+const UNITS: [(&str, &str, &[&str]); 4] = [
     ("x86_64", "f16", &["amx-fp16", "avx512fp16"]),
     ("x86_64", "bf16", &["amx-bf16"]),
     ("aarch64", "f16", &["fp16", "fhm"]),
     ("aarch64", "bf16", &["bf16"]),
 ];
 
-/// Those of [`UNUSED`] that a processor with these features has.
-fn unused_units(arch: &str, features: &[&str]) -> Vec<UnusedUnits> {
-    let here = UNUSED.iter().filter(|(of, ..)| *of == arch);
+/// Those of [`UNITS`] that a processor with these features has and that products do not use.
+fn unused_units(arch: &str, features: &[&str], used: &[&str]) -> Vec<UnusedUnits> {
+    let here = UNITS.iter().filter(|(of, ..)| *of == arch);
     let units = here.map(|(_, format, names)| UnusedUnits {
         format: (*format).to_owned(),
         instructions: names
             .iter()
-            .filter(|name| features.contains(name))
+            .filter(|name| features.contains(name) && !used.contains(name))
             .map(|name| (*name).to_owned())
             .collect(),
     });
     units.filter(|units| !units.instructions.is_empty()).collect()
-}
-
-/// How gemmkit runs the products of each native format on a processor with these features.
-fn product_paths(arch: &str, features: &[&str]) -> Vec<String> {
-    let has = |names: &[&str]| names.iter().all(|name| features.contains(name));
-    let neon = arch == "aarch64";
-    let wide = |narrow: &[&str]| {
-        if has(&["avx512f"]) {
-            "AVX-512"
-        } else if has(&["avx2", "fma"]) && has(narrow) {
-            "FMA"
-        } else if neon {
-            "NEON"
-        } else {
-            "scalar"
-        }
-    };
-    let bf16 = if has(&["avx512f", "avx512bf16"]) {
-        "AVX512-BF16 dot products".to_owned()
-    } else {
-        format!("widened to f32 ({})", wide(&[]))
-    };
-    vec![
-        format!("f32: {}", wide(&[])),
-        format!("f16: widened to f32 ({})", wide(&["f16c"])),
-        format!("bf16: {bf16}"),
-    ]
 }
 
 /// Seconds since 1970 as `YYYY-MM-DDTHH:MM:SSZ`.
@@ -491,32 +474,44 @@ mod tests {
         assert_ne!(gpus(), ["not in this build"]);
     }
 
+    /// An architecture, its features, the units that products use, and those that they do not.
+    type UnitsCase<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [(&'a str, &'a [&'a str])]);
+
     /// Sapphire Rapids has AMX-BF16 and AVX512-FP16, Granite Rapids AMX-FP16 besides; Zen 5 has AVX512-BF16, which is used; a
     /// Neoverse V2 has all of Arm's (`/proc/cpuinfo` of each).
     #[test]
     fn unused_units_follow_from_the_features_and_are_said() {
-        let rows: [(&str, &[&str], &[(&str, &[&str])]); 6] = [
-            ("x86_64", &["avx2", "fma", "f16c"], &[]),
-            ("x86_64", &["avx512f", "avx512vnni", "avx512bf16"], &[]),
+        let rows: [UnitsCase<'_>; 7] = [
+            ("x86_64", &["avx2", "fma", "f16c"], &[], &[]),
+            ("x86_64", &["avx512f", "avx512vnni", "avx512bf16"], &[], &[]),
             (
                 "x86_64",
                 &["avx512f", "avx512bf16", "avx512fp16", "amx-bf16"],
+                &[],
                 &[("f16", &["avx512fp16"]), ("bf16", &["amx-bf16"])],
             ),
             (
                 "x86_64",
-                &["avx512f", "avx512bf16", "avx512fp16", "amx-bf16", "amx-fp16"],
-                &[("f16", &["amx-fp16", "avx512fp16"]), ("bf16", &["amx-bf16"])],
+                &["avx512f", "avx512bf16", "avx512fp16", "amx-bf16"],
+                &["amx-bf16", "avx512fp16"],
+                &[],
             ),
-            ("aarch64", &["neon"], &[]),
+            (
+                "x86_64",
+                &["avx512f", "avx512bf16", "avx512fp16", "amx-bf16", "amx-fp16"],
+                &["amx-bf16", "avx512fp16"],
+                &[("f16", &["amx-fp16"])],
+            ),
+            ("aarch64", &["neon"], &[], &[]),
             (
                 "aarch64",
                 &["neon", "fp16", "fhm", "bf16", "dotprod", "i8mm"],
+                &[],
                 &[("f16", &["fp16", "fhm"]), ("bf16", &["bf16"])],
             ),
         ];
-        for (arch, features, expected) in rows {
-            let found = unused_units(arch, features);
+        for (arch, features, used, expected) in rows {
+            let found = unused_units(arch, features, used);
             let names: Vec<(&str, Vec<&str>)> = found
                 .iter()
                 .map(|units| {
@@ -542,39 +537,6 @@ mod tests {
             (tile | bf16, fp16, [true, true]),
         ] {
             assert_eq!(amx_bits(edx, second), expected, "{edx:x} {second:x}");
-        }
-    }
-
-    #[test]
-    fn product_paths_follow_from_the_features() {
-        for (arch, features, expected) in [
-            (
-                "x86_64",
-                vec!["avx2", "fma", "f16c", "avx512f", "avx512bf16"],
-                ["f32: AVX-512", "f16: widened to f32 (AVX-512)", "bf16: AVX512-BF16 dot products"],
-            ),
-            (
-                "x86_64",
-                vec!["avx2", "fma", "f16c", "avx512f"],
-                ["f32: AVX-512", "f16: widened to f32 (AVX-512)", "bf16: widened to f32 (AVX-512)"],
-            ),
-            (
-                "x86_64",
-                vec!["avx2", "fma"],
-                ["f32: FMA", "f16: widened to f32 (scalar)", "bf16: widened to f32 (FMA)"],
-            ),
-            (
-                "x86_64",
-                vec![],
-                ["f32: scalar", "f16: widened to f32 (scalar)", "bf16: widened to f32 (scalar)"],
-            ),
-            (
-                "aarch64",
-                vec!["neon", "bf16"],
-                ["f32: NEON", "f16: widened to f32 (NEON)", "bf16: widened to f32 (NEON)"],
-            ),
-        ] {
-            assert_eq!(product_paths(arch, &features), expected);
         }
     }
 }

@@ -20,7 +20,8 @@ use super::element::{Element, by_dtype};
 use super::host::{Unwritten, expect_shape, try_build, view, zeroed};
 use super::linear::{Operands, count_product};
 use super::matmul::{
-    DEPTH, Kernels, LANES, Operand, Part, Strip, Tiles, are_right, as_f32_mut, kernels, with_space,
+    DEPTH, Kernels, LANES, MOST_GROUPS, Operand, Part, Strip, Tiles, are_right, as_f32_mut,
+    kernels, with_space,
 };
 use super::parallel::{for_each, sum, vectorized};
 use crate::memory::OutOfMemory;
@@ -285,25 +286,16 @@ impl<'a, T: Element> Pass<'a, T> {
     /// elements that see them are the same for all. None see them: no pass.
     fn input_gradient(sizes: Sizes, weights: &[T], phase: (usize, usize)) -> Option<Self> {
         let ConvSettings { stride, padding, dilation, .. } = sizes.settings;
-        // The elements of one side of the kernel that see such a place, and the output, relative to the place's own number.
-        let seen = |phase: usize, kernel: usize| -> Vec<(usize, isize)> {
-            let shifts = (0..kernel)
-                .map(|i| (i, (phase + padding).cast_signed() - (i * dilation).cast_signed()));
-            let stride = stride.cast_signed();
-            shifts
-                .filter(|(_, shift)| shift.rem_euclid(stride) == 0)
-                .map(|(i, shift)| (i, shift.div_euclid(stride)))
-                .collect()
-        };
+        let seen = |phase: usize, kernel| seen_by(phase + padding, kernel, dilation, stride);
         let (down, across) = (seen(phase.0, sizes.kernel.0), seen(phase.1, sizes.kernel.1));
         let grid = (
             sizes.height.saturating_sub(phase.0).div_ceil(stride),
             sizes.width.saturating_sub(phase.1).div_ceil(stride),
         );
-        let first = |seen: &[(usize, isize)]| seen.iter().map(|(_, shift)| *shift).min();
+        let first = |seen: &[Seen]| seen.iter().map(|seen| seen.output).min();
         let (top, left) = first(&down).zip(first(&across)).filter(|_| grid.0 * grid.1 > 0)?;
-        let side = |seen: &[(usize, isize)], grid: usize, first: isize| {
-            grid + seen.iter().map(|(_, shift)| shift.abs_diff(first)).max().unwrap_or(0)
+        let side = |seen: &[Seen], grid: usize, first: isize| {
+            grid + seen.iter().map(|seen| seen.output.abs_diff(first)).max().unwrap_or(0)
         };
         let frame = Frame {
             height: sizes.out.0,
@@ -318,19 +310,19 @@ impl<'a, T: Element> Pass<'a, T> {
         let mut steps = Vec::with_capacity(outputs * down.len() * across.len());
         let mut turned = Vec::with_capacity(channels * outputs * down.len() * across.len());
         for output in 0..outputs {
-            for (_, row) in &down {
-                for (_, column) in &across {
-                    let place = frame.at(row.abs_diff(top), column.abs_diff(left));
-                    steps.push(output * frame.plane() + place);
+            for row in &down {
+                for column in &across {
+                    let (row, column) = (row.output.abs_diff(top), column.output.abs_diff(left));
+                    steps.push(output * frame.plane() + frame.at(row, column));
                 }
             }
         }
         for channel in 0..channels {
             for output in 0..outputs {
-                for (i, _) in &down {
-                    for (j, _) in &across {
-                        let row = (output * channels + channel) * sizes.kernel.0 + i;
-                        turned.push(weights[row * sizes.kernel.1 + j]);
+                for row in &down {
+                    let row = (output * channels + channel) * sizes.kernel.0 + row.element;
+                    for column in &across {
+                        turned.push(weights[row * sizes.kernel.1 + column.element]);
                     }
                 }
             }
@@ -348,108 +340,119 @@ impl<'a, T: Element> Pass<'a, T> {
         })
     }
 
-    /// Groups of outputs: where each starts in the copy, its row and first column.
-    fn groups(&self) -> Vec<(usize, usize, usize)> {
+    fn groups(&self) -> Vec<Group> {
         let columns = (0..self.grid.1).step_by(LANES);
-        (0..self.grid.0)
-            .flat_map(|row| {
-                let at = row * self.frame.columns;
-                columns.clone().map(move |column| (at + column, row, column))
-            })
-            .collect()
+        let row_of = |row: usize| {
+            let start = row * self.frame.columns;
+            columns.clone().map(move |column| Group { start: start + column, row, column })
+        };
+        (0..self.grid.0).flat_map(row_of).collect()
     }
 
-    /// Multiplies for every image: `part` tells which values of an image of `source` and of the target are the group's. Whether the
-    /// results are right.
+    /// Multiplies for every image. Whether the results are right.
     fn run(
         &self,
         tiles: Tiles,
-        (source, image, part): (&[T], usize, Range<usize>),
-        (target, out_part): (&Images<T>, Range<usize>),
+        source: &Source<'_, T>,
+        target: &Target<'_, T>,
         bias: Option<&[T]>,
     ) -> Result<bool> {
         let depth = self.steps.len();
         let panels = self.rows.div_ceil(tiles.rows());
-        let groups = self.groups();
-        let starts: Vec<usize> = groups.iter().map(|(at, ..)| *at).collect();
+        let weights = Operand::along_depth(&self.weights, self.rows, depth);
         let right = AtomicBool::new(true);
         let failed: OnceLock<OutOfMemory> = OnceLock::new();
-        let weights = Operand::along_depth(&self.weights, self.rows, depth);
         let blocks: Vec<Range<usize>> =
             (0..depth).step_by(DEPTH).map(|start| start..(start + DEPTH).min(depth)).collect();
-        let lens: Vec<usize> =
-            blocks.iter().map(|block| tiles.left_len::<T>(block.len()) * panels).collect();
-        with_space(lens.iter().sum(), |packed| {
+        let words: usize = blocks.iter().map(|block| tiles.left_len::<T>(block.len())).sum();
+        with_space(words * panels, |packed| {
             let mut rest = &mut *packed;
-            for (block, len) in blocks.iter().zip(&lens) {
-                let now;
-                (now, rest) = rest.split_at_mut(*len);
+            let mut left = Vec::with_capacity(blocks.len());
+            for block in &blocks {
+                let (now, after) = rest.split_at_mut(tiles.left_len::<T>(block.len()) * panels);
+                rest = after;
                 tiles.pack_left(&weights, &Part { first: 0, depth: block.clone() }, now);
+                left.push((block.clone(), &*now));
             }
-            let packed = &*packed;
-            let copy = tiles.words::<T>(self.frame.len(self.planes)).next_multiple_of(16);
-            let pitch = tiles.groups() * LANES;
-            let sums = panels * tiles.rows() * pitch;
-            for_each(source.chunks(image).collect(), |index, image: &[T]| {
-                let work = |space: &mut [u32]| {
-                    let (copy, space) = space.split_at_mut(copy);
-                    let (sums, scratch) = space.split_at_mut(sums);
-                    let sums = as_f32_mut(sums);
-                    vectorized!(self.frame.copy(&image[part.clone()], tiles, copy));
-                    tiles.enter();
-                    for (starts, groups) in
-                        starts.chunks(tiles.groups()).zip(groups.chunks(tiles.groups()))
-                    {
-                        let mut left = packed;
-                        for (block, len) in blocks.iter().zip(&lens) {
-                            let now;
-                            (now, left) = left.split_at(*len);
-                            let strip = Strip {
-                                left: now,
-                                source: copy,
-                                groups: starts,
-                                steps: &self.steps[block.clone()],
-                                add: block.start > 0,
-                            };
-                            tiles.strip::<T>(&strip, sums, pitch, scratch);
-                        }
-                        if !are_right::<T>(tiles, sums) {
-                            right.store(false, Ordering::Relaxed);
-                        }
-                        let to = (target, index, out_part.start);
-                        vectorized!(self.finish(groups, (sums, pitch), bias, to));
-                    }
-                    tiles.leave();
-                };
-                if let Err(error) = with_space(copy + sums + tiles.scratch::<T>(), work) {
-                    _ = failed.set(error);
+            let groups = self.groups();
+            for_each(source.images.chunks(source.image).collect(), |index, image: &[T]| {
+                let image = &image[source.part.clone()];
+                let to = (target, index);
+                match self.run_image(tiles, (image, &left, &groups), bias, to) {
+                    Ok(true) => {}
+                    Ok(false) => right.store(false, Ordering::Relaxed),
+                    Err(error) => _ = failed.set(error),
                 }
             });
         })?;
         failed.into_inner().map_or_else(|| Ok(right.into_inner()), |error| Err(error.into()))
     }
 
+    /// Multiplies for one image.
+    fn run_image(
+        &self,
+        tiles: Tiles,
+        (image, left, groups): (&[T], &[(Range<usize>, &[u32])], &[Group]),
+        bias: Option<&[T]>,
+        (target, index): (&Target<'_, T>, usize),
+    ) -> std::result::Result<bool, OutOfMemory> {
+        let copy = tiles.words::<T>(self.frame.len(self.planes)).next_multiple_of(16);
+        let pitch = tiles.groups() * LANES;
+        let sums = self.rows.next_multiple_of(tiles.rows()) * pitch;
+        with_space(copy + sums + tiles.scratch::<T>(), |space| {
+            let (copy, space) = space.split_at_mut(copy);
+            let (sums, scratch) = space.split_at_mut(sums);
+            let sums = as_f32_mut(sums);
+            vectorized!(self.frame.copy(image, tiles, copy));
+            tiles.enter();
+            let mut right = true;
+            for groups in groups.chunks(tiles.groups()) {
+                let mut starts = [0; MOST_GROUPS];
+                for (start, group) in starts.iter_mut().zip(groups) {
+                    *start = group.start;
+                }
+                for (block, left) in left {
+                    let strip = Strip {
+                        left,
+                        source: copy,
+                        groups: &starts[..groups.len()],
+                        steps: &self.steps[block.clone()],
+                        add: block.start > 0,
+                    };
+                    tiles.strip::<T>(&strip, sums, pitch, scratch);
+                }
+                right &= are_right::<T>(tiles, sums);
+                vectorized!(self.finish(groups, (&mut *sums, pitch), bias, (target, index)));
+            }
+            tiles.leave();
+            right
+        })
+    }
+
     /// Adds the bias to the sums of some groups of outputs, rounds and stores them.
     #[inline(always)]
     fn finish(
         &self,
-        groups: &[(usize, usize, usize)],
+        groups: &[Group],
         (sums, pitch): (&mut [f32], usize),
         bias: Option<&[T]>,
-        (target, image, start): (&Images<T>, usize, usize),
+        (target, image): (&Target<'_, T>, usize),
     ) {
         let mut rounded = [T::default(); LANES];
         for (row, sums) in sums.chunks_exact_mut(pitch).take(self.rows).enumerate() {
             if let Some(bias) = bias {
                 let bias = bias[row].to_f64() as f32;
-                sums.iter_mut().for_each(|sum| *sum += bias);
+                for sum in &mut *sums {
+                    *sum += bias;
+                }
             }
-            let plane = start + row * self.target.0 * self.target.1;
-            for ((_, y, x), sums) in groups.iter().zip(sums.chunks_exact(LANES)) {
-                let line = plane + (self.origin.0 + y * self.apart) * self.target.1 + self.origin.1;
+            let plane = target.start + row * self.target.0 * self.target.1;
+            for (group, sums) in groups.iter().zip(sums.chunks_exact(LANES)) {
+                let (y, x) = (self.origin.0 + group.row * self.apart, group.column);
+                let line = plane + y * self.target.1 + self.origin.1;
                 let count = LANES.min(self.grid.1 - x);
                 if count == LANES && self.apart == 1 {
-                    let to = target.at(image, line + x..line + x + LANES);
+                    let to = target.images.at(image, line + x..line + x + LANES);
                     // SAFETY: the images have room for all outputs, and each belongs to one row and group.
                     unsafe { T::write(sums, to) };
                     continue;
@@ -458,11 +461,55 @@ impl<'a, T: Element> Pass<'a, T> {
                 for (offset, value) in rounded[..count].iter().enumerate() {
                     let at = line + (x + offset) * self.apart;
                     // SAFETY: as above.
-                    unsafe { target.at(image, at..at + 1).write(*value) };
+                    unsafe { target.images.at(image, at..at + 1).write(*value) };
                 }
             }
         }
     }
+}
+
+/// A kernel element that sees a place, on one side, and the output that it sees it for, relative to the place's own number.
+#[derive(Clone, Copy)]
+struct Seen {
+    element: usize,
+    output: isize,
+}
+
+/// What sees the places at `place`, in the image with its border, and at whole strides from there.
+fn seen_by(place: usize, kernel: usize, dilation: usize, stride: usize) -> Vec<Seen> {
+    let stride = stride.cast_signed();
+    let shifts = (0..kernel)
+        .map(|element| (element, place.cast_signed() - (element * dilation).cast_signed()));
+    shifts
+        .filter(|(_, shift)| shift.rem_euclid(stride) == 0)
+        .map(|(element, shift)| Seen { element, output: shift.div_euclid(stride) })
+        .collect()
+}
+
+/// [`LANES`] outputs side by side.
+#[derive(Clone, Copy)]
+struct Group {
+    /// Where the first is in the copy.
+    start: usize,
+    row: usize,
+    /// Column of the first.
+    column: usize,
+}
+
+/// The planes of a group of channels in each of several images.
+struct Source<'a, T> {
+    images: &'a [T],
+    /// Values of an image.
+    image: usize,
+    /// The group's values of an image.
+    part: Range<usize>,
+}
+
+/// Where a group of channels goes in each image.
+struct Target<'a, T> {
+    images: &'a Images<T>,
+    /// Where the group's values start in an image.
+    start: usize,
 }
 
 /// Images that tasks write.
@@ -529,8 +576,8 @@ fn forward<T: Element>(
             let part = |size: usize| group * size..(group + 1) * size;
             right &= pass.run(
                 tiles(rows, pass.groups().len()),
-                (x, sizes.image(), part(sizes.group_image())),
-                (&target, part(sizes.group_out_image())),
+                &Source { images: x, image: sizes.image(), part: part(sizes.group_image()) },
+                &Target { images: &target, start: group * sizes.group_out_image() },
                 b.map(|b| &b[part(rows)]),
             )?;
         }
@@ -609,23 +656,24 @@ fn input_gradient<T: Element>(
                 let Some(pass) = Pass::input_gradient(sizes, w, phase) else { continue };
                 right &= pass.run(
                     tiles(pass.rows, pass.groups().len()),
-                    (dy, sizes.out_image(), part(sizes.group_out_image())),
-                    (&target, part(sizes.group_image())),
+                    &Source {
+                        images: dy,
+                        image: sizes.out_image(),
+                        part: part(sizes.group_out_image()),
+                    },
+                    &Target { images: &target, start: group * sizes.group_image() },
                     None,
                 )?;
             }
         }
         Ok(right)
     };
-    let phases = |side: usize, kernel: usize| {
-        let ConvSettings { padding, dilation, .. } = sizes.settings;
-        (0..stride.min(side)).all(|phase| {
-            (0..kernel).any(|i| {
-                (phase + padding + kernel * dilation * stride - i * dilation) % stride == 0
-            })
-        })
+    let ConvSettings { padding, dilation, .. } = sizes.settings;
+    let seen = |side: usize, kernel: usize| {
+        (0..stride.min(side))
+            .all(|phase| !seen_by(phase + padding, kernel, dilation, stride).is_empty())
     };
-    let are_seen = phases(sizes.height, sizes.kernel.0) && phases(sizes.width, sizes.kernel.1);
+    let are_seen = seen(sizes.height, sizes.kernel.0) && seen(sizes.width, sizes.kernel.1);
     let write = |dx: &mut [std::mem::MaybeUninit<T>]| {
         if !are_seen {
             dx.fill(std::mem::MaybeUninit::new(T::default()));
@@ -742,74 +790,82 @@ impl WeightGradient {
         }
     }
 
+    /// Sums of one group of channels: those of whole tiles.
+    fn share(&self) -> usize {
+        self.sizes.group_outputs().next_multiple_of(self.tiles.rows()) * self.pitch()
+    }
+
     /// The gradient, and whether it is right.
     fn run<T: Element>(&self, (dy, x): (&[T], &[T])) -> Result<(Vec<f32>, bool)> {
-        let (sizes, tiles, depth) = (self.sizes, self.tiles, self.steps.len());
-        let (outputs, groups) = (sizes.group_outputs(), sizes.settings.groups);
-        let panels = outputs.div_ceil(tiles.rows());
-        let pitch = self.pitch();
-        let share = panels * tiles.rows() * pitch;
-        let images = images_per_slice(sizes);
-        let slices = sizes.images.div_ceil(images);
-        let mut sums = zeroed::<f32>(slices * groups * share)?;
-        let copy = tiles.words::<T>(self.rows * self.columns * self.channels + LANES);
-        let (copy, block) = (copy.next_multiple_of(16), DEPTH.min(depth));
-        let left = (tiles.left_len::<T>(block) * panels).next_multiple_of(16);
+        let (sizes, images) = (self.sizes, images_per_slice(self.sizes));
+        let slice = sizes.settings.groups * self.share();
+        let mut sums = zeroed::<f32>(sizes.images.div_ceil(images) * slice)?;
         let right = AtomicBool::new(true);
         let failed: OnceLock<OutOfMemory> = OnceLock::new();
         let tasks = sums
-            .chunks_mut(groups * share)
+            .chunks_mut(slice)
             .zip(dy.chunks(images * sizes.out_image()).zip(x.chunks(images * sizes.image())))
             .collect();
-        for_each(tasks, |_, (sums, (dy, x)): (&mut [f32], (&[T], &[T]))| {
-            let work = |space: &mut [u32]| {
-                let (copy, space) = space.split_at_mut(copy);
-                let (left, scratch) = space.split_at_mut(left);
-                copy.fill(0);
-                tiles.enter();
-                for (group, sums) in sums.chunks_mut(share).enumerate() {
-                    let each = dy.chunks(sizes.out_image()).zip(x.chunks(sizes.image()));
-                    for (index, (dy, x)) in each.enumerate() {
-                        let part = |size: usize| group * size..(group + 1) * size;
-                        vectorized!(self.copy(&x[part(sizes.group_image())], copy));
-                        let dy = &dy[part(sizes.group_out_image())];
-                        let dy = Operand::along_depth(dy, outputs, depth);
-                        for start in (0..depth).step_by(DEPTH) {
-                            let block = start..(start + DEPTH).min(depth);
-                            let left = &mut left[..tiles.left_len::<T>(block.len()) * panels];
-                            tiles.pack_left(&dy, &Part { first: 0, depth: block.clone() }, left);
-                            for (at, groups) in self.groups.chunks(tiles.groups()).enumerate() {
-                                let strip = Strip {
-                                    left,
-                                    source: copy,
-                                    groups,
-                                    steps: &self.steps[block.clone()],
-                                    add: index > 0 || start > 0,
-                                };
-                                let sums = &mut sums[at * tiles.groups() * LANES..];
-                                tiles.strip::<T>(&strip, sums, pitch, scratch);
-                            }
-                        }
-                    }
-                    if !are_right::<T>(tiles, sums) {
-                        right.store(false, Ordering::Relaxed);
-                    }
-                }
-                tiles.leave();
-            };
-            if let Err(error) = with_space(copy + left + tiles.scratch::<T>(), work) {
+        for_each(tasks, |_, (sums, images): (&mut [f32], (&[T], &[T]))| {
+            if let Err(error) = self.run_slice(images, sums) {
                 _ = failed.set(error);
+            }
+            if !are_right::<T>(self.tiles, sums) {
+                right.store(false, Ordering::Relaxed);
             }
         });
         if let Some(error) = failed.into_inner() {
             return Err(error.into());
         }
-        Ok((self.ordered(&sums, share)?, right.into_inner()))
+        Ok((self.ordered(&sums)?, right.into_inner()))
+    }
+
+    /// The sums of some images.
+    fn run_slice<T: Element>(
+        &self,
+        (dy, x): (&[T], &[T]),
+        sums: &mut [f32],
+    ) -> std::result::Result<(), OutOfMemory> {
+        let (sizes, tiles, depth) = (self.sizes, self.tiles, self.steps.len());
+        let outputs = sizes.group_outputs();
+        let panels = outputs.div_ceil(tiles.rows());
+        let copy = tiles.words::<T>(self.rows * self.columns * self.channels + LANES);
+        let copy = copy.next_multiple_of(16);
+        let left = (tiles.left_len::<T>(DEPTH.min(depth)) * panels).next_multiple_of(16);
+        with_space(copy + left + tiles.scratch::<T>(), |space| {
+            let (copy, space) = space.split_at_mut(copy);
+            let (left, scratch) = space.split_at_mut(left);
+            // The border stays as it is from image to image.
+            copy.fill(0);
+            tiles.enter();
+            for (group, sums) in sums.chunks_mut(self.share()).enumerate() {
+                let part = |size: usize| group * size..(group + 1) * size;
+                let each = dy.chunks(sizes.out_image()).zip(x.chunks(sizes.image()));
+                for (index, (dy, x)) in each.enumerate() {
+                    vectorized!(self.copy(&x[part(sizes.group_image())], copy));
+                    let dy = &dy[part(sizes.group_out_image())];
+                    let dy = Operand::along_depth(dy, outputs, depth);
+                    for start in (0..depth).step_by(DEPTH) {
+                        let block = start..(start + DEPTH).min(depth);
+                        let left = &mut left[..tiles.left_len::<T>(block.len()) * panels];
+                        tiles.pack_left(&dy, &Part { first: 0, depth: block.clone() }, left);
+                        for (at, groups) in self.groups.chunks(tiles.groups()).enumerate() {
+                            let (steps, add) = (&self.steps[block.clone()], index > 0 || start > 0);
+                            let strip = Strip { left, source: copy, groups, steps, add };
+                            let sums = &mut sums[at * tiles.groups() * LANES..];
+                            tiles.strip::<T>(&strip, sums, self.pitch(), scratch);
+                        }
+                    }
+                }
+            }
+            tiles.leave();
+        })
     }
 
     /// The sum of the slices, in the order of the weights: what the sums of a row have by kernel element and channel, by channel and
     /// kernel element.
-    fn ordered(&self, sums: &[f32], share: usize) -> Result<Vec<f32>> {
+    fn ordered(&self, sums: &[f32]) -> Result<Vec<f32>> {
+        let share = self.share();
         let Sizes { kernel, settings, .. } = self.sizes;
         let (outputs, channels) = (self.sizes.group_outputs(), self.sizes.group_channels());
         let elements = kernel.0 * kernel.1;

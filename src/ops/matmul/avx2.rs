@@ -1,6 +1,9 @@
 //! The kernels of f32 for AVX2 with FMA.
 
-use std::arch::x86_64::*;
+use std::arch::x86_64::{
+    _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps,
+    _mm256_storeu_ps,
+};
 
 use super::kernel::{LANES, Sums, Wide, WideTask};
 

@@ -1,6 +1,10 @@
 //! The kernels for AVX-512: f32, and pairs of bf16 by AVX512-BF16.
 
-use std::arch::x86_64::*;
+use std::arch::x86_64::{
+    __m512, __m512bh, __m512i, _mm256_loadu_ps, _mm512_add_ps, _mm512_castps256_ps512,
+    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_insertf32x8, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+};
 
 use super::kernel::{DOT_FORM, LANES, PairTask, Paired, Sums, Wide, WideTask};
 

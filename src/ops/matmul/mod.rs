@@ -41,6 +41,7 @@ pub(crate) use space::{as_f32_mut, with_space};
 use super::element::Element;
 use super::host::Unwritten;
 use super::parallel::{for_each, vectorized};
+use crate::device::ProductPaths;
 use crate::memory::OutOfMemory;
 use kernel::{PairTask, Paired, Path, Sums, Wide, WideTask};
 use pack::pack_wide;
@@ -66,12 +67,16 @@ pub(crate) fn kernels() -> Result<Kernels, IsaError> {
     isa().map(Kernels::of)
 }
 
-/// How the products of each format that tensors are stored in are computed here: format and path.
+/// How products are computed here.
 ///
 /// # Errors
 /// As [`isa()`].
-pub fn product_paths() -> Result<[(&'static str, &'static str); 3], IsaError> {
-    kernels().map(|kernels| kernels.paths())
+pub fn product_paths() -> Result<ProductPaths, IsaError> {
+    let (isa, kernels) = (isa()?, kernels()?);
+    let paths = kernels.paths().map(|(format, path)| format!("{format}: {path}"));
+    // By their peak rates four products of AMX are faster than one of AVX512-FP16.
+    let units: &[_] = if isa == Isa::Amx { &["amx-bf16", "avx512fp16"] } else { &[] };
+    Ok(ProductPaths { paths: paths.into(), units })
 }
 
 /// A product: `left × right + bias`.
@@ -308,167 +313,185 @@ impl<'a> Panels<'a> {
     }
 }
 
-/// What tasks cut between them, and how.
-struct Cut {
-    /// Whether all share the left operand, whole, and each has columns of its own; else rows.
+/// The two operands of a product, as its tasks see them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The smaller one: packed once, whole, for all tasks.
+    Shared,
+    /// The larger one: each task packs a part of it for itself.
+    Own,
+}
+
+/// A product on its way: what its tasks need to know.
+struct Run<'a, T, K> {
+    kernel: &'a K,
+    target: &'a Target<'a, T>,
+    /// Whether the left operand is the shared one.
     shares_left: bool,
-    /// Panels of the shared operand.
-    shared: usize,
-    /// Panels of the other operand.
-    panels: usize,
-    /// Panels that a task has of its own.
+    /// The ranges of the depth that are packed and multiplied one after the other.
+    blocks: Vec<Range<usize>>,
+    /// Panels of the own operand that a task has.
     own: usize,
     /// Panels of the shared operand that a task works on at a time.
     at_once: usize,
 }
 
-impl Cut {
-    fn new<T: Element, K: Kernel<T>>(kernel: &K, product: &Product<'_, T>) -> Self {
-        let (m, n, depth) = (product.left.outer, product.right.outer, product.left.depth);
-        let shares_left = m <= n;
-        let [left, right] = [(m, kernel.rows()), (n, kernel.columns())];
-        let [(shared, shared_width), (other, own_width)] =
-            if shares_left { [left, right] } else { [right, left] };
-        let panels = other.div_ceil(own_width);
-        let words = if shares_left { kernel.right_len(depth) } else { kernel.left_len(depth) };
-        let own = (OWN / words.max(1)).min(panels.div_ceil(TASKS)).max(1);
-        let at_once = SHARED.min(SUMS / (own * own_width)) / shared_width;
-        Self {
-            shares_left,
-            shared: shared.div_ceil(shared_width),
-            panels,
-            own,
-            at_once: at_once.max(1),
-        }
-    }
-}
-
 /// Computes a product with a kernel.
 fn run<T: Element, K: Kernel<T>>(kernel: &K, target: &Target<'_, T>) -> Result<(), OutOfMemory> {
     let Product { left, right, .. } = target.product;
-    let cut = Cut::new(kernel, &target.product);
-    let blocks: Vec<Range<usize>> = (0..left.depth)
-        .step_by(kernel.block())
-        .map(|start| start..(start + kernel.block()).min(left.depth))
-        .collect();
-    let lens = |depth: usize| -> (usize, usize) {
-        let (left, right) = (kernel.left_len(depth), kernel.right_len(depth));
-        if cut.shares_left { (left, right) } else { (right, left) }
-    };
-    let (shared_len, own_len): (usize, usize) =
-        blocks.iter().fold((0, 0), |(shared, own), block| {
-            let lens = lens(block.len());
-            (shared + lens.0, own + lens.1)
-        });
-    let (shared_whole, own_whole) = lens(kernel.block().min(left.depth));
-    let pack = |left_side: bool, part: &Part, panels: &mut [u32]| {
-        if left_side {
-            kernel.pack_left(&left, part, panels);
-        } else {
-            kernel.pack_right(&right, part, panels);
-        }
-    };
-    let failed: OnceLock<OutOfMemory> = OnceLock::new();
-    with_space(shared_len * cut.shared, |space| {
-        let width = if cut.shares_left { kernel.rows() } else { kernel.columns() };
-        let mut tasks = Vec::new();
-        for (depth, words) in blocks.iter().zip(space.chunks_mut(shared_whole * cut.shared)) {
-            let len = lens(depth.len()).0;
-            let panels = cut.shared.div_ceil(TASKS);
-            for (index, words) in words.chunks_mut(len * panels).enumerate() {
-                tasks.push((Part { first: index * panels * width, depth: depth.clone() }, words));
-            }
-        }
-        for_each(tasks, |_, (part, words): (Part, &mut [u32])| pack(cut.shares_left, &part, words));
-        let shared = Panels { words: space, count: cut.shared, whole: shared_whole };
-        let width = if cut.shares_left { kernel.columns() } else { kernel.rows() };
-        let firsts: Vec<usize> = (0..cut.panels).step_by(cut.own).collect();
-        for_each(firsts, |_, first| {
-            let count = cut.own.min(cut.panels - first);
-            let (rows, columns) = if cut.shares_left {
-                (cut.at_once * kernel.rows(), count * kernel.columns())
-            } else {
-                (count * kernel.rows(), cut.at_once * kernel.columns())
-            };
-            let work = |space: &mut [u32]| {
-                let (own, sums) = space.split_at_mut((own_len * count).next_multiple_of(16));
-                let mut rest = &mut own[..];
-                for depth in &blocks {
-                    let panels;
-                    (panels, rest) = rest.split_at_mut(lens(depth.len()).1 * count);
-                    let part = Part { first: first * width, depth: depth.clone() };
-                    pack(!cut.shares_left, &part, panels);
-                }
-                let own = Panels { words: own, count, whole: own_whole };
-                kernel.enter();
-                let sums = as_f32_mut(sums);
-                for start in (0..cut.shared).step_by(cut.at_once) {
-                    let part = start..(start + cut.at_once).min(cut.shared);
-                    multiply_part(
-                        kernel,
-                        &blocks,
-                        (&cut, shared, own),
-                        part.clone(),
-                        (sums, columns),
-                    );
-                    let (row, column) = if cut.shares_left {
-                        (part.start * kernel.rows(), first * kernel.columns())
-                    } else {
-                        (first * kernel.rows(), part.start * kernel.columns())
-                    };
-                    for (index, sums) in sums.chunks_mut(columns).enumerate() {
-                        let valid = (right.outer - column).min(columns);
-                        let valid = if cut.shares_left {
-                            valid
-                        } else {
-                            valid.min(part.len() * kernel.columns())
-                        };
-                        let last = if cut.shares_left { part.len() * kernel.rows() } else { rows };
-                        if index < last && row + index < left.outer {
-                            // SAFETY: each task has rows or columns of its own, and a part of them is finished once.
-                            unsafe { target.finish(row + index, column, &mut sums[..valid]) };
-                        }
-                    }
-                }
-                kernel.leave();
-            };
-            let words = (own_len * count).next_multiple_of(16) + rows * columns;
-            if let Err(error) = with_space(words, work) {
-                _ = failed.set(error);
-            }
-        });
-    })?;
-    failed.into_inner().map_or(Ok(()), Err)
+    let blocks = (0..left.depth).step_by(kernel.block());
+    let blocks = blocks.map(|start| start..(start + kernel.block()).min(left.depth)).collect();
+    let shares_left = left.outer <= right.outer;
+    let mut run = Run { kernel, target, shares_left, blocks, own: 1, at_once: 1 };
+    let own = OWN / run.all_words(Role::Own).max(1);
+    run.own = own.min(run.panels(Role::Own).div_ceil(TASKS)).max(1);
+    let at_once = SHARED.min(SUMS / (run.own * run.width(Role::Own)));
+    run.at_once = (at_once / run.width(Role::Shared)).max(1);
+    run.run()
 }
 
-/// The sums of a task's panels with some of the shared ones.
-fn multiply_part<T: Element, K: Kernel<T>>(
-    kernel: &K,
-    blocks: &[Range<usize>],
-    (cut, shared, own): (&Cut, Panels<'_>, Panels<'_>),
-    part: Range<usize>,
-    (sums, pitch): (&mut [f32], usize),
-) {
-    for (block, depth) in blocks.iter().enumerate() {
-        let depth = depth.len();
-        let (left_len, right_len) = (kernel.left_len(depth), kernel.right_len(depth));
-        let (lefts, rights) = if cut.shares_left {
-            (part.clone(), 0..own.count)
+impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
+    /// Whether this operand is the left one.
+    fn is_left(&self, role: Role) -> bool {
+        (role == Role::Shared) == self.shares_left
+    }
+
+    /// Rows or columns of a panel.
+    fn width(&self, role: Role) -> usize {
+        if self.is_left(role) { self.kernel.rows() } else { self.kernel.columns() }
+    }
+
+    /// Panels of an operand.
+    fn panels(&self, role: Role) -> usize {
+        let Product { left, right, .. } = &self.target.product;
+        let outer = if self.is_left(role) { left.outer } else { right.outer };
+        outer.div_ceil(self.width(role))
+    }
+
+    /// Words of a panel over so many values of the depth.
+    fn words(&self, role: Role, depth: usize) -> usize {
+        if self.is_left(role) { self.kernel.left_len(depth) } else { self.kernel.right_len(depth) }
+    }
+
+    /// Words of a panel over all blocks.
+    fn all_words(&self, role: Role) -> usize {
+        self.blocks.iter().map(|block| self.words(role, block.len())).sum()
+    }
+
+    /// Panels of an operand that were packed.
+    fn packed<'a>(&self, role: Role, words: &'a [u32], count: usize) -> Panels<'a> {
+        let whole = self.blocks.first().map_or(0, |block| self.words(role, block.len()));
+        Panels { words, count, whole }
+    }
+
+    fn pack(&self, role: Role, part: &Part, panels: &mut [u32]) {
+        let Product { left, right, .. } = &self.target.product;
+        if self.is_left(role) {
+            self.kernel.pack_left(left, part, panels);
         } else {
-            (0..own.count, part.clone())
+            self.kernel.pack_right(right, part, panels);
+        }
+    }
+
+    fn run(&self) -> Result<(), OutOfMemory> {
+        let count = self.panels(Role::Shared);
+        let failed: OnceLock<OutOfMemory> = OnceLock::new();
+        with_space(self.all_words(Role::Shared) * count, |space| {
+            self.pack_shared(space);
+            let shared = self.packed(Role::Shared, space, count);
+            let firsts = (0..self.panels(Role::Own)).step_by(self.own).collect();
+            for_each(firsts, |_, first| {
+                if let Err(error) = self.task(shared, first) {
+                    _ = failed.set(error);
+                }
+            });
+        })?;
+        failed.into_inner().map_or(Ok(()), Err)
+    }
+
+    /// Packs all of the shared operand.
+    fn pack_shared(&self, space: &mut [u32]) {
+        let (count, width) = (self.panels(Role::Shared), self.width(Role::Shared));
+        let together = count.div_ceil(TASKS);
+        let mut tasks = Vec::new();
+        let mut rest = space;
+        for depth in &self.blocks {
+            let len = self.words(Role::Shared, depth.len());
+            let (block, after) = rest.split_at_mut(len * count);
+            rest = after;
+            for (index, panels) in block.chunks_mut(len * together).enumerate() {
+                let part = Part { first: index * together * width, depth: depth.clone() };
+                tasks.push((part, panels));
+            }
+        }
+        for_each(tasks, |_, (part, panels): (Part, &mut [u32])| {
+            self.pack(Role::Shared, &part, panels);
+        });
+    }
+
+    /// Multiplies some panels of the own operand, from `first` on, by all of the shared one.
+    fn task(&self, shared: Panels<'_>, first: usize) -> Result<(), OutOfMemory> {
+        let count = self.own.min(self.panels(Role::Own) - first);
+        let own_words = (self.all_words(Role::Own) * count).next_multiple_of(16);
+        let sums = count * self.width(Role::Own) * self.at_once * self.width(Role::Shared);
+        with_space(own_words + sums, |space| {
+            let (own, sums) = space.split_at_mut(own_words);
+            let mut rest = &mut own[..];
+            for depth in &self.blocks {
+                let len = self.words(Role::Own, depth.len()) * count;
+                let (panels, after) = rest.split_at_mut(len);
+                rest = after;
+                let part = Part { first: first * self.width(Role::Own), depth: depth.clone() };
+                self.pack(Role::Own, &part, panels);
+            }
+            let own = self.packed(Role::Own, own, count);
+            self.kernel.enter();
+            for start in (0..shared.count).step_by(self.at_once) {
+                let part = start..(start + self.at_once).min(shared.count);
+                self.multiply((shared, own), first, part, as_f32_mut(sums));
+            }
+            self.kernel.leave();
+        })
+    }
+
+    /// Multiplies a task's panels by a part of the shared ones, and finishes the sums.
+    fn multiply(
+        &self,
+        (shared, own): (Panels<'_>, Panels<'_>),
+        first: usize,
+        part: Range<usize>,
+        sums: &mut [f32],
+    ) {
+        let (kernel, own_range) = (self.kernel, 0..own.count);
+        let (rows, columns) = (kernel.rows(), kernel.columns());
+        let (lefts, rights, row, column) = if self.shares_left {
+            (part.clone(), own_range, part.start * rows, first * columns)
+        } else {
+            (own_range, part.clone(), first * rows, part.start * columns)
         };
         let (left_panels, right_panels) =
-            if cut.shares_left { (shared, own) } else { (own, shared) };
-        for (column, right) in rights.enumerate() {
-            let right = right_panels.panel(block, right, right_len);
-            for (row, left) in lefts.clone().enumerate() {
-                let left = left_panels.panel(block, left, left_len);
-                let at = row * kernel.rows() * pitch + column * kernel.columns();
-                let tile = &mut sums[at..][..(kernel.rows() - 1) * pitch + kernel.columns()];
-                let sums = Sums { to: tile.as_mut_ptr(), pitch, add: block > 0 };
-                // SAFETY: the tile has the kernel's rows and columns, and the caller has entered the kernel.
-                unsafe { kernel.tile(depth, left, right, sums) };
+            if self.shares_left { (shared, own) } else { (own, shared) };
+        let pitch = rights.len() * columns;
+        for (block, depth) in self.blocks.iter().enumerate() {
+            let depth = depth.len();
+            for (column, right) in rights.clone().enumerate() {
+                let right = right_panels.panel(block, right, kernel.right_len(depth));
+                for (row, left) in lefts.clone().enumerate() {
+                    let left = left_panels.panel(block, left, kernel.left_len(depth));
+                    let tile = &mut sums[row * rows * pitch + column * columns..];
+                    assert!(tile.len() >= (rows - 1) * pitch + columns, "a tile of sums cut short");
+                    let sums = Sums { to: tile.as_mut_ptr(), pitch, add: block > 0 };
+                    // SAFETY: the tile has the kernel's rows and columns, and the caller has entered the kernel.
+                    unsafe { kernel.tile(depth, left, right, sums) };
+                }
             }
+        }
+        let Product { left, right, .. } = &self.target.product;
+        let valid = pitch.min(right.outer - column);
+        let valid_rows = (lefts.len() * rows).min(left.outer - row);
+        for (index, sums) in sums.chunks_mut(pitch).take(valid_rows).enumerate() {
+            // SAFETY: each task has rows or columns of its own, and each part of them is finished once.
+            unsafe { self.target.finish(row + index, column, &mut sums[..valid]) };
         }
     }
 }

@@ -151,7 +151,10 @@ unsafe fn transpose_avx2(
     width: usize,
     count: usize,
 ) -> usize {
-    use std::arch::x86_64::*;
+    use std::arch::x86_64::{
+        __m256, _mm_storeu_ps, _mm256_castps256_ps128, _mm256_loadu_ps, _mm256_permute2f128_ps,
+        _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    };
     let depth = lines[0].len();
     let mut k = 0;
     while k + 8 <= depth {
