@@ -1,5 +1,9 @@
 #!/usr/bin/env python3
-"""Times whole training steps here and in PyTorch's CPU build: same model, batch, optimizer and threads, in turns.
+"""Times whole training steps here and in PyTorch on the CPU: same model, batch, optimizer and threads, in turns.
+
+Needs Linux, Python 3.10 or later, and two packages: pip install torch==2.15.0 numpy==2.4.6. Tried with these; torch 2.4 or
+later should do. From PyPI, torch for Linux brings CUDA's libraries along, 5 GB in all, and does not start without them;
+PyTorch's own index has a build for the CPU alone. torch.compile also needs g++; without it those rows say so.
 
 See README.md beside this file.
 """
@@ -17,17 +21,32 @@ import time
 import torch
 from torch import nn
 
-# name: (batch, shape of a sample, the model)
+# name: (batch, shape of a sample, the model, the optimizer)
 MODELS = {
-    "mlp": (256, (784,), lambda: mlp(784, 512, 512, 10)),
-    "cnn": (64, (1, 28, 28), lambda: cnn()),
-    "wide-mlp": (256, (784,), lambda: mlp(784, 2048, 2048, 2048, 10)),
+    "mlp": (256, (784,), lambda: mlp(784, 512, 512, 10), "adamw"),
+    "cnn": (64, (1, 28, 28), lambda: cnn(), "adamw"),
+    "wide-mlp": (256, (784,), lambda: mlp(784, 2048, 2048, 2048, 10), "adamw"),
+    "resnet20": (128, (3, 32, 32), lambda: resnet(3, 20, 16), "sgd"),
 }
 COMPUTE = {"fp32": None, "fp16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 # With more than this share of the processors in other hands a row's ratio is not to be trusted.
 OTHER_LOAD = 0.05
+# A block of PyTorch's ends after this time, however few steps it has.
+BLOCK_SECONDS = 10
+# Before the turns each variant of PyTorch is tried for TRIAL_STEPS steps or TRIAL_SECONDS, whichever is less. One that takes
+# SLOW times as long as the fastest of them is told from its trial alone.
+TRIAL_STEPS = 5
+TRIAL_SECONDS = 2
+SLOW = 4
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.01
+OPTIMIZERS = {
+    "adamw": lambda parameters, **how: torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, **how),
+    # As in experiments/cifar-resnet.toml.
+    "sgd": lambda parameters, **how: torch.optim.SGD(
+        parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, **how
+    ),
+}
 
 
 def mlp(*widths):
@@ -45,43 +64,82 @@ def cnn():
     )
 
 
-class Torch:
-    """One PyTorch configuration, kept between blocks."""
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes."""
 
-    def __init__(self, model, policy, fused, channels_last):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
+        )
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        )
+
+    def forward(self, x):
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def resnet(channels, depth, width):
+    layers = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    inputs = width
+    for stage in range(3):
+        outputs = width << stage
+        for block in range((depth - 2) // 6):
+            layers.append(Block(inputs, outputs, 2 if stage > 0 and block == 0 else 1))
+            inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+
+
+class Torch:
+    """One PyTorch configuration, kept between blocks. `update` is what its optimizer is told: foreach or fused, or nothing."""
+
+    def __init__(self, model, policy, update, compiled, channels_last):
         torch.manual_seed(0)
-        batch, shape, build = MODELS[model]
+        batch, shape, build, optimizer = MODELS[model]
         self.model = build()
         self.inputs = torch.rand(batch, *shape)
         self.labels = torch.randint(0, 10, (batch,))
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
             self.inputs = self.inputs.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused or None
-        )
+        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters(), **update)
         self.compute = COMPUTE[policy]
         self.scaler = torch.amp.GradScaler("cpu", enabled=self.compute == torch.float16)
         self.loss = nn.CrossEntropyLoss()
+        self.forward = torch.compile(self.losses) if compiled else self.losses
+
+    def losses(self, inputs, labels):
+        low = torch.autocast("cpu", dtype=self.compute) if self.compute else contextlib.nullcontext()
+        with low:
+            return self.loss(self.model(inputs), labels)
 
     def step(self):
         self.optimizer.zero_grad(set_to_none=True)
-        low = torch.autocast("cpu", dtype=self.compute) if self.compute else contextlib.nullcontext()
-        with low:
-            loss = self.loss(self.model(self.inputs), self.labels)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(self.forward(self.inputs, self.labels)).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def block(self, warmup, steps):
-        for _ in range(warmup):
-            self.step()
+    def times(self, steps, limit):
+        """Seconds of each of at most so many steps; the one in which the limit is reached is the last."""
         seconds = []
-        for _ in range(steps):
+        while len(seconds) < steps and sum(seconds) < limit:
             start = time.perf_counter()
             self.step()
             seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds)
+        return seconds
+
+    def trial(self):
+        """The shortest of some steps after the first one, which compiles."""
+        self.step()
+        return min(self.times(TRIAL_STEPS, TRIAL_SECONDS))
+
+    def block(self, warmup, steps):
+        seconds = self.times(warmup + steps, BLOCK_SECONDS)
+        # The last step counts in any case.
+        return statistics.median(seconds[min(warmup, len(seconds) - 1):])
 
 
 class Ours:
@@ -107,14 +165,40 @@ class Ours:
         return statistics.median(record["step_seconds"][warmup:])
 
 
-def sides(model, policy, command, threads):
-    """Our side first, then PyTorch's configurations."""
-    found = {"ours": Ours(command, model, policy, threads)}
-    found["eager"] = Torch(model, policy, fused=False, channels_last=False)
-    found["eager, fused AdamW"] = Torch(model, policy, fused=True, channels_last=False)
-    if model == "cnn":
-        found["eager, fused AdamW, channels last"] = Torch(model, policy, fused=True, channels_last=True)
+def variants(model):
+    """PyTorch's configurations: name -> what Torch is told."""
+    fused = {"update": {"fused": True}}
+    found = {
+        "eager": {"update": {}, "compiled": False},
+        "eager, foreach": {"update": {"foreach": True}, "compiled": False},
+        "eager, fused": {**fused, "compiled": False},
+        "compiled, fused": {**fused, "compiled": True},
+    }
+    found = {name: {**how, "channels_last": False} for name, how in found.items()}
+    if len(MODELS[model][1]) == 3:  # images
+        found["eager, fused, channels last"] = {**found["eager, fused"], "channels_last": True}
+        found["compiled, fused, channels last"] = {**found["compiled, fused"], "channels_last": True}
     return found
+
+
+def sides(model, policy, arguments):
+    """The sides that take turns, ours first unless it is left out; those of PyTorch's that are too slow to, with the seconds of
+    a step; and those that do not run here, with the reason."""
+    # After eight models torch.compile would compile no more, and run eagerly without a word.
+    torch.compiler.reset()
+    found, trials, failed = {}, {}, {}
+    if not arguments.alone:
+        found["ours"] = Ours(arguments.ours, model, policy, arguments.threads)
+    for name, how in variants(model).items():
+        try:
+            found[name] = Torch(model, policy, **how)
+            trials[name] = found[name].trial()
+        except Exception as error:  # whatever a compiler or an operation raises
+            found.pop(name, None)
+            failed[name] = " ".join(str(error).split())[:200] or type(error).__name__
+    least = min(trials.values(), default=0.0)
+    slow = {name: trial for name, trial in trials.items() if trial > SLOW * least}
+    return {name: side for name, side in found.items() if name not in slow}, slow, failed
 
 
 def processor_seconds():
@@ -145,21 +229,35 @@ def measure(contestants, arguments):
 
 def rows(model, policy, blocks):
     """One row for each configuration of PyTorch."""
-    ours = blocks["ours"]
+    ours = blocks.get("ours")
     for name, theirs in blocks.items():
         if name == "ours":
             continue
-        ratios = [torch_block / our_block for torch_block, our_block in zip(theirs, ours)]
-        yield {
-            "model": model,
-            "policy": policy,
-            "pytorch": name,
-            "ours_ms": 1e3 * statistics.median(ours),
-            "torch_ms": 1e3 * statistics.median(theirs),
-            "ratio": statistics.median(ratios),
-            "ratio_least": min(ratios),
-            "ratio_most": max(ratios),
-        }
+        row = {"model": model, "policy": policy, "pytorch": name, "torch_ms": 1e3 * statistics.median(theirs)}
+        if ours:
+            ratios = [torch_block / our_block for torch_block, our_block in zip(theirs, ours)]
+            row |= {
+                "ours_ms": 1e3 * statistics.median(ours),
+                "ratio": statistics.median(ratios),
+                "ratio_least": min(ratios),
+                "ratio_most": max(ratios),
+            }
+        yield row
+
+
+def all_rows(model, policy, arguments):
+    """As rows, with those that took no turns. The fastest of them is the peer."""
+    found, slow, failed = sides(model, policy, arguments)
+    blocks, others = measure(found, arguments)
+    timed = list(rows(model, policy, blocks))
+    peer = min(timed, key=lambda row: row["torch_ms"], default=None)
+    for row in timed:
+        yield row | {"peer": row is peer, "other_load": others, "trusted": others <= OTHER_LOAD}
+    named = {"model": model, "policy": policy, "peer": False}
+    for name, trial in slow.items():
+        yield named | {"pytorch": name, "torch_ms": 1e3 * trial, "slow": True}
+    for name, reason in failed.items():
+        yield named | {"pytorch": name, "failed": reason}
 
 
 def parse():
@@ -167,10 +265,13 @@ def parse():
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--policies", nargs="+", choices=COMPUTE, default=list(COMPUTE))
     parser.add_argument("--rounds", type=int, default=6, help="blocks a side")
-    parser.add_argument("--steps", type=int, default=30, help="timed steps a block")
+    parser.add_argument(
+        "--steps", type=int, default=30, help=f"timed steps a block; PyTorch's ends after {BLOCK_SECONDS} s all the same"
+    )
     parser.add_argument("--warmup", type=int, default=5, help="untimed steps before each block")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", action="store_true", help="one JSON line a row in place of the table")
+    parser.add_argument("--alone", action="store_true", help="PyTorch's side only")
     parser.add_argument(
         "--ours", type=shlex.split, default=["target/release/examples/step_time"],
         metavar="COMMAND", help="our side; model, policy and steps are appended",
@@ -187,27 +288,37 @@ def main():
     if not arguments.json:
         capability = torch.backends.cpu.get_cpu_capability()
         print(f"PyTorch {torch.__version__}, {capability}, {arguments.threads} threads, {arguments.rounds} rounds "
-              f"of {arguments.steps} steps; ratio = PyTorch ÷ ours: above 1, ours is faster\n")
+              f"of {arguments.steps} steps; ratio = PyTorch ÷ ours: above 1, ours is faster; bold: the peer, the fastest\n")
         print("| model | policy | PyTorch | ours ms | PyTorch ms | ratio | least to most | other load |")
         print("|---|---|---|---:|---:|---:|---|---:|")
     trusted = True
     for model in arguments.models:
         for policy in arguments.policies:
-            blocks, others = measure(sides(model, policy, arguments.ours, arguments.threads), arguments)
-            for row in rows(model, policy, blocks):
-                row |= {"other_load": others, "trusted": others <= OTHER_LOAD}
-                trusted &= row["trusted"]
+            for row in all_rows(model, policy, arguments):
+                trusted &= row.get("trusted", True)
                 print(json.dumps(row) if arguments.json else line(row), flush=True)
     if not trusted:
         sys.exit(f"other processes took more than {OTHER_LOAD:.0%} of the processors in some rows: do not use their "
-                 "ratios; run again on a quiet machine")
+                 "times and ratios; run again on a quiet machine")
 
 
 def line(row):
-    """A row of the table; a ratio that is not to be trusted is in brackets."""
-    ratio = "{ratio:.2f}" if row["trusted"] else "({ratio:.2f})"
-    return ("| {model} | {policy} | {pytorch} | {ours_ms:.3f} | {torch_ms:.3f} | " + ratio
-            + " | {ratio_least:.2f} to {ratio_most:.2f} | {other_load:.0%} |").format(**row)
+    """A row of the table; the peer is bold, and a ratio that is not to be trusted in brackets."""
+    ours = theirs = ratio = span = load = ""
+    if "failed" in row:
+        theirs = "failed: " + row["failed"].replace("|", "\\|")
+    else:
+        theirs = f"{row['torch_ms']:.3f}"
+    if "slow" in row:
+        ratio = "(slow)"
+    if "ratio" in row:
+        ours, ratio = f"{row['ours_ms']:.3f}", f"{row['ratio']:.2f}"
+        ratio = ratio if row["trusted"] else f"({ratio})"
+        span = f"{row['ratio_least']:.2f} to {row['ratio_most']:.2f}"
+    if "other_load" in row:
+        load = f"{row['other_load']:.0%}"
+    name = f"**{row['pytorch']}**" if row["peer"] else row["pytorch"]
+    return "| " + " | ".join([row["model"], row["policy"], name, ours, theirs, ratio, span, load]) + " |"
 
 
 if __name__ == "__main__":

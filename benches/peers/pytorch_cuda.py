@@ -14,42 +14,13 @@ import sys
 import torch
 from torch import nn
 
-from pytorch_cpu import LEARNING_RATE, WEIGHT_DECAY, Ours, in_turns, mlp, rows
-
-
-class Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes."""
-
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
-        )
-        same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-        )
-
-    def forward(self, x):
-        return torch.relu(self.body(x) + self.shortcut(x))
-
-
-def resnet(depth, width):
-    layers = [nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    inputs = width
-    for stage in range(3):
-        outputs = width << stage
-        for block in range((depth - 2) // 6):
-            layers.append(Block(inputs, outputs, 2 if stage > 0 and block == 0 else 1))
-            inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+from pytorch_cpu import LEARNING_RATE, WEIGHT_DECAY, Ours, in_turns, mlp, resnet, rows
 
 
 # name: (batch, shape of a sample, the model)
 MODELS = {
     "gpu-mlp": (8192, (784,), lambda: mlp(784, 4096, 4096, 4096, 10)),
-    "gpu-resnet": (1024, (1, 28, 28), lambda: resnet(20, 64)),
+    "gpu-resnet": (1024, (1, 28, 28), lambda: resnet(1, 20, 64)),
 }
 # Eager, recorded as a CUDA graph, and by torch.compile.
 HOW = ["eager", "graphs", "compile"]
