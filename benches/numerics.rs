@@ -1,5 +1,5 @@
 //! Criterion benchmarks of what a step is made of: products, convolution, casts and rounding, the optimizer update, the census,
-//! and one whole step a policy, native and wide.
+//! and one whole step a policy, native and wide. `MANTISSA_ISA` pins the instructions of products.
 
 use std::hint::black_box;
 
@@ -25,37 +25,61 @@ fn tensor(shape: &[usize], dtype: DType) -> Tensor {
     ops::from_f32(&values, shape, dtype, &Device::Cpu).expect("a tensor")
 }
 
+/// The three products of a fully connected layer: the layouts that operands come in. Rows, columns and depth as a layer has them:
+/// batch, outputs, inputs.
 fn products(c: &mut Criterion) {
-    let mut group = c.benchmark_group("product");
-    for size in [256_usize, 1024] {
-        group.throughput(Throughput::Elements(2 * (size as u64).pow(3)));
+    for [n, outputs, inputs] in
+        [[1024, 1024, 1024], [256, 2048, 2048], [256, 512, 512], [256, 10, 2048]]
+    {
+        let mut group = c.benchmark_group(format!("linear {n}x{outputs}x{inputs}"));
+        group.throughput(Throughput::Elements(2 * (n * outputs * inputs) as u64));
         for (name, dtype) in TYPES {
-            let (x, w) = (tensor(&[size, size], dtype), tensor(&[size, size], dtype));
-            group.bench_function(BenchmarkId::new(name, size), |b| {
-                b.iter(|| ops::linear(black_box(&x), &w, None, Operands::Exact));
+            let (x, w) = (tensor(&[n, inputs], dtype), tensor(&[outputs, inputs], dtype));
+            let dy = tensor(&[n, outputs], dtype);
+            let how = Operands::Exact;
+            group.bench_function(BenchmarkId::new("forward", name), |b| {
+                b.iter(|| ops::linear(black_box(&x), &w, None, how));
+            });
+            group.bench_function(BenchmarkId::new("input gradient", name), |b| {
+                b.iter(|| ops::linear_input_gradient(black_box(&dy), &w, how));
+            });
+            group.bench_function(BenchmarkId::new("weight gradient", name), |b| {
+                b.iter(|| ops::linear_weight_gradient(black_box(&dy), &x, how));
             });
         }
+        group.finish();
     }
-    group.finish();
 }
 
+/// The convolutions of a residual network's stages and of its first halving: images, channels, side, outputs, stride.
 fn convolution(c: &mut Criterion) {
-    let settings = ConvSettings { stride: 1, padding: 1, dilation: 1, groups: 1 };
-    let mut group = c.benchmark_group("conv2d 64x16x14x14 to 32");
-    for (name, dtype) in TYPES {
-        let (x, w) = (tensor(&[64, 16, 14, 14], dtype), tensor(&[32, 16, 3, 3], dtype));
-        let dy = tensor(&[64, 32, 14, 14], dtype);
-        group.bench_function(BenchmarkId::new("forward", name), |b| {
-            b.iter(|| ops::conv2d(black_box(&x), &w, None, (settings, Operands::Exact)));
-        });
-        group.bench_function(BenchmarkId::new("backward", name), |b| {
-            b.iter(|| {
-                let how = (settings, Operands::Exact);
-                ops::conv2d_backward(black_box(&dy), (&x, &w), how, ConvWanted::ALL)
+    for [n, inputs, side, outputs, stride] in
+        [[128, 16, 32, 16, 1], [128, 64, 8, 64, 1], [128, 16, 32, 32, 2], [64, 16, 14, 32, 1]]
+    {
+        let settings = ConvSettings { stride, padding: 1, dilation: 1, groups: 1 };
+        let name = format!("conv2d {n}x{inputs}x{side}x{side} to {outputs}, stride {stride}");
+        let mut group = c.benchmark_group(name);
+        let out = side.div_ceil(stride);
+        let operations = 2 * n * outputs * out * out * inputs * 9;
+        for (name, dtype) in TYPES {
+            let (x, w) =
+                (tensor(&[n, inputs, side, side], dtype), tensor(&[outputs, inputs, 3, 3], dtype));
+            let dy = tensor(&[n, outputs, out, out], dtype);
+            group.throughput(Throughput::Elements(operations as u64));
+            group.bench_function(BenchmarkId::new("forward", name), |b| {
+                b.iter(|| ops::conv2d(black_box(&x), &w, None, (settings, Operands::Exact)));
             });
-        });
+            group.throughput(Throughput::Elements(2 * operations as u64));
+            group.bench_function(BenchmarkId::new("backward", name), |b| {
+                b.iter(|| {
+                    let how = (settings, Operands::Exact);
+                    let wanted = ConvWanted { input: true, bias: false };
+                    ops::conv2d_backward(black_box(&dy), (&x, &w), how, wanted)
+                });
+            });
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 fn rounding(c: &mut Criterion) {

@@ -45,7 +45,7 @@ fn run() -> Result<(), Failure> {
         _ => data::load(&DataPlan::Digits { train: batch * 8, test: batch, seed: 0 })?,
     };
     let model = Model::new(&plan, data.shape, data.classes)?;
-    let train = train_plan(&plan, batch, steps + WARM_UP);
+    let train = train_plan(name, batch, steps + WARM_UP);
     let mut source = Batches::new(&data, batch, Augment::default(), 0)?;
     let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape, &device))?;
     for step in 0..WARM_UP {
@@ -118,11 +118,11 @@ fn noise(shape: [usize; 3], images: usize) -> Dataset {
     Dataset { train: split(images), test: split(images / 8), shape, classes: 10 }
 }
 
-/// A constant rate; SGD with momentum for the residual networks, AdamW for the others.
-fn train_plan(model: &ModelPlan, batch: usize, steps: u64) -> TrainPlan {
+/// A constant rate; SGD as in `experiments/cifar-resnet.toml` for `resnet20`, AdamW for the others.
+fn train_plan(model: &str, batch: usize, steps: u64) -> TrainPlan {
     let optimizer = match model {
-        ModelPlan::Resnet { .. } => {
-            OptimizerPlan::Sgd { lr: 0.05, momentum: 0.9, nesterov: false, weight_decay: 5e-4 }
+        "resnet20" => {
+            OptimizerPlan::Sgd { lr: 0.1, momentum: 0.9, nesterov: true, weight_decay: 5e-4 }
         }
         _ => OptimizerPlan::AdamW {
             lr: 1e-3,

@@ -306,9 +306,10 @@ steps() {
   local tiny=(--seeds 1 --variants 'fp32,fp16-mixed' --set data.train=120 --set data.test=40 --set train.steps=6
     --set train.batch=20 --set train.schedule.warmup=2 --set measure.census_every=3 --set measure.timing_blocks=2
     --set measure.timing_steps=2 --set measure.timing_warmup=1 --set measure.inference_batch=20)
-  local default=() sanitizer
+  # Three seeds: all eight of the default experiment may take longer than this step has.
+  local default=(--seeds 3) sanitizer
   if [ "$small" = 1 ]; then
-    default=("${tiny[@]}")
+    default=("${tiny[@]}" --set 'model.hidden=[32, 16]')
     mlp=("${tiny[@]}" --set 'model.hidden=[32, 16]')
     resnet=("${tiny[@]}" --set model.depth=8 --set model.width=2)
   fi

@@ -71,7 +71,7 @@ pub fn filled<T: Clone>(value: T, len: usize) -> Result<Vec<T>, OutOfMemory> {
 mod spare {
     use super::{AtomicPtr, GlobalAlloc as _, Layout, Ordering, System, ptr};
 
-    /// More than gemmkit's work space grows by at a time, and everything small.
+    /// More than everything that is small takes at a time.
     pub(super) const SIZE: usize = 32 << 20;
 
     const LAYOUT: Layout = match Layout::from_size_align(SIZE, 16) {
@@ -223,8 +223,7 @@ impl Drop for Meter {
     }
 }
 
-/// Runs `work`, a product of a library that packs its operands into memory which it keeps for the thread's next product. That
-/// memory is not counted by [`Meter`], since it outlives a run; [`work_space_of_this_thread`] tells it.
+/// Runs `work`, which gets memory that the thread keeps for its next product. That memory is not counted by [`Meter`], since it outlives a run; [`work_space_of_this_thread`] tells it.
 pub fn work_space<R>(work: impl FnOnce() -> R) -> R {
     let (counting, live, peak) = (COUNTING.replace(true), LIVE.get(), PEAK.get());
     let result = work();

@@ -123,7 +123,8 @@ fn sizes_that_no_machine_holds_are_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();
     let block = "{channels=65536,kernel=1,padding=1024,pool=\"global\"}";
     let model = format!("--set=model={{kind=\"cnn\",blocks=[{block}],hidden=[]}}");
-    let arguments = ["experiment", "--set=data.train=64", "--set=data.test=1", &model];
+    let small = ["--set=data.train=64", "--set=data.test=1", "--set=train.batch=64"];
+    let arguments = [&["experiment"], &small[..], &[&model]].concat();
     // Python: 65536 * (28 + 2 * 1024)**2 == 282445479936
     let complaint = "mantissa: model: a batch of 64, blocks[0]: 64 × 282445479936 values; at most 1099511627776: \
                      choose smaller sizes\n";

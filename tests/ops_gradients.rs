@@ -227,7 +227,7 @@ fn relu_add_and_accumulate_are_exact() -> Result<()> {
     check("relu", &y, &expected[0], &exact)?;
     check("relu's gradient", &dx, &expected[1], &exact)?;
 
-    let sum = ops::add(&x, &dy)?;
+    let sum = ops::add(&x, &dy, ops::Then::Nothing)?;
     let rounded = (x.to_dtype(DType::F64)? + dy.to_dtype(DType::F64)?)?.to_dtype(DType::F32)?;
     check("add", &sum, &rounded, &exact)?;
     let total = x.copy()?;
@@ -409,8 +409,8 @@ fn batch_norm() -> Result<()> {
         let (x, dy) =
             (uniform(1, shape.to_vec(), (0.5, 2.0))?, uniform(2, shape.to_vec(), SIGNED)?);
         let (gamma, beta) = (uniform(3, c, (0.5, 1.5))?, uniform(4, c, SIGNED)?);
-        let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta)?;
-        let gradients = ops::batch_norm_backward(&dy, &x, &gamma, &saved)?;
+        let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta, ops::Then::Nothing)?;
+        let gradients = ops::batch_norm_backward(&dy, &x, &gamma, &saved, None)?;
         let expected = autograd(&[&x, &gamma, &beta], &dy, batch_norm_f64)?;
         let wide = x.to_dtype(DType::F64)?;
         let spread_out = to_f64(&wide.transpose(0, 1)?.flatten_from(1)?.var(D::Minus1)?)?;
@@ -437,7 +437,7 @@ fn batch_norm_for_inference() -> Result<()> {
     let x = uniform(1, (3, 5, 11, 9), SIGNED)?;
     let (gamma, beta) = (uniform(2, 5, SIGNED)?, uniform(3, 5, SIGNED)?);
     let (mean, variance) = (uniform(4, 5, SIGNED)?, uniform(5, 5, (0.1, 2.0))?);
-    let y = ops::batch_norm_inference(&x, (&mean, &variance), &gamma, &beta)?;
+    let y = ops::batch_norm_inference(&x, (&mean, &variance), (&gamma, &beta), ops::Then::Nothing)?;
     let wide = |tensor: &Tensor| spread(&tensor.to_dtype(DType::F64)?);
     let deviation = (wide(&variance)? + 1e-5)?.sqrt()?;
     let factor = (wide(&gamma)? / deviation)?;

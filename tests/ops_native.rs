@@ -9,8 +9,8 @@ mod ops_support;
 use candle_core::{DType, Device, IndexOp, Result, Tensor};
 use half::{bf16, f16};
 use mantissa::ops::{
-    self, AdamW, ConvSettings, ConvWanted, Conversion, LossSettings, Operands, Random, Sgd, Update,
-    UpdateTensors,
+    self, AdamW, ConvSettings, ConvWanted, Conversion, LossSettings, Operands, Random, Sgd, Then,
+    Update, UpdateTensors,
 };
 use mantissa::precision::Format;
 use mantissa::record::GradientCounts;
@@ -78,10 +78,52 @@ fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
     keep("gelu's gradient", &ops::gelu_backward(b, a)?);
     let random = Random { seed: 7, stream: 1, pass: numbers(&[2])? };
     keep("dropout", &ops::dropout(a, 0.3, &random)?);
-    keep("add", &ops::add(a, b)?);
+    keep("add", &ops::add(a, b, Then::Nothing)?);
     results.extend(pools(a, b)?);
     results.extend(statistics(a, b)?);
     Ok(results)
+}
+
+/// A `ReLU` in the same pass gives the bits of one after it, forwards and backwards, also of what is not finite.
+#[test]
+fn a_relu_in_the_same_pass_is_the_relu_after_it() -> Result<()> {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let image = |seed: u32| {
+            let values = (0..2 * 3 * 40 * 30_u32).map(|i| (i * 7919 + seed) % 2003);
+            let mut values: Vec<f32> = values.map(|v| v as f32 / 1001.5 - 1.0).collect();
+            (values[5], values[77], values[901]) = (f32::NAN, -f32::INFINITY, f32::INFINITY);
+            ops::from_f32(&values, (2, 3, 40, 30), dtype, &Device::Cpu)
+        };
+        let (x, dy) = (image(1)?, image(2)?);
+        let bits = |tensor: &Tensor| -> Result<Vec<u32>> {
+            Ok(ops::to_f32(tensor)?.into_iter().map(f32::to_bits).collect())
+        };
+        let sum = ops::relu(&ops::add(&x, &dy, Then::Nothing)?)?;
+        assert!(bits(&ops::add(&x, &dy, Then::Relu)?)? == bits(&sum)?);
+        // The first channel has no number that is not finite.
+        let x = x.narrow(1, 1, 2)?.contiguous()?;
+        let dy = dy.narrow(1, 1, 2)?.contiguous()?;
+        let gamma = ops::from_f32(&[0.75, -1.5], 2, dtype, &Device::Cpu)?;
+        let beta = ops::from_f32(&[0.125, 0.25], 2, dtype, &Device::Cpu)?;
+        let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta, Then::Nothing)?;
+        let (together, ..) = ops::batch_norm(&x, &gamma, &beta, Then::Relu)?;
+        let after = ops::relu(&y)?;
+        assert!(bits(&together)? == bits(&after)?);
+        let given = (&saved.mean, &variance);
+        let inference = ops::batch_norm_inference(&x, given, (&gamma, &beta), Then::Relu)?;
+        assert!(bits(&inference)? == bits(&after)?);
+        let expected = ops::relu_backward(&dy, &after)?;
+        let expected = ops::batch_norm_backward(&expected, &x, &gamma, &saved, None)?;
+        let found = ops::batch_norm_backward(&dy, &x, &gamma, &saved, Some(&together))?;
+        for (found, expected) in [
+            (found.input, expected.input),
+            (found.gamma, expected.gamma),
+            (found.beta, expected.beta),
+        ] {
+            assert!(bits(&found)? == bits(&expected)?);
+        }
+    }
+    Ok(())
 }
 
 /// The part of [`fixed_order`] that pools.
@@ -110,13 +152,14 @@ fn statistics(a: &Tensor, b: &Tensor) -> Result<Results> {
     let mut keep = |name: &str, tensor: &Tensor| results.push((name.to_owned(), tensor.clone()));
     let gamma = b.flatten_all()?.narrow(0, 0, c)?.contiguous()?;
     let beta = a.flatten_all()?.narrow(0, 0, c)?.contiguous()?;
-    let (y, saved, variance) = ops::batch_norm(a, &gamma, &beta)?;
+    let (y, saved, variance) = ops::batch_norm(a, &gamma, &beta, Then::Nothing)?;
     keep("batch norm", &y);
-    let gradients = ops::batch_norm_backward(b, a, &gamma, &saved)?;
+    let gradients = ops::batch_norm_backward(b, a, &gamma, &saved, None)?;
     keep("batch norm, dx", &gradients.input);
     keep("batch norm, dgamma", &gradients.gamma);
     keep("batch norm, dbeta", &gradients.beta);
-    let inference = ops::batch_norm_inference(a, (&saved.mean, &variance), &gamma, &beta)?;
+    let inference =
+        ops::batch_norm_inference(a, (&saved.mean, &variance), (&gamma, &beta), Then::Nothing)?;
     keep("batch norm for inference", &inference);
     let logits = a.reshape((n * c, h * w))?;
     let labels: Vec<u32> = (0..(n * c) as u32).map(|i| i * 5 % (h * w) as u32).collect();
@@ -351,7 +394,10 @@ fn element_wise_operations_beyond_the_numbers() -> Result<()> {
             &ops::relu_backward(&x, &tensor(&[0.0, 1.0, 0.0, 1.0], dtype)?)?,
             &[0.0, INF, 0.0, 1.0],
         )?;
-        same(&ops::add(&x, &tensor(&[1.0, -INF, -INF, nan], dtype)?)?, &[nan, nan, -INF, nan])?;
+        same(
+            &ops::add(&x, &tensor(&[1.0, -INF, -INF, nan], dtype)?, Then::Nothing)?,
+            &[nan, nan, -INF, nan],
+        )?;
         for place in 0..4 {
             for other in [1.0, INF, -INF] {
                 let mut window = [other; 4];
@@ -370,9 +416,9 @@ fn element_wise_operations_beyond_the_numbers() -> Result<()> {
     let large = tensor(&[65_504.0; 4], DType::F16)?.reshape((1, 1, 2, 2))?;
     same(&ops::avg_pool2d(&large, 2)?, &[65_504.0])?;
     same(&ops::global_avg_pool(&large)?, &[65_504.0])?;
-    same(&ops::add(&large, &large)?, &[INF; 4])?;
+    same(&ops::add(&large, &large, Then::Nothing)?, &[INF; 4])?;
     let tiny = tensor(&[2f32.powi(-24), 3.0 * 2f32.powi(-24)], DType::F16)?;
-    same(&ops::add(&tiny, &tiny)?, &[2f32.powi(-23), 3.0 * 2f32.powi(-23)])?;
+    same(&ops::add(&tiny, &tiny, Then::Nothing)?, &[2f32.powi(-23), 3.0 * 2f32.powi(-23)])?;
     same(&ops::relu(&tiny)?, &[2f32.powi(-24), 3.0 * 2f32.powi(-24)])
 }
 
@@ -418,9 +464,9 @@ fn long_sums_do_not_stop() -> Result<()> {
         assert_eq!(ops::to_f32(&gradients.weight)?, expected.repeat(9));
 
         let gamma = ones(&[3], dtype)?;
-        let (_, saved, _) = ops::batch_norm(&planes, &gamma, &gamma)?;
+        let (_, saved, _) = ops::batch_norm(&planes, &gamma, &gamma, Then::Nothing)?;
         assert_eq!(ops::to_f32(&saved.mean)?, [1.0; 3]);
-        let gradients = ops::batch_norm_backward(&planes, &planes, &gamma, &saved)?;
+        let gradients = ops::batch_norm_backward(&planes, &planes, &gamma, &saved, None)?;
         all(&gradients.beta, 8192.0)?;
     }
     Ok(())
@@ -600,7 +646,7 @@ fn matrices_that_do_not_belong_together_are_errors() -> Result<()> {
         ("dw", ops::linear_weight_gradient(&matrix, &other, Operands::Exact)),
         ("relu", ops::relu_backward(&matrix, &other)),
         ("gelu", ops::gelu_backward(&matrix, &other)),
-        ("add", ops::add(&matrix, &other)),
+        ("add", ops::add(&matrix, &other, Then::Nothing)),
         ("layout", ops::relu(&matrix.t()?)),
         ("values", ops::from_f32(&[1.0], 2, DType::F32, &Device::Cpu)),
     ] {
@@ -617,12 +663,15 @@ fn images_that_do_not_belong_together_are_errors() -> Result<()> {
     let shape = [2, 3, 4, 4];
     let (image, kernel) = (zeros(&shape)?, zeros(&[5, 3, 1, 1])?);
     let (row, channels) = (zeros(&[2])?, zeros(&[3])?);
-    let (_, saved, _) = ops::batch_norm(&image, &channels, &channels)?;
+    let (_, saved, _) = ops::batch_norm(&image, &channels, &channels, Then::Nothing)?;
     let (pooled, places) = ops::max_pool2d(&image, 2)?;
     let one = (&zeros(&[1])?, &zeros(&[1])?);
     for (name, result) in [
         ("conv bias", ops::conv2d(&image, &kernel, Some(&row), (POINTWISE, Operands::Exact))),
-        ("statistics", ops::batch_norm_inference(&image, one, &channels, &channels)),
+        (
+            "statistics",
+            ops::batch_norm_inference(&image, one, (&channels, &channels), Then::Nothing),
+        ),
         ("max", ops::max_pool2d_backward(&image, &places, 2, shape)),
         ("places", ops::max_pool2d_backward(&pooled, &places.i(..1)?, 2, shape)),
         ("average", ops::avg_pool2d_backward(&image, 2, shape)),
@@ -641,8 +690,8 @@ fn images_that_do_not_belong_together_are_errors() -> Result<()> {
     assert_eq!(bits(&second)?, bits(&both.i(1..)?.contiguous()?)?);
     let how = (POINTWISE, Operands::Exact);
     assert!(ops::conv2d_backward(&image, (&image, &kernel), how, ConvWanted::ALL).is_err());
-    assert!(ops::batch_norm(&image, &row, &channels).is_err());
-    assert!(ops::batch_norm_backward(&pooled, &image, &channels, &saved).is_err());
+    assert!(ops::batch_norm(&image, &row, &channels, Then::Nothing).is_err());
+    assert!(ops::batch_norm_backward(&pooled, &image, &channels, &saved, None).is_err());
     Ok(())
 }
 

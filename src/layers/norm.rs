@@ -65,6 +65,7 @@ pub struct BatchNorm {
     gamma: usize,
     beta: usize,
     statistics: usize,
+    relu: bool,
 }
 
 impl BatchNorm {
@@ -74,34 +75,51 @@ impl BatchNorm {
         let gamma = registry.parameter(&name, "gamma", &[channels], Start::Constant(1.0));
         let beta = registry.parameter(&name, "beta", &[channels], Start::Constant(0.0));
         registry.statistics.push(channels);
-        Self { name, gamma, beta, statistics: registry.statistics.len() - 1 }
+        Self { name, gamma, beta, statistics: registry.statistics.len() - 1, relu: false }
+    }
+
+    /// With a `ReLU` behind it, in the same pass over memory where nothing is rounded between the two.
+    #[must_use]
+    pub fn with_relu(mut self, registry: &mut Registry, name: &str) -> Self {
+        registry.layer(name);
+        self.relu = true;
+        self
     }
 }
 
 impl Layer for BatchNorm {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         let (gamma, beta) = (pass.weight(self.gamma), pass.weight(self.beta));
+        let then = pass.then_relu(self.relu);
         if !pass.is_training() {
             let running = pass.statistics(self.statistics);
             let given = (&running.mean, &running.variance);
-            let y = ops::batch_norm_inference(&x, given, &gamma, &beta)?;
-            return pass.activation(&self.name, y);
+            let y = ops::batch_norm_inference(&x, given, (&gamma, &beta), then)?;
+            let y = pass.activation(&self.name, y)?;
+            return pass.relu_after(self.relu, then, y);
         }
-        let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta)?;
+        let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta, then)?;
         pass.keep_statistics(BatchStatistics {
             index: self.statistics,
             mean: saved.mean.clone(),
             variance,
             count: x.elem_count() / saved.mean.elem_count(),
         });
+        let y = pass.activation(&self.name, y)?;
+        let y = pass.relu_after(self.relu, then, y)?;
+        if self.relu {
+            pass.save(Saved::Tensor(y.clone()));
+        }
         pass.save(Saved::BatchNorm(x, saved));
-        pass.activation(&self.name, y)
+        Ok(y)
     }
 
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         let (x, saved) = pass.take_batch_norm()?;
-        let gradients = ops::batch_norm_backward(&dy, &x, &pass.weight(self.gamma), &saved)?;
-        drop((x, dy));
+        let y = if self.relu { Some(pass.take_tensor()?) } else { None };
+        let gamma = pass.weight(self.gamma);
+        let gradients = ops::batch_norm_backward(&dy, &x, &gamma, &saved, y.as_ref())?;
+        drop((x, y, dy));
         pass.weight_gradient(&self.name, self.gamma, gradients.gamma)?;
         pass.weight_gradient(&self.name, self.beta, gradients.beta)?;
         pass.activation_gradient(&self.name, gradients.input).map(Some)

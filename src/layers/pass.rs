@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 
 use super::{BatchStatistics, RunningStatistics};
 use crate::numerics::Census;
-use crate::ops::{self, BatchNormSaved, Operands, Random};
+use crate::ops::{self, BatchNormSaved, Operands, Random, Then};
 use crate::precision::Format;
 use crate::record::Role;
 
@@ -161,6 +161,20 @@ impl<'a> Pass<'a> {
             Arithmetic { format: Format::TF32, wide: false } => Operands::Tf32,
             _ => Operands::Exact,
         }
+    }
+
+    /// What an operation does in the same pass over memory where a `ReLU` follows it: that, unless its result is rounded, and
+    /// counted, before.
+    pub fn then_relu(&self, relu: bool) -> Then {
+        if relu && !self.arithmetic.wide { Then::Relu } else { Then::Nothing }
+    }
+
+    /// The `ReLU` that follows an operation, where that has not done it.
+    ///
+    /// # Errors
+    /// When the tensor is not the engine's own.
+    pub fn relu_after(&self, relu: bool, done: Then, y: Tensor) -> Result<Tensor> {
+        if relu && done == Then::Nothing { ops::relu(&y) } else { Ok(y) }
     }
 
     /// A parameter's value in the compute format.

@@ -4,7 +4,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{Layer, Pass, Registry, Saved};
-use crate::ops;
+use crate::ops::{self, Then};
 use crate::spec::{Activation, Pool};
 
 /// A non-linearity.
@@ -177,7 +177,7 @@ impl Layer for Sequential {
     }
 }
 
-/// y = body(x) + shortcut(x); an empty shortcut passes x on.
+/// y = body(x) + shortcut(x), and a `ReLU` of it; an empty shortcut passes x on.
 pub struct Residual {
     name: String,
     body: Sequential,
@@ -185,14 +185,16 @@ pub struct Residual {
 }
 
 impl Residual {
-    /// The sum of two ways from one input.
+    /// The sum of two ways from one input, called `name.sum`, and the `ReLU`, called `name.relu`.
     pub fn new(
         registry: &mut Registry,
         name: &str,
         body: Sequential,
         shortcut: Sequential,
     ) -> Self {
-        Self { name: registry.layer(name), body, shortcut }
+        let sum = registry.layer(&format!("{name}.sum"));
+        registry.layer(&format!("{name}.relu"));
+        Self { name: sum, body, shortcut }
     }
 }
 
@@ -200,15 +202,22 @@ impl Layer for Residual {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         let left = self.body.forward(x.clone(), pass)?;
         let right = self.shortcut.forward(x, pass)?;
-        pass.activation(&self.name, ops::add(&left, &right)?)
+        let then = pass.then_relu(true);
+        let y = pass.activation(&self.name, ops::add(&left, &right, then)?)?;
+        let y = pass.relu_after(true, then, y)?;
+        pass.save(Saved::Tensor(y.clone()));
+        Ok(y)
     }
 
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let y = pass.take_tensor()?;
+        let dy = ops::relu_backward(&dy, &y)?;
+        drop(y);
         let right = self.shortcut.backward(dy.clone(), pass)?;
         let left = self.body.backward(dy, pass)?;
         match (left, right) {
             (Some(left), Some(right)) => {
-                let dx = ops::add(&left, &right)?;
+                let dx = ops::add(&left, &right, Then::Nothing)?;
                 pass.activation_gradient(&self.name, dx).map(Some)
             }
             (left, right) => Ok(left.or(right)),

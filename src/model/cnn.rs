@@ -63,11 +63,18 @@ fn block_layers(
     let name = format!("conv{number}");
     let conv = Conv2d::new(registry, &name, sizes, settings, index == 0);
     let mut layers: Vec<Box<dyn Layer>> = vec![Box::new(conv)];
-    if batch_norm {
-        layers.push(Box::new(BatchNorm::new(registry, &format!("norm{number}"), outputs)));
-    }
     let name = format!("activation.conv{number}");
-    layers.push(Box::new(Activate::new(registry, &name, activation)));
+    if batch_norm {
+        let norm = BatchNorm::new(registry, &format!("norm{number}"), outputs);
+        if activation == Activation::Relu {
+            layers.push(Box::new(norm.with_relu(registry, &name)));
+        } else {
+            layers.push(Box::new(norm));
+            layers.push(Box::new(Activate::new(registry, &name, activation)));
+        }
+    } else {
+        layers.push(Box::new(Activate::new(registry, &name, activation)));
+    }
     if pool != Pool::None {
         layers.push(Box::new(Pooling::new(registry, &format!("pool{number}"), pool)));
     }

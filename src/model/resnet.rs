@@ -4,10 +4,10 @@
 
 use super::ModelError;
 use crate::layers::{
-    Activate, BatchNorm, Conv2d, ConvSizes, Layer, Linear, Pooling, Registry, Residual, Sequential,
+    BatchNorm, Conv2d, ConvSizes, Layer, Linear, Pooling, Registry, Residual, Sequential,
 };
 use crate::ops::ConvSettings;
-use crate::spec::{Activation, Pool};
+use crate::spec::Pool;
 
 /// Stages; each but the first halves the image and doubles the channels.
 const STAGES: usize = 3;
@@ -23,8 +23,7 @@ pub(super) fn layers(
         let text = format!("{height} × {image_width} is too small for a residual network's stages");
         return Err(ModelError(text));
     }
-    let mut layers = convolution(registry, "stem", Convolution::new(channels, width), true);
-    layers.push(activation(registry, "stem"));
+    let mut layers = convolution(registry, "stem", Convolution::new(channels, width), Place::Stem);
     registry.activation("patches of stem".to_owned(), &[channels, 3, 3, height, image_width]);
     let mut inputs = width;
     let mut sides = (height, image_width);
@@ -41,7 +40,6 @@ pub(super) fn layers(
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             let name = format!("stage{}.block{}", stage + 1, block + 1);
             layers.push(residual(registry, &name, (inputs, outputs), stride));
-            layers.push(activation(registry, &name));
             inputs = outputs;
         }
     }
@@ -65,26 +63,37 @@ impl Convolution {
     }
 }
 
-/// A convolution and its batch norm.
+/// Where a convolution stands: what follows its batch norm, and whether the data enter at it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// First of all, with a `ReLU`.
+    Stem,
+    /// First of a block, with a `ReLU`.
+    First,
+    /// Before a sum.
+    Last,
+}
+
+/// A convolution, its batch norm, and what follows.
 fn convolution(
     registry: &mut Registry,
     name: &str,
     convolution: Convolution,
-    takes_data: bool,
+    place: Place,
 ) -> Vec<Box<dyn Layer>> {
     let Convolution { inputs, outputs, kernel, stride } = convolution;
     let settings = ConvSettings { stride, padding: kernel / 2, dilation: 1, groups: 1 };
     let sizes = ConvSizes { inputs, outputs, kernel, bias: false };
+    let takes_data = place == Place::Stem;
     let conv = Conv2d::new(registry, &format!("{name}.conv"), sizes, settings, takes_data);
-    let norm = BatchNorm::new(registry, &format!("{name}.norm"), outputs);
+    let mut norm = BatchNorm::new(registry, &format!("{name}.norm"), outputs);
+    if place != Place::Last {
+        norm = norm.with_relu(registry, &format!("{name}.relu"));
+    }
     vec![Box::new(conv), Box::new(norm)]
 }
 
-fn activation(registry: &mut Registry, name: &str) -> Box<dyn Layer> {
-    Box::new(Activate::new(registry, &format!("{name}.relu"), Activation::Relu))
-}
-
-/// Two convolutions beside a shortcut.
+/// Two convolutions beside a shortcut, and a `ReLU` of their sum.
 fn residual(
     registry: &mut Registry,
     name: &str,
@@ -92,16 +101,14 @@ fn residual(
     stride: usize,
 ) -> Box<dyn Layer> {
     let first = Convolution { stride, ..Convolution::new(inputs, outputs) };
-    let mut body = convolution(registry, &format!("{name}.1"), first, false);
-    body.push(activation(registry, &format!("{name}.1")));
+    let mut body = convolution(registry, &format!("{name}.1"), first, Place::First);
     let second = Convolution::new(outputs, outputs);
-    body.extend(convolution(registry, &format!("{name}.2"), second, false));
+    body.extend(convolution(registry, &format!("{name}.2"), second, Place::Last));
     let shortcut = if stride == 1 && inputs == outputs {
         Vec::new()
     } else {
         let projection = Convolution { inputs, outputs, kernel: 1, stride };
-        convolution(registry, &format!("{name}.shortcut"), projection, false)
+        convolution(registry, &format!("{name}.shortcut"), projection, Place::Last)
     };
-    let name = format!("{name}.sum");
-    Box::new(Residual::new(registry, &name, Sequential(body), Sequential(shortcut)))
+    Box::new(Residual::new(registry, name, Sequential(body), Sequential(shortcut)))
 }

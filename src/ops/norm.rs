@@ -86,7 +86,33 @@ fn channels(values: Vec<f32>) -> Result<Tensor> {
     Tensor::from_vec(values, count, &Device::Cpu)
 }
 
-/// `y = (x − mean) / √(variance + ε) · gamma + beta` with the batch's own statistics, biased variance, which are returned
+/// What follows a batch norm, or a sum, in the same pass over memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Nothing,
+    /// `ReLU`: as [`super::relu`] of the result. On a GPU that is what it is.
+    Relu,
+}
+
+impl Then {
+    /// The value that is stored.
+    #[inline(always)]
+    pub(crate) fn apply(self, value: f32) -> f32 {
+        if self == Self::Relu && value <= 0.0 { 0.0 } else { value }
+    }
+
+    /// What is left to do after an operation on a GPU, which has no pass for both.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn after(self, y: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Nothing => Ok(y),
+            Self::Relu => super::relu(&y),
+        }
+    }
+}
+
+/// `y = (x − mean) / √(variance + ε) · gamma + beta`, and `then`, with the batch's own statistics, biased variance, which are returned
 /// together with what backward needs. x: N × C × H × W; gamma, beta: C.
 ///
 /// # Errors
@@ -95,10 +121,14 @@ pub fn batch_norm(
     x: &Tensor,
     gamma: &Tensor,
     beta: &Tensor,
+    then: Then,
 ) -> Result<(Tensor, BatchNormSaved, Tensor)> {
     let (_, c, h, w) = x.dims4()?;
     expect_parameters(&[gamma, beta], c)?;
-    on_gpu!(x => cuda::batch_norm(x, gamma, beta));
+    on_gpu!(x => {
+        let (y, saved, variance) = cuda::batch_norm(x, gamma, beta)?;
+        Ok((then.after(y)?, saved, variance))
+    });
     by_dtype!(x.dtype(), T => {
         let values = view::<T>(x)?;
         let statistics: Vec<(f32, f32)> =
@@ -106,7 +136,7 @@ pub fn batch_norm(
         let (mean, variance): (Vec<f32>, Vec<f32>) = statistics.into_iter().unzip();
         let inverse = variance.iter().map(|v| 1.0 / (v + EPSILON).sqrt()).collect();
         let (mean, variance) = (channels(mean)?, channels(variance)?);
-        let y = batch_norm_inference(x, (&mean, &variance), gamma, beta)?;
+        let y = batch_norm_inference(x, (&mean, &variance), (gamma, beta), then)?;
         Ok((y, BatchNormSaved { mean, inverse_deviation: channels(inverse)? }, variance))
     })
 }
@@ -146,19 +176,20 @@ pub fn take_in_statistics(
     Ok(())
 }
 
-/// [`batch_norm`] with given statistics: `y = (x − mean) · factor + beta` a channel, rounded once. mean, variance: C, f32.
+/// [`batch_norm`] with given statistics: `y = (x − mean) · factor + beta` a channel, and `then`, rounded once. mean, variance: C,
+/// f32.
 ///
 /// # Errors
 /// As [`batch_norm`].
 pub fn batch_norm_inference(
     x: &Tensor,
     (mean, variance): (&Tensor, &Tensor),
-    gamma: &Tensor,
-    beta: &Tensor,
+    (gamma, beta): (&Tensor, &Tensor),
+    then: Then,
 ) -> Result<Tensor> {
     let (_, c, h, w) = x.dims4()?;
     expect_parameters(&[gamma, beta, mean, variance], c)?;
-    on_gpu!(x => cuda::batch_norm_inference(x, (mean, variance), gamma, beta));
+    on_gpu!(x => then.after(cuda::batch_norm_inference(x, (mean, variance), gamma, beta)?));
     let (gamma, beta) = (super::to_f32(gamma)?, super::to_f32(beta)?);
     let (mean, variance) = (view::<f32>(mean)?, view::<f32>(variance)?);
     by_dtype!(x.dtype(), T => {
@@ -175,7 +206,7 @@ pub fn batch_norm_inference(
                         let x = T::widened(x, &mut from);
                         T::store(y, &mut to, |y| {
                             for (y, x) in y.iter_mut().zip(x) {
-                                *y = (x - mean) * factor + shift;
+                                *y = then.apply((x - mean) * factor + shift);
                             }
                         });
                     }
@@ -185,30 +216,61 @@ pub fn batch_norm_inference(
     })
 }
 
+/// dy where what was stored is above 0, or all of it where nothing followed.
+#[inline(always)]
+fn masked<'a, T: Element>(dy: &'a [f32], y: Option<&[T]>, buffers: &'a mut Masked) -> &'a [f32] {
+    let Some(y) = y else { return dy };
+    let y = T::widened(y, &mut buffers.wide);
+    let result = &mut buffers.result[..dy.len()];
+    for (result, (dy, y)) in result.iter_mut().zip(dy.iter().zip(y)) {
+        *result = if *y <= 0.0 { 0.0 } else { *dy };
+    }
+    result
+}
+
+/// What [`masked`] works in.
+struct Masked {
+    wide: [f32; BLOCK],
+    result: [f32; BLOCK],
+}
+
+impl Masked {
+    const EMPTY: Self = Self { wide: [0.0; BLOCK], result: [0.0; BLOCK] };
+}
+
 /// Σ dy and Σ dy x̂ of one channel.
 fn gradient_sums<T: Element>(
-    (dy, x): (&[T], &[T]),
+    (dy, x, y): (&[T], &[T], Option<&[T]>),
     (c, plane, channel): (usize, usize, usize),
     (mean, inverse): (f32, f32),
 ) -> (f32, f32) {
     let pairs = planes(dy, c, plane, channel).zip(planes(x, c, plane, channel));
+    let mut ys = y.map(|y| planes(y, c, plane, channel));
     vectorized!({
         let mut buffers = [[0.0; BLOCK]; 3];
         let [wide_dy, wide_x, products] = &mut buffers;
+        let mut mask = Masked::EMPTY;
         let (mut plain, mut weighted) = (0.0, 0.0);
-        for (dy, x) in pairs.flat_map(|(dy, x)| dy.chunks(BLOCK).zip(x.chunks(BLOCK))) {
-            let (dy, x) = (T::widened(dy, wide_dy), T::widened(x, wide_x));
-            for (product, (dy, x)) in products.iter_mut().zip(dy.iter().zip(x)) {
-                *product = dy * (x - mean) * inverse;
+        for (dy, x) in pairs {
+            let y = ys.as_mut().and_then(Iterator::next);
+            let blocks = dy.chunks(BLOCK).zip(x.chunks(BLOCK)).enumerate();
+            for (block, (dy, x)) in blocks {
+                let y = y.map(|y| &y[block * BLOCK..][..dy.len()]);
+                let (dy, x) = (T::widened(dy, wide_dy), T::widened(x, wide_x));
+                let dy = masked(dy, y, &mut mask);
+                for (product, (dy, x)) in products.iter_mut().zip(dy.iter().zip(x)) {
+                    *product = dy * (x - mean) * inverse;
+                }
+                plain += sum(dy);
+                weighted += sum(&products[..dy.len()]);
             }
-            plain += sum(dy);
-            weighted += sum(&products[..dy.len()]);
         }
         (plain, weighted)
     })
 }
 
-/// The gradients of [`batch_norm`]: dx = gamma / √(variance + ε) · (dy − mean(dy) − x̂ mean(dy x̂)).
+/// The gradients of [`batch_norm`]: dx = gamma / √(variance + ε) · (dy − mean(dy) − x̂ mean(dy x̂)). `relu` is the result where a
+/// `ReLU` followed; dy is then the gradient of that.
 ///
 /// # Errors
 /// As [`batch_norm`].
@@ -217,18 +279,27 @@ pub fn batch_norm_backward(
     x: &Tensor,
     gamma: &Tensor,
     saved: &BatchNormSaved,
+    relu: Option<&Tensor>,
 ) -> Result<BatchNormGradients> {
     let (n, c, h, w) = x.dims4()?;
     let (plane, count) = (h * w, (n * h * w) as f32);
     expect_parameters(&[gamma, &saved.mean, &saved.inverse_deviation], c)?;
     expect_shape("the gradient of batch norm", dy, x.dims())?;
-    on_gpu!(x => cuda::batch_norm_backward(dy, x, gamma, saved));
+    if let Some(y) = relu {
+        expect_shape("the result of batch norm", y, x.dims())?;
+    }
+    on_gpu!(x => match relu {
+        Some(y) => cuda::batch_norm_backward(&super::relu_backward(dy, y)?, x, gamma, saved),
+        None => cuda::batch_norm_backward(dy, x, gamma, saved),
+    });
     let scale = super::to_f32(gamma)?;
     let (mean, inverse) = (view::<f32>(&saved.mean)?, view::<f32>(&saved.inverse_deviation)?);
     by_dtype!(x.dtype(), T => {
         let (gradient, source) = (view::<T>(dy)?, view::<T>(x)?);
+        let result = relu.map(view::<T>).transpose()?;
+        let result = result.as_deref();
         let sums: Vec<(f32, f32)> = map_indices(c, |channel| gradient_sums::<T>(
-            (&gradient, &source),
+            (&gradient, &source, result),
             (c, plane, channel),
             (mean[channel], inverse[channel]),
         ));
@@ -237,15 +308,19 @@ pub fn batch_norm_backward(
             let tasks = dx.chunks(plane).zip(inputs).collect();
             for_each(tasks, |index, (dx, (dy, x)): (Unwritten<'_, T>, (&[T], &[T]))| {
                 let channel = index % c;
+                let y = result.map(|y| &y[index * plane..(index + 1) * plane]);
                 let (mean, inverse) = (mean[channel], inverse[channel]);
                 let (plain, weighted) = (sums[channel].0 / count, sums[channel].1 / count);
                 let factor = scale[channel] * inverse;
                 vectorized!({
                     let mut buffers = [[0.0; BLOCK]; 3];
                     let [wide_dy, wide_x, to] = &mut buffers;
-                    let inputs = dy.chunks(BLOCK).zip(x.chunks(BLOCK));
-                    for (dx, (dy, x)) in dx.blocks(BLOCK).zip(inputs) {
+                    let mut mask = Masked::EMPTY;
+                    let inputs = dy.chunks(BLOCK).zip(x.chunks(BLOCK)).enumerate();
+                    for (dx, (block, (dy, x))) in dx.blocks(BLOCK).zip(inputs) {
+                        let y = y.map(|y| &y[block * BLOCK..][..dy.len()]);
                         let (dy, x) = (T::widened(dy, wide_dy), T::widened(x, wide_x));
+                        let dy = masked(dy, y, &mut mask);
                         T::store(dx, to, |dx| {
                             for (dx, (dy, x)) in dx.iter_mut().zip(dy.iter().zip(x)) {
                                 let normal = (x - mean) * inverse;

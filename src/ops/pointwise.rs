@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, build, edit, expect_shape, first, view};
+use super::norm::Then;
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
 use super::philox::{Philox, Random};
 
@@ -135,16 +136,16 @@ pub fn dropout(x: &Tensor, p: f32, random: &Random) -> Result<Tensor> {
     })
 }
 
-/// `a + b`, of one shape.
+/// `a + b`, of one shape, and `then`.
 ///
 /// # Errors
 /// As [`relu`].
-pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub fn add(a: &Tensor, b: &Tensor, then: Then) -> Result<Tensor> {
     expect_shape("the second operand", b, a.dims())?;
-    on_gpu!(a => cuda::add(a, b));
+    on_gpu!(a => then.after(cuda::add(a, b)?));
     zip(a, b, |a, b, y| {
         for (y, (a, b)) in y.iter_mut().zip(a.iter().zip(b)) {
-            *y = a + b;
+            *y = then.apply(a + b);
         }
     })
 }

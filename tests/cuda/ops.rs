@@ -114,7 +114,7 @@ fn pointwise(dtype: DType, count: usize, device: &Device) -> Result<Results> {
     let mut results = vec![
         ("relu", y.clone(), Near::Exactly),
         ("relu's gradient", ops::relu_backward(&b, &y)?, Near::Exactly),
-        ("sum", ops::add(&a, &b)?, Near::Exactly),
+        ("sum", ops::add(&a, &b, ops::Then::Nothing)?, Near::Exactly),
         ("dropout", dropped, Near::Exactly),
         ("dropout of the next pass", next, Near::Exactly),
         ("accumulated", sum, Near::Exactly),
@@ -378,9 +378,10 @@ fn norms(dtype: DType, shape: [usize; 4], device: &Device) -> Result<Results> {
         DType::F32,
         device,
     )?;
-    let inference = ops::batch_norm_inference(&x, (&given[0], &spread), &gamma, &beta)?;
-    let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta)?;
-    let gradients = ops::batch_norm_backward(&dy, &x, &gamma, &saved)?;
+    let inference =
+        ops::batch_norm_inference(&x, (&given[0], &spread), (&gamma, &beta), ops::Then::Nothing)?;
+    let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta, ops::Then::Nothing)?;
+    let gradients = ops::batch_norm_backward(&dy, &x, &gamma, &saved, None)?;
     let applied = ops::from_host(vec![1.0_f32], 1, device)?;
     ops::take_in_statistics((&given[0], &given[1]), (&spread, &spread), 12, &applied)?;
     Ok(vec![
@@ -464,9 +465,9 @@ fn what_does_not_belong_together_is_an_error() {
     let here = tensor(1, (3, 4), DType::F32, &Device::Cpu);
     let other = tensor(1, (4, 4), DType::F32, &device);
     for (name, result) in [
-        ("types", ops::add(&matrix, &half)),
-        ("devices", ops::add(&matrix, &here)),
-        ("shapes", ops::add(&matrix, &other)),
+        ("types", ops::add(&matrix, &half, ops::Then::Nothing)),
+        ("devices", ops::add(&matrix, &here, ops::Then::Nothing)),
+        ("shapes", ops::add(&matrix, &other, ops::Then::Nothing)),
         ("types of a product", ops::linear(&matrix, &half, None, Operands::Exact)),
         ("type", ops::relu(&ops::from_host(vec![1_u32], 1, &device).unwrap())),
         ("layout", ops::relu(&matrix.t().unwrap())),
@@ -490,8 +491,11 @@ fn statistics_losses_and_single_values_of_another_type_or_shape_are_errors() {
         let random = Random { seed: 1, stream: 0, pass: numbers(2) };
         let pair = (&four, &four);
         let cases = [
-            ("inference", ops::batch_norm_inference(&x, pair, &four, &four).is_err()),
-            ("backward", ops::batch_norm_backward(&x, &x, &four, &saved).is_err()),
+            (
+                "inference",
+                ops::batch_norm_inference(&x, pair, (&four, &four), ops::Then::Nothing).is_err(),
+            ),
+            ("backward", ops::batch_norm_backward(&x, &x, &four, &saved, None).is_err()),
             ("running", ops::take_in_statistics(pair, pair, 9, &f32(&[1])).is_err()),
             ("losses", ops::mean_loss(&four, 1, true, &f16(&[1])).is_err()),
             ("loss", ops::mean_loss(&f32(&[4]), 1, true, &f32(&[2])).is_err()),

@@ -18,7 +18,8 @@ const SMALL: [&str; 10] = [
     "measure.timing_blocks=2",
     "measure.timing_steps=2",
     "measure.inference_batch=30",
-    "model.hidden=[32,16]",
+    "model={kind=\"cnn\",hidden=[32,16],blocks=[{channels=8,kernel=3,padding=1,pool=\"max\"},\
+     {channels=16,kernel=3,padding=1,pool=\"max\"}]}",
 ];
 
 /// Runs a small experiment and returns the exit code, stderr and the results.

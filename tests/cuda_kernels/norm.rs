@@ -33,7 +33,8 @@ impl<T: Storage> Case<T> {
         let (gamma, beta) = (uniform(3, channels, (0.5, 2.0)), uniform(4, channels, (-1.0, 1.0)));
         let [scale, shift] = [&gamma, &beta].map(|values| tensor::<T>(values, channels));
         let (y, saved, variance) =
-            ops::batch_norm(&tensor(&x, shape.to_vec()), &scale, &shift).unwrap();
+            ops::batch_norm(&tensor(&x, shape.to_vec()), &scale, &shift, ops::Then::Nothing)
+                .unwrap();
         Self { shape, x, dy, gamma, beta, y, saved, variance }
     }
 
@@ -102,16 +103,12 @@ fn check_gradients<T: Storage>(device: Device) {
         let case = Case::<T>::new(shape);
         let (n, c, plane) = case.sizes();
         let channels = c as usize;
-        let expected = ops::batch_norm_backward(
-            &tensor(&case.dy, shape.to_vec()),
-            &tensor(&case.x, shape.to_vec()),
-            &tensor(&case.gamma, channels),
-            &case.saved,
-        )
-        .unwrap();
+        let [dy, x] = [&case.dy, &case.x].map(|values| tensor(values, shape.to_vec()));
+        let gamma = tensor(&case.gamma, channels);
+        let expected = ops::batch_norm_backward(&dy, &x, &gamma, &case.saved, None).unwrap();
         let [dy, x, gamma] = [&case.dy, &case.x, &case.gamma].map(|values| array(values));
-        let [mean, inverse] =
-            [&case.saved.mean, &case.saved.inverse_deviation].map(|v| array(&values::<f32>(v)));
+        let BatchNormSaved { mean, inverse_deviation } = &case.saved;
+        let [mean, inverse] = [mean, inverse_deviation].map(|v| array(&values::<f32>(v)));
         let [plain, weighted] = [(); 2].map(|()| unwritten::<f32>(channels));
         let [dgamma, dbeta] = [(); 2].map(|()| unwritten::<T>(channels));
         let arguments = (

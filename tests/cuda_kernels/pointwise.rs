@@ -67,8 +67,9 @@ fn check_element_wise<T: Storage>(device: Device) {
     };
     let same = |name: &str, got: &[T], expected: &[T], _: &[T]| assert_same(name, got, expected);
     zip::<T>((device, "relu_backward"), backward, same);
-    let add =
-        |a: &[T], b: &[T]| values(&ops::add(&tensor(a, a.len()), &tensor(b, b.len())).unwrap());
+    let add = |a: &[T], b: &[T]| {
+        values(&ops::add(&tensor(a, a.len()), &tensor(b, b.len()), ops::Then::Nothing).unwrap())
+    };
     zip::<T>((device, "add"), add, same);
 }
 

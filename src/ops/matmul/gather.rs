@@ -6,7 +6,7 @@ use candle_core::DType;
 
 use super::super::element::Element;
 use super::kernel::{Kernels, LANES, PairTask, Paired, Path, Sums, Wide, WideTask};
-use super::pack::{DEPTH, Operand, Part, pack_wide, transpose};
+use super::pack::{DEPTH, Operand, Part, pack_wide, transpose, widen_blocks};
 use super::space::{as_elements, as_elements_mut, as_f32, as_f32_mut};
 use super::{MOST_GROUPS, all_finite};
 
@@ -106,13 +106,7 @@ impl Tiles {
     pub(crate) fn put<T: Element>(self, values: &[T], to: &mut [u32], at: usize) {
         match self {
             Self::Wide(_) => {
-                let to = &mut as_f32_mut(to)[at..at + values.len()];
-                let (blocks, rest) = values.as_chunks::<LANES>();
-                let (to_blocks, to_rest) = to.as_chunks_mut::<LANES>();
-                for (to, block) in to_blocks.iter_mut().zip(blocks) {
-                    T::widen(block, to);
-                }
-                T::widen(rest, to_rest);
+                widen_blocks(values, &mut as_f32_mut(to)[at..at + values.len()]);
             }
             Self::Paired(_) => {
                 as_elements_mut::<T>(to)[at..at + values.len()].copy_from_slice(values);

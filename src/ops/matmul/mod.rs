@@ -4,7 +4,7 @@
 //! in which a kernel reads them ([`pack`]), a kernel multiplies two panels into a tile of sums ([`kernel`]), and what is left of the
 //! loops cuts the work for caches and threads. A finished row of sums gets its bias, is rounded, and stored.
 //!
-//! A result is the same on any number of threads, with any cut: it is a sum of blocks of 256 words of the depth, added in order, and
+//! A result is the same on any number of threads, with any cut: it is a sum of blocks of 256 steps of the depth, added in order, and
 //! each kernel's own order within a block. All kernels of f32 have the same, so that f32 products have the same bits on every
 //! instruction set.
 #![expect(unsafe_code, reason = "kernels read packed panels and write tiles through pointers")]

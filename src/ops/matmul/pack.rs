@@ -10,7 +10,7 @@ use super::super::element::Element;
 use super::super::parallel::vectorized;
 use super::space::as_f32_mut;
 
-/// Most words of the depth in a panel.
+/// Most values of the depth in a panel.
 pub(crate) const DEPTH: usize = 256;
 
 /// One side of a product: `outer` rows of the left or columns of the right matrix, of `depth` values each.
@@ -81,44 +81,73 @@ pub(crate) fn pack_wide<T: Element>(
     width: usize,
     panels: &mut [u32],
 ) {
-    let depth = part.depth.len();
     let panels = as_f32_mut(panels);
     if operand.along_depth {
-        let mut wide = [[0.0; DEPTH]; 8];
-        for (index, panel) in panels.chunks_exact_mut(width * depth).enumerate() {
-            let part = Part { first: part.first + index * width, depth: part.depth.clone() };
-            let valid = part.valid(width, operand.outer);
-            for from in (0..width).step_by(8) {
-                let lines: [&[f32]; 8] = {
-                    let mut buffers = wide.iter_mut();
-                    std::array::from_fn(|lane| {
-                        let line = part.first + from + lane;
-                        let buffer =
-                            buffers.next().map_or(&mut [][..], |buffer| &mut buffer[..depth]);
-                        if valid.contains(&line) {
-                            vectorized!(T::widened(operand.line(line, part.depth.clone()), buffer))
-                        } else {
-                            buffer.fill(0.0);
-                            buffer
-                        }
-                    })
-                };
-                transpose(lines, &mut panel[from..], width, (width - from).min(8));
-            }
-        }
+        vectorized!(pack_lines(operand, part, width, panels));
     } else {
-        let count = panels.len() / (width * depth);
-        for (step, line) in part.depth.clone().enumerate() {
-            for index in 0..count {
-                let part = Part { first: part.first + index * width, depth: 0..0 };
-                let valid = part.valid(width, operand.outer);
-                let target = &mut panels[(index * depth + step) * width..][..width];
-                let source = operand.line(line, valid);
-                vectorized!(T::widen(source, &mut target[..source.len()]));
-                target[source.len()..].fill(0.0);
-            }
+        vectorized!(pack_steps(operand, part, width, panels));
+    }
+}
+
+/// [`pack_wide`] of an operand whose lines go along the depth: eight of them at a time.
+#[inline(always)]
+fn pack_lines<T: Element>(operand: &Operand<'_, T>, part: &Part, width: usize, panels: &mut [f32]) {
+    let depth = part.depth.len();
+    let mut wide = [[0.0; DEPTH]; 8];
+    for (index, panel) in panels.chunks_exact_mut(width * depth).enumerate() {
+        let part = Part { first: part.first + index * width, depth: part.depth.clone() };
+        let valid = part.valid(width, operand.outer);
+        for from in (0..width).step_by(8) {
+            let lines: [&[f32]; 8] = {
+                let mut buffers = wide.iter_mut();
+                std::array::from_fn(|lane| {
+                    let line = part.first + from + lane;
+                    let buffer = buffers.next().map_or(&mut [][..], |buffer| &mut buffer[..depth]);
+                    if valid.contains(&line) {
+                        T::widened(operand.line(line, part.depth.clone()), buffer)
+                    } else {
+                        buffer.fill(0.0);
+                        buffer
+                    }
+                })
+            };
+            transpose(lines, &mut panel[from..], width, (width - from).min(8));
         }
     }
+}
+
+/// [`pack_wide`] of an operand whose lines go across the depth: all panels of a step, then those of the next, so that a line is
+/// read once.
+#[inline(always)]
+fn pack_steps<T: Element>(operand: &Operand<'_, T>, part: &Part, width: usize, panels: &mut [f32]) {
+    let depth = part.depth.len();
+    for (step, line) in part.depth.clone().enumerate() {
+        for (index, panel) in panels.chunks_exact_mut(width * depth).enumerate() {
+            let first = part.first + index * width;
+            let valid = Part { first, depth: 0..0 }.valid(width, operand.outer);
+            let target = &mut panel[step * width..][..width];
+            let source = operand.line(line, valid);
+            let (target, rest) = target.split_at_mut(source.len());
+            widen_blocks(source, target);
+            rest.fill(0.0);
+        }
+    }
+}
+
+/// [`Element::widen`] for a few values: in blocks of a known size, which need no call.
+#[inline(always)]
+pub(crate) fn widen_blocks<T: Element>(source: &[T], target: &mut [f32]) {
+    let (blocks, rest) = source.as_chunks::<8>();
+    let (to_blocks, to_rest) = target.as_chunks_mut::<8>();
+    for (to, block) in to_blocks.iter_mut().zip(blocks) {
+        T::widen(block, to);
+    }
+    let (pairs, rest) = rest.as_chunks::<2>();
+    let (to_pairs, to_rest) = to_rest.as_chunks_mut::<2>();
+    for (to, pair) in to_pairs.iter_mut().zip(pairs) {
+        T::widen(pair, to);
+    }
+    T::widen(rest, to_rest);
 }
 
 /// Writes `count` of eight lines as columns: value `k` of line `lane` to `target[k * width + lane]`.
