@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(fused(-0.5, tiny, 0.0).to_bits(), 0x8000_0000);
         assert_eq!(fused(0.5, tiny, tiny), 1.5 * tiny);
         assert_eq!(sum(1.5 * tiny, -tiny).to_bits(), 0);
-        // 2⁻¹²⁶ − 2⁻¹⁵² rounds to 2⁻¹²⁶ with the steps of f32, and to less with 24 bits of any exponent... by a half step it stays.
+        // Both round to 2⁻¹²⁶ with the steps of f32. With 24 bits of any exponent 2⁻¹²⁶ − 2⁻¹⁵¹, a tie, does too; 2⁻¹²⁶ − 2⁻¹⁵⁰ does not.
         let step = |exponent: i32| 2.0_f32.powi(exponent);
         assert_eq!(fused(step(-76), -step(-75), tiny), tiny);
         assert_eq!(fused(step(-75), -step(-75), tiny), 0.0);
