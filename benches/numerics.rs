@@ -38,7 +38,7 @@ fn products(c: &mut Criterion) {
             let dy = tensor(&[n, outputs], dtype);
             let how = Operands::Exact;
             group.bench_function(BenchmarkId::new("forward", name), |b| {
-                b.iter(|| ops::linear(black_box(&x), &w, None, how));
+                b.iter(|| ops::linear(black_box(&x), &w, None, how, ops::Then::Nothing));
             });
             group.bench_function(BenchmarkId::new("input gradient", name), |b| {
                 b.iter(|| ops::linear_input_gradient(black_box(&dy), &w, how));
@@ -67,7 +67,15 @@ fn convolution(c: &mut Criterion) {
             let dy = tensor(&[n, outputs, out, out], dtype);
             group.throughput(Throughput::Elements(operations as u64));
             group.bench_function(BenchmarkId::new("forward", name), |b| {
-                b.iter(|| ops::conv2d(black_box(&x), &w, None, (settings, Operands::Exact)));
+                b.iter(|| {
+                    ops::conv2d(
+                        black_box(&x),
+                        &w,
+                        None,
+                        (settings, Operands::Exact),
+                        ops::Then::Nothing,
+                    )
+                });
             });
             group.throughput(Throughput::Elements(2 * operations as u64));
             group.bench_function(BenchmarkId::new("backward", name), |b| {

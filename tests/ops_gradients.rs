@@ -85,7 +85,7 @@ fn linear() -> Result<()> {
         let case = format!("linear {n} × {i} × {o}");
         let (x, w) = (uniform(1, (n, i), SIGNED)?, uniform(2, (o, i), SIGNED)?);
         let (b, dy) = (uniform(3, o, SIGNED)?, uniform(4, (n, o), SIGNED)?);
-        let y = ops::linear(&x, &w, Some(&b), Operands::Exact)?;
+        let y = ops::linear(&x, &w, Some(&b), Operands::Exact, ops::Then::Nothing)?;
         let dx = ops::linear_input_gradient(&dy, &w, Operands::Exact)?;
         let dw = ops::linear_weight_gradient(&dy, &x, Operands::Exact)?;
         let db = ops::column_sums(&dy)?;
@@ -93,7 +93,7 @@ fn linear() -> Result<()> {
         check_multilinear(&case, &[&y, &dx, &dw, &db], (&[&x, &w, &b], &dy), terms, |t| {
             t[0].matmul(&t[1].t()?)?.broadcast_add(&t[2])
         })?;
-        let y = ops::linear(&x, &w, None, Operands::Exact)?;
+        let y = ops::linear(&x, &w, None, Operands::Exact, ops::Then::Nothing)?;
         check_multilinear(&case, &[&y, &dx, &dw], (&[&x, &w], &dy), terms, |t| {
             t[0].matmul(&t[1].t()?)
         })?;
@@ -164,7 +164,7 @@ fn convolutions() -> Result<()> {
         let x = uniform(1, image, SIGNED)?;
         let w = uniform(2, (o, image.1 / groups, kernel.0, kernel.1), SIGNED)?;
         let b = uniform(3, o, SIGNED)?;
-        let y = ops::conv2d(&x, &w, Some(&b), (settings, Operands::Exact))?;
+        let y = ops::conv2d(&x, &w, Some(&b), (settings, Operands::Exact), ops::Then::Nothing)?;
         let dy = uniform(4, y.dims(), SIGNED)?;
         let gradients =
             ops::conv2d_backward(&dy, (&x, &w), (settings, Operands::Exact), ConvWanted::ALL)?;
@@ -186,7 +186,7 @@ fn convolutions() -> Result<()> {
                 assert_eq!(bits(&part)?, bits(whole)?, "{case}");
             }
         }
-        let plain = ops::conv2d(&x, &w, None, (settings, Operands::Exact))?;
+        let plain = ops::conv2d(&x, &w, None, (settings, Operands::Exact), ops::Then::Nothing)?;
         let (wide, kernel) = (x.to_dtype(DType::F64)?, w.to_dtype(DType::F64)?);
         let candle = wide.conv2d(&kernel, padding, stride, dilation, groups)?;
         let bound = vec![terms as f64 * UNIT * 4.0 * w.elem_count() as f64; plain.elem_count()];
@@ -209,7 +209,7 @@ fn a_convolution_without_a_result_is_an_error() -> Result<()> {
         let settings = ConvSettings { stride, padding: 0, dilation, groups };
         let w = uniform(2, w, SIGNED)?;
         assert!(
-            ops::conv2d(&x, &w, None, (settings, Operands::Exact)).is_err(),
+            ops::conv2d(&x, &w, None, (settings, Operands::Exact), ops::Then::Nothing).is_err(),
             "{:?} {settings:?}",
             w.dims()
         );

@@ -100,6 +100,16 @@ fn a_relu_in_the_same_pass_is_the_relu_after_it() -> Result<()> {
         };
         let sum = ops::relu(&ops::add(&x, &dy, Then::Nothing)?)?;
         assert!(bits(&ops::add(&x, &dy, Then::Relu)?)? == bits(&sum)?);
+        let some = |len: usize, shape: &[usize]| -> Result<Tensor> {
+            dy.flatten_all()?.narrow(0, 100, len)?.copy()?.reshape(shape)
+        };
+        let (rows, w, b) = (x.reshape((240, 30))?, some(17 * 30, &[17, 30])?, some(17, &[17])?);
+        let linear = |then| ops::linear(&rows, &w, Some(&b), Operands::Exact, then);
+        assert!(bits(&linear(Then::Relu)?)? == bits(&ops::relu(&linear(Then::Nothing)?)?)?);
+        let (w, b) = (some(5 * 3 * 9, &[5, 3, 3, 3])?, some(5, &[5])?);
+        let settings = ConvSettings { stride: 1, padding: 1, dilation: 1, groups: 1 };
+        let conv = |then| ops::conv2d(&x, &w, Some(&b), (settings, Operands::Exact), then);
+        assert!(bits(&conv(Then::Relu)?)? == bits(&ops::relu(&conv(Then::Nothing)?)?)?);
         // The first channel has no number that is not finite.
         let x = x.narrow(1, 1, 2)?.contiguous()?;
         let dy = dy.narrow(1, 1, 2)?.contiguous()?;
@@ -223,8 +233,8 @@ fn a_loss_gradient_beyond_f16_is_infinite_and_tiny_ones_are_subnormal() -> Resul
 fn linear_products([x, w, b, dy]: [&Tensor; 4]) -> Result<Results> {
     let name = |what: &str| format!("{what} of {:?} and {:?}", x.dims(), w.dims());
     Ok(vec![
-        (name("linear"), ops::linear(x, w, Some(b), Operands::Exact)?),
-        (name("linear without bias"), ops::linear(x, w, None, Operands::Exact)?),
+        (name("linear"), ops::linear(x, w, Some(b), Operands::Exact, Then::Nothing)?),
+        (name("linear without bias"), ops::linear(x, w, None, Operands::Exact, Then::Nothing)?),
         (name("dx"), ops::linear_input_gradient(dy, w, Operands::Exact)?),
         (name("dw"), ops::linear_weight_gradient(dy, x, Operands::Exact)?),
     ])
@@ -237,8 +247,11 @@ fn convolutions([x, w, b, dy]: [&Tensor; 4], settings: ConvSettings) -> Result<R
     let gradients = ops::conv2d_backward(dy, (x, w), how, ConvWanted::ALL)?;
     let dx = gradients.input.map(|dx| (name("dx"), dx));
     let mut results = vec![
-        (name("conv"), ops::conv2d(x, w, Some(b), (settings, Operands::Exact))?),
-        (name("conv without bias"), ops::conv2d(x, w, None, (settings, Operands::Exact))?),
+        (name("conv"), ops::conv2d(x, w, Some(b), (settings, Operands::Exact), Then::Nothing)?),
+        (
+            name("conv without bias"),
+            ops::conv2d(x, w, None, (settings, Operands::Exact), Then::Nothing)?,
+        ),
         (name("dw"), gradients.weight),
     ];
     results.extend(dx);
@@ -315,8 +328,8 @@ fn check_dot(dtype: DType, (a, b, c): ([f32; 2], [f32; 2], f32), expected: f32) 
         let (x, w, bias) = (rows(a, n)?, rows(b, o)?, tensor(&vec![c; o], dtype)?);
         let (image, kernel) = (x.reshape((n, inputs, 1, 1))?, w.reshape((o, inputs, 1, 1))?);
         let results = [
-            ops::linear(&x, &w, Some(&bias), Operands::Exact)?,
-            ops::conv2d(&image, &kernel, Some(&bias), (POINTWISE, Operands::Exact))?,
+            ops::linear(&x, &w, Some(&bias), Operands::Exact, Then::Nothing)?,
+            ops::conv2d(&image, &kernel, Some(&bias), (POINTWISE, Operands::Exact), Then::Nothing)?,
         ];
         for result in results {
             for value in ops::to_f32(&result)? {
@@ -432,7 +445,7 @@ fn long_sums_do_not_stop() -> Result<()> {
     };
     for dtype in SIXTEEN_BITS {
         let (rows, square) = (ones(&[3, 4096], dtype)?, ones(&[5, 4096], dtype)?);
-        all(&ops::linear(&rows, &square, None, Operands::Exact)?, 4096.0)?;
+        all(&ops::linear(&rows, &square, None, Operands::Exact, Then::Nothing)?, 4096.0)?;
         let (tall, thin) = (ones(&[4096, 5], dtype)?, ones(&[4096, 3], dtype)?);
         all(&ops::linear_weight_gradient(&tall, &thin, Operands::Exact)?, 4096.0)?;
         all(
@@ -446,6 +459,7 @@ fn long_sums_do_not_stop() -> Result<()> {
                 &ones(&[3, 4096, 1, 1], dtype)?,
                 None,
                 (POINTWISE, Operands::Exact),
+                Then::Nothing,
             )?,
             4096.0,
         )?;
@@ -639,9 +653,12 @@ fn matrices_that_do_not_belong_together_are_errors() -> Result<()> {
     let (matrix, other) = (zeros(&[4, 3])?, zeros(&[5, 2])?);
     let half = ops::cast(&matrix, DType::F16)?;
     for (name, result) in [
-        ("linear", ops::linear(&matrix, &other, None, Operands::Exact)),
-        ("bias", ops::linear(&matrix, &zeros(&[5, 3])?, Some(&row), Operands::Exact)),
-        ("types", ops::linear(&matrix, &half, None, Operands::Exact)),
+        ("linear", ops::linear(&matrix, &other, None, Operands::Exact, Then::Nothing)),
+        (
+            "bias",
+            ops::linear(&matrix, &zeros(&[5, 3])?, Some(&row), Operands::Exact, Then::Nothing),
+        ),
+        ("types", ops::linear(&matrix, &half, None, Operands::Exact, Then::Nothing)),
         ("dx", ops::linear_input_gradient(&matrix, &other, Operands::Exact)),
         ("dw", ops::linear_weight_gradient(&matrix, &other, Operands::Exact)),
         ("relu", ops::relu_backward(&matrix, &other)),
@@ -667,7 +684,10 @@ fn images_that_do_not_belong_together_are_errors() -> Result<()> {
     let (pooled, places) = ops::max_pool2d(&image, 2)?;
     let one = (&zeros(&[1])?, &zeros(&[1])?);
     for (name, result) in [
-        ("conv bias", ops::conv2d(&image, &kernel, Some(&row), (POINTWISE, Operands::Exact))),
+        (
+            "conv bias",
+            ops::conv2d(&image, &kernel, Some(&row), (POINTWISE, Operands::Exact), Then::Nothing),
+        ),
         (
             "statistics",
             ops::batch_norm_inference(&image, one, (&channels, &channels), Then::Nothing),

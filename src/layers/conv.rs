@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::{Layer, Pass, Registry, Saved, Start};
 use crate::ops::{self, ConvSettings, ConvWanted};
 
-/// A convolution with square kernels. x: N × C × H × W.
+/// A convolution with square kernels, with or without a `ReLU` behind it. x: N × C × H × W.
 #[derive(Debug)]
 pub struct Conv2d {
     name: String,
@@ -13,6 +13,7 @@ pub struct Conv2d {
     bias: Option<usize>,
     settings: ConvSettings,
     takes_data: bool,
+    relu: bool,
 }
 
 /// The sizes of a [`Conv2d`].
@@ -45,24 +46,36 @@ impl Conv2d {
         let weight = registry.parameter(&name, "weight", &shape, start);
         let bias =
             bias.then(|| registry.parameter(&name, "bias", &[outputs], Start::Constant(0.0)));
-        Self { name, weight, bias, settings, takes_data }
+        Self { name, weight, bias, settings, takes_data, relu: false }
+    }
+
+    /// With a `ReLU` behind it: see [`super::BatchNorm::with_relu`].
+    #[must_use]
+    pub fn with_relu(mut self, registry: &mut Registry, name: &str) -> Self {
+        registry.layer(name);
+        self.relu = true;
+        self
     }
 }
 
 impl Layer for Conv2d {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         let bias = self.bias.map(|bias| pass.weight(bias));
+        let then = pass.then_relu(self.relu);
         let y = ops::conv2d(
             &x,
             &pass.weight(self.weight),
             bias.as_ref(),
             (self.settings, pass.operands()),
+            then,
         )?;
         pass.save(Saved::Tensor(x));
-        pass.activation(&self.name, y)
+        let y = pass.activation(&self.name, y)?;
+        pass.save_relu(self.relu, then, y)
     }
 
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let dy = pass.before_relu(self.relu, dy)?;
         let x = pass.take_tensor()?;
         let w = pass.weight(self.weight);
         let wanted = ConvWanted { input: !self.takes_data, bias: self.bias.is_some() };

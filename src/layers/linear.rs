@@ -5,13 +5,14 @@ use candle_core::{Result, Tensor};
 use super::{Layer, Pass, Registry, Saved, Start};
 use crate::ops;
 
-/// y = x wᵀ + b. x: N × I, y: N × O.
+/// y = x wᵀ + b, with or without a `ReLU` behind it. x: N × I, y: N × O.
 #[derive(Debug)]
 pub struct Linear {
     name: String,
     weight: usize,
     bias: usize,
     takes_data: bool,
+    relu: bool,
 }
 
 impl Linear {
@@ -26,23 +27,35 @@ impl Linear {
         let start = Start::He { fan_in: inputs };
         let weight = registry.parameter(&name, "weight", &[outputs, inputs], start);
         let bias = registry.parameter(&name, "bias", &[outputs], Start::Constant(0.0));
-        Self { name, weight, bias, takes_data }
+        Self { name, weight, bias, takes_data, relu: false }
+    }
+
+    /// With a `ReLU` behind it: see [`super::BatchNorm::with_relu`].
+    #[must_use]
+    pub fn with_relu(mut self, registry: &mut Registry, name: &str) -> Self {
+        registry.layer(name);
+        self.relu = true;
+        self
     }
 }
 
 impl Layer for Linear {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let then = pass.then_relu(self.relu);
         let y = ops::linear(
             &x,
             &pass.weight(self.weight),
             Some(&pass.weight(self.bias)),
             pass.operands(),
+            then,
         )?;
         pass.save(Saved::Tensor(x));
-        pass.activation(&self.name, y)
+        let y = pass.activation(&self.name, y)?;
+        pass.save_relu(self.relu, then, y)
     }
 
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let dy = pass.before_relu(self.relu, dy)?;
         let x = pass.take_tensor()?;
         let dw = ops::linear_weight_gradient(&dy, &x, pass.operands())?;
         drop(x);

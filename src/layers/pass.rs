@@ -177,6 +177,26 @@ impl<'a> Pass<'a> {
         if relu && done == Then::Nothing { ops::relu(&y) } else { Ok(y) }
     }
 
+    /// [`Pass::relu_after`], whose result is kept for [`Pass::before_relu`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_relu(&mut self, relu: bool, done: Then, y: Tensor) -> Result<Tensor> {
+        let y = self.relu_after(relu, done, y)?;
+        if relu {
+            self.save(Saved::Tensor(y.clone()));
+        }
+        Ok(y)
+    }
+
+    /// The gradient before the `ReLU` that follows an operation, if one does.
+    ///
+    /// # Errors
+    /// When its result was not kept.
+    pub fn before_relu(&mut self, relu: bool, dy: Tensor) -> Result<Tensor> {
+        if relu { ops::relu_backward(&dy, &self.take_tensor()?) } else { Ok(dy) }
+    }
+
     /// A parameter's value in the compute format.
     pub fn weight(&self, parameter: usize) -> Tensor {
         self.weights[parameter].clone()

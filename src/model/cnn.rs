@@ -62,19 +62,20 @@ fn block_layers(
     let sizes = ConvSizes { inputs, outputs, kernel, bias: !batch_norm };
     let name = format!("conv{number}");
     let conv = Conv2d::new(registry, &name, sizes, settings, index == 0);
-    let mut layers: Vec<Box<dyn Layer>> = vec![Box::new(conv)];
+    let norm = batch_norm.then(|| BatchNorm::new(registry, &format!("norm{number}"), outputs));
     let name = format!("activation.conv{number}");
-    if batch_norm {
-        let norm = BatchNorm::new(registry, &format!("norm{number}"), outputs);
-        if activation == Activation::Relu {
-            layers.push(Box::new(norm.with_relu(registry, &name)));
-        } else {
-            layers.push(Box::new(norm));
-            layers.push(Box::new(Activate::new(registry, &name, activation)));
+    let mut layers: Vec<Box<dyn Layer>> = match (norm, activation) {
+        (Some(norm), Activation::Relu) => {
+            vec![Box::new(conv), Box::new(norm.with_relu(registry, &name))]
         }
-    } else {
-        layers.push(Box::new(Activate::new(registry, &name, activation)));
-    }
+        (None, Activation::Relu) => vec![Box::new(conv.with_relu(registry, &name))],
+        (norm, Activation::Gelu) => {
+            let mut layers: Vec<Box<dyn Layer>> = vec![Box::new(conv)];
+            layers.extend(norm.map(|norm| Box::new(norm) as Box<dyn Layer>));
+            layers.push(Box::new(Activate::new(registry, &name, activation)));
+            layers
+        }
+    };
     if pool != Pool::None {
         layers.push(Box::new(Pooling::new(registry, &format!("pool{number}"), pool)));
     }

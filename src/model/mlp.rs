@@ -38,14 +38,14 @@ pub(super) fn head(
         let number = index + 1;
         let name = format!("linear{number}");
         registry.activation(name.clone(), &[*next]);
-        layers.push(Box::new(Linear::new(
-            registry,
-            &name,
-            (width, *next),
-            takes_data && index == 0,
-        )));
+        let linear = Linear::new(registry, &name, (width, *next), takes_data && index == 0);
         let name = format!("activation.linear{number}");
-        layers.push(Box::new(Activate::new(registry, &name, settings.activation)));
+        if settings.activation == Activation::Relu {
+            layers.push(Box::new(linear.with_relu(registry, &name)));
+        } else {
+            layers.push(Box::new(linear));
+            layers.push(Box::new(Activate::new(registry, &name, settings.activation)));
+        }
         if settings.dropout > 0.0 {
             let name = format!("dropout{number}");
             layers.push(Box::new(Dropout::new(registry, &name, settings.dropout)));

@@ -20,14 +20,15 @@ use super::element::{Element, by_dtype};
 use super::host::{Unwritten, expect_shape, try_build, view, zeroed};
 use super::linear::{Operands, count_product};
 use super::matmul::{
-    DEPTH, Kernels, LANES, MOST_GROUPS, Operand, Part, Strip, Tiles, are_right, as_f32_mut,
-    kernels, with_space,
+    DEPTH, End, Kernels, LANES, MOST_GROUPS, Operand, Strip, Tiles, are_right, as_f32_mut, kernels,
+    with_space,
 };
 use super::parallel::{for_each, sum, vectorized};
+use super::pointwise::Then;
 use crate::memory::OutOfMemory;
 
-/// Most groups that the images of a batch are worked on in for the weight's gradient.
-const GROUPS: usize = 16;
+/// Most tasks that the images of a batch are worked on in.
+const TASKS: usize = 16;
 
 /// The same in both directions of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,10 +192,9 @@ impl Frame {
         planes * self.plane() + LANES
     }
 
-    /// Copies planes.
+    /// Copies planes. `to` holds zeros where the border is.
     #[inline(always)]
     fn copy<T: Element>(&self, planes: &[T], tiles: Tiles, to: &mut [u32]) {
-        let count = planes.len() / (self.height * self.width);
         // The columns that the copy has of a row, and the zeros before them.
         let first = self.left.max(0).unsigned_abs();
         let border = (-self.left).max(0).unsigned_abs();
@@ -205,26 +205,17 @@ impl Frame {
             for row in 0..self.rows * self.stride {
                 let source = self.top + row.cast_signed();
                 let source = usize::try_from(source).ok().filter(|source| *source < self.height);
-                let values =
-                    source.map_or(&[][..], |source| &plane[source * self.width..][first..end]);
+                let Some(source) = source else { continue };
+                let values = &plane[source * self.width..][first..end];
                 if self.stride == 1 {
-                    let at = start + row * columns;
-                    let before = if values.is_empty() { columns } else { border };
-                    tiles.put_zeros::<T>(before, to, at);
-                    tiles.put(values, to, at + before);
-                    let done = before + values.len();
-                    tiles.put_zeros::<T>(columns - done, to, at + done);
+                    tiles.put(values, to, start + row * columns + border);
                 } else {
-                    for column in 0..columns {
-                        let value =
-                            column.checked_sub(border).and_then(|column| values.get(column));
-                        let value = value.copied().unwrap_or_default();
-                        tiles.put(&[value], to, start + self.at(row, column));
+                    for (column, value) in (border..).zip(values) {
+                        tiles.put(&[*value], to, start + self.at(row, column));
                     }
                 }
             }
         }
-        tiles.put_zeros::<T>(LANES, to, count * self.plane());
     }
 }
 
@@ -355,30 +346,31 @@ impl<'a, T: Element> Pass<'a, T> {
         tiles: Tiles,
         source: &Source<'_, T>,
         target: &Target<'_, T>,
-        bias: Option<&[T]>,
+        end: End<'_, T>,
     ) -> Result<bool> {
         let depth = self.steps.len();
-        let panels = self.rows.div_ceil(tiles.rows());
         let weights = Operand::along_depth(&self.weights, self.rows, depth);
         let right = AtomicBool::new(true);
         let failed: OnceLock<OutOfMemory> = OnceLock::new();
         let blocks: Vec<Range<usize>> =
             (0..depth).step_by(DEPTH).map(|start| start..(start + DEPTH).min(depth)).collect();
-        let words: usize = blocks.iter().map(|block| tiles.left_len::<T>(block.len())).sum();
-        with_space(words * panels, |packed| {
+        let words = |block: &Range<usize>| tiles.left_words::<T>(self.rows, block.len());
+        with_space(blocks.iter().map(words).sum(), |packed| {
             let mut rest = &mut *packed;
             let mut left = Vec::with_capacity(blocks.len());
             for block in &blocks {
-                let (now, after) = rest.split_at_mut(tiles.left_len::<T>(block.len()) * panels);
+                let (now, after) = rest.split_at_mut(words(block));
                 rest = after;
-                tiles.pack_left(&weights, &Part { first: 0, depth: block.clone() }, now);
+                tiles.pack_left(&weights, block.clone(), now);
                 left.push((block.clone(), &*now));
             }
             let groups = self.groups();
-            for_each(source.images.chunks(source.image).collect(), |index, image: &[T]| {
-                let image = &image[source.part.clone()];
-                let to = (target, index);
-                match self.run_image(tiles, (image, &left, &groups), bias, to) {
+            let together = (source.images.len() / source.image).div_ceil(TASKS).max(1);
+            let tasks = source.images.chunks(source.image * together).collect();
+            for_each(tasks, |task, images: &[T]| {
+                let images = images.chunks(source.image).map(|image| &image[source.part.clone()]);
+                let images = (task * together..).zip(images);
+                match self.run_images(tiles, (&left, &groups), images, (end, target)) {
                     Ok(true) => {}
                     Ok(false) => right.store(false, Ordering::Relaxed),
                     Err(error) => _ = failed.set(error),
@@ -388,13 +380,13 @@ impl<'a, T: Element> Pass<'a, T> {
         failed.into_inner().map_or_else(|| Ok(right.into_inner()), |error| Err(error.into()))
     }
 
-    /// Multiplies for one image.
-    fn run_image(
+    /// Multiplies for some images, each with its number.
+    fn run_images<'i>(
         &self,
         tiles: Tiles,
-        (image, left, groups): (&[T], &[(Range<usize>, &[u32])], &[Group]),
-        bias: Option<&[T]>,
-        (target, index): (&Target<'_, T>, usize),
+        (left, groups): (&[(Range<usize>, &[u32])], &[Group]),
+        images: impl Iterator<Item = (usize, &'i [T])>,
+        (end, target): (End<'_, T>, &Target<'_, T>),
     ) -> std::result::Result<bool, OutOfMemory> {
         let copy = tiles.words::<T>(self.frame.len(self.planes)).next_multiple_of(16);
         let pitch = tiles.groups() * LANES;
@@ -403,41 +395,57 @@ impl<'a, T: Element> Pass<'a, T> {
             let (copy, space) = space.split_at_mut(copy);
             let (sums, scratch) = space.split_at_mut(sums);
             let sums = as_f32_mut(sums);
-            vectorized!(self.frame.copy(image, tiles, copy));
+            // The border stays as it is from image to image.
+            copy.fill(0);
             tiles.enter();
             let mut right = true;
-            for groups in groups.chunks(tiles.groups()) {
-                let mut starts = [0; MOST_GROUPS];
-                for (start, group) in starts.iter_mut().zip(groups) {
-                    *start = group.start;
+            for (index, image) in images {
+                vectorized!(self.frame.copy(image, tiles, copy));
+                for groups in groups.chunks(tiles.groups()) {
+                    let mut starts = [0; MOST_GROUPS];
+                    for (start, group) in starts.iter_mut().zip(groups) {
+                        *start = group.start;
+                    }
+                    for (block, left) in left {
+                        let strip = Strip {
+                            left,
+                            source: copy,
+                            groups: &starts[..groups.len()],
+                            steps: &self.steps[block.clone()],
+                            add: block.start > 0,
+                        };
+                        tiles.strip::<T>(&strip, self.rows, (sums, pitch), scratch);
+                    }
+                    right &= are_right::<T>(tiles, sums);
+                    vectorized!(self.finish(groups, (&mut *sums, pitch), end, (target, index)));
                 }
-                for (block, left) in left {
-                    let strip = Strip {
-                        left,
-                        source: copy,
-                        groups: &starts[..groups.len()],
-                        steps: &self.steps[block.clone()],
-                        add: block.start > 0,
-                    };
-                    tiles.strip::<T>(&strip, sums, pitch, scratch);
-                }
-                right &= are_right::<T>(tiles, sums);
-                vectorized!(self.finish(groups, (&mut *sums, pitch), bias, (target, index)));
             }
             tiles.leave();
             right
         })
     }
 
-    /// Adds the bias to the sums of some groups of outputs, rounds and stores them.
+    /// Rounds and stores the sums of some groups of outputs. A bias is one value for each row.
     #[inline(always)]
     fn finish(
         &self,
         groups: &[Group],
         (sums, pitch): (&mut [f32], usize),
-        bias: Option<&[T]>,
+        End { bias, then }: End<'_, T>,
         (target, image): (&Target<'_, T>, usize),
     ) {
+        let plane = self.target.0 * self.target.1;
+        let planes = target.images.at(image, target.start..target.start + self.rows * plane);
+        // Where each group goes in a plane, and how many of its values there are.
+        let mut places = [(0, 0); MOST_GROUPS];
+        let places = &mut places[..groups.len()];
+        for (place, group) in places.iter_mut().zip(groups) {
+            let row = self.origin.0 + group.row * self.apart;
+            let at = row * self.target.1 + self.origin.1 + group.column * self.apart;
+            let count = LANES.min(self.grid.1 - group.column);
+            assert!(at + (count - 1) * self.apart < plane, "a group beyond its plane");
+            *place = (at, count);
+        }
         let mut rounded = [T::default(); LANES];
         for (row, sums) in sums.chunks_exact_mut(pitch).take(self.rows).enumerate() {
             if let Some(bias) = bias {
@@ -446,22 +454,20 @@ impl<'a, T: Element> Pass<'a, T> {
                     *sum += bias;
                 }
             }
-            let plane = target.start + row * self.target.0 * self.target.1;
-            for (group, sums) in groups.iter().zip(sums.chunks_exact(LANES)) {
-                let (y, x) = (self.origin.0 + group.row * self.apart, group.column);
-                let line = plane + y * self.target.1 + self.origin.1;
-                let count = LANES.min(self.grid.1 - x);
-                if count == LANES && self.apart == 1 {
-                    let to = target.images.at(image, line + x..line + x + LANES);
+            if then == Then::Relu {
+                sums.iter_mut().for_each(|sum| *sum = then.apply(*sum));
+            }
+            let to = planes.wrapping_add(row * plane);
+            for ((at, count), sums) in places.iter().zip(sums.as_chunks::<LANES>().0) {
+                if self.apart == 1 && *count == LANES {
                     // SAFETY: the images have room for all outputs, and each belongs to one row and group.
-                    unsafe { T::write(sums, to) };
+                    unsafe { T::write(sums, to.add(*at)) };
                     continue;
                 }
                 T::narrow(sums, &mut rounded);
-                for (offset, value) in rounded[..count].iter().enumerate() {
-                    let at = line + (x + offset) * self.apart;
+                for (offset, value) in rounded[..*count].iter().enumerate() {
                     // SAFETY: as above.
-                    unsafe { target.images.at(image, at..at + 1).write(*value) };
+                    unsafe { to.add(at + offset * self.apart).write(*value) };
                 }
             }
         }
@@ -532,7 +538,7 @@ impl<T> Images<T> {
     }
 }
 
-/// x: N × C × H × W, w: O × C/groups × K × K′, b: O; result: N × O × H′ × W′ with
+/// The convolution, and `then`. x: N × C × H × W, w: O × C/groups × K × K′, b: O; result: N × O × H′ × W′ with
 /// H′ = ⌊(H + 2 padding − dilation (K − 1) − 1) / stride⌋ + 1.
 ///
 /// # Errors
@@ -542,20 +548,22 @@ pub fn conv2d(
     w: &Tensor,
     b: Option<&Tensor>,
     (settings, how): (ConvSettings, Operands),
+    then: Then,
 ) -> Result<Tensor> {
     let sizes = Sizes::of(x, w, settings)?;
     if let Some(b) = b {
         expect_shape("the bias of a convolution", b, &[sizes.outputs])?;
     }
     sizes.count();
-    on_gpu!(x => cuda::conv2d((x, w), b, sizes, how));
+    on_gpu!(x => then.after(cuda::conv2d((x, w), b, sizes, how)?));
     how.on_cpu()?;
     let kernels = kernels()?;
     by_dtype!(x.dtype(), T => {
         let (x, w) = (view::<T>(x)?, view::<T>(w)?);
         let b = b.map(view::<T>).transpose()?;
         try_build::<T>((sizes.images, sizes.outputs, sizes.out.0, sizes.out.1), |y| {
-            forward(&kernels, sizes.flattened(), (&x, &w, b.as_deref()), y)
+            let end = End { bias: b.as_deref(), then };
+            forward(&kernels, sizes.flattened(), (&x, &w), end, y)
         })
     })
 }
@@ -564,7 +572,8 @@ pub fn conv2d(
 fn forward<T: Element>(
     kernels: &Kernels,
     sizes: Sizes,
-    (x, w, b): (&[T], &[T], Option<&[T]>),
+    (x, w): (&[T], &[T]),
+    end: End<'_, T>,
     y: Unwritten<'_, T>,
 ) -> Result<()> {
     let (rows, patch) = (sizes.group_outputs(), sizes.patch());
@@ -578,7 +587,7 @@ fn forward<T: Element>(
                 tiles(rows, pass.groups().len()),
                 &Source { images: x, image: sizes.image(), part: part(sizes.group_image()) },
                 &Target { images: &target, start: group * sizes.group_out_image() },
-                b.map(|b| &b[part(rows)]),
+                End { bias: end.bias.map(|bias| &bias[part(rows)]), ..end },
             )?;
         }
         Ok(right)
@@ -662,7 +671,7 @@ fn input_gradient<T: Element>(
                         part: part(sizes.group_out_image()),
                     },
                     &Target { images: &target, start: group * sizes.group_image() },
-                    None,
+                    End::NONE,
                 )?;
             }
         }
@@ -715,7 +724,7 @@ fn add_slices(slices: &[f32], len: usize) -> Result<Vec<f32>> {
 
 /// Images that are summed up one after the other.
 fn images_per_slice(sizes: Sizes) -> usize {
-    sizes.images.div_ceil(GROUPS)
+    sizes.images.div_ceil(TASKS)
 }
 
 /// The gradient with respect to w, in f32, with these kernels.
@@ -828,10 +837,9 @@ impl WeightGradient {
     ) -> std::result::Result<(), OutOfMemory> {
         let (sizes, tiles, depth) = (self.sizes, self.tiles, self.steps.len());
         let outputs = sizes.group_outputs();
-        let panels = outputs.div_ceil(tiles.rows());
         let copy = tiles.words::<T>(self.rows * self.columns * self.channels + LANES);
         let copy = copy.next_multiple_of(16);
-        let left = (tiles.left_len::<T>(DEPTH.min(depth)) * panels).next_multiple_of(16);
+        let left = tiles.left_words::<T>(outputs, DEPTH.min(depth)).next_multiple_of(16);
         with_space(copy + left + tiles.scratch::<T>(), |space| {
             let (copy, space) = space.split_at_mut(copy);
             let (left, scratch) = space.split_at_mut(left);
@@ -847,13 +855,13 @@ impl WeightGradient {
                     let dy = Operand::along_depth(dy, outputs, depth);
                     for start in (0..depth).step_by(DEPTH) {
                         let block = start..(start + DEPTH).min(depth);
-                        let left = &mut left[..tiles.left_len::<T>(block.len()) * panels];
-                        tiles.pack_left(&dy, &Part { first: 0, depth: block.clone() }, left);
+                        let left = &mut left[..tiles.left_words::<T>(outputs, block.len())];
+                        tiles.pack_left(&dy, block.clone(), left);
                         for (at, groups) in self.groups.chunks(tiles.groups()).enumerate() {
                             let (steps, add) = (&self.steps[block.clone()], index > 0 || start > 0);
                             let strip = Strip { left, source: copy, groups, steps, add };
                             let sums = &mut sums[at * tiles.groups() * LANES..];
-                            tiles.strip::<T>(&strip, sums, self.pitch(), scratch);
+                            tiles.strip::<T>(&strip, outputs, (sums, self.pitch()), scratch);
                         }
                     }
                 }

@@ -8,8 +8,9 @@ use candle_core::{Error, Result, Tensor};
 use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, build, expect_shape, try_build, view};
-use super::matmul::{Operand, Product, kernels, multiply};
+use super::matmul::{End, Operand, Product, kernels, multiply};
 use super::parallel::{for_each, vectorized};
+use super::pointwise::Then;
 
 /// How a product treats f32 operands. Others are as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,18 +50,24 @@ pub(crate) fn count_product([m, n, k]: [usize; 3]) {
     OPERATIONS.set(OPERATIONS.get() + 2 * (m * n * k) as u64);
 }
 
-/// `x wᵀ + b`. x: N × I, w: O × I, b: O; result: N × O.
+/// `x wᵀ + b`, and `then`. x: N × I, w: O × I, b: O; result: N × O.
 ///
 /// # Errors
 /// When a tensor is not a contiguous matrix of the same floating-point type as the others.
-pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, how: Operands) -> Result<Tensor> {
+pub fn linear(
+    x: &Tensor,
+    w: &Tensor,
+    b: Option<&Tensor>,
+    how: Operands,
+    then: Then,
+) -> Result<Tensor> {
     let ((n, inputs), outputs) = (x.dims2()?, w.dim(0)?);
     expect_shape("the weight", w, &[outputs, inputs])?;
     if let Some(b) = b {
         expect_shape("the bias", b, &[outputs])?;
     }
     count_product([n, outputs, inputs]);
-    on_gpu!(x => cuda::linear(x, w, b, how));
+    on_gpu!(x => then.after(cuda::linear(x, w, b, how)?));
     how.on_cpu()?;
     by_dtype!(x.dtype(), T => {
         let (x, w) = (view::<T>(x)?, view::<T>(w)?);
@@ -68,7 +75,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, how: Operands) -> Resu
         let product = Product {
             left: Operand::along_depth(&x, n, inputs),
             right: Operand::along_depth(&w, outputs, inputs),
-            bias: b.as_deref(),
+            end: End { bias: b.as_deref(), then },
         };
         try_build::<T>((n, outputs), |y| Ok(multiply(&kernels()?, product, y)?))
     })
@@ -89,7 +96,7 @@ pub fn linear_input_gradient(dy: &Tensor, w: &Tensor, how: Operands) -> Result<T
         let product = Product {
             left: Operand::along_depth(&dy, n, outputs),
             right: Operand::across_depth(&w, inputs, outputs),
-            bias: None,
+            end: End::NONE,
         };
         try_build::<T>((n, inputs), |dx| Ok(multiply(&kernels()?, product, dx)?))
     })
@@ -110,7 +117,7 @@ pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor, how: Operands) -> Result<
         let product = Product {
             left: Operand::across_depth(&dy, outputs, n),
             right: Operand::across_depth(&x, inputs, n),
-            bias: None,
+            end: End::NONE,
         };
         try_build::<T>((outputs, inputs), |dw| Ok(multiply(&kernels()?, product, dw)?))
     })

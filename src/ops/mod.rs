@@ -47,12 +47,12 @@ pub use loss::{
 };
 pub use matmul::{ISA_VARIABLE, Isa, IsaError, isa, product_paths, work_space};
 pub use norm::{
-    BatchNormGradients, BatchNormSaved, Then, batch_norm, batch_norm_backward,
-    batch_norm_inference, take_in_statistics,
+    BatchNormGradients, BatchNormSaved, batch_norm, batch_norm_backward, batch_norm_inference,
+    take_in_statistics,
 };
 pub use philox::{Philox, Random, first_pass, philox4x32};
 pub use pointwise::{
-    accumulate, add, dropout, gelu, gelu_backward, next_pass, relu, relu_backward,
+    Then, accumulate, add, dropout, gelu, gelu_backward, next_pass, relu, relu_backward,
 };
 pub use pool::{
     avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,

@@ -7,6 +7,7 @@ use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, build, edit, expect_shape, first, view};
 use super::parallel::{BLOCK, for_each, map_indices, sum, tree, vectorized};
+use super::pointwise::Then;
 
 /// Added to the variance.
 const EPSILON: f32 = 1e-5;
@@ -84,32 +85,6 @@ fn expect_parameters(tensors: &[&Tensor], c: usize) -> Result<()> {
 fn channels(values: Vec<f32>) -> Result<Tensor> {
     let count = values.len();
     Tensor::from_vec(values, count, &Device::Cpu)
-}
-
-/// What follows a batch norm, or a sum, in the same pass over memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
-    /// Nothing.
-    Nothing,
-    /// `ReLU`: as [`super::relu`] of the result. On a GPU that is what it is.
-    Relu,
-}
-
-impl Then {
-    /// The value that is stored.
-    #[inline(always)]
-    pub(crate) fn apply(self, value: f32) -> f32 {
-        if self == Self::Relu && value <= 0.0 { 0.0 } else { value }
-    }
-
-    /// What is left to do after an operation on a GPU, which has no pass for both.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn after(self, y: Tensor) -> Result<Tensor> {
-        match self {
-            Self::Nothing => Ok(y),
-            Self::Relu => super::relu(&y),
-        }
-    }
 }
 
 /// `y = (x − mean) / √(variance + ε) · gamma + beta`, and `then`, with the batch's own statistics, biased variance, which are returned

@@ -6,7 +6,6 @@ use candle_core::{Result, Tensor};
 use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, build, edit, expect_shape, first, view};
-use super::norm::Then;
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
 use super::philox::{Philox, Random};
 
@@ -49,6 +48,32 @@ fn zip(
             }));
         })
     })
+}
+
+/// What follows an operation in the same pass over memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Nothing,
+    /// `ReLU`: as [`super::relu`] of the result. On a GPU that is what it is.
+    Relu,
+}
+
+impl Then {
+    /// The value that is stored.
+    #[inline(always)]
+    pub(crate) fn apply(self, value: f32) -> f32 {
+        if self == Self::Relu && value <= 0.0 { 0.0 } else { value }
+    }
+
+    /// What is left to do after an operation on a GPU, which has no pass for both.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn after(self, y: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Nothing => Ok(y),
+            Self::Relu => super::relu(&y),
+        }
+    }
 }
 
 /// `max(x, 0)`; a NaN stays one.

@@ -96,7 +96,7 @@ impl Product {
     /// What one takes.
     fn seconds(&self) -> Result<f64> {
         let clock = Stopwatch::start(self.x.device())?;
-        let y = ops::linear(&self.x, &self.x, None, self.how)?;
+        let y = ops::linear(&self.x, &self.x, None, self.how, ops::Then::Nothing)?;
         let seconds = clock.stop()?.0;
         drop(y);
         Ok(seconds)

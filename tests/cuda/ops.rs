@@ -174,11 +174,11 @@ fn products(dtype: DType, [rows, inputs, outputs]: [usize; 3], device: &Device) 
     let exact = Operands::Exact;
     let sum = |terms, sizes| Near::Sum(terms, sizes);
     Ok(vec![
-        ("y", ops::linear(&x, &w, Some(&b), exact)?, {
-            sum(inputs + 1, ops::linear(&xs, &ws, Some(&bs), exact)?)
+        ("y", ops::linear(&x, &w, Some(&b), exact, ops::Then::Nothing)?, {
+            sum(inputs + 1, ops::linear(&xs, &ws, Some(&bs), exact, ops::Then::Nothing)?)
         }),
-        ("y without bias", ops::linear(&x, &w, None, exact)?, {
-            sum(inputs, ops::linear(&xs, &ws, None, exact)?)
+        ("y without bias", ops::linear(&x, &w, None, exact, ops::Then::Nothing)?, {
+            sum(inputs, ops::linear(&xs, &ws, None, exact, ops::Then::Nothing)?)
         }),
         ("dx", ops::linear_input_gradient(&dy, &w, exact)?, {
             sum(outputs, ops::linear_input_gradient(&dys, &ws, exact)?)
@@ -214,10 +214,10 @@ fn f32_products(format: Format, how: Operands, device: &Device) -> Result<Vec<(&
     let gradients =
         ops::conv2d_backward(&gradient, (&images, &kernels), how_conv, ConvWanted::ALL)?;
     [
-        ("y", ops::linear(&x, &w, None, how)?),
+        ("y", ops::linear(&x, &w, None, how, ops::Then::Nothing)?),
         ("dx", ops::linear_input_gradient(&dy, &w, how)?),
         ("dw", ops::linear_weight_gradient(&dy, &x, how)?),
-        ("y of a convolution", ops::conv2d(&images, &kernels, None, how_conv)?),
+        ("y of a convolution", ops::conv2d(&images, &kernels, None, how_conv, ops::Then::Nothing)?),
         ("dx of a convolution", gradients.input.unwrap()),
         ("dw of a convolution", gradients.weight),
     ]
@@ -257,7 +257,7 @@ fn convolutions(
     let b = tensor(3, kernel[0], dtype, device);
     let (xs, ws, bs) = (sizes(&x)?, sizes(&w)?, sizes(&b)?);
     let how = (settings, Operands::Exact);
-    let y = ops::conv2d(&x, &w, Some(&b), how)?;
+    let y = ops::conv2d(&x, &w, Some(&b), how, ops::Then::Nothing)?;
     let dy = tensor(4, y.shape(), dtype, device);
     let dys = sizes(&dy)?;
     let gradients = ops::conv2d_backward(&dy, (&x, &w), how, ConvWanted::ALL)?;
@@ -266,9 +266,9 @@ fn convolutions(
     let places = dy.elem_count() / kernel[0];
     let taps = kernel[0] * kernel[2] * kernel[3];
     Ok(vec![
-        ("y", y, Near::Sum(patch + 1, ops::conv2d(&xs, &ws, Some(&bs), how)?)),
-        ("y without bias", ops::conv2d(&x, &w, None, how)?, {
-            Near::Sum(patch, ops::conv2d(&xs, &ws, None, how)?)
+        ("y", y, Near::Sum(patch + 1, ops::conv2d(&xs, &ws, Some(&bs), how, ops::Then::Nothing)?)),
+        ("y without bias", ops::conv2d(&x, &w, None, how, ops::Then::Nothing)?, {
+            Near::Sum(patch, ops::conv2d(&xs, &ws, None, how, ops::Then::Nothing)?)
         }),
         ("dw", gradients.weight, Near::Sum(places, of_sizes.weight)),
         ("db", gradients.bias.unwrap(), Near::Sum(places, of_sizes.bias.unwrap())),
@@ -315,7 +315,7 @@ fn a_convolution_in_several_ranges_of_images_is_the_cpu_to_the_bit() {
             let x = whole(1, (9, 2, 263, 263), dtype, device);
             let w = whole(2, (4, 1, 8, 8), dtype, device);
             let b = whole(3, 4, dtype, device);
-            let y = ops::conv2d(&x, &w, Some(&b), how)?;
+            let y = ops::conv2d(&x, &w, Some(&b), how, ops::Then::Nothing)?;
             let dy = whole(4, y.shape(), dtype, device);
             let gradients = ops::conv2d_backward(&dy, (&x, &w), how, ConvWanted::ALL)?;
             Ok(vec![
@@ -468,7 +468,10 @@ fn what_does_not_belong_together_is_an_error() {
         ("types", ops::add(&matrix, &half, ops::Then::Nothing)),
         ("devices", ops::add(&matrix, &here, ops::Then::Nothing)),
         ("shapes", ops::add(&matrix, &other, ops::Then::Nothing)),
-        ("types of a product", ops::linear(&matrix, &half, None, Operands::Exact)),
+        (
+            "types of a product",
+            ops::linear(&matrix, &half, None, Operands::Exact, ops::Then::Nothing),
+        ),
         ("type", ops::relu(&ops::from_host(vec![1_u32], 1, &device).unwrap())),
         ("layout", ops::relu(&matrix.t().unwrap())),
     ] {

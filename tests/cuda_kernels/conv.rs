@@ -341,7 +341,14 @@ fn check_convolution<T: Storage>(device: Device) {
         let x = tensor(&operands.x, case.image.to_vec());
         let w = tensor(&operands.w, case.weight_shape());
         let b = tensor(&operands.b, case.outputs);
-        let y = ops::conv2d(&x, &w, Some(&b), (case.settings, ops::Operands::Exact)).unwrap();
+        let y = ops::conv2d(
+            &x,
+            &w,
+            Some(&b),
+            (case.settings, ops::Operands::Exact),
+            ops::Then::Nothing,
+        )
+        .unwrap();
         // Operands are below 1: sums of n products below n, each off by n roundings at most.
         let bound = |terms: usize| 2.0 * (terms as f64 + 1.0).powi(2) * UNIT;
         let got = forward(device, case, &operands);

@@ -64,7 +64,7 @@ fn check<T: Element>(name: &str, kernels: &Kernels, sizes: Sizes, half_step: f64
     let wide = |values: &[T]| values.iter().map(|value| value.to_f64()).collect::<Vec<_>>();
     let expected = expected(sizes, (&wide(&x), &wide(&w), &wide(&dy)));
     let flat = sizes.flattened();
-    let y = try_build::<T>(dy.len(), |y| forward(kernels, flat, (&x, &w, None), y));
+    let y = try_build::<T>(dy.len(), |y| forward(kernels, flat, (&x, &w), End::NONE, y));
     let dx = try_build::<T>(x.len(), |dx| input_gradient(kernels, flat, (&dy, &w), dx));
     let dw = weight_gradient(kernels, flat, (&dy, &x)).unwrap();
     let found = [y, dx].map(|tensor| super::super::to_f32(&tensor.unwrap()).unwrap());
@@ -132,7 +132,8 @@ fn an_infinity_goes_through_a_convolution() {
     x[14] = f16::INFINITY;
     let w = vec![f16::from_f64(1.0 / 3.0); 54];
     for kernels in [Kernels::of(Isa::Portable), Kernels::twin_of_amx()] {
-        let y = try_build::<f16>(108, |y| forward(&kernels, sizes, (&x, &w, None), y)).unwrap();
+        let y =
+            try_build::<f16>(108, |y| forward(&kernels, sizes, (&x, &w), End::NONE, y)).unwrap();
         let y = super::super::to_f32(&y).unwrap();
         for (at, value) in y.iter().enumerate() {
             let (row, column) = (at % 36 / 6, at % 6);

@@ -57,12 +57,12 @@ unsafe fn chain<const ROWS: usize, const VECTORS: usize>(
                 *right = load(vector, at);
             }
             for (row, totals) in totals.iter_mut().enumerate() {
-                let value = _mm512_set1_ps(*left.add(row));
+                let value = _mm512_set1_ps(*left.start.add(row * left.row));
                 for (total, right) in totals.iter_mut().zip(right) {
                     *total = _mm512_fmadd_ps(value, right, *total);
                 }
             }
-            left = left.add(ROWS);
+            left.start = left.start.wrapping_add(left.step);
         }
         for (row, totals) in totals.into_iter().enumerate() {
             store(totals, row, sums);

@@ -2,13 +2,17 @@
 //! step of the depth as far from those of another in every group. A kernel of f32 reads them where they are; for a kernel of pairs
 //! a panel is packed at a time.
 
+use std::ops::Range;
+
 use candle_core::DType;
 
 use super::super::element::Element;
-use super::kernel::{Kernels, LANES, PairTask, Paired, Path, Sums, Wide, WideTask};
-use super::pack::{DEPTH, Operand, Part, pack_wide, transpose, widen_blocks};
+use super::all_finite;
+use super::kernel::{
+    Kernels, LANES, Left, MOST_GROUPS, PairTask, Paired, Path, Sums, Wide, WideTask,
+};
+use super::pack::{DEPTH, Operand, Part, line_pitch, pack_lines, transpose, widen_blocks};
 use super::space::{as_elements, as_elements_mut, as_f32, as_f32_mut};
-use super::{MOST_GROUPS, all_finite};
 
 /// The kernel of such a product.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +26,7 @@ pub(crate) enum Tiles {
 /// A strip of a product: all rows by the columns of as many groups as a tile has, over a block of the depth.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strip<'a> {
-    /// All panels of the left operand, packed over the block.
+    /// All rows of the left operand over the block, packed.
     pub(crate) left: &'a [u32],
     /// What the right operand is in.
     pub(crate) source: &'a [u32],
@@ -72,10 +76,15 @@ impl Tiles {
         }
     }
 
-    /// Words of a panel of the left operand over so many values of the depth.
-    pub(crate) fn left_len<T: Element>(self, depth: usize) -> usize {
+    /// Words that so many rows of the left operand are packed into, over so many values of the depth.
+    pub(crate) fn left_words<T: Element>(self, rows: usize, depth: usize) -> usize {
+        rows.div_ceil(self.rows()) * self.panel::<T>(depth)
+    }
+
+    /// Words of a panel of the left operand.
+    fn panel<T: Element>(self, depth: usize) -> usize {
         match self {
-            Self::Wide(wide) => wide.rows * depth,
+            Self::Wide(wide) => wide.rows * line_pitch(depth),
             Self::Paired(paired) => paired.left.len::<T>(depth),
         }
     }
@@ -88,16 +97,17 @@ impl Tiles {
         }
     }
 
-    /// Packs panels of the left operand, one after the other.
+    /// Packs the left operand, whose lines go along the depth, over a part of the depth, into [`Tiles::left_words`] words.
     pub(crate) fn pack_left<T: Element>(
         self,
         operand: &Operand<'_, T>,
-        part: &Part,
-        panels: &mut [u32],
+        depth: Range<usize>,
+        words: &mut [u32],
     ) {
+        let part = Part { first: 0, depth };
         match self {
-            Self::Wide(wide) => pack_wide(operand, part, wide.rows, panels),
-            Self::Paired(paired) => paired.left.pack(operand, part, panels),
+            Self::Wide(_) => pack_lines(operand, &part, words),
+            Self::Paired(paired) => paired.left.pack(operand, &part, words),
         }
     }
 
@@ -111,15 +121,6 @@ impl Tiles {
             Self::Paired(_) => {
                 as_elements_mut::<T>(to)[at..at + values.len()].copy_from_slice(values);
             }
-        }
-    }
-
-    /// Writes zeros, from value `at` on.
-    #[inline(always)]
-    pub(crate) fn put_zeros<T: Element>(self, count: usize, to: &mut [u32], at: usize) {
-        match self {
-            Self::Wide(_) => as_f32_mut(to)[at..at + count].iter_mut().for_each(|to| *to = 0.0),
-            Self::Paired(_) => as_elements_mut::<T>(to)[at..at + count].fill(T::default()),
         }
     }
 
@@ -179,33 +180,34 @@ impl Tiles {
         }
     }
 
-    /// Multiplies a strip. The sums are those of whole tiles, row after row.
+    /// Multiplies a strip for `rows` rows. The sums are those of whole tiles, row after row.
     ///
     /// # Panics
     /// When a part is too short.
     pub(crate) fn strip<T: Element>(
         self,
         strip: &Strip<'_>,
-        sums: &mut [f32],
-        pitch: usize,
+        rows: usize,
+        (sums, pitch): (&mut [f32], usize),
         scratch: &mut [u32],
     ) {
         let Strip { left, source, groups, steps, add } = *strip;
         let depth = steps.len();
-        let len = self.left_len::<T>(depth);
         let last = groups.iter().max().zip(steps.iter().max());
         let (Some((group, step)), true) = (last, groups.len() <= self.groups()) else { return };
         let end = group + step + LANES;
-        let (rows, columns) = (self.rows(), self.groups() * LANES);
-        assert!(sums.len() >= (left.len() / len * rows - 1) * pitch + columns);
-        let tiles = left.chunks_exact(len).enumerate().map(|(index, left)| {
-            let to = sums[index * rows * pitch..].as_mut_ptr();
+        let (tile, columns) = (self.rows(), self.groups() * LANES);
+        assert!(sums.len() >= (rows.next_multiple_of(tile) - 1) * pitch + columns);
+        assert!(left.len() >= self.left_words::<T>(rows, depth));
+        let panels = left.chunks_exact(self.panel::<T>(depth)).zip((0..rows).step_by(tile));
+        let tiles = panels.map(|(left, row)| {
+            let to = sums[row * pitch..].as_mut_ptr();
             (left, Sums { to, pitch, add })
         });
         match self {
             Self::Wide(wide) => {
                 let source = as_f32(source);
-                assert!(end <= source.len() && wide.groups <= MOST_GROUPS);
+                assert!(end <= source.len());
                 // Groups that there are not are computed as the first.
                 let groups: [*const f32; MOST_GROUPS] = std::array::from_fn(|index| {
                     let group = groups.get(index).unwrap_or(&groups[0]);
@@ -213,7 +215,9 @@ impl Tiles {
                 });
                 let (groups, steps) = (groups.as_ptr(), steps.as_ptr());
                 for (left, sums) in tiles {
-                    let task = WideTask { depth, left: left.as_ptr().cast(), groups, steps };
+                    let left =
+                        Left { start: left.as_ptr().cast(), row: line_pitch(depth), step: 1 };
+                    let task = WideTask { depth, left, groups, steps };
                     // SAFETY: the panel has this depth, every group and step is in the source, and the sums have room: asserted.
                     unsafe { (wide.tile)(&task, sums) };
                 }

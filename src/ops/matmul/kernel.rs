@@ -14,14 +14,27 @@ use super::{amx, avx2, avx512};
 /// Columns that stand next to each other wherever a kernel of f32 reads them.
 pub(crate) const LANES: usize = 8;
 
-/// What a kernel of f32 multiplies: `depth` steps of a panel of the left operand, packed, by columns of the right that stay where
-/// they are: those of group `g` at step `k` are the [`LANES`] values from `groups[g] + steps[k]` on.
+/// Most groups of columns of a kernel of f32.
+pub(crate) const MOST_GROUPS: usize = 6;
+
+/// What a kernel of f32 multiplies: `depth` steps of some rows by columns that stay where they are: those of group `g` at step `k`
+/// are the [`LANES`] values from `groups[g] + steps[k]` on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WideTask {
     pub(crate) depth: usize,
-    pub(crate) left: *const f32,
+    pub(crate) left: Left,
     pub(crate) groups: *const *const f32,
     pub(crate) steps: *const usize,
+}
+
+/// The rows of a panel of the left operand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    /// The first value of the first row.
+    pub(crate) start: *const f32,
+    /// From one row to the next, and from one step of the depth to the next, in values.
+    pub(crate) row: usize,
+    pub(crate) step: usize,
 }
 
 /// Where a tile of sums is, row after row.
@@ -45,8 +58,8 @@ pub(crate) struct Wide {
     /// Multiplies.
     ///
     /// # Safety
-    /// The processor has the kernel's instructions; the task's pointers are to `rows` values a step on the left and to [`LANES`] at
-    /// each group and step on the right, and the sums have `rows` rows of `groups` groups.
+    /// The processor has the kernel's instructions; the task has a value on the left for each of `rows` rows and each step, and
+    /// [`LANES`] on the right for each group and step, and the sums have `rows` rows of `groups` groups.
     pub(crate) tile: unsafe fn(&WideTask, Sums),
 }
 

@@ -31,27 +31,31 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use candle_core::DType;
+
 pub(crate) use gather::{Strip, Tiles, are_right};
 pub use isa::{Isa, IsaError, VARIABLE as ISA_VARIABLE, isa};
-pub(crate) use kernel::{Kernels, LANES};
-pub(crate) use pack::{DEPTH, Operand, Part};
+pub(crate) use kernel::{Kernels, LANES, MOST_GROUPS};
+pub(crate) use pack::{DEPTH, Operand};
+
 pub use space::work_space;
 pub(crate) use space::{as_f32_mut, with_space};
 
 use super::element::Element;
 use super::host::Unwritten;
 use super::parallel::{for_each, vectorized};
+use super::pointwise::Then;
 use crate::device::ProductPaths;
 use crate::memory::OutOfMemory;
-use kernel::{PairTask, Paired, Path, Sums, Wide, WideTask};
-use pack::pack_wide;
+use kernel::{Left, PairTask, Paired, Path, Sums, Wide, WideTask};
+use pack::{Part, line_pitch, pack_lines, pack_wide, transpose};
 
 /// Rows or columns of the operand that all tasks share which are worked on at a time: with a block of the depth they stay in the
 /// second-level cache.
 const SHARED: usize = 192;
 
-/// Most words of the operand's part that a task packs for itself; but for one panel, whatever it takes.
-const OWN: usize = 48 * 1024;
+/// Most words that a task packs for itself of its own operand over a block of the depth; but for one panel, whatever it takes.
+const OWN: usize = 24 * 1024;
 
 /// Sums of a task that are made at a time.
 const SUMS: usize = 32 * 1024;
@@ -79,13 +83,30 @@ pub fn product_paths() -> Result<ProductPaths, IsaError> {
     Ok(ProductPaths { paths: paths.into(), units })
 }
 
-/// A product: `left × right + bias`.
+/// A product: `left × right`, and what its sums end with: a bias for each column.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product<'a, T> {
     pub(crate) left: Operand<'a, T>,
     pub(crate) right: Operand<'a, T>,
-    /// One value for each column.
+    pub(crate) end: End<'a, T>,
+}
+
+/// What is done with finished sums before they are rounded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End<'a, T> {
+    /// Values to be added.
     pub(crate) bias: Option<&'a [T]>,
+    pub(crate) then: Then,
+}
+
+impl<T> End<'_, T> {
+    /// Nothing is done.
+    pub(crate) const NONE: Self = Self { bias: None, then: Then::Nothing };
+
+    /// Whether nothing is done.
+    fn is_none(&self) -> bool {
+        self.bias.is_none() && self.then == Then::Nothing
+    }
 }
 
 /// Computes a product, row-major, each result rounded once.
@@ -102,24 +123,29 @@ pub(crate) fn multiply<T: Element>(
 ) -> Result<(), OutOfMemory> {
     let (rows, columns) = (product.left.outer, product.right.outer);
     assert!(product.left.depth == product.right.depth, "operands of different depths");
-    assert!(product.bias.is_none_or(|bias| bias.len() == columns), "a bias of another length");
-    let wide = || WideKernel::new(kernels.wide(rows, columns));
+    let bias = product.end.bias;
+    assert!(bias.is_none_or(|bias| bias.len() == columns), "a bias of another length");
     let write = |out: &mut [std::mem::MaybeUninit<T>]| {
         assert!(out.len() == rows * columns, "a result of another size");
-        let target =
-            Target { to: out.as_mut_ptr().cast(), columns, product, finite: AtomicBool::new(true) };
-        match kernels.path::<T>() {
-            Path::Wide => run(&wide(), &target),
-            Path::Paired(paired) => {
-                run(&PairedKernel(paired), &target)?;
-                if T::PARTS == 1 || target.finite.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                // An infinity times the second part of a value, 0, is a NaN. Sums of products of finite f16 cannot overflow, so
-                // that what is not finite tells of such an operand.
-                run(&wide(), &target)
+        let mut target = Target {
+            to: out.as_mut_ptr().cast(),
+            columns,
+            product,
+            turned: false,
+            finite: AtomicBool::new(true),
+        };
+        if let Path::Paired(paired) = kernels.path::<T>() {
+            run(&PairedKernel(paired), &target)?;
+            if T::PARTS == 1 || target.finite.load(Ordering::Relaxed) {
+                return Ok(());
             }
+            // An infinity times the second part of a value, 0, is a NaN. Sums of products of finite f16 cannot overflow, so that
+            // what is not finite tells of such an operand.
         }
+        target.turn();
+        let Product { left, right, .. } = &target.product;
+        let wide = kernels.wide(left.outer, right.outer);
+        run(&WideKernel::new(wide, left.is_along_depth()), &target)
     };
     // SAFETY: a product writes every row and column of its result, or fails.
     unsafe { out.try_written_by(write) }
@@ -130,6 +156,8 @@ struct Target<'a, T> {
     to: *mut T,
     columns: usize,
     product: Product<'a, T>,
+    /// Whether the operands have changed places: what is computed is the transpose of the result.
+    turned: bool,
     /// Whether all sums were finite.
     finite: AtomicBool,
 }
@@ -138,6 +166,22 @@ struct Target<'a, T> {
 unsafe impl<T: Sync> Sync for Target<'_, T> {}
 
 impl<T: Element> Target<'_, T> {
+    /// Makes the larger operand the left one where both lie along the depth: kernels of f32 take the lines of the left one as they
+    /// are, while those of the right one are turned.
+    fn turn(&mut self) {
+        let Product { left, right, .. } = &mut self.product;
+        self.turned = left.is_along_depth() && right.is_along_depth() && right.outer > left.outer;
+        if self.turned {
+            std::mem::swap(left, right);
+        }
+    }
+
+    /// The result itself, where sums are stored as they are.
+    fn direct(&self) -> Option<*mut f32> {
+        let as_they_are = T::DTYPE == DType::F32 && !self.turned && self.product.end.is_none();
+        as_they_are.then_some(self.to.cast())
+    }
+
     /// Finishes the sums of a row, from column `first` on.
     ///
     /// # Safety
@@ -146,7 +190,8 @@ impl<T: Element> Target<'_, T> {
         if T::PARTS > 1 && !vectorized!(all_finite(sums)) {
             self.finite.store(false, Ordering::Relaxed);
         }
-        if let Some(bias) = self.product.bias {
+        let End { bias, then } = self.product.end;
+        if let Some(bias) = bias {
             let mut wide = [0.0; 64];
             for (sums, bias) in sums.chunks_mut(64).zip(bias[first..].chunks(64)) {
                 vectorized!({
@@ -156,6 +201,9 @@ impl<T: Element> Target<'_, T> {
                     }
                 });
             }
+        }
+        if then == Then::Relu {
+            vectorized!(sums.iter_mut().for_each(|sum| *sum = then.apply(*sum)));
         }
         assert!(first + sums.len() <= self.columns);
         // SAFETY: the row has these columns, and nobody else has them.
@@ -193,13 +241,16 @@ trait Kernel<T>: Sync {
 /// A kernel of f32 on packed panels.
 struct WideKernel {
     wide: Wide,
+    /// Whether the values of one row for all steps stand side by side in a panel of the left operand; else those of all rows for one
+    /// step.
+    lines: bool,
     /// Where each step of a packed panel of the right operand starts.
     steps: [usize; DEPTH],
 }
 
 impl WideKernel {
-    fn new(wide: Wide) -> Self {
-        Self { wide, steps: std::array::from_fn(|step| step * wide.columns()) }
+    fn new(wide: Wide, lines: bool) -> Self {
+        Self { wide, lines, steps: std::array::from_fn(|step| step * wide.columns()) }
     }
 }
 
@@ -217,7 +268,8 @@ impl<T: Element> Kernel<T> for WideKernel {
     }
 
     fn left_len(&self, depth: usize) -> usize {
-        self.wide.rows * depth
+        let rows = self.wide.rows;
+        if self.lines { rows * line_pitch(depth) } else { rows * depth }
     }
 
     fn right_len(&self, depth: usize) -> usize {
@@ -225,7 +277,11 @@ impl<T: Element> Kernel<T> for WideKernel {
     }
 
     fn pack_left(&self, operand: &Operand<'_, T>, part: &Part, panels: &mut [u32]) {
-        pack_wide(operand, part, self.wide.rows, panels);
+        if self.lines {
+            pack_lines(operand, part, panels);
+        } else {
+            pack_wide(operand, part, self.wide.rows, panels);
+        }
     }
 
     fn pack_right(&self, operand: &Operand<'_, T>, part: &Part, panels: &mut [u32]) {
@@ -233,19 +289,19 @@ impl<T: Element> Kernel<T> for WideKernel {
     }
 
     unsafe fn tile(&self, depth: usize, left: &[u32], right: &[u32], sums: Sums) {
-        assert!(left.len() >= self.wide.rows * depth && right.len() >= self.wide.columns() * depth);
+        assert!(left.len() >= Kernel::<T>::left_len(self, depth));
+        assert!(right.len() >= self.wide.columns() * depth);
+        let (row, step) = if self.lines { (line_pitch(depth), 1) } else { (1, self.wide.rows) };
+        let left = Left { start: left.as_ptr().cast(), row, step };
         let right = right.as_ptr().cast::<f32>();
         let groups: [*const f32; MOST_GROUPS] =
             std::array::from_fn(|group| right.wrapping_add(group * LANES));
         let (groups, steps) = (groups.as_ptr(), self.steps.as_ptr());
-        let task = WideTask { depth, left: left.as_ptr().cast(), groups, steps };
+        let task = WideTask { depth, left, groups, steps };
         // SAFETY: panels of this depth and these widths, and the caller's promise.
         unsafe { (self.wide.tile)(&task, sums) };
     }
 }
-
-/// Most groups of a kernel of f32.
-pub(crate) const MOST_GROUPS: usize = 6;
 
 /// A kernel of pairs on packed panels.
 struct PairedKernel(&'static Paired);
@@ -343,7 +399,7 @@ fn run<T: Element, K: Kernel<T>>(kernel: &K, target: &Target<'_, T>) -> Result<(
     let blocks = blocks.map(|start| start..(start + kernel.block()).min(left.depth)).collect();
     let shares_left = left.outer <= right.outer;
     let mut run = Run { kernel, target, shares_left, blocks, own: 1, at_once: 1 };
-    let own = OWN / run.all_words(Role::Own).max(1);
+    let own = OWN / run.words(Role::Own, kernel.block().min(left.depth)).max(1);
     run.own = own.min(run.panels(Role::Own).div_ceil(TASKS)).max(1);
     let at_once = SHARED.min(SUMS / (run.own * run.width(Role::Own)));
     run.at_once = (at_once / run.width(Role::Shared)).max(1);
@@ -434,7 +490,8 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
         let count = self.own.min(self.panels(Role::Own) - first);
         let own_words = (self.all_words(Role::Own) * count).next_multiple_of(16);
         let sums = count * self.width(Role::Own) * self.at_once * self.width(Role::Shared);
-        with_space(own_words + sums, |space| {
+        let turned = if self.target.turned { sums } else { 0 };
+        with_space(own_words + sums + turned, |space| {
             let (own, sums) = space.split_at_mut(own_words);
             let mut rest = &mut own[..];
             for depth in &self.blocks {
@@ -472,26 +529,57 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
         let (left_panels, right_panels) =
             if self.shares_left { (shared, own) } else { (own, shared) };
         let pitch = rights.len() * columns;
+        let Product { left, right, .. } = &self.target.product;
+        let valid = pitch.min(right.outer - column);
+        let valid_rows = (lefts.len() * rows).min(left.outer - row);
+        // Whole tiles of the result need no other place for their sums.
+        let direct = self.target.direct();
+        let (whole, whole_rows) =
+            direct.map_or((0, 0), |_| (valid / columns * columns, valid_rows / rows * rows));
         for (block, depth) in self.blocks.iter().enumerate() {
             let depth = depth.len();
-            for (column, right) in rights.clone().enumerate() {
+            for (tile_column, right) in rights.clone().enumerate() {
                 let right = right_panels.panel(block, right, kernel.right_len(depth));
-                for (row, left) in lefts.clone().enumerate() {
+                for (tile_row, left) in lefts.clone().enumerate() {
                     let left = left_panels.panel(block, left, kernel.left_len(depth));
-                    let tile = &mut sums[row * rows * pitch + column * columns..];
-                    assert!(tile.len() >= (rows - 1) * pitch + columns, "a tile of sums cut short");
-                    let sums = Sums { to: tile.as_mut_ptr(), pitch, add: block > 0 };
-                    // SAFETY: the tile has the kernel's rows and columns, and the caller has entered the kernel.
+                    let (first_row, first) = (tile_row * rows, tile_column * columns);
+                    let (to, pitch) = match direct {
+                        Some(to) if first_row < whole_rows && first < whole => {
+                            let pitch = self.target.columns;
+                            (to.wrapping_add((row + first_row) * pitch + column + first), pitch)
+                        }
+                        _ => {
+                            let tile = &mut sums[first_row * pitch + first..];
+                            assert!(tile.len() >= (rows - 1) * pitch + columns, "a tile cut short");
+                            (tile.as_mut_ptr(), pitch)
+                        }
+                    };
+                    let sums = Sums { to, pitch, add: block > 0 };
+                    // SAFETY: the tile has the kernel's rows and columns, in the sums or in the result, where nobody else writes it,
+                    // and the caller has entered the kernel.
                     unsafe { kernel.tile(depth, left, right, sums) };
                 }
             }
         }
-        let Product { left, right, .. } = &self.target.product;
-        let valid = pitch.min(right.outer - column);
-        let valid_rows = (lefts.len() * rows).min(left.outer - row);
+        if self.target.turned {
+            let (sums, space) = sums.split_at_mut(lefts.len() * rows * pitch);
+            let mut lines = sums.chunks_exact(pitch).take(valid_rows);
+            for lane in (0..valid_rows).step_by(8) {
+                let lines: [&[f32]; 8] = std::array::from_fn(|_| {
+                    lines.next().map_or(&sums[..valid], |line| &line[..valid])
+                });
+                transpose(lines, &mut space[lane..], valid_rows, (valid_rows - lane).min(8));
+            }
+            for (index, sums) in space.chunks_exact_mut(valid_rows).take(valid).enumerate() {
+                // SAFETY: as below.
+                unsafe { self.target.finish(column + index, row, sums) };
+            }
+            return;
+        }
         for (index, sums) in sums.chunks_mut(pitch).take(valid_rows).enumerate() {
+            let done = if index < whole_rows { whole } else { 0 };
             // SAFETY: each task has rows or columns of its own, and each part of them is finished once.
-            unsafe { self.target.finish(row + index, column, &mut sums[..valid]) };
+            unsafe { self.target.finish(row + index, column + done, &mut sums[done..valid]) };
         }
     }
 }

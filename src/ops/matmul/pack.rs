@@ -45,6 +45,11 @@ impl<'a, T> Operand<'a, T> {
         Self { values, outer, depth, pitch: outer, along_depth: false }
     }
 
+    /// Whether its lines go along the depth.
+    pub(crate) fn is_along_depth(&self) -> bool {
+        self.along_depth
+    }
+
     /// The values of line `index` in `range`.
     fn line(&self, index: usize, range: Range<usize>) -> &'a [T] {
         &self.values[index * self.pitch..][range]
@@ -74,6 +79,27 @@ pub(crate) enum Order {
     Rows,
 }
 
+/// From one of the lines that [`pack_lines`] writes to the next, in values. A kernel reads the same step of several lines at a time:
+/// they start in different places of the first-level cache's lines, which multiples of these would not.
+pub(crate) fn line_pitch(depth: usize) -> usize {
+    depth.next_multiple_of(16) + 2
+}
+
+/// The lines of an operand that go along the depth as f32, one after the other, as many as there is room for; those that it does not
+/// have are 0.
+pub(crate) fn pack_lines<T: Element>(operand: &Operand<'_, T>, part: &Part, words: &mut [u32]) {
+    let depth = part.depth.len();
+    let lines = as_f32_mut(words).chunks_exact_mut(line_pitch(depth));
+    for (line, target) in (part.first..).zip(lines) {
+        let target = &mut target[..depth];
+        if line < operand.outer {
+            vectorized!(widen_blocks(operand.line(line, part.depth.clone()), target));
+        } else {
+            target.fill(0.0);
+        }
+    }
+}
+
 /// Panels of f32 values of `width` rows or columns, one after the other, each of `width` words a step of the depth.
 pub(crate) fn pack_wide<T: Element>(
     operand: &Operand<'_, T>,
@@ -83,15 +109,27 @@ pub(crate) fn pack_wide<T: Element>(
 ) {
     let panels = as_f32_mut(panels);
     if operand.along_depth {
-        vectorized!(pack_lines(operand, part, width, panels));
+        vectorized!(pack_turned(operand, part, width, panels));
     } else {
-        vectorized!(pack_steps(operand, part, width, panels));
+        // Loops of a known length for the usual widths.
+        vectorized!(match width {
+            4 => pack_steps(operand, part, 4, panels),
+            6 => pack_steps(operand, part, 6, panels),
+            16 => pack_steps(operand, part, 16, panels),
+            24 => pack_steps(operand, part, 24, panels),
+            _ => pack_steps(operand, part, width, panels),
+        });
     }
 }
 
 /// [`pack_wide`] of an operand whose lines go along the depth: eight of them at a time.
 #[inline(always)]
-fn pack_lines<T: Element>(operand: &Operand<'_, T>, part: &Part, width: usize, panels: &mut [f32]) {
+fn pack_turned<T: Element>(
+    operand: &Operand<'_, T>,
+    part: &Part,
+    width: usize,
+    panels: &mut [f32],
+) {
     let depth = part.depth.len();
     let mut wide = [[0.0; DEPTH]; 8];
     for (index, panel) in panels.chunks_exact_mut(width * depth).enumerate() {
@@ -116,20 +154,29 @@ fn pack_lines<T: Element>(operand: &Operand<'_, T>, part: &Part, width: usize, p
     }
 }
 
-/// [`pack_wide`] of an operand whose lines go across the depth: all panels of a step, then those of the next, so that a line is
-/// read once.
+/// [`pack_wide`] of an operand whose lines go across the depth: a few panels at a time, so that a line's values for them are read
+/// together, and what is written stays in the first-level cache.
 #[inline(always)]
 fn pack_steps<T: Element>(operand: &Operand<'_, T>, part: &Part, width: usize, panels: &mut [f32]) {
+    const TOGETHER: usize = 4;
     let depth = part.depth.len();
-    for (step, line) in part.depth.clone().enumerate() {
-        for (index, panel) in panels.chunks_exact_mut(width * depth).enumerate() {
-            let first = part.first + index * width;
-            let valid = Part { first, depth: 0..0 }.valid(width, operand.outer);
-            let target = &mut panel[step * width..][..width];
-            let source = operand.line(line, valid);
-            let (target, rest) = target.split_at_mut(source.len());
-            widen_blocks(source, target);
-            rest.fill(0.0);
+    for (index, panels) in panels.chunks_mut(width * depth * TOGETHER).enumerate() {
+        let first = part.first + index * TOGETHER * width;
+        let valid = Part { first, depth: 0..0 }.valid(panels.len() / depth, operand.outer);
+        for (step, line) in part.depth.clone().enumerate() {
+            let mut values = operand.line(line, valid.clone());
+            for panel in panels.chunks_exact_mut(width * depth) {
+                let target = &mut panel[step * width..][..width];
+                let (now, after) = values.split_at(width.min(values.len()));
+                values = after;
+                if now.len() == width {
+                    widen_blocks(now, target);
+                } else {
+                    let (target, rest) = target.split_at_mut(now.len());
+                    widen_blocks(now, target);
+                    rest.fill(0.0);
+                }
+            }
         }
     }
 }

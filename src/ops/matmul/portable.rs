@@ -2,16 +2,19 @@
 
 use super::kernel::{LANES, Sums, Wide, WideTask};
 
-pub(super) static WIDE: [Wide; 1] = [Wide { rows: 4, groups: 1, tile }];
+pub(super) static WIDE: [Wide; 1] = [Wide { rows: ROWS, groups: 1, tile }];
+
+const ROWS: usize = 4;
 
 /// See [`Wide::tile`].
 unsafe fn tile(task: &WideTask, sums: Sums) {
-    let mut totals = [[0.0_f32; LANES]; 4];
+    let mut totals = [[0.0_f32; LANES]; ROWS];
     // SAFETY: the caller's promise.
     unsafe {
         let columns = *task.groups;
         for step in 0..task.depth {
-            let left = &*task.left.add(step * 4).cast::<[f32; 4]>();
+            let left = task.left.start.add(step * task.left.step);
+            let left: [f32; ROWS] = std::array::from_fn(|row| *left.add(row * task.left.row));
             let right = columns.add(*task.steps.add(step)).cast::<[f32; LANES]>().read_unaligned();
             for (totals, left) in totals.iter_mut().zip(left) {
                 for (total, right) in totals.iter_mut().zip(right) {

@@ -56,7 +56,10 @@ fn check<T: Element>(name: &str, kernels: &Kernels, case: Case, half_step: f64) 
     let product = Product {
         left: operand(&a, m, k, along[0]),
         right: operand(&b, n, k, along[1]),
-        bias: (n % 2 == 1).then_some(&bias[..]),
+        end: End {
+            bias: (n % 2 == 1).then_some(&bias[..]),
+            then: if m % 3 == 0 { Then::Relu } else { Then::Nothing },
+        },
     };
     let result = compute(kernels, product);
     let at = |values: &[T], outer: usize, along: bool, row: usize, step: usize| {
@@ -64,12 +67,15 @@ fn check<T: Element>(name: &str, kernels: &Kernels, case: Case, half_step: f64) 
     };
     for row in 0..m {
         for column in 0..n {
-            let mut exact = if product.bias.is_some() { bias[column].to_f64() } else { 0.0 };
+            let mut exact = if product.end.bias.is_some() { bias[column].to_f64() } else { 0.0 };
             let mut size = exact.abs();
             for step in 0..k {
                 let term = at(&a, m, along[0], row, step) * at(&b, n, along[1], column, step);
                 exact += term;
                 size += term.abs();
+            }
+            if product.end.then == Then::Relu {
+                exact = exact.max(0.0);
             }
             let found = result[row * n + column].to_f64();
             let bound = exact.abs() * half_step + size * (k + 2) as f64 * 2.0_f64.powi(-24) + 1e-30;
@@ -116,7 +122,7 @@ fn products_of_f32_have_the_same_bits_on_every_path() {
     let product = Product {
         left: Operand::along_depth(&a, m, k),
         right: Operand::along_depth(&b, n, k),
-        bias: None,
+        end: End::NONE,
     };
     let mut expected = Vec::new();
     for row in a.chunks(k) {
@@ -183,7 +189,7 @@ fn twins_have_the_bits_of_the_instructions() {
                 let product = Product {
                     left: Operand::along_depth(&a, m, k),
                     right: Operand::across_depth(&b, n, k),
-                    bias: None,
+                    end: End::NONE,
                 };
                 assert!(same(&kernels, &twin, product), "{isa}, {kind:?}, {m} × {n} × {k}");
             }
@@ -191,7 +197,7 @@ fn twins_have_the_bits_of_the_instructions() {
             let product = Product {
                 left: Operand::across_depth(&a, m, k),
                 right: Operand::along_depth(&b, n, k),
-                bias: None,
+                end: End::NONE,
             };
             assert!(same(&kernels, &twin, product), "{isa}, f16, {m} × {n} × {k}");
         }
@@ -208,7 +214,7 @@ fn what_is_not_finite_stays_what_it_is() {
             let b = vec![T::from_f64(1.0 / 3.0); n * k];
             a[5 * k + 7] = T::from_f64(bad);
             let (left, right) = (Operand::along_depth(&a, m, k), Operand::along_depth(&b, n, k));
-            let result = compute(kernels, Product { left, right, bias: None });
+            let result = compute(kernels, Product { left, right, end: End::NONE });
             for (place, value) in result.iter().enumerate() {
                 let (value, is_bad) = (value.to_f64(), place / n == 5);
                 let as_expected = if !is_bad {
@@ -237,7 +243,7 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
         let product = Product {
             left: Operand::along_depth(&a, m, k),
             right: Operand::across_depth(&b, n, k),
-            bias: Some(&b[..n]),
+            end: End { bias: Some(&b[..n]), then: Then::Nothing },
         };
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -272,7 +278,7 @@ fn an_operand_without_memory_for_it_is_an_error() {
     let operand = Operand::along_depth(&a, 1, 1);
     let refused = with_space(usize::MAX / 8, |_| ());
     assert!(refused.is_err());
-    let product = Product { left: operand, right: operand, bias: None };
+    let product = Product { left: operand, right: operand, end: End::NONE };
     let result =
         try_build::<f32>((1, 1), |out| Ok(multiply(&Kernels::of(Isa::Portable), product, out)?));
     assert_eq!(to_f32(&result.unwrap()).unwrap(), [1.0]);
