@@ -455,7 +455,9 @@ impl<'a, T: Element> Pass<'a, T> {
                 }
             }
             if then == Then::Relu {
-                sums.iter_mut().for_each(|sum| *sum = then.apply(*sum));
+                for sum in &mut *sums {
+                    *sum = then.apply(*sum);
+                }
             }
             let to = planes.wrapping_add(row * plane);
             for ((at, count), sums) in places.iter().zip(sums.as_chunks::<LANES>().0) {

@@ -1,5 +1,8 @@
 //! How element-wise work is cut up: chunks for threads, and code compiled for the vector units that are there.
-#![expect(unsafe_code, reason = "calling code compiled for instructions that were just detected")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "calling code compiled for instructions that were just detected")
+)]
 
 use std::cell::Cell;
 

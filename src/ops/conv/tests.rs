@@ -52,29 +52,42 @@ fn expected(sizes: Sizes, (x, w, dy): (&[f64], &[f64], &[f64])) -> Expected {
     Expected { y, dx, dw, sizes: magnitudes }
 }
 
+/// Values of x, w and dy of both signs.
+fn operands<T: Element>(sizes: Sizes) -> [Vec<T>; 3] {
+    let lens = [
+        sizes.images * sizes.image(),
+        sizes.outputs * sizes.patch(),
+        sizes.images * sizes.out_image(),
+    ];
+    let mut seed = 0;
+    lens.map(|len| {
+        seed += 31;
+        (0..len).map(|i| T::from_f64(((i * 7919 + seed) % 2003) as f64 / 1001.5 - 1.0)).collect()
+    })
+}
+
+/// y, dx and dw, as f32.
+fn compute<T: Element>(
+    kernels: &Kernels,
+    sizes: Sizes,
+    (x, w, dy): (&[T], &[T], &[T]),
+) -> [Vec<f32>; 3] {
+    let flat = sizes.flattened();
+    let y = try_build::<T>(dy.len(), |y| forward(kernels, flat, (x, w), End::NONE, y));
+    let dx = try_build::<T>(x.len(), |dx| input_gradient(kernels, flat, (dy, w), dx));
+    let [y, dx] = [y, dx].map(|tensor| super::super::to_f32(&tensor.unwrap()).unwrap());
+    [y, dx, weight_gradient(kernels, flat, (dy, x)).unwrap()]
+}
+
 fn check<T: Element>(name: &str, kernels: &Kernels, sizes: Sizes, half_step: f64) {
-    let values = |len: usize, seed: usize| -> Vec<T> {
-        (0..len)
-            .map(|i| T::from_f64(((i * 7919 + seed * 31) % 2003) as f64 / 1001.5 - 1.0))
-            .collect()
-    };
-    let (x, w) =
-        (values(sizes.images * sizes.image(), 1), values(sizes.outputs * sizes.patch(), 2));
-    let dy = values(sizes.images * sizes.out_image(), 3);
+    let [x, w, dy] = operands::<T>(sizes);
     let wide = |values: &[T]| values.iter().map(|value| value.to_f64()).collect::<Vec<_>>();
     let expected = expected(sizes, (&wide(&x), &wide(&w), &wide(&dy)));
-    let flat = sizes.flattened();
-    let y = try_build::<T>(dy.len(), |y| forward(kernels, flat, (&x, &w), End::NONE, y));
-    let dx = try_build::<T>(x.len(), |dx| input_gradient(kernels, flat, (&dy, &w), dx));
-    let dw = weight_gradient(kernels, flat, (&dy, &x)).unwrap();
-    let found = [y, dx].map(|tensor| super::super::to_f32(&tensor.unwrap()).unwrap());
+    let found = compute(kernels, sizes, (&x, &w, &dy));
     let rounded = [half_step, half_step, 2.0_f64.powi(-24)];
     let terms = [sizes.patch(), w.len() / sizes.channels, dy.len() / sizes.outputs];
-    for (which, (found, exact)) in [&found[0], &found[1], &dw]
-        .into_iter()
-        .zip([&expected.y, &expected.dx, &expected.dw])
-        .enumerate()
-    {
+    let exact = [&expected.y, &expected.dx, &expected.dw];
+    for (which, (found, exact)) in found.iter().zip(exact).enumerate() {
         for (index, (found, exact)) in found.iter().zip(exact).enumerate() {
             let size = expected.sizes[which][index];
             let bound = exact.abs() * rounded[which]
@@ -90,13 +103,10 @@ fn check<T: Element>(name: &str, kernels: &Kernels, sizes: Sizes, half_step: f64
     }
 }
 
-/// Strides, borders, dilations and groups, and sides that are no multiple of anything, on every path.
+/// Strides, borders, dilations and groups, and sides that are no multiple of anything, on every path. There are more images than
+/// tasks, so that a task has several.
 #[test]
 fn convolutions_are_right_on_every_path() {
-    let here = Isa::ALL.into_iter().filter(|isa| isa.is_here());
-    let mut paths: Vec<_> = here.map(|isa| (isa.name(), Kernels::of(isa))).collect();
-    paths.push(("the twin of AVX512-BF16", Kernels::twin_of_dot()));
-    paths.push(("the twin of AMX", Kernels::twin_of_amx()));
     for (stride, padding, dilation, groups, kernel, side) in [
         (1, 1, 1, 1, (3, 3), (9, 17)),
         (2, 1, 1, 1, (3, 3), (8, 9)),
@@ -108,16 +118,37 @@ fn convolutions_are_right_on_every_path() {
         (1, 0, 1, 3, (3, 3), (6, 10)),
     ] {
         let settings = ConvSettings { stride, padding, dilation, groups };
-        let (images, channels, outputs) = (3, 3 * groups, 5 * groups);
+        let (images, channels, outputs) = (TASKS + 3, 3 * groups, 5 * groups);
         let x = super::super::zeros((images, channels, side.0, side.1), &Device::Cpu).unwrap();
         let w = (outputs, channels / groups, kernel.0, kernel.1);
         let w = super::super::zeros(w, &Device::Cpu).unwrap();
         let sizes = Sizes::of(&x, &w, settings).unwrap();
-        for (name, kernels) in &paths {
+        for (name, kernels) in &Kernels::all() {
             check::<f32>(name, kernels, sizes, 2.0_f64.powi(-24));
             check::<f16>(name, kernels, sizes, 2.0_f64.powi(-11));
             check::<bf16>(name, kernels, sizes, 2.0_f64.powi(-8));
         }
+    }
+}
+
+#[test]
+fn the_bits_do_not_depend_on_the_number_of_threads() {
+    fn check<T: Element>(name: &str, kernels: &Kernels, sizes: Sizes) {
+        let [x, w, dy] = operands::<T>(sizes);
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| compute(kernels, sizes, (&x, &w, &dy)))
+        };
+        assert!(with(1) == with(2), "{name}");
+    }
+    let settings = ConvSettings { stride: 1, padding: 1, dilation: 1, groups: 1 };
+    let x = super::super::zeros((TASKS * 2 + 1, 7, 10, 9), &Device::Cpu).unwrap();
+    let w = super::super::zeros((6, 7, 3, 3), &Device::Cpu).unwrap();
+    let sizes = Sizes::of(&x, &w, settings).unwrap();
+    for (name, kernels) in Kernels::all() {
+        check::<f32>(name, &kernels, sizes);
+        check::<f16>(name, &kernels, sizes);
+        check::<bf16>(name, &kernels, sizes);
     }
 }
 

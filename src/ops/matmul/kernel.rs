@@ -173,6 +173,16 @@ impl Kernels {
         Self { f16, bf16, ..Self::of(Isa::Portable) }
     }
 
+    /// All that can run here, by name.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<(&'static str, Self)> {
+        let here = Isa::ALL.into_iter().filter(|isa| isa.is_here());
+        let mut kernels: Vec<_> = here.map(|isa| (isa.name(), Self::of(isa))).collect();
+        kernels.push(("the twin of AVX512-BF16", Self::twin_of_dot()));
+        kernels.push(("the twin of AMX", Self::twin_of_amx()));
+        kernels
+    }
+
     /// How products of a type are computed.
     pub(crate) fn path<T: Element>(&self) -> Path {
         match T::DTYPE {

@@ -8,6 +8,10 @@
 //! each kernel's own order within a block. All kernels of f32 have the same, so that f32 products have the same bits on every
 //! instruction set.
 #![expect(unsafe_code, reason = "kernels read packed panels and write tiles through pointers")]
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "kernels of pairs are there on x86-64 only")
+)]
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -203,7 +207,9 @@ impl<T: Element> Target<'_, T> {
             }
         }
         if then == Then::Relu {
-            vectorized!(sums.iter_mut().for_each(|sum| *sum = then.apply(*sum)));
+            vectorized!(for sum in &mut *sums {
+                *sum = then.apply(*sum);
+            });
         }
         assert!(first + sums.len() <= self.columns);
         // SAFETY: the row has these columns, and nobody else has them.

@@ -17,15 +17,6 @@ fn values<T: Element>(len: usize, seed: u64) -> Vec<T> {
     std::iter::repeat_with(next).take(len).map(T::from_f64).collect()
 }
 
-/// The kernels that can run here, by name.
-fn all_kernels() -> Vec<(&'static str, Kernels)> {
-    let here = Isa::ALL.into_iter().filter(|isa| isa.is_here());
-    let mut kernels: Vec<_> = here.map(|isa| (isa.name(), Kernels::of(isa))).collect();
-    kernels.push(("the twin of AVX512-BF16", Kernels::twin_of_dot()));
-    kernels.push(("the twin of AMX", Kernels::twin_of_amx()));
-    kernels
-}
-
 /// Rows, columns and depth of a product, and whether the lines of each operand run along the depth.
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -89,7 +80,7 @@ fn check<T: Element>(name: &str, kernels: &Kernels, case: Case, half_step: f64) 
 }
 
 fn check_all(sizes: [usize; 3]) {
-    for (name, kernels) in all_kernels() {
+    for (name, kernels) in Kernels::all() {
         for along in [[true, true], [true, false], [false, false], [false, true]] {
             let case = Case { sizes, along };
             check::<f32>(name, &kernels, case, 2.0_f64.powi(-24));
@@ -133,7 +124,7 @@ fn products_of_f32_have_the_same_bits_on_every_path() {
             expected.push(blocks.reduce(|sum, block| sum + block).unwrap());
         }
     }
-    for (name, kernels) in all_kernels() {
+    for (name, kernels) in Kernels::all() {
         assert!(compute(&kernels, product) == expected, "{name}");
     }
 }
@@ -228,7 +219,7 @@ fn what_is_not_finite_stays_what_it_is() {
             }
         }
     }
-    for (name, kernels) in all_kernels() {
+    for (name, kernels) in Kernels::all() {
         check::<f32>(name, &kernels);
         check::<f16>(name, &kernels);
         check::<bf16>(name, &kernels);
@@ -251,7 +242,7 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
         };
         assert!(with(1) == with(2) && with(2) == with(3), "{name}");
     }
-    for (name, kernels) in all_kernels() {
+    for (name, kernels) in Kernels::all() {
         for sizes in [[50, 300, 300], [300, 20, 270]] {
             check::<f32>(name, &kernels, sizes);
             check::<f16>(name, &kernels, sizes);
