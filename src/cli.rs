@@ -17,7 +17,7 @@ use crate::device::{self, Device};
 use crate::experiment::{self, ExperimentError, Options};
 use crate::ops;
 use crate::record::{Environment, Results, Status};
-use crate::report::{self, ReportError};
+use crate::report::{self, ReportError, Verbosity};
 use crate::spec::{self, Overrides, Plan};
 use crate::store::{self, Folder, StoreError};
 use crate::words::printable;
@@ -49,6 +49,14 @@ enum Command {
         /// Write DIR/tensorboard/ too: event files, which TensorBoard reads
         #[arg(long)]
         tensorboard: bool,
+    },
+    /// Print the results of an experiment, finished or still running
+    Show {
+        /// Folder that `mantissa experiment` wrote
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        #[command(flatten)]
+        printed: Printed,
     },
     /// List the floating-point formats and their ranges
     Formats,
@@ -82,15 +90,31 @@ struct ExperimentArguments {
     /// Worker threads [default: one a logical processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS))]
     threads: Option<u16>,
-    /// Print the table of results and nothing else
+    /// Print the results and nothing else
     #[arg(long)]
     quiet: bool,
+    #[command(flatten)]
+    printed: Printed,
     /// Write tensorboard/ in --out too: event files, which TensorBoard reads
     #[arg(long)]
     tensorboard: bool,
     /// Train again, and replace what an experiment left in --out
     #[arg(long)]
     force: bool,
+}
+
+/// How much of the results is printed.
+#[derive(Clone, Copy, Debug, Args)]
+struct Printed {
+    /// Print the whole comparison and the claims too
+    #[arg(long)]
+    full: bool,
+}
+
+impl Printed {
+    fn verbosity(self) -> Verbosity {
+        if self.full { Verbosity::Full } else { Verbosity::Summary }
+    }
 }
 
 /// More worker threads than this are a slip of the pen.
@@ -173,6 +197,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome = match command {
         Command::Experiment(arguments) => experiment(arguments),
+        Command::Show { folder, printed } => show(&folder, printed.verbosity()),
         Command::Report { folders, out, tensorboard } => report(&folders, out, tensorboard),
         Command::Formats => print(&formats::table()),
         Command::Doctor { json } => doctor(json),
@@ -188,6 +213,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let (quiet, force, tensorboard) = (arguments.quiet, arguments.force, arguments.tensorboard);
+    let verbosity = arguments.printed.verbosity();
     let choice = arguments.device.resolve().map_err(Failure::machine)?;
     let threads = arguments.threads;
     let (plan, out) = resolve(arguments)?;
@@ -206,7 +232,7 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
 
     // Every run is in: without a report, there is still the table.
     let reported = complete_report(&results, &out, tensorboard).map_err(Failure::machine);
-    print(&report::terminal(&results))?;
+    print(&report::terminal(&results, verbosity, width()))?;
     reported?;
     if !quiet {
         print(&printable(&format!("report: {}", out.join(report::PAGE).display())))?;
@@ -276,17 +302,36 @@ fn failed_runs(results: &Results) -> Result<(), Failure> {
     )))
 }
 
+fn show(folder: &Path, verbosity: Verbosity) -> Result<(), Failure> {
+    let loaded = report::load(folder)?;
+    print(&report::terminal(&loaded.results, verbosity, width()))
+}
+
 fn report(folders: &[PathBuf], out: Option<PathBuf>, tensorboard: bool) -> Result<(), Failure> {
-    let mut written = match (folders, out) {
-        ([only], None) => report::render(only)?,
+    let written = match (folders, out) {
+        ([only], None) => {
+            let written = report::render(only)?;
+            show(only, Verbosity::Summary)?;
+            written
+        }
         (several, out) => side_by_side(several, out)?,
     };
+    if let Some(page) = written.iter().find(|file| file.ends_with(report::PAGE)) {
+        print(&printable(&format!("report: {}", page.display())))?;
+    }
     if tensorboard {
         for folder in folders {
-            written.extend(report::tensorboard(folder)?);
+            report::tensorboard(folder)?;
+            let events = folder.join(report::TENSORBOARD);
+            print(&printable(&format!("tensorboard: {}", events.display())))?;
         }
     }
-    written.iter().try_for_each(|file| print(&printable(&file.display().to_string())))
+    Ok(())
+}
+
+/// Columns of the terminal; a hundred where there is none.
+fn width() -> usize {
+    terminal_size::terminal_size().map_or(100, |(width, _)| usize::from(width.0))
 }
 
 /// One report on several experiments, in a folder that holds none of them.

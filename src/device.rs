@@ -190,6 +190,8 @@ pub fn gpus() -> Vec<String> {
 pub struct ProductPaths {
     /// One line a format that tensors are stored in.
     pub paths: Vec<String>,
+    /// Whether products of bf16 count subnormal numbers as 0.
+    pub bf16_flushes: bool,
     /// The processor's units for products of 16 bits that they use or that would be slower, under their names among the features.
     pub units: &'static [&'static str],
 }
@@ -217,6 +219,7 @@ pub fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> E
             unused_units(std::env::consts::ARCH, &features, products.units)
         }
     };
+    let flushes = products.bf16_flushes && !matches!(choice.device, Device::Cuda(_));
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Environment {
         device: choice.device.to_string(),
@@ -225,7 +228,7 @@ pub fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> E
         logical_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_total: (memory > 0).then_some(Bytes(memory)),
         product_paths: products.paths,
-        notes: notes(&unused_units).into_iter().chain(choice.note.clone()).collect(),
+        notes: notes(&unused_units, flushes).into_iter().chain(choice.note.clone()).collect(),
         unused_units,
         cpu_features: features.into_iter().map(str::to_owned).collect(),
         os: operating_system(),
@@ -270,7 +273,7 @@ fn operating_system() -> String {
 }
 
 /// What would mislead a reader who does not know it.
-fn notes(unused: &[UnusedUnits]) -> Vec<String> {
+fn notes(unused: &[UnusedUnits], bf16_flushes: bool) -> Vec<String> {
     let unused = unused.iter().map(|UnusedUnits { format, instructions }| {
         let instructions = list(instructions);
         format!(
@@ -279,6 +282,13 @@ fn notes(unused: &[UnusedUnits]) -> Vec<String> {
         )
     });
     let mut notes: Vec<String> = unused.collect();
+    if bf16_flushes {
+        notes.push(
+            "This processor's instructions for products of bf16 count subnormal numbers, those below 1.2e-38, as 0; the census \
+             counts in f32, where they keep their values."
+                .to_owned(),
+        );
+    }
     if cfg!(debug_assertions) {
         notes.push(
             "Built without optimization: times say nothing; build with --release.".to_owned(),
@@ -521,7 +531,9 @@ mod tests {
             let expected: Vec<(&str, Vec<&str>)> =
                 expected.iter().map(|(format, names)| (*format, names.to_vec())).collect();
             assert_eq!(names, expected, "{features:?}");
-            assert_eq!(notes(&found).len(), notes(&[]).len() + found.len());
+            let plain = notes(&[], false).len();
+            assert_eq!(notes(&found, false).len(), plain + found.len());
+            assert_eq!(notes(&found, true).len(), plain + found.len() + 1);
         }
     }
 

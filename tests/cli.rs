@@ -78,6 +78,11 @@ fn a_bad_spec_is_one_line_and_exit_code_2() {
             2,
             "nowhere/results.json: not found; give the folder that `mantissa experiment` wrote with --out",
         ),
+        (
+            &["show", "nowhere"],
+            2,
+            "nowhere/results.json: not found; give the folder that `mantissa experiment` wrote with --out",
+        ),
     ]);
 }
 
@@ -203,6 +208,15 @@ fn a_small_experiment_tells_what_it_learns_from_and_how_it_went() {
         is_plain(&stdout) && stdout.ends_with("report: \\u{1b}[2J out/report.html\n"),
         "{stdout:?}"
     );
+    // The same again, from the folder.
+    let (exit, again, stderr) = mantissa(folder.path(), &["report", "\u{1b}[2J out"]);
+    assert_eq!((exit, stderr.as_str(), again.as_str()), (Some(0), "", stdout.as_str()));
+    let (exit, shown, stderr) = mantissa(folder.path(), &["show", "\u{1b}[2J out"]);
+    assert_eq!((exit, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.starts_with(&shown) && shown.contains(" variant "), "{shown}");
+    let (exit, full, stderr) = mantissa(folder.path(), &["show", "--full", "\u{1b}[2J out"]);
+    assert_eq!((exit, stderr.as_str()), (Some(0), ""));
+    assert!(full.starts_with(shown.trim_end()) && full.contains("lost"), "{full}");
 }
 
 // A terminal that moves no cursor shows no bar; `script` is a terminal around a command.

@@ -209,9 +209,16 @@ impl Frame {
                 let values = &plane[source * self.width..][first..end];
                 if self.stride == 1 {
                     tiles.put(values, to, start + row * columns + border);
-                } else {
-                    for (column, value) in (border..).zip(values) {
-                        tiles.put(&[*value], to, start + self.at(row, column));
+                    continue;
+                }
+                // Every so many values stand side by side in a smaller plane.
+                for phase in 0..self.stride.min(values.len()) {
+                    let at = start + self.at(row, border + phase);
+                    let mut few = [T::default(); 64];
+                    for (part, values) in values[phase..].chunks(64 * self.stride).enumerate() {
+                        let values = values.iter().step_by(self.stride);
+                        let count = few.iter_mut().zip(values).map(|(to, v)| *to = *v).count();
+                        tiles.put(&few[..count], to, at + part * 64);
                     }
                 }
             }

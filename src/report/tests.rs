@@ -8,8 +8,8 @@ use super::fixture::{self, loaded, renamed, save};
 use super::table::Table;
 use super::theme::Theme;
 use super::{
-    Loaded, Report, ReportError, csv, figure, interactive, latex, load, markdown, render,
-    render_together, tensorboard, terminal,
+    Loaded, Report, ReportError, Verbosity, csv, figure, interactive, latex, load, markdown,
+    render, render_together, tensorboard, terminal,
 };
 use crate::record::{
     AccuracyVerdict, Counts, Evidence, Failure, LayerCensus, Numerics, Status, VariantResult,
@@ -54,7 +54,18 @@ fn rendered(loaded: &Loaded) -> (tempfile::TempDir, String) {
 
 #[test]
 fn the_terminal_table_says_everything() {
-    insta::assert_snapshot!(terminal(&loaded().results), @r##"
+    insta::assert_snapshot!(terminal(&loaded().results, Verbosity::Full, 140), @r##"
+    Use bf16-mixed. bf16-mixed: a step takes 0.52× of fp32's time.
+
+     variant                         accuracy  speed    memory  overflow  underflow  skipped steps  step time  samples/s                runs
+     fp32                              96.08%  1.00×  4.42 MiB         0          0       0 of 720    4.20 ms      30476              3 of 3
+     fp16-mixed        ±0.00 pp, inconclusive  0.73×      −14%        83      5,507       6 of 720    5.75 ms      22245              3 of 3
+     bf16-mixed        −0.04 pp, inconclusive  1.92×      −14%         0          4       0 of 720    2.18 ms      58608              3 of 3
+     fp16-true        −13.70 pp, inconclusive  0.89×      −14%     1,440    282,100       0 of 611    4.70 ms      27211  2 of 3, 1 diverged
+     e5m2 (emulated)   −1.00 pp, inconclusive      —         —        26     73,883       0 of 720          —          —              3 of 3
+    Against fp32: accuracy on the test data in percentage points (pp), speed of training (above 1 is faster), and memory of training. — means
+    not measured.
+
     ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
      variant                    test             step   training      inference   inference   overflow   underflow        lost   skipped         runs 
                             accuracy             time     memory           time      memory                            updates     steps              
@@ -91,7 +102,37 @@ fn the_terminal_table_says_everything() {
     ════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════
      train-time   bf16-mixed   inconclusive   0.520× (0.499 to 0.541)   step time ÷ baseline at most 0.5   more timed blocks    
     ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    "##);
+}
+
+#[test]
+fn the_summary_has_a_line_per_variant_and_fits_the_terminal() {
+    let results = loaded().results;
+    let mut shown = Vec::new();
+    for width in [80, 100, 140] {
+        let text = terminal(&results, Verbosity::Summary, width);
+        assert!(text.starts_with("Use bf16-mixed. "), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= width), "{width}: {text}");
+        for variant in &results.variants {
+            let start = format!(" {} ", variant.name);
+            assert_eq!(text.lines().filter(|line| line.starts_with(&start)).count(), 1, "{text}");
+        }
+        let header = text.lines().find(|line| line.starts_with(" variant ")).unwrap().to_owned();
+        shown.push(header.split("  ").filter(|title| !title.is_empty()).count());
+    }
+    assert!(shown.is_sorted() && shown[0] < shown[2] && shown[2] == 10, "{shown:?}");
+    insta::assert_snapshot!(terminal(&results, Verbosity::Summary, 100), @r##"
     Use bf16-mixed. bf16-mixed: a step takes 0.52× of fp32's time.
+
+     variant                         accuracy  speed    memory  overflow  underflow                runs
+     fp32                              96.08%  1.00×  4.42 MiB         0          0              3 of 3
+     fp16-mixed        ±0.00 pp, inconclusive  0.73×      −14%        83      5,507              3 of 3
+     bf16-mixed        −0.04 pp, inconclusive  1.92×      −14%         0          4              3 of 3
+     fp16-true        −13.70 pp, inconclusive  0.89×      −14%     1,440    282,100  2 of 3, 1 diverged
+     e5m2 (emulated)   −1.00 pp, inconclusive      —         —        26     73,883              3 of 3
+    Against fp32: accuracy on the test data in percentage points (pp), speed of training (above 1 is
+    faster), and memory of training. — means not measured. The terminal is too narrow for: skipped
+    steps, step time and samples/s.
     "##);
 }
 
@@ -234,7 +275,7 @@ fn a_time_has_no_interval_where_people_read_and_the_fastest_product_is_no_peak()
     let step = experiment.results.variants[0].train.as_ref().unwrap().step_seconds;
     let interval = super::text::interval(step.low, step.high);
     let (_dir, page) = rendered(&experiment);
-    for read in [terminal(&experiment.results), summary(&experiment), page] {
+    for read in [terminal(&experiment.results, Verbosity::Full, 140), summary(&experiment), page] {
         assert!(read.contains(&step.value.to_string()));
         assert!(!read.contains(&interval), "{interval}");
         assert!(read.contains("0.51–0.54×"));
@@ -449,7 +490,7 @@ fn a_hostile_name_stays_text_everywhere() {
 
 #[test]
 fn a_name_cannot_command_a_terminal() {
-    let table = terminal(&renamed("a\u{1b}]0;b\u{7}").results);
+    let table = terminal(&renamed("a\u{1b}]0;b\u{7}").results, Verbosity::Full, 140);
     assert!(table.chars().all(|c| c == '\n' || !c.is_control()));
 }
 
@@ -460,7 +501,7 @@ fn what_cannot_be_seen_in_a_name_is_written_out_for_people() {
     let svgs = figures(&hostile).iter().map(svg).collect::<String>();
     let (_dir, page) = rendered(&hostile);
     for (said, name) in [
-        (terminal(&hostile.results), "a\\u{202e}b\\u{9b}"),
+        (terminal(&hostile.results, Verbosity::Full, 140), "a\\u{202e}b\\u{9b}"),
         (summary(&hostile), "a\\\\u{202e}b\\\\u{9b}"),
         (svgs, "a\\u{202e}b\\u{9b}"),
         (page, "a\\u{202e}b\\u{9b}"),
@@ -491,7 +532,7 @@ fn check_degenerate(name: &str, change: fn(&mut Loaded), said: &[&str]) {
         assert!(summary.contains(words), "{name}: the summary does not say {words:?}");
     }
     assert!(!page.contains("NaN%") && !page.contains("inf%"), "{name}");
-    assert!(!terminal(&poor.results).is_empty(), "{name}");
+    assert!(!terminal(&poor.results, Verbosity::Full, 140).is_empty(), "{name}");
 }
 
 fn without_runs(variant: &mut VariantResult) {
@@ -647,7 +688,7 @@ fn figures_show_the_first_variants_and_tables_all() {
         assert!(!svg.contains("many-30") && !svg.contains("many-99"), "{}", figure.file);
         assert!(declared_size(&svg).1 < 3000, "{}: {:?}", figure.file, declared_size(&svg));
     }
-    for text in [summary(&many), sheet(&many), terminal(&many.results)] {
+    for text in [summary(&many), sheet(&many), terminal(&many.results, Verbosity::Full, 140)] {
         assert!(text.contains("many-99"));
     }
     let looks: Vec<_> = (0..figure::MOST_DRAWN).map(figure::Look::of).collect();
@@ -698,7 +739,7 @@ fn characters_that_are_not_seen_are_shown_escaped() {
     let table = Table::of_one(&hostile.results, &hostile.records, None);
     let mut texts =
         vec![summary(&hostile), sheet(&hostile), latex::render(&table), page.to_owned()];
-    texts.push(terminal(&hostile.results));
+    texts.push(terminal(&hostile.results, Verbosity::Full, 140));
     for figure in figures(&hostile) {
         texts.extend([svg(&figure), interactive::json(&figure)]);
     }

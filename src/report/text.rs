@@ -112,6 +112,21 @@ pub(super) fn shorten(text: &str, length: usize) -> String {
     start.iter().chain(&['…']).chain(end).collect()
 }
 
+/// Lines of at most `width` characters, broken between words. A longer word has a line of its own.
+pub(super) fn wrap(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
+}
+
 /// Where and with what an experiment ran, in a few parts.
 pub(super) fn origin(environment: &Environment) -> Vec<String> {
     let threads = environment.threads;
@@ -201,6 +216,8 @@ mod tests {
             (decimal(2.5e-7), "2.50e−7"),
             (printable("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\u{a}"),
             (shorten("precision-seven", 9), "preci…ven"),
+            (wrap("a step is slower", 9), "a step is\nslower"),
+            (wrap("unsplittable a b", 5), "unsplittable\na b"),
         ] {
             assert_eq!(printed, expected);
         }

@@ -36,6 +36,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::DType;
+use half::bf16;
 
 pub(crate) use gather::{Strip, Tiles, are_right};
 pub use isa::{Isa, IsaError, VARIABLE as ISA_VARIABLE, isa};
@@ -84,7 +85,8 @@ pub fn product_paths() -> Result<ProductPaths, IsaError> {
     let paths = kernels.paths().map(|(format, path)| format!("{format}: {path}"));
     // By their peak rates four products of AMX are faster than one of AVX512-FP16.
     let units: &[_] = if isa == Isa::Amx { &["amx-bf16", "avx512fp16"] } else { &[] };
-    Ok(ProductPaths { paths: paths.into(), units })
+    let bf16_flushes = matches!(kernels.path::<bf16>(), Path::Paired(_));
+    Ok(ProductPaths { paths: paths.into(), bf16_flushes, units })
 }
 
 /// A product: `left × right`, and what its sums end with: a bias for each column.

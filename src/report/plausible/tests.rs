@@ -250,7 +250,7 @@ fn written(experiment: &Loaded) -> usize {
     csv::render(&report.table).unwrap().len()
         + latex::render(&report.table).len()
         + markdown::render(&report, &figures).len()
-        + terminal(&experiment.results).len()
+        + terminal(&experiment.results, crate::report::Verbosity::Full, 140).len()
         + drawn
 }
 
