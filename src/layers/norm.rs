@@ -106,10 +106,7 @@ impl Layer for BatchNorm {
             count: x.elem_count() / saved.mean.elem_count(),
         });
         let y = pass.activation(&self.name, y)?;
-        let y = pass.relu_after(self.relu, then, y)?;
-        if self.relu {
-            pass.save(Saved::Tensor(y.clone()));
-        }
+        let y = pass.save_relu(self.relu, then, y)?;
         pass.save(Saved::BatchNorm(x, saved));
         Ok(y)
     }

@@ -71,7 +71,7 @@ impl Then {
     pub(crate) fn after(self, y: Tensor) -> Result<Tensor> {
         match self {
             Self::Nothing => Ok(y),
-            Self::Relu => super::relu(&y),
+            Self::Relu => relu(&y),
         }
     }
 }

@@ -88,6 +88,7 @@ pub(crate) fn line_pitch(depth: usize) -> usize {
 /// The lines of an operand that go along the depth as f32, one after the other, as many as there is room for; those that it does not
 /// have are 0.
 pub(crate) fn pack_lines<T: Element>(operand: &Operand<'_, T>, part: &Part, words: &mut [u32]) {
+    assert!(operand.along_depth, "lines that go across the depth");
     let depth = part.depth.len();
     let lines = as_f32_mut(words).chunks_exact_mut(line_pitch(depth));
     for (line, target) in (part.first..).zip(lines) {
