@@ -70,7 +70,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ExperimentArguments {
-    /// The experiment, a TOML file as in experiments/; left out: drawn digits, five policies, three seeds
+    /// The experiment, a TOML file as in experiments/; left out: drawn digits, five policies, eight seeds
     spec: Option<PathBuf>,
     /// Folder of results and report [default: reports/NAME]
     #[arg(long, value_name = "DIR")]

@@ -99,8 +99,13 @@ fn memory(row: &Row<'_>) -> String {
     match (row.memory_ratio(), row.memory) {
         (Some(ratio), _) => {
             let change = (ratio.0 - 1.0) * 100.0;
-            let sign = if change > 0.0 { "+" } else { "−" };
-            format!("{sign}{:.0}%", change.abs())
+            let percent = change.abs().round();
+            let sign = match change {
+                _ if percent == 0.0 => "±",
+                more if more > 0.0 => "+",
+                _ => "−",
+            };
+            format!("{sign}{percent:.0}%")
         }
         (None, Some(memory)) => memory.peak_bytes.to_string(),
         (None, None) => text::NOT_MEASURED.to_owned(),
