@@ -11,7 +11,7 @@ use super::all_finite;
 use super::kernel::{
     Kernels, LANES, Left, MOST_GROUPS, PairTask, Paired, Path, Sums, Wide, WideTask,
 };
-use super::pack::{DEPTH, Operand, Part, line_pitch, pack_lines, transpose, widen_blocks};
+use super::pack::{DEPTH, Operand, Part, pack_lines, transpose, widen_blocks};
 use super::space::{as_elements, as_elements_mut, as_f32, as_f32_mut};
 
 /// The kernel of such a product.
@@ -84,7 +84,7 @@ impl Tiles {
     /// Words of a panel of the left operand.
     fn panel<T: Element>(self, depth: usize) -> usize {
         match self {
-            Self::Wide(wide) => wide.rows * line_pitch(depth),
+            Self::Wide(wide) => wide.rows * depth,
             Self::Paired(paired) => paired.left.len::<T>(depth),
         }
     }
@@ -215,8 +215,7 @@ impl Tiles {
                 });
                 let (groups, steps) = (groups.as_ptr(), steps.as_ptr());
                 for (left, sums) in tiles {
-                    let left =
-                        Left { start: left.as_ptr().cast(), row: line_pitch(depth), step: 1 };
+                    let left = Left { start: left.as_ptr().cast(), row: depth, step: 1 };
                     let task = WideTask { depth, left, groups, steps };
                     // SAFETY: the panel has this depth, every group and step is in the source, and the sums have room: asserted.
                     unsafe { (wide.tile)(&task, sums) };

@@ -53,7 +53,7 @@ use super::pointwise::Then;
 use crate::device::ProductPaths;
 use crate::memory::OutOfMemory;
 use kernel::{Left, PairTask, Paired, Path, Sums, Wide, WideTask};
-use pack::{Part, line_pitch, pack_lines, pack_wide, transpose};
+use pack::{Part, pack_lines, pack_wide, transpose};
 
 /// Rows or columns of the operand that all tasks share which are worked on at a time: with a block of the depth they stay in the
 /// second-level cache.
@@ -276,8 +276,7 @@ impl<T: Element> Kernel<T> for WideKernel {
     }
 
     fn left_len(&self, depth: usize) -> usize {
-        let rows = self.wide.rows;
-        if self.lines { rows * line_pitch(depth) } else { rows * depth }
+        self.wide.rows * depth
     }
 
     fn right_len(&self, depth: usize) -> usize {
@@ -297,9 +296,8 @@ impl<T: Element> Kernel<T> for WideKernel {
     }
 
     unsafe fn tile(&self, depth: usize, left: &[u32], right: &[u32], sums: Sums) {
-        assert!(left.len() >= Kernel::<T>::left_len(self, depth));
-        assert!(right.len() >= self.wide.columns() * depth);
-        let (row, step) = if self.lines { (line_pitch(depth), 1) } else { (1, self.wide.rows) };
+        assert!(left.len() >= self.wide.rows * depth && right.len() >= self.wide.columns() * depth);
+        let (row, step) = if self.lines { (depth, 1) } else { (1, self.wide.rows) };
         let left = Left { start: left.as_ptr().cast(), row, step };
         let right = right.as_ptr().cast::<f32>();
         let groups: [*const f32; MOST_GROUPS] =

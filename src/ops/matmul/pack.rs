@@ -79,20 +79,13 @@ pub(crate) enum Order {
     Rows,
 }
 
-/// From one of the lines that [`pack_lines`] writes to the next, in values. A kernel reads the same step of several lines at a time:
-/// they start in different places of the first-level cache's lines, which multiples of these would not.
-pub(crate) fn line_pitch(depth: usize) -> usize {
-    depth.next_multiple_of(16) + 2
-}
-
 /// The lines of an operand that go along the depth as f32, one after the other, as many as there is room for; those that it does not
 /// have are 0.
 pub(crate) fn pack_lines<T: Element>(operand: &Operand<'_, T>, part: &Part, words: &mut [u32]) {
     assert!(operand.along_depth, "lines that go across the depth");
     let depth = part.depth.len();
-    let lines = as_f32_mut(words).chunks_exact_mut(line_pitch(depth));
+    let lines = as_f32_mut(words).chunks_exact_mut(depth);
     for (line, target) in (part.first..).zip(lines) {
-        let target = &mut target[..depth];
         if line < operand.outer {
             vectorized!(widen_blocks(operand.line(line, part.depth.clone()), target));
         } else {
