@@ -73,6 +73,7 @@ fn save(dir: &Path, variants: usize, seeds: u64, steps: u64) -> Result<(), Failu
         variants: Vec::new(),
         claims: Vec::new(),
         controls: Vec::new(),
+        other_load: None,
         recommendation: None,
         plan,
     };

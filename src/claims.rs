@@ -4,8 +4,10 @@
 //! claim is listed once as not measured, with an empty variant. From the same numbers follows which variant to use
 //! ([`recommend`]).
 
+mod disturbance;
 mod needed;
 mod recommend;
+pub(crate) mod wording;
 
 use crate::precision::{Format, LossScale, Policy};
 use crate::record::{
@@ -18,11 +20,16 @@ use crate::units::Ratio;
 use crate::words::{chosen_share, list, plural, points_apart};
 use needed::{SeedsNeeded, timing_blocks};
 
+pub(crate) use disturbance::disturbances;
 pub use recommend::{LESS_MEMORY, LITTLE_SLOWER, recommend};
 
 /// One claim.
 struct Claim {
     id: &'static str,
+    /// What it says, in a sentence without its full stop.
+    sentence: &'static str,
+    /// Who says so.
+    source: &'static str,
     threshold: fn(&Plan) -> String,
     /// The policies that it speaks of, in words and as a test.
     about: &'static str,
@@ -44,10 +51,16 @@ struct Judgement {
     missing: Option<String>,
 }
 
+const ARTICLE: &str =
+    "Accelerating Large Language Models with Mixed-Precision Techniques, Lightning AI, 2023";
+const PAPER: &str = "Mixed Precision Training, Micikevicius et al., ICLR 2018, arXiv:1710.03740";
+
 /// The claims, in the order of the report.
 const CLAIMS: [Claim; 8] = [
     Claim {
         id: "train-time",
+        sentence: "Mixed precision trains in half of the time of FP32 or less",
+        source: ARTICLE,
         threshold: |plan| format!("step time ÷ FP32's at most {}", plan.claims.train_time),
         about: "16-bit compute and f32 parameters",
         applies: is_mixed,
@@ -55,6 +68,8 @@ const CLAIMS: [Claim; 8] = [
     },
     Claim {
         id: "train-memory",
+        sentence: "Mixed precision needs about as much memory for training as FP32",
+        source: ARTICLE,
         threshold: |plan| {
             let [low, high] = plan.claims.train_memory;
             format!("peak training memory ÷ FP32's from {low} to {high}")
@@ -65,6 +80,8 @@ const CLAIMS: [Claim; 8] = [
     },
     Claim {
         id: "infer-memory",
+        sentence: "Inference in 16 bits needs half of the memory",
+        source: ARTICLE,
         threshold: |plan| {
             format!("peak inference memory ÷ FP32's at most {}", plan.claims.inference_memory)
         },
@@ -74,6 +91,8 @@ const CLAIMS: [Claim; 8] = [
     },
     Claim {
         id: "infer-time",
+        sentence: "Inference in 16 bits takes half of the time",
+        source: ARTICLE,
         threshold: |plan| format!("inference time ÷ FP32's at most {}", plan.claims.inference_time),
         about: "16-bit compute",
         applies: is_16_bit,
@@ -81,6 +100,8 @@ const CLAIMS: [Claim; 8] = [
     },
     Claim {
         id: "accuracy-kept",
+        sentence: "FP16 mixed precision keeps the test accuracy, or raises it",
+        source: ARTICLE,
         threshold: |plan| {
             let margin = points_apart(plan.measure.equivalence_margin);
             format!(
@@ -93,6 +114,8 @@ const CLAIMS: [Claim; 8] = [
     },
     Claim {
         id: "bf16-robust",
+        sentence: "BF16 overflows and underflows more rarely than FP16",
+        source: ARTICLE,
         threshold: |plan| {
             format!(
                 "overflow and underflow, share of values ÷ FP16's at most {} (refuted from 1 on), \
@@ -106,6 +129,8 @@ const CLAIMS: [Claim; 8] = [
     },
     Claim {
         id: "master-weights",
+        sentence: "16-bit weights without a copy in FP32 lose small updates, and accuracy",
+        source: PAPER,
         threshold: |_| {
             "without master weights: a larger share of lost updates and a worse test accuracy than \
              with them"
@@ -117,6 +142,8 @@ const CLAIMS: [Claim; 8] = [
     },
     Claim {
         id: "loss-scaling",
+        sentence: "Without loss scaling, FP16 gradients underflow",
+        source: PAPER,
         threshold: |plan| {
             let least = chosen_share(plan.claims.gradient_underflow);
             format!("underflow, share of gradient values, at least {least}")
@@ -126,6 +153,21 @@ const CLAIMS: [Claim; 8] = [
         judge: loss_scaling,
     },
 ];
+
+/// What a claim says, and who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// A sentence without its full stop.
+    pub sentence: &'static str,
+    /// Title, publisher or authors, and year.
+    pub source: &'static str,
+}
+
+/// What the claim of this name says; none of a name that this version does not know.
+pub fn statement(id: &str) -> Option<Statement> {
+    let claim = CLAIMS.iter().find(|claim| claim.id == id)?;
+    Some(Statement { sentence: claim.sentence, source: claim.source })
+}
 
 /// Judges every claim on every variant that it speaks of, in the order of the claims and of the variants.
 ///

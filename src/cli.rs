@@ -223,7 +223,7 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let environment = device::environment(&choice, pool.current_num_threads(), products);
     let folder = Folder::lock(&out, &holder(&environment)).map_err(Failure::input)?;
     let options = Options { folder: &folder, force, device: &device, environment: &environment };
-    let mut progress = Progress::new(quiet);
+    let mut progress = Progress::new(quiet, &plan);
     // From inside the pool, where an operation hands out its work without waking a sleeping thread for it.
     let outcome =
         pool.install(|| experiment::run(&plan, options, &mut |event| progress.hear(&event)));

@@ -10,6 +10,7 @@ mod cuda;
 #[expect(unsafe_code, reason = "it stands in for a library that is loaded at run time")]
 mod driver;
 pub mod gpu;
+mod load;
 mod meter;
 mod phases;
 mod probe;
@@ -31,6 +32,7 @@ use crate::units::Bytes;
 use crate::words::list;
 use gpu::{Build, GpuError};
 
+pub use load::LoadMeter;
 pub use meter::Meter;
 pub use phases::PhaseClock;
 pub use probe::{Probe, Reading};

@@ -15,6 +15,7 @@ use candle_core::Device;
 
 use crate::claims;
 use crate::data::{self, Batches, DataError, Dataset};
+use crate::device::LoadMeter;
 use crate::model::{Model, ModelError};
 use crate::record::{
     Control, DataFacts, Environment, Failure, GradientCounts, Identity, Results, RunRecord,
@@ -177,17 +178,19 @@ pub fn run(
         kept::save_record(options, &record)?;
         listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
         records.insert(key, record);
-        let (_, path) = experiment.save(&records, &Timings::new(), false)?;
+        let (_, path) = experiment.save(&records, &Timings::new(), Stage::Running)?;
         listen(Event::Saved(&path));
     }
     let timed: Vec<VariantPlan> =
         trained.into_iter().filter(Trained::is_timed).map(|trained| trained.variant).collect();
     let mut progress = |done, of| listen(Event::TimingBlock { done, of });
+    let load = LoadMeter::start();
     // Without the batches that all share there are no times at all, but what was trained is there.
     let timings = train::time_variants(plan, on, &timed, &mut progress)
         .unwrap_or_else(|error| vec![Timing::failed(&error); timed.len()]);
     let timings = timed.into_iter().map(|variant| variant.name).zip(timings).collect();
-    let (results, path) = experiment.save(&records, &timings, true)?;
+    let other_load = load.others();
+    let (results, path) = experiment.save(&records, &timings, Stage::Finished { other_load })?;
     listen(Event::Saved(&path));
     Ok(results)
 }
@@ -230,7 +233,7 @@ impl Experiment<'_> {
         for kept::Lost { variant, seed, reason } in lost {
             listen(Event::NotKept { variant, seed: *seed, reason });
         }
-        self.save(records, &Timings::new(), false)?;
+        self.save(records, &Timings::new(), Stage::Running)?;
         Ok(found)
     }
 
@@ -239,14 +242,23 @@ impl Experiment<'_> {
         &self,
         records: &Records,
         timings: &Timings,
-        complete: bool,
+        stage: Stage,
     ) -> Result<(Results, PathBuf), ExperimentError> {
-        let mut results = results(self, (records, timings), complete);
+        let mut results = results(self, (records, timings), stage);
         results.environment.notes.extend(self.notes.iter().cloned());
         let folder = self.options.folder.path();
         let path = store::write_below(folder, Path::new(RESULTS), &json(&results))?;
         Ok((results, path))
     }
+}
+
+/// How far an experiment is.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// Runs or the timing phase are still to come.
+    Running,
+    /// All is done; other programs took this share of the processor meanwhile ([`LoadMeter::others`]).
+    Finished { other_load: Option<f64> },
 }
 
 /// The records of an experiment by variant and seed.
@@ -340,8 +352,12 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
 fn results(
     experiment: &Experiment<'_>,
     (records, timings): (&Records, &Timings),
-    complete: bool,
+    stage: Stage,
 ) -> Results {
+    let (complete, other_load) = match stage {
+        Stage::Running => (false, None),
+        Stage::Finished { other_load } => (true, other_load),
+    };
     let Experiment { plan, options, ref data, .. } = *experiment;
     let summary = |variant: &VariantPlan, seeds: &[u64]| {
         let record = |seed: &u64| records.get(&(variant.name.clone(), *seed));
@@ -367,11 +383,13 @@ fn results(
         variants,
         claims: Vec::new(),
         controls,
+        other_load,
         recommendation: None,
     };
     results.claims = claims::judge(&results);
     results.recommendation = Some(claims::recommend(&results));
     results.environment.notes.extend(claims::nondeterminism(&results));
+    results.environment.notes.extend(claims::disturbances(&results));
     results
 }
 

@@ -36,6 +36,10 @@ pub struct Results {
     /// The baseline against itself, as far as the plan asks for it.
     #[serde(default)]
     pub controls: Vec<Control>,
+    /// The share of all processors' time, 0 to 1, that other programs took during the timing phase; none where the system does
+    /// not tell.
+    #[serde(default)]
+    pub other_load: Option<f64>,
     /// Which variant to use; none in files of before there were recommendations.
     #[serde(default)]
     pub recommendation: Option<Recommendation>,
@@ -93,14 +97,26 @@ pub struct Control {
 }
 
 /// What to use here: the cheapest variant whose accuracy is equivalent to the baseline's, or better.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recommendation {
     /// The variant; the baseline where nothing cheaper is as good; none while nothing can be said.
     pub variant: Option<String>,
-    /// One sentence: what speaks for it, with its numbers, or what is missing.
+    /// One sentence: what speaks for it, with its numbers, or why nothing can be recommended.
     pub reason: String,
+    /// What to use until something can be recommended; none where something is, and where the baseline failed too.
+    #[serde(default)]
+    pub provisional: Option<String>,
+    /// What to use where memory is short, if that is another variant.
+    #[serde(default)]
+    pub for_memory: Option<String>,
+    /// What to run to settle what is open, in words and as arguments.
+    #[serde(default)]
+    pub needed: Option<String>,
     /// Seeds to add before more can be said, where more would help.
     pub more_seeds: Option<u64>,
+    /// Timing blocks to add before more can be said, where more would help.
+    #[serde(default)]
+    pub more_blocks: Option<u64>,
 }
 
 /// The machine, the software and the settings that the numbers depend on.

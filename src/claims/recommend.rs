@@ -3,10 +3,12 @@
 mod candidate;
 
 use super::accuracies;
+use super::needed::SeedsNeeded;
 use crate::record::{Recommendation, Results, VariantResult};
+use crate::spec::Plan;
 use crate::stats::MOST_PAIRS;
-use crate::words::list;
-use candidate::{Candidate, Standing, stopped};
+use crate::words::{list, plural};
+use candidate::{Candidate, Standing, TimingNeeded, stopped};
 
 /// A variant that is not clearly faster is recommended for its memory only where its peak in training is under this share of
 /// the baseline's: less of a saving lets no larger model or batch in.
@@ -28,27 +30,53 @@ pub const LITTLE_SLOWER: f64 = 1.1;
 ///
 /// A baseline of which a run stopped is never recommended: then it is the cheapest of the good, whatever it costs, or
 /// nothing. Nothing is recommended while a variant of the plan has no run.
+///
+/// Where nothing is recommended, it still says what to use until then, unless the baseline failed; where another variant saves
+/// more memory, it says that too; and it names the seeds and timing blocks that would settle what is open.
 pub fn recommend(results: &Results) -> Recommendation {
-    match contest(results) {
+    let advice = match contest(results) {
         Ok((baseline, candidates)) => match stopped(baseline) {
             None => choose(results, &baseline.name, &candidates),
             Some(stopped) => without_baseline(results, (&baseline.name, &stopped), &candidates),
         },
-        Err(reason) => Advice::none(reason),
-    }
-    .into()
+        Err(NotYet { reason, keep }) => {
+            let name = &results.plan.baseline;
+            Advice {
+                provisional: keep.then(|| format!("For now keep {name}.")),
+                ..Advice::none(reason)
+            }
+        }
+    };
+    advice.told(&results.plan)
+}
+
+/// Why nothing can be compared yet.
+struct NotYet {
+    reason: String,
+    /// Whether the baseline may be used meanwhile: it did not fail.
+    keep: bool,
 }
 
 /// A recommendation in the making: its reason is a sentence of clauses.
 struct Advice {
     variant: Option<String>,
     clauses: Vec<String>,
-    more_seeds: Option<usize>,
+    provisional: Option<String>,
+    for_memory: Option<String>,
+    seeds: Option<SeedsNeeded>,
+    more_blocks: Option<usize>,
 }
 
 impl Advice {
     fn none(clause: String) -> Self {
-        Self { variant: None, clauses: vec![clause], more_seeds: None }
+        Self {
+            variant: None,
+            clauses: vec![clause],
+            provisional: None,
+            for_memory: None,
+            seeds: None,
+            more_blocks: None,
+        }
     }
 
     fn of(name: &str, clause: String) -> Self {
@@ -61,45 +89,87 @@ impl Advice {
     }
 
     /// Names the open variant that would be cheaper.
-    fn and_rival(mut self, rival: Option<&Candidate<'_>>, still: &str) -> Self {
+    fn and_rival(mut self, rival: Option<&Candidate<'_>>, baseline: &str) -> Self {
         let open = rival.and_then(|rival| Some((rival, rival.needed()?)));
         if let Some((rival, needed)) = open {
-            let rest = match needed.to_run() {
-                Some(seeds) => format!("but is not shown equivalent yet: {seeds}"),
-                None => format!(
-                    "but is not shown equivalent, and no number of seeds up to {MOST_PAIRS} would settle it if the \
-                     spread stays as it is"
-                ),
+            let rest = if needed.more().is_some() {
+                "its accuracy not settled yet".to_owned()
+            } else {
+                format!(
+                    "its accuracy not settled by any number of seeds up to {MOST_PAIRS}, if the spread stays as it is"
+                )
             };
-            self.clauses.push(format!("{} {rest}", rival.attraction(still)));
-            self.more_seeds = needed.more();
+            self.clauses.push(format!("{}, {rest}", rival.attraction(baseline)));
+            self.seeds = Some(needed);
         }
         self
     }
-}
 
-impl From<Advice> for Recommendation {
-    fn from(advice: Advice) -> Self {
-        Self {
-            variant: advice.variant,
-            reason: format!("{}.", advice.clauses.join("; ")),
-            more_seeds: advice.more_seeds.map(|more| more as u64),
+    /// Names the variant whose time is too uncertain.
+    fn and_timing(mut self, needed: Option<TimingNeeded>) -> Self {
+        if let Some(TimingNeeded { why, more }) = needed {
+            self.clauses.push(why);
+            self.more_blocks = more;
+        }
+        self
+    }
+
+    /// Says what to use where memory is short, if one of these saves more than what is recommended.
+    fn and_memory(mut self, good: &[&Candidate<'_>], baseline: &str) -> Self {
+        let chosen =
+            good.iter().find(|candidate| Some(candidate.name()) == self.variant.as_deref());
+        let taken = chosen.and_then(|chosen| chosen.memory()).unwrap_or(1.0);
+        let best = least(good, Candidate::memory)
+            .filter(|best| best.memory().is_some_and(|memory| memory < LESS_MEMORY * taken));
+        let saves = best.and_then(|best| best.saves(baseline));
+        self.for_memory = saves.map(|saves| format!("If memory is what you lack, {saves}."));
+        self
+    }
+
+    fn told(self, plan: &Plan) -> Recommendation {
+        Recommendation {
+            needed: in_words(plan, self.seeds, self.more_blocks),
+            variant: self.variant,
+            reason: format!("{}.", self.clauses.join("; ")),
+            provisional: self.provisional,
+            for_memory: self.for_memory,
+            more_seeds: self.seeds.and_then(SeedsNeeded::more).map(|more| more as u64),
+            more_blocks: self.more_blocks.map(|more| more as u64),
         }
     }
 }
 
+/// What to run, in words and as arguments: `about 3 more seeds (--seeds 9)`.
+fn in_words(plan: &Plan, seeds: Option<SeedsNeeded>, blocks: Option<usize>) -> Option<String> {
+    let seeds = seeds.and_then(|needed| {
+        // The option counts from seed 0.
+        let numbered = plan.seeds.iter().zip(0..).all(|(seed, number)| *seed == number);
+        let all = plan.seeds.len() + needed.more()?;
+        let option = if numbered { format!(" (--seeds {all})") } else { String::new() };
+        Some(needed.to_run()? + &option)
+    });
+    let blocks = blocks.map(|more| {
+        let all = plan.measure.timing_blocks + more;
+        format!("about {} (--set measure.timing_blocks={all})", plural(more, "more timing block"))
+    });
+    let parts: Vec<String> = seeds.into_iter().chain(blocks).collect();
+    (!parts.is_empty()).then(|| format!("Needed to decide: {}.", list(&parts)))
+}
+
 /// The baseline and those that might take its place, or why nothing can be compared yet.
-fn contest(results: &Results) -> Result<(&VariantResult, Vec<Candidate<'_>>), String> {
+fn contest(results: &Results) -> Result<(&VariantResult, Vec<Candidate<'_>>), NotYet> {
     let (name, planned) = (&results.plan.baseline, &results.plan.variants);
+    let not_yet = |reason: String| Err(NotYet { reason, keep: true });
     let found = |name: &str| results.variants.iter().find(|variant| variant.name == name);
     let Some(baseline) = found(name).filter(|baseline| !baseline.runs.is_empty()) else {
-        return Err(format!("The baseline {name} has no run yet to compare with"));
+        return not_yet(format!("The baseline {name} has no run yet to compare with"));
     };
     if let (true, Some(stopped)) = (accuracies(baseline).is_empty(), stopped(baseline)) {
-        return Err(format!("{name} {stopped}, so there is nothing to compare with"));
+        let reason = format!("{name} {stopped}, so there is nothing to compare with");
+        return Err(NotYet { reason, keep: false });
     }
     if planned.len() == 1 {
-        return Err(format!("{name} is the only variant, so there is nothing to choose from"));
+        return not_yet(format!("{name} is the only variant, so there is nothing to choose from"));
     }
     let has_run = |name: &str| found(name).is_some_and(|variant| !variant.runs.is_empty());
     let missing = planned.iter().map(|variant| &variant.name).filter(|name| !has_run(name));
@@ -107,13 +177,16 @@ fn contest(results: &Results) -> Result<(&VariantResult, Vec<Candidate<'_>>), St
     if !missing.is_empty() {
         let have = if missing.len() == 1 { "has" } else { "have" };
         let (number, all) = (missing.len(), planned.len());
-        return Err(format!("{number} of {all} variants {have} no run yet: {}", list(&missing)));
+        return not_yet(format!(
+            "{number} of {all} variants {have} no run yet: {}",
+            list(&missing)
+        ));
     }
     let others = results.variants.iter().filter(|v| v.name != *name && !v.emulated);
     let candidates: Vec<Candidate<'_>> =
         others.filter_map(|variant| Candidate::new(results, variant)).collect();
     if candidates.is_empty() {
-        return Err(format!(
+        return not_yet(format!(
             "Every variant beside {name} is emulated here, so none can be recommended for this machine"
         ));
     }
@@ -122,7 +195,7 @@ fn contest(results: &Results) -> Result<(&VariantResult, Vec<Candidate<'_>>), St
         !compared && !matches!(candidate.standing, Standing::Lost(_))
     };
     if candidates.iter().all(waiting) {
-        return Err(format!("No variant has a run yet with a seed of {name}'s"));
+        return not_yet(format!("No variant has a run yet with a seed of {name}'s"));
     }
     Ok((baseline, candidates))
 }
@@ -134,32 +207,55 @@ fn choose(results: &Results, baseline: &str, candidates: &[Candidate<'_>]) -> Ad
     let faster = least(&open, Candidate::faster);
     if let Some(best) = least(&good, Candidate::faster) {
         let rival = faster.filter(|rival| rival.time() < best.time());
-        return Advice::of(best.name(), best.for_its_time(baseline)).and_rival(rival, " still");
+        let advice = Advice::of(best.name(), best.for_its_time(baseline));
+        return advice.and_rival(rival, baseline).and_memory(&good, baseline);
     }
     if let Some(waiting) = untimed(results, &good) {
-        return Advice::none(waiting);
+        return Advice {
+            provisional: Some(for_now(baseline, candidates)),
+            ..Advice::none(waiting)
+        };
     }
     let (smaller, unsure) = (least(&open, Candidate::smaller), least(&good, Candidate::unsure));
     if let Some(best) = least(&good, Candidate::smaller) {
         let less = |rival: &&Candidate<'_>| rival.memory() < best.memory();
         let advice = Advice::of(best.name(), best.for_its_memory(baseline));
-        let advice = advice.and_rival(faster.or(smaller.filter(less)), "");
-        return advice.and(unsure.filter(less).and_then(Candidate::blocks_needed));
+        let advice = advice.and_rival(faster.or(smaller.filter(less)), baseline);
+        let advice = advice.and_timing(unsure.filter(less).and_then(Candidate::timing_needed));
+        return advice.and_memory(&good, baseline);
     }
     if !good.is_empty() {
-        let said = none_cheaper(baseline, "that keeps the accuracy", &good);
-        let advice = Advice::of(baseline, said).and_rival(faster.or(smaller), "");
-        return advice.and(unsure.and_then(Candidate::blocks_needed));
+        let said = none_cheaper("that keeps the accuracy", baseline, &good);
+        let advice = Advice::of(baseline, said).and_rival(faster.or(smaller), baseline);
+        let uncertain = unsure.or_else(|| least(&good, Candidate::maybe_faster));
+        let advice = advice.and_timing(uncertain.and_then(Candidate::timing_needed));
+        return advice.and_memory(&good, baseline);
     }
     let hopeful = those(candidates, |c| c.is_open() && c.may_be_cheaper());
     if !hopeful.is_empty() {
-        return undecided(baseline, &hopeful);
+        let advice = undecided(baseline, &hopeful);
+        return Advice { provisional: Some(for_now(baseline, candidates)), ..advice };
     }
     if !open.is_empty() {
-        return Advice::of(baseline, none_cheaper(baseline, "that may keep the accuracy", &open));
+        let said = none_cheaper("that may keep the accuracy", baseline, &open);
+        return Advice::of(baseline, said);
     }
     let (ways, faults) = faults(candidates);
-    Advice::of(baseline, format!("{baseline}: every other policy {ways}: {faults}"))
+    Advice::of(baseline, format!("Every other variant {ways}: {faults}"))
+}
+
+/// What to use until something can be recommended.
+fn for_now(baseline: &str, candidates: &[Candidate<'_>]) -> String {
+    let possible = those(candidates, |candidate| candidate.is_good() || candidate.is_open());
+    let timed = possible.iter().any(|candidate| candidate.time().is_some());
+    let why = match least(&possible, Candidate::faster) {
+        Some(fastest) => format!("that {} keeps its accuracy is not shown yet", fastest.name()),
+        None if timed => "no variant is shown to be faster here".to_owned(),
+        None => "no step is timed yet".to_owned(),
+    };
+    let saves = least(&possible, Candidate::memory).and_then(|smallest| smallest.saves(baseline));
+    let saves = saves.map(|saves| format!("; if memory is what you lack, {saves}"));
+    format!("For now keep {baseline}: {why}{}.", saves.unwrap_or_default())
 }
 
 /// What to use, where runs of the baseline stopped: what still has its accuracy, or more, and lost no run.
@@ -178,13 +274,13 @@ fn without_baseline(
     if let Some(best) = best.or_else(|| good.first().copied()) {
         let rival = least(&open, Candidate::faster).filter(|rival| rival.time() < best.time());
         let advice = Advice::of(best.name(), best.for_its_time(baseline)).and(itself);
-        return advice.and_rival(rival, " still");
+        return advice.and_rival(rival, baseline).and_memory(&good, baseline);
     }
     if !open.is_empty() {
         return undecided(baseline, &open).and(itself);
     }
     let (ways, faults) = faults(candidates);
-    Advice::none(format!("Every other policy {ways}: {faults}")).and(itself)
+    Advice::none(format!("Every other variant {ways}: {faults}")).and(itself)
 }
 
 fn those<'c, 'a>(
@@ -214,13 +310,13 @@ fn untimed(results: &Results, good: &[&Candidate<'_>]) -> Option<String> {
 }
 
 /// Of these, none costs less than the baseline.
-fn none_cheaper(baseline: &str, which: &str, candidates: &[&Candidate<'_>]) -> String {
+fn none_cheaper(which: &str, baseline: &str, candidates: &[&Candidate<'_>]) -> String {
     let nearest = least(candidates, Candidate::time).or_else(|| candidates.first().copied());
-    let costs = nearest.map(|n| format!(", with {} {}", n.name(), n.cost(baseline)));
+    let costs = nearest.map(|nearest| format!(": {} {}", nearest.name(), nearest.cost(baseline)));
     let costed = candidates.iter().all(|candidate| candidate.is_costed());
     let shown = if costed { "" } else { "shown to be " };
     format!(
-        "{baseline}: no policy {which} is {shown}faster here, or smaller without being slower{}",
+        "No variant {which} is {shown}faster here, or smaller without being slower{}",
         costs.unwrap_or_default()
     )
 }
@@ -233,21 +329,20 @@ fn undecided(baseline: &str, open: &[&Candidate<'_>]) -> Advice {
     let mut soonest = open.to_vec();
     soonest.retain(|candidate| more(candidate) == fewest);
     let first = least(&soonest, Candidate::faster).or_else(|| soonest.first().copied());
-    let facts = first.map(|first| {
-        let accuracy = first.accuracy().map(|accuracy| format!(", its test accuracy {accuracy}"));
+    let clauses = first.map(|first| {
+        let accuracy =
+            first.accuracy().map(|accuracy| format!("; its test accuracy is {accuracy}"));
         let cost = first.cost(baseline);
-        format!("{}, {cost}{}", first.name(), accuracy.unwrap_or_default())
+        format!("{} {cost}{}", first.name(), accuracy.unwrap_or_default())
     });
-    let to_run = first.and_then(|first| first.needed()?.to_run());
-    let rest = match to_run {
-        Some(seeds) => format!(": run {seeds} to settle"),
-        None => format!(
-            ", and no number of seeds up to {MOST_PAIRS} would settle it if the spread stays as it is:"
-        ),
-    };
-    let facts = facts.unwrap_or_default();
-    let advice = Advice::none(format!("None shown equivalent to {baseline} yet{rest} {facts}"));
-    Advice { more_seeds: fewest, ..advice }
+    let advice = Advice::none(format!("No variant is shown equivalent to {baseline} yet"));
+    let advice = advice.and(clauses).and(fewest.is_none().then(|| {
+        format!(
+            "no number of seeds up to {MOST_PAIRS} would settle it if the spread stays as it is"
+        )
+    }));
+    let seeds = first.and_then(Candidate::needed);
+    Advice { seeds, ..advice }.and_timing(first.and_then(Candidate::timing_needed))
 }
 
 /// In which ways candidates, none of them good or open, are out, and how each.

@@ -132,6 +132,7 @@ pub(super) fn results(variants: Vec<VariantPlan>) -> Results {
         data: None,
         claims: vec![],
         controls: vec![],
+        other_load: None,
         recommendation: None,
     }
 }

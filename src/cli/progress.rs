@@ -1,7 +1,7 @@
 //! Progress on stderr: a bar on a terminal, plain lines elsewhere, nothing when quiet.
 
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -9,6 +9,7 @@ use super::say;
 use crate::data::Dataset;
 use crate::experiment::Event;
 use crate::record::{RunSummary, Status};
+use crate::spec::Plan;
 use crate::words::{self, printable};
 
 /// Listens to an experiment and shows how far it is.
@@ -16,10 +17,11 @@ pub(super) struct Progress {
     quiet: bool,
     bar: Option<ProgressBar>,
     narrator: Narrator,
+    forecast: Forecast,
 }
 
 impl Progress {
-    pub(super) fn new(quiet: bool) -> Self {
+    pub(super) fn new(quiet: bool, plan: &Plan) -> Self {
         let wanted = !quiet && std::io::stderr().is_terminal();
         // A bar that a terminal cannot show would swallow the lines too.
         let bar = wanted.then(|| ProgressBar::new(0)).filter(|bar| !bar.is_hidden());
@@ -28,17 +30,22 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { quiet, bar, narrator: Narrator::default() }
+        Self { quiet, bar, narrator: Narrator::default(), forecast: Forecast::of(plan) }
     }
 
     pub(super) fn hear(&mut self, event: &Event<'_>) {
         let line = self.narrator.line(event);
+        self.forecast.hear(event);
         if let Some(bar) = &self.bar {
-            advance(bar, event);
+            advance(bar, event, &self.forecast);
         }
         match (line, &self.bar) {
             (Some(line), Some(bar)) => bar.println(printable(&line)),
-            (Some(line), None) if !self.quiet => say(&line),
+            (Some(line), None) if !self.quiet => {
+                let ended = matches!(event, Event::RunFinished { .. });
+                let left = self.forecast.left().filter(|_| ended);
+                say(&(line + &left.map(|left| format!(" ({left} left)")).unwrap_or_default()));
+            }
             _ => {}
         }
     }
@@ -51,35 +58,84 @@ impl Progress {
 }
 
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} [{elapsed}, {eta} left]")
+    ProgressStyle::with_template("{prefix} {wide_bar} {percent}% [{elapsed}{msg}]")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-fn advance(bar: &ProgressBar, event: &Event<'_>) {
+/// The bar is about the whole experiment; what it says beside is what runs now.
+fn advance(bar: &ProgressBar, event: &Event<'_>, forecast: &Forecast) {
     match event {
         Event::RunStarted { variant, seed } => {
-            bar.reset();
-            bar.set_message(printable(&format!("{variant}, seed {seed}")));
+            bar.set_prefix(printable(&format!("{variant}, seed {seed}")));
         }
-        Event::Step { done, of } => {
-            bar.set_length(*of);
-            bar.set_position(*done);
-        }
-        Event::TimingBlock { done, of } => {
-            if *done <= 1 {
-                bar.reset();
-                bar.set_message("timing");
+        Event::TimingBlock { .. } => bar.set_prefix("timing"),
+        _ => {}
+    }
+    bar.set_length(forecast.all);
+    bar.set_position(forecast.done());
+    bar.set_message(forecast.left().map(|left| format!(", {left} left")).unwrap_or_default());
+}
+
+/// How much of the experiment is done, in training steps, and how long the rest will take at the rate so far. A timed step and
+/// a batch of inference count as a step each.
+struct Forecast {
+    steps: u64,
+    block: u64,
+    timing: u64,
+    all: u64,
+    /// Steps of runs and timing blocks that are over.
+    over: u64,
+    /// Steps of the current run.
+    current: u64,
+    started: Option<Instant>,
+}
+
+impl Forecast {
+    fn of(plan: &Plan) -> Self {
+        // A block trains twice as many steps as its plan says, once by phase, and infers as often.
+        let block = 3 * (plan.measure.timing_steps * plan.variants.len()) as u64;
+        let timing = block * plan.measure.timing_blocks as u64;
+        let steps = plan.train.steps;
+        Self { steps, block, timing, all: 0, over: 0, current: 0, started: None }
+    }
+
+    fn hear(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Started { runs, kept } => {
+                self.all = (runs - kept) as u64 * self.steps + self.timing;
+                self.started = Some(Instant::now());
             }
-            bar.set_length(*of as u64);
-            bar.set_position(*done as u64);
+            Event::Step { done, .. } => self.current = *done,
+            Event::RunFinished { .. } => {
+                self.over += self.steps;
+                self.current = 0;
+            }
+            Event::TimingBlock { done, .. } => {
+                self.over = self.all - self.timing + *done as u64 * self.block;
+            }
+            _ => {}
         }
-        Event::Loaded(_)
-        | Event::Note(_)
-        | Event::Started { .. }
-        | Event::Finished
-        | Event::NotKept { .. }
-        | Event::RunFinished { .. }
-        | Event::Saved(_) => {}
+    }
+
+    fn done(&self) -> u64 {
+        (self.over + self.current).min(self.all)
+    }
+
+    /// `about 40 s`; none before anything is done.
+    fn left(&self) -> Option<String> {
+        self.left_after(self.started?.elapsed())
+    }
+
+    fn left_after(&self, elapsed: Duration) -> Option<String> {
+        let (done, all) = (self.done(), self.all);
+        (done > 0).then(|| {
+            let seconds = elapsed.as_secs_f64() * (all - done) as f64 / done as f64;
+            match seconds {
+                s if s < 90.0 => format!("about {s:.0} s"),
+                s if s < 90.0 * 60.0 => format!("about {:.0} min", s / 60.0),
+                s => format!("about {:.1} h", s / 3600.0),
+            }
+        })
     }
 }
 
@@ -185,6 +241,7 @@ mod tests {
     use super::*;
     use crate::data::Split;
     use crate::record::Failure;
+    use crate::spec::{DEFAULT, Overrides};
 
     fn summary(status: Status) -> RunSummary {
         RunSummary {
@@ -250,6 +307,36 @@ mod tests {
         ] {
             assert_eq!(narrator.line(&event).as_deref(), line, "{event:?}");
         }
+    }
+
+    /// Two runs of 100 steps and 4 blocks of 3 × 5 × 2 steps are 320.
+    #[test]
+    fn the_time_left_is_that_of_the_whole_experiment() {
+        let mut plan = Plan::read("default", DEFAULT, &Overrides::default()).unwrap();
+        plan.train.steps = 100;
+        plan.variants.truncate(2);
+        (plan.measure.timing_steps, plan.measure.timing_blocks) = (5, 4);
+        let mut forecast = Forecast::of(&plan);
+        let mut after = |events: &[Event<'_>], seconds, done, left: Option<&str>| {
+            for event in events {
+                forecast.hear(event);
+            }
+            assert_eq!(forecast.done(), done);
+            assert_eq!(forecast.left_after(Duration::from_secs(seconds)).as_deref(), left);
+        };
+        let summary = summary(Status::Diverged);
+        after(&[], 0, 0, None);
+        after(&[Event::Started { runs: 3, kept: 1 }], 1, 0, None);
+        after(&[Event::Step { done: 50, of: 100 }], 10, 50, Some("about 54 s"));
+        // It stopped early.
+        after(
+            &[Event::RunFinished { variant: "fp32", summary: &summary }],
+            50,
+            100,
+            Some("about 2 min"),
+        );
+        after(&[Event::TimingBlock { done: 1, of: 4 }], 23_000, 230, Some("about 2.5 h"));
+        after(&[Event::TimingBlock { done: 4, of: 4 }], 90, 320, Some("about 0 s"));
     }
 
     #[test]

@@ -5,9 +5,11 @@ use askama::Template;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
+use crate::claims;
 use crate::record::{ClaimVerdict, Environment, GpuLoad, RunSummary};
 
 use super::reading::{Advice, Judged};
+use super::summary::{self, COLUMNS};
 use super::table::{LEGEND, LayerSum, Line, Row, TITLES};
 use super::theme::DARK;
 use super::{Drawing, Report, draw, interactive, text};
@@ -28,7 +30,11 @@ struct Page<'a> {
     title: &'a str,
     origins: Vec<Origin>,
     advice: &'a [Advice],
+    summary_titles: [&'static str; COLUMNS.len()],
+    summary: Vec<SummaryRow>,
+    summary_legend: String,
     claims: Vec<Claim<'a>>,
+    tally: String,
     titles: Vec<Title>,
     rows: Vec<HtmlRow>,
     legend: [&'static str; 5],
@@ -57,6 +63,8 @@ struct Origin {
 /// A claim, and how it fared on each variant that it speaks of.
 struct Claim<'a> {
     id: &'a str,
+    sentence: &'static str,
+    source: &'static str,
     threshold: &'a str,
     judged: Vec<Verdict<'a>>,
 }
@@ -64,10 +72,13 @@ struct Claim<'a> {
 struct Verdict<'a> {
     variant: &'a str,
     words: &'static str,
-    /// What the verdict looks like: a class of the style sheet.
-    class: &'static str,
     measured: &'a str,
     missing: &'a str,
+}
+
+struct SummaryRow {
+    baseline: bool,
+    cells: Vec<String>,
 }
 
 struct Title {
@@ -136,7 +147,11 @@ pub(super) fn render(
         title: &report.title,
         origins: origins(report),
         advice: &report.advice,
-        claims: claims(&report.claims),
+        summary_titles: COLUMNS.map(|column| column.title),
+        summary: summary_rows(report),
+        summary_legend: summary::legend(&report.table),
+        claims: claim_groups(&report.claims),
+        tally: tally(&report.claims),
         titles: titles(report),
         rows: rows().map(html_row).collect(),
         legend: LEGEND,
@@ -166,26 +181,45 @@ fn origins(report: &Report<'_>) -> Vec<Origin> {
 }
 
 /// The verdicts, those of one claim and threshold together.
-fn claims(judged: &[Judged]) -> Vec<Claim<'_>> {
+fn claim_groups(judged: &[Judged]) -> Vec<Claim<'_>> {
     let groups = judged.chunk_by(Judged::is_of_one_claim);
-    let claims = groups.map(|group| Claim {
-        id: &group[0].id,
-        threshold: &group[0].threshold,
-        judged: group.iter().map(verdict).collect(),
+    let claims = groups.map(|group| {
+        let Judged { id, threshold, .. } = &group[0];
+        let said = claims::statement(id);
+        Claim {
+            id,
+            sentence: said.map_or("", |said| said.sentence),
+            source: said.map_or("", |said| said.source),
+            threshold,
+            judged: group.iter().map(verdict).collect(),
+        }
     });
     claims.collect()
 }
 
+/// How many verdicts there are of each kind: `5 held, 3 did not hold`.
+fn tally(judged: &[Judged]) -> String {
+    use ClaimVerdict::{Confirmed, Inconclusive, NotMeasured, Refuted};
+    let kinds = [Confirmed, Refuted, Inconclusive, NotMeasured].into_iter().filter_map(|kind| {
+        let number = judged.iter().filter(|judged| judged.verdict == kind).count();
+        (number > 0).then(|| format!("{number} {}", text::claim_verdict(kind)))
+    });
+    kinds.collect::<Vec<_>>().join(", ")
+}
+
 fn verdict(judged: &Judged) -> Verdict<'_> {
-    let class = match judged.verdict {
-        ClaimVerdict::Confirmed => "confirmed",
-        ClaimVerdict::Refuted => "refuted",
-        ClaimVerdict::Inconclusive => "open",
-        ClaimVerdict::NotMeasured => "unmeasured",
-    };
     let words = text::claim_verdict(judged.verdict);
     let (measured, missing) = (&judged.measured, &judged.missing);
-    Verdict { variant: &judged.variant, words, class, measured, missing }
+    Verdict { variant: &judged.variant, words, measured, missing }
+}
+
+/// The summary: a row a variant, a cell a column.
+fn summary_rows(report: &Report<'_>) -> Vec<SummaryRow> {
+    let rows = report.table.rows.iter().map(|row| SummaryRow {
+        baseline: row.is_baseline,
+        cells: COLUMNS.iter().map(|column| (column.cell)(row)).collect(),
+    });
+    rows.collect()
 }
 
 fn titles(report: &Report<'_>) -> Vec<Title> {

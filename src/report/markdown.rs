@@ -18,6 +18,15 @@ pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
         let experiment = advice.experiment.as_ref().map(|name| format!("{}: ", escape(name)));
         let (heading, reason) = (escape(&advice.heading), escape(&advice.reason));
         let _ = writeln!(page, "**{}{heading}.** {reason}\n", experiment.unwrap_or_default());
+        for sentence in &advice.more {
+            let _ = writeln!(page, "{}\n", escape(sentence));
+        }
+        for caveat in &advice.caveats {
+            let _ = writeln!(page, "- {}", escape(caveat));
+        }
+        if !advice.caveats.is_empty() {
+            page.push('\n');
+        }
     }
     if !report.claims.is_empty() {
         page += &claims(&report.claims);

@@ -77,7 +77,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Mended, Hopeless> {
         results.recommendation = Some(Recommendation {
             variant: None,
             reason: "The results file is cut short, and what is missing may decide.".to_owned(),
-            more_seeds: None,
+            ..Recommendation::default()
         });
     }
     Ok(Mended { results, notes })

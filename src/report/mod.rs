@@ -18,6 +18,7 @@ mod markdown;
 mod mend;
 mod plausible;
 mod reading;
+mod summary;
 mod table;
 mod tensorboard;
 mod terminal;

@@ -24,6 +24,10 @@ pub(super) struct Advice {
     pub(super) heading: String,
     /// Why.
     pub(super) reason: String,
+    /// What to use until then, what to use where memory is short, and what would settle what is open: sentences.
+    pub(super) more: Vec<String>,
+    /// What to know before trusting it: what this machine or build cannot do, or what disturbed the times.
+    pub(super) caveats: Vec<String>,
 }
 
 /// A claim as it is shown.
@@ -39,14 +43,14 @@ pub(super) struct Judged {
     pub(super) measured: String,
     /// The threshold.
     pub(super) threshold: String,
-    /// What would settle it.
+    /// What is needed to decide.
     pub(super) missing: String,
 }
 
 impl Judged {
     /// The titles of [`Judged::cells`].
     pub(super) const TITLES: [&'static str; 6] =
-        ["claim", "variant", "verdict", "measured", "threshold", "what would settle it"];
+        ["claim", "variant", "verdict", "measured", "threshold", "needed to decide"];
 
     /// Whether both are verdicts on one claim by one threshold.
     pub(super) fn is_of_one_claim(&self, other: &Self) -> bool {
@@ -76,16 +80,30 @@ pub(super) fn advice(experiments: &[Loaded]) -> Vec<Advice> {
     let advice = experiments.iter().map(|experiment| {
         let results = &experiment.results;
         // Files of before there were recommendations hold none.
-        let Recommendation { variant, reason, .. } =
+        let Recommendation { variant, reason, provisional, for_memory, needed, .. } =
             results.recommendation.clone().unwrap_or_else(|| claims::recommend(results));
         let heading = variant.as_ref().map_or_else(
             || "No recommendation yet".to_owned(),
             |variant| format!("Use {}", text::printable(variant)),
         );
-        let reason = text::printable(&reason);
-        Advice { experiment: label(experiments, experiment), heading, reason }
+        let shown = |text: &String| text::printable(text);
+        Advice {
+            experiment: label(experiments, experiment),
+            heading,
+            reason: shown(&reason),
+            more: [provisional, for_memory, needed].iter().flatten().map(shown).collect(),
+            caveats: caveats(experiment),
+        }
     });
     advice.collect()
+}
+
+/// What to know before trusting the recommendation.
+fn caveats(loaded: &Loaded) -> Vec<String> {
+    let table = Table::of_one(&loaded.results, &[], None);
+    let notes = loaded.results.environment.notes.iter().cloned();
+    let said = unfinished(loaded, &table).into_iter().chain(emulated(&table)).chain(notes);
+    said.map(|sentence| text::printable(&sentence)).collect()
 }
 
 /// How the claims fared: those of several experiments side by side.
@@ -231,15 +249,18 @@ fn no_baseline(loaded: &Loaded, table: &Table<'_>) -> Option<String> {
     })
 }
 
-fn no_times(table: &Table<'_>) -> Vec<String> {
-    let mut said = Vec::new();
-    let emulated: Vec<String> = names(table, |row| row.emulated);
-    if !emulated.is_empty() {
-        said.push(format!(
+fn emulated(table: &Table<'_>) -> Option<String> {
+    let names = names(table, |row| row.emulated);
+    (!names.is_empty()).then(|| {
+        format!(
             "{}: emulated, so the numerics are exact and the times would say nothing of hardware; none are given.",
-            text::list(&emulated)
-        ));
-    }
+            text::list(&names)
+        )
+    })
+}
+
+fn no_times(table: &Table<'_>) -> Vec<String> {
+    let mut said = Vec::from_iter(emulated(table));
     for row in &table.rows {
         if let Some(reason) = &row.untimed {
             said.push(format!("{}: step time not measured: {reason}.", row.name));

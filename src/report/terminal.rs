@@ -6,8 +6,9 @@ use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table as Grid};
 use crate::record::Results;
 
 use super::load::Loaded;
-use super::reading::{Judged, advice, judged};
-use super::table::{Row, TITLES, Table};
+use super::reading::{Advice, Judged, advice, judged};
+use super::summary::{self, COLUMNS, Column};
+use super::table::{TITLES, Table};
 use super::text;
 
 /// How much of the results is printed.
@@ -26,16 +27,15 @@ pub fn terminal(results: &Results, detail: Verbosity, width: usize) -> String {
     let label = String::new();
     let loaded = Loaded { label, results: results.clone(), records: Vec::new(), notes: Vec::new() };
     let experiments = [loaded];
-    let mut parts: Vec<String> = advice(&experiments)
-        .iter()
-        .map(|advice| text::wrap(&format!("{}. {}", advice.heading, advice.reason), width))
-        .collect();
-    parts.extend(results.environment.notes.iter().map(|note| {
-        // A note belongs to the conclusion above it.
-        text::wrap(&format!("Note: {}", text::printable(note)), width)
-    }));
+    let mut parts = Vec::new();
+    for Advice { heading, reason, more, caveats, .. } in advice(&experiments) {
+        parts.push(text::wrap(&format!("{heading}. {reason}"), width));
+        parts.extend(more.iter().map(|sentence| text::wrap(sentence, width)));
+        // A caveat belongs to the conclusion above it.
+        parts.extend(caveats.iter().map(|note| text::wrap(&format!("Note: {note}"), width)));
+    }
     parts.push(String::new());
-    parts.push(summary(&table, width));
+    parts.push(lines(&table, width));
     if detail == Verbosity::Full {
         parts.push(String::new());
         parts.push(comparison(&table));
@@ -47,101 +47,8 @@ pub fn terminal(results: &Results, detail: Verbosity, width: usize) -> String {
     parts.join("\n")
 }
 
-/// A column of the summary.
-struct Column {
-    title: &'static str,
-    /// Columns of the greatest rank are left out first.
-    rank: u8,
-    cell: fn(&Row<'_>) -> String,
-}
-
-/// The columns in the order in which they stand. The first says which variant a line is about.
-const COLUMNS: [Column; 10] = [
-    Column { title: "variant", rank: 0, cell: name },
-    Column { title: "accuracy", rank: 1, cell: accuracy },
-    Column { title: "speed", rank: 2, cell: speed },
-    Column { title: "memory", rank: 3, cell: memory },
-    Column { title: "overflow", rank: 5, cell: |row| counted(row.counted().overflow, row) },
-    Column { title: "underflow", rank: 6, cell: |row| counted(row.counts.underflow, row) },
-    Column { title: "skipped steps", rank: 7, cell: skipped },
-    Column { title: "step time", rank: 8, cell: step_time },
-    Column { title: "samples/s", rank: 9, cell: samples },
-    Column { title: "runs", rank: 4, cell: runs },
-];
-
-fn name(row: &Row<'_>) -> String {
-    if row.emulated { format!("{} (emulated)", row.label()) } else { row.label() }
-}
-
-/// The difference to the baseline and what it allows to say; of the baseline, the accuracy itself.
-fn accuracy(row: &Row<'_>) -> String {
-    match (row.difference(), row.accuracy) {
-        (Some(difference), _) => {
-            let verdict = text::accuracy_verdict(difference.verdict);
-            format!("{} pp, {verdict}", text::points(difference.value))
-        }
-        (None, Some(accuracy)) => text::percent(accuracy.mean),
-        (None, None) => text::NOT_MEASURED.to_owned(),
-    }
-}
-
-/// How many times as many steps the variant makes in the same time.
-fn speed(row: &Row<'_>) -> String {
-    match row.time_ratio() {
-        Some(ratio) => format!("{:.2}×", 1.0 / ratio.value.0),
-        None if row.is_baseline && row.train.is_some() => "1.00×".to_owned(),
-        None => text::NOT_MEASURED.to_owned(),
-    }
-}
-
-/// How much less memory training takes; of the baseline, how much it takes.
-fn memory(row: &Row<'_>) -> String {
-    match (row.memory_ratio(), row.memory) {
-        (Some(ratio), _) => {
-            let change = (ratio.0 - 1.0) * 100.0;
-            let percent = change.abs().round();
-            let sign = match change {
-                _ if percent == 0.0 => "±",
-                more if more > 0.0 => "+",
-                _ => "−",
-            };
-            format!("{sign}{percent:.0}%")
-        }
-        (None, Some(memory)) => memory.peak_bytes.to_string(),
-        (None, None) => text::NOT_MEASURED.to_owned(),
-    }
-}
-
-fn counted(count: u64, row: &Row<'_>) -> String {
-    if row.counts.elements == 0 { text::NOT_MEASURED.to_owned() } else { text::count(count) }
-}
-
-fn skipped(row: &Row<'_>) -> String {
-    if row.steps == 0 {
-        return text::NOT_MEASURED.to_owned();
-    }
-    format!("{} of {}", text::count(row.numerics.skipped_steps), text::count(row.steps))
-}
-
-fn step_time(row: &Row<'_>) -> String {
-    let train = row.train.as_ref();
-    train
-        .map_or_else(|| text::NOT_MEASURED.to_owned(), |train| train.step_seconds.value.to_string())
-}
-
-fn samples(row: &Row<'_>) -> String {
-    let train = row.train.as_ref();
-    let rate = train.map(|train| text::decimal(train.samples_per_second.value));
-    rate.unwrap_or_else(|| text::NOT_MEASURED.to_owned())
-}
-
-fn runs(row: &Row<'_>) -> String {
-    let completed = format!("{} of {}", row.runs.completed, row.runs.planned);
-    [vec![completed], row.runs.troubles()].concat().join(", ")
-}
-
 /// One line per variant, with as many columns as there is room for.
-fn summary(table: &Table<'_>, width: usize) -> String {
+fn lines(table: &Table<'_>, width: usize) -> String {
     let mut least = u8::MAX;
     loop {
         let shown: Vec<&Column> = COLUMNS.iter().filter(|column| column.rank < least).collect();
@@ -173,16 +80,12 @@ fn grid(columns: &[&Column], table: &Table<'_>) -> String {
 
 /// What the columns are about, and which were left out.
 fn legend(table: &Table<'_>, shown: &[&Column], width: usize) -> String {
-    let baseline = table.baseline().map(Row::label).unwrap_or_default();
-    let mut said = format!(
-        "Against {baseline}: accuracy on the test data in percentage points (pp), speed of training (above 1 is faster), and memory of \
-         training. — means not measured."
-    );
     let hidden: Vec<String> = COLUMNS
         .iter()
         .filter(|column| !shown.iter().any(|shown| shown.rank == column.rank))
         .map(|column| column.title.to_owned())
         .collect();
+    let mut said = summary::legend(table);
     if !hidden.is_empty() {
         said += &format!(" The terminal is too narrow for: {}.", text::list(&hidden));
     }

@@ -171,12 +171,12 @@ pub(super) fn accuracy_verdict(verdict: AccuracyVerdict) -> &'static str {
     }
 }
 
-/// How a claim fared, in a word.
+/// How a claim fared here, without praise or blame: a claim that did not hold may be good news.
 pub(super) fn claim_verdict(verdict: ClaimVerdict) -> &'static str {
     match verdict {
-        ClaimVerdict::Confirmed => "confirmed",
-        ClaimVerdict::Refuted => "refuted",
-        ClaimVerdict::Inconclusive => "inconclusive",
+        ClaimVerdict::Confirmed => "held",
+        ClaimVerdict::Refuted => "did not hold",
+        ClaimVerdict::Inconclusive => "open",
         ClaimVerdict::NotMeasured => "not measured",
     }
 }

@@ -1,11 +1,13 @@
 //! A variant that might take the baseline's place: how its accuracy stands, what it costs, and both in words.
 
 use super::{LESS_MEMORY, LITTLE_SLOWER};
-use crate::claims::needed::{SeedsNeeded, timing_blocks};
+use crate::claims::needed::SeedsNeeded;
+use crate::claims::wording;
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, AgainstBaseline, Estimate, Results, Status, VariantResult,
 };
 use crate::spec::MeasurePlan;
+use crate::stats::blocks_to_settle;
 use crate::units::Ratio;
 use crate::words::{list, plural, points, points_apart};
 
@@ -110,31 +112,44 @@ impl<'a> Candidate<'a> {
         self.time().is_some() && self.unsure().is_none()
     }
 
-    /// The sentence of a variant recommended for its speed, without its end.
-    pub(super) fn for_its_time(&self, baseline: &str) -> String {
-        let Some(time) = self.against.train_time_ratio else {
-            return self.for_its_memory(baseline);
-        };
-        let mut parts = vec![format!("a step takes {} of {baseline}'s time", estimate(time))];
-        let memory = self.against.train_memory_ratio;
-        parts.extend(memory.map(|ratio| format!("training {ratio} of its memory")));
-        self.sentence(parts)
+    /// Whether the interval of step times leaves open whether the variant is faster, and it looks as if it were.
+    pub(super) fn maybe_faster(&self) -> Option<f64> {
+        let open = |ratio: &Estimate<Ratio>| ratio.value.0 < 1.0 && ratio.high.0 >= 1.0;
+        self.against.train_time_ratio.filter(open).map(|ratio| ratio.value.0)
     }
 
-    /// The sentence of a variant recommended for its memory, without its end.
+    /// What speaks for a variant that is recommended for its speed.
+    pub(super) fn for_its_time(&self, baseline: &str) -> String {
+        if self.time().is_none() {
+            return self.for_its_memory(baseline);
+        }
+        let memory = self.memory().map(|_| self.takes());
+        self.sentence([Some(self.trains(baseline)), memory].into_iter().flatten().collect())
+    }
+
+    /// What speaks for a variant that is recommended for its memory.
     pub(super) fn for_its_memory(&self, baseline: &str) -> String {
-        let memory = self.against.train_memory_ratio;
-        let memory = memory.map(|ratio| format!("training takes {ratio} of {baseline}'s memory"));
-        let time = match self.against.train_time_ratio {
-            Some(ratio) => format!("a step {} of its time", estimate(ratio)),
-            None => "its step time is not measured".to_owned(),
-        };
-        self.sentence(memory.into_iter().chain([time]).collect())
+        let memory = self.memory().map(|_| format!("{} than {baseline}", self.takes()));
+        self.sentence(memory.into_iter().chain([self.trains(baseline)]).collect())
     }
 
     fn sentence(&self, mut parts: Vec<String>) -> String {
         parts.extend(self.accuracy().map(|accuracy| format!("its test accuracy is {accuracy}")));
-        format!("{}: {}", self.name(), list(&parts))
+        format!("It {}", list(&parts))
+    }
+
+    /// `trains 20% slower than fp32 (15–25%)`.
+    fn trains(&self, baseline: &str) -> String {
+        match self.against.train_time_ratio {
+            Some(time) => format!("trains {}", wording::speed(time, baseline)),
+            None => "is not timed".to_owned(),
+        }
+    }
+
+    /// `needs 28% less memory`.
+    fn takes(&self) -> String {
+        let words = self.against.train_memory_ratio.map(wording::memory);
+        format!("needs {}", words.unwrap_or_else(|| "memory that is not measured".to_owned()))
     }
 
     /// The verdict on the accuracy with its numbers.
@@ -150,50 +165,64 @@ impl<'a> Candidate<'a> {
             AccuracyVerdict::Inconclusive => "inconclusive".to_owned(),
         };
         let interval = match (difference.low, difference.high) {
-            (Some(low), Some(high)) => format!(" ({} to {})", points(low), points(high)),
+            (Some(low), Some(high)) => format!(", {} to {}", points(low), points(high)),
             _ => String::new(),
         };
         let (value, seeds) = (points(difference.value), plural(difference.pairs, "seed"));
-        Some(format!("{verdict}, at {value} pp{interval} over {seeds}"))
+        Some(format!("{verdict} ({value} pp{interval}, {seeds})"))
     }
 
-    /// What it costs: `at 0.55× (0.54–0.56×) of fp32's step time and 0.76× of its memory`.
+    /// What it costs: `trains 20% slower than fp32 (15–25%) and needs 30% less memory`.
     pub(super) fn cost(&self, baseline: &str) -> String {
-        let time = self.against.train_time_ratio.map(estimate);
-        let memory = self.against.train_memory_ratio;
-        match (time, memory) {
-            (Some(time), Some(memory)) => {
-                format!("at {time} of {baseline}'s step time and {memory} of its memory")
-            }
-            (Some(time), None) => format!("at {time} of {baseline}'s step time"),
-            (None, Some(memory)) => {
-                format!("at {memory} of {baseline}'s memory, its step time not measured")
-            }
-            (None, None) => "its step time not measured".to_owned(),
-        }
+        let memory = self.memory().map(|_| self.takes());
+        list(&[Some(self.trains(baseline)), memory].into_iter().flatten().collect::<Vec<_>>())
     }
 
-    /// Why an open variant is worth more seeds: `bf16-true is faster still (0.48×)`.
-    pub(super) fn attraction(&self, still: &str) -> String {
+    /// Why an open variant is worth more seeds.
+    pub(super) fn attraction(&self, baseline: &str) -> String {
         let name = self.name();
         match (self.faster(), self.smaller()) {
-            (Some(time), _) => format!("{name} is faster{still} ({})", Ratio(time)),
-            (_, Some(memory)) => format!("{name} needs less memory{still} ({})", Ratio(memory)),
+            (Some(_), _) => format!("{name} {}", self.trains(baseline)),
+            (_, Some(_)) => format!("{name} {}", self.takes()),
             _ => name.to_owned(),
         }
     }
 
-    /// What would tell whether an unsure one may be recommended for its memory.
-    pub(super) fn blocks_needed(&self) -> Option<String> {
-        let (memory, time) = (self.unsure()?, self.against.train_time_ratio?);
-        let blocks = timing_blocks(time, self.measure.timing_blocks, LITTLE_SLOWER);
-        Some(format!(
-            "{} needs less memory ({}), but its step time, {}, is not measured well enough: {blocks}",
-            self.name(),
-            Ratio(memory),
-            estimate(time),
-        ))
+    /// What it saves where memory is short, and at what price.
+    pub(super) fn saves(&self, baseline: &str) -> Option<String> {
+        self.saving()?;
+        let open = if self.is_good() { "" } else { ", and its accuracy is not settled yet" };
+        Some(format!("{} {} and {}{open}", self.name(), self.takes(), self.trains(baseline),))
     }
+
+    /// Why more timing blocks would tell more, where they would: of a variant that needs less memory whether it is more than a
+    /// little slower, of another whether it is faster.
+    pub(super) fn timing_needed(&self) -> Option<TimingNeeded> {
+        let time = self.against.train_time_ratio?;
+        let given = self.measure.timing_blocks;
+        let (threshold, why) = match (self.unsure(), self.maybe_faster()) {
+            (Some(_), _) => {
+                let percent = (LITTLE_SLOWER - 1.0) * 100.0;
+                (
+                    LITTLE_SLOWER,
+                    format!("{} and may be more than {percent:.0}% slower", self.takes()),
+                )
+            }
+            (None, Some(_)) => (1.0, "may be faster".to_owned()),
+            (None, None) => return None,
+        };
+        let needed = blocks_to_settle(time, given, threshold);
+        let why = format!("{} {why} ({} of the step time)", self.name(), estimate(time));
+        Some(TimingNeeded { why, more: needed.map(|needed| needed - given) })
+    }
+}
+
+/// What timing blocks would tell of a variant.
+pub(super) struct TimingNeeded {
+    /// What is open.
+    pub(super) why: String,
+    /// How many more would settle it, by an estimate; none where that takes too many.
+    pub(super) more: Option<usize>,
 }
 
 impl Standing {

@@ -35,114 +35,196 @@ fn measured(rows: &[Measured<'_>]) -> Results {
     results
 }
 
+/// What a recommendation says beside its variant and reason.
+struct More<'a> {
+    provisional: Option<&'a str>,
+    for_memory: Option<&'a str>,
+    needed: Option<&'a str>,
+    seeds: Option<u64>,
+    blocks: Option<u64>,
+}
+
 #[track_caller]
-fn check(results: &Results, variant: Option<&str>, more_seeds: Option<u64>, reason: &str) {
+fn check(results: &Results, variant: Option<&str>, reason: &str, more: &More<'_>) {
+    let text = |text: Option<&str>| text.map(str::to_owned);
     let expected = Recommendation {
-        variant: variant.map(str::to_owned),
+        variant: text(variant),
         reason: reason.to_owned(),
-        more_seeds,
+        provisional: text(more.provisional),
+        for_memory: text(more.for_memory),
+        needed: text(more.needed),
+        more_seeds: more.seeds,
+        more_blocks: more.blocks,
     };
     assert_eq!(recommend(results), expected);
 }
 
+/// Nothing beside the variant and the reason.
+const NOTHING: More<'_> =
+    More { provisional: None, for_memory: None, needed: None, seeds: None, blocks: None };
+
+/// What the open variant of [`NOISY`] asks for.
+const SEEDS: More<'_> = More {
+    needed: Some("Needed to decide: about 84 more seeds (--seeds 90)."),
+    seeds: Some(84),
+    ..NOTHING
+};
+
 const EQUIVALENT: &str =
-    "its test accuracy is equivalent within ±0.50 pp, at −0.05 pp (−0.12 to +0.03) over 6 seeds";
+    "its test accuracy is equivalent within ±0.50 pp (−0.05 pp, −0.12 to +0.03, 6 seeds)";
+
+const INCONCLUSIVE: &str = "its test accuracy is inconclusive (±0.00 pp, −2.41 to +2.28, 6 seeds)";
 
 #[test]
 fn the_fastest_that_keeps_the_accuracy_is_recommended() {
-    let mixed = |rows: &[Measured<'_>], more, reason: &str| {
-        check(&measured(rows), Some("bf16-mixed"), more, reason);
+    let mixed = |rows: &[Measured<'_>], reason: &str, more: &More<'_>| {
+        check(&measured(rows), Some("bf16-mixed"), reason, more);
     };
-    let said =
-        format!("bf16-mixed: a step takes 0.55× (0.54–0.56×) of fp32's time and {EQUIVALENT}");
-    mixed(&[(FAST, None, &KEPT)], None, &format!("{said}."));
+    let said = format!("It trains 1.82× as fast as fp32 (1.79–1.85×) and {EQUIVALENT}");
+    mixed(&[(FAST, None, &KEPT)], &format!("{said}."), &NOTHING);
     let with_memory = format!(
-        "bf16-mixed: a step takes 0.55× (0.54–0.56×) of fp32's time, training 0.76× of its memory and {EQUIVALENT}."
+        "It trains 1.82× as fast as fp32 (1.79–1.85×), needs 24% less memory and {EQUIVALENT}."
     );
-    mixed(&[(FAST, Some(0.76), &KEPT)], None, &with_memory);
+    mixed(&[(FAST, Some(0.76), &KEPT)], &with_memory, &NOTHING);
     // A faster one that is worse is out; one that is open is told, a slower one that is open is not.
-    mixed(&[(FAST, None, &KEPT), (FASTER, None, &WORSE)], None, &format!("{said}."));
-    mixed(&[(FAST, None, &KEPT), (ALIKE, None, &NOISY)], None, &format!("{said}."));
-    let open = "bf16-true is faster still (0.48×) but is not shown equivalent";
-    mixed(
-        &[(FAST, None, &KEPT), (FASTER, None, &NOISY)],
-        Some(84),
-        &format!("{said}; {open} yet: about 84 more seeds."),
-    );
+    mixed(&[(FAST, None, &KEPT), (FASTER, None, &WORSE)], &format!("{said}."), &NOTHING);
+    mixed(&[(FAST, None, &KEPT), (ALIKE, None, &NOISY)], &format!("{said}."), &NOTHING);
+    let open = "bf16-true trains 2.08× as fast as fp32 (2.04–2.13×), its accuracy not settled";
+    mixed(&[(FAST, None, &KEPT), (FASTER, None, &NOISY)], &format!("{said}; {open} yet."), &SEEDS);
     let wild = NOISY.map(|d| d * 10.0);
     mixed(
         &[(FAST, None, &KEPT), (FASTER, None, &wild)],
-        None,
-        &format!(
-            "{said}; {open}, and no number of seeds up to 1000 would settle it if the spread stays as it is."
-        ),
+        &format!("{said}; {open} by any number of seeds up to 1000, if the spread stays as it is."),
+        &NOTHING,
     );
     let both = measured(&[(FAST, None, &KEPT), (FASTER, None, &WORSE.map(|d| -d))]);
-    let better = "bf16-true: a step takes 0.48× (0.47–0.49×) of fp32's time and its test accuracy is better, at +2.00 pp \
-                  (+1.85 to +2.15) over 6 seeds.";
-    check(&both, Some("bf16-true"), None, better);
+    let better = "It trains 2.08× as fast as fp32 (2.04–2.13×) and its test accuracy is better (+2.00 pp, +1.85 to +2.15, \
+                  6 seeds).";
+    check(&both, Some("bf16-true"), better, &NOTHING);
 }
 
 #[test]
 fn with_none_clearly_faster_memory_decides() {
-    let timed = "bf16-mixed: training takes 0.70× of fp32's memory, a step 1.00× (0.95–1.05×) of its time and";
-    let untimed =
-        "bf16-mixed: training takes 0.70× of fp32's memory, its step time is not measured and";
+    let timed =
+        "It needs 30% less memory than fp32, trains at 1.00× the speed of fp32 (0.95–1.05×) and";
+    let untimed = "It needs 30% less memory than fp32, is not timed and";
     for (time, said) in [(ALIKE, timed), (None, untimed)] {
         let results = measured(&[(time, Some(0.7), &KEPT)]);
-        check(&results, Some("bf16-mixed"), None, &format!("{said} {EQUIVALENT}."));
+        check(&results, Some("bf16-mixed"), &format!("{said} {EQUIVALENT}."), &NOTHING);
     }
     let rival = measured(&[(ALIKE, Some(0.7), &KEPT), (ALIKE, Some(0.6), &NOISY)]);
-    let open =
-        "bf16-true needs less memory (0.60×) but is not shown equivalent yet: about 84 more seeds";
-    check(&rival, Some("bf16-mixed"), Some(84), &format!("{timed} {EQUIVALENT}; {open}."));
+    let open = "bf16-true needs 40% less memory, its accuracy not settled yet";
+    check(&rival, Some("bf16-mixed"), &format!("{timed} {EQUIVALENT}; {open}."), &SEEDS);
+}
+
+/// Time and memory give two answers: both are given.
+#[test]
+fn what_saves_more_memory_is_told_beside_what_is_faster() {
+    let rows: [Measured<'_>; 2] = [(FAST, Some(0.9), &KEPT), (SLOW, Some(0.7), &KEPT)];
+    let reason = format!(
+        "It trains 1.82× as fast as fp32 (1.79–1.85×), needs 10% less memory and {EQUIVALENT}."
+    );
+    let memory = "If memory is what you lack, bf16-true needs 30% less memory and trains 20% slower than fp32 (15–25%).";
+    let more = More { for_memory: Some(memory), ..NOTHING };
+    check(&measured(&rows), Some("bf16-mixed"), &reason, &more);
+    // A saving beside it that would let nothing more in is not worth a sentence: 0.88 ÷ 0.9 is over 0.95.
+    let rows: [Measured<'_>; 2] = [(FAST, Some(0.9), &KEPT), (SLOW, Some(0.88), &KEPT)];
+    check(&measured(&rows), Some("bf16-mixed"), &reason, &NOTHING);
 }
 
 #[test]
 fn with_none_cheaper_it_is_the_baseline() {
-    let said = "fp32: no policy that keeps the accuracy is faster here, or smaller without being slower, with bf16-mixed at";
-    for (time, memory, cost) in [
-        (SLOW, Some(0.7), "1.20× (1.15–1.25×) of fp32's step time and 0.70× of its memory"),
-        (ALIKE, Some(0.96), "1.00× (0.95–1.05×) of fp32's step time and 0.96× of its memory"),
-        (ALIKE, None, "1.00× (0.95–1.05×) of fp32's step time"),
+    let said = "No variant that keeps the accuracy is faster here, or smaller without being slower: bf16-mixed trains";
+    let memory = "If memory is what you lack, bf16-mixed needs 30% less memory and trains 20% slower than fp32 (15–25%).";
+    for (time, memory, cost, for_memory) in [
+        (SLOW, Some(0.7), "20% slower than fp32 (15–25%) and needs 30% less memory", Some(memory)),
+        (
+            ALIKE,
+            Some(0.96),
+            "at 1.00× the speed of fp32 (0.95–1.05×) and needs 4% less memory",
+            None,
+        ),
+        (ALIKE, None, "at 1.00× the speed of fp32 (0.95–1.05×)", None),
     ] {
         let results = measured(&[(time, memory, &KEPT)]);
-        check(&results, Some("fp32"), None, &format!("{said} {cost}."));
+        check(&results, Some("fp32"), &format!("{said} {cost}."), &More { for_memory, ..NOTHING });
     }
     let rival = measured(&[(SLOW, None, &KEPT), (FASTER, None, &NOISY)]);
-    let cost = "1.20× (1.15–1.25×) of fp32's step time";
-    let open = "bf16-true is faster (0.48×) but is not shown equivalent yet: about 84 more seeds";
-    check(&rival, Some("fp32"), Some(84), &format!("{said} {cost}; {open}."));
+    let open = "bf16-true trains 2.08× as fast as fp32 (2.04–2.13×), its accuracy not settled yet";
+    check(&rival, Some("fp32"), &format!("{said} 20% slower than fp32 (15–25%); {open}."), &SEEDS);
 
-    let untimed = "fp32: no policy that keeps the accuracy is shown to be faster here, or smaller without being slower, with bf16-mixed its step time not \
-                   measured.";
+    let untimed = "No variant that keeps the accuracy is shown to be faster here, or smaller without being slower: bf16-mixed \
+                   is not timed.";
     let mut results = measured(&[(None, None, &KEPT)]);
-    check(&results, Some("fp32"), None, untimed);
+    check(&results, Some("fp32"), untimed, &NOTHING);
     results.complete = false;
     let accuracy = EQUIVALENT.replace("its test accuracy", "the test accuracy of bf16-mixed");
-    check(&results, None, None, &format!("No step is timed yet; {accuracy}."));
+    let provisional = Some("For now keep fp32: no step is timed yet.");
+    let more = More { provisional, ..NOTHING };
+    check(&results, None, &format!("No step is timed yet; {accuracy}."), &more);
 
-    let slow = "fp32: no policy that may keep the accuracy is faster here, or smaller without being slower, with bf16-mixed at 1.20× (1.15–1.25×) of fp32's \
-                step time.";
-    check(&measured(&[(SLOW, None, &NOISY)]), Some("fp32"), None, slow);
+    let slow = "No variant that may keep the accuracy is faster here, or smaller without being slower: bf16-mixed trains 20% \
+                slower than fp32 (15–25%).";
+    check(&measured(&[(SLOW, None, &NOISY)]), Some("fp32"), slow, &NOTHING);
+
+    // An interval that holds 1: more blocks may show it faster. 8 ln(1.02 ÷ 0.95)² ÷ ln(0.95)² is 15.3.
+    let maybe = measured(&[(Some([0.88, 0.95, 1.02]), None, &KEPT)]);
+    let reason = format!(
+        "{said} at 1.05× the speed of fp32 (0.98–1.14×); bf16-mixed may be faster (0.95× (0.88–1.02×) of the step time)."
+    );
+    let needed =
+        Some("Needed to decide: about 8 more timing blocks (--set measure.timing_blocks=16).");
+    check(&maybe, Some("fp32"), &reason, &More { needed, blocks: Some(8), ..NOTHING });
 }
 
 #[test]
 fn with_none_shown_good_more_seeds_are_asked_for() {
+    let none = "No variant is shown equivalent to fp32 yet; bf16-mixed trains 1.82× as fast as fp32 (1.79–1.85×); its test \
+                accuracy is inconclusive";
     let few = measured(&[(FAST, None, &KEPT[..3]), (SLOW, None, &KEPT[..3])]);
-    let reason = "None shown equivalent to fp32 yet: run 3 more seeds to settle bf16-mixed, at 0.55× (0.54–0.56×) of \
-                  fp32's step time, its test accuracy inconclusive, at −0.06 pp (−0.28 to +0.33) over 3 seeds.";
-    check(&few, None, Some(3), reason);
+    let reason = format!("{none} (−0.06 pp, −0.28 to +0.33, 3 seeds).");
+    let not_shown = "For now keep fp32: that bf16-mixed keeps its accuracy is not shown yet.";
+    let more = More {
+        provisional: Some(not_shown),
+        needed: Some("Needed to decide: 3 more seeds (--seeds 6)."),
+        seeds: Some(3),
+        ..NOTHING
+    };
+    check(&few, None, &reason, &more);
     // The one that fewer seeds settle is named, even if another is faster.
     let two = measured(&[(FAST, None, &NOISY), (FASTER, None, &NOISY.map(|d| d * 10.0))]);
-    let reason = "None shown equivalent to fp32 yet: run about 84 more seeds to settle bf16-mixed, at 0.55× \
-                  (0.54–0.56×) of fp32's step time, its test accuracy inconclusive, at ±0.00 pp (−2.41 to +2.28) over 6 seeds.";
-    check(&two, None, Some(84), reason);
+    let reason = format!("{none} (±0.00 pp, −2.41 to +2.28, 6 seeds).");
+    let provisional =
+        Some("For now keep fp32: that bf16-true keeps its accuracy is not shown yet.");
+    check(&two, None, &reason, &More { provisional, ..SEEDS });
     let wild = measured(&[(FAST, None, &NOISY.map(|d| d * 10.0))]);
-    let reason = "None shown equivalent to fp32 yet, and no number of seeds up to 1000 would settle it if the spread \
-                  stays as it is: bf16-mixed, at 0.55× (0.54–0.56×) of fp32's step time, its test accuracy inconclusive, \
-                  at ±0.00 pp (−24.11 to +22.75) over 6 seeds.";
-    check(&wild, None, None, reason);
+    let reason = format!(
+        "{none} (±0.00 pp, −24.11 to +22.75, 6 seeds); no number of seeds up to 1000 would settle it if the spread stays as it \
+         is."
+    );
+    check(&wild, None, &reason, &More { provisional: Some(not_shown), ..NOTHING });
+    // Seeds and timing blocks at once: the interval has to come up to 1.1 from below, which takes
+    // 8 ln(1.17 ÷ 0.996)² ÷ ln(1.17 ÷ 1.1)² = 54.4 blocks.
+    let both = measured(&[(Some([0.996, 1.17, 1.33]), Some(0.72), &NOISY)]);
+    let cost = "trains at 0.85× the speed of fp32 (0.75–1.00×)";
+    let reason = format!(
+        "No variant is shown equivalent to fp32 yet; bf16-mixed {cost} and needs 28% less memory; {INCONCLUSIVE}; bf16-mixed \
+         needs 28% less memory and may be more than 10% slower (1.17× (1.00–1.33×) of the step time)."
+    );
+    let provisional = format!(
+        "For now keep fp32: no variant is shown to be faster here; if memory is what you lack, bf16-mixed needs 28% less memory \
+         and {cost}, and its accuracy is not settled yet."
+    );
+    let more = More {
+        provisional: Some(&provisional),
+        needed: Some(
+            "Needed to decide: about 84 more seeds (--seeds 90) and about 47 more timing blocks (--set \
+             measure.timing_blocks=55).",
+        ),
+        blocks: Some(47),
+        ..SEEDS
+    };
+    check(&both, None, &reason, &more);
 }
 
 #[test]
@@ -150,17 +232,18 @@ fn with_all_worse_or_stopped_it_is_the_baseline_if_that_went_through() {
     let mut results = measured(&[(FAST, None, &WORSE), (FAST, None, &KEPT)]);
     results.variants[2].runs[3].status = Status::Diverged;
     let whys = "bf16-mixed is worse (−2.00 pp) and bf16-true diverged in 1 of 6 runs";
-    let reason = format!("fp32: every other policy is worse or was stopped: {whys}.");
-    check(&results, Some("fp32"), None, &reason);
+    let reason = format!("Every other variant is worse or was stopped: {whys}.");
+    check(&results, Some("fp32"), &reason, &NOTHING);
     results.variants[0].runs[0].status = Status::Diverged;
     let reason = format!(
-        "Every other policy is worse or was stopped: {whys}; fp32 itself diverged in 1 of 6 runs."
+        "Every other variant is worse or was stopped: {whys}; fp32 itself diverged in 1 of 6 runs."
     );
-    check(&results, None, None, &reason);
+    check(&results, None, &reason, &NOTHING);
 }
 
 #[test]
 fn before_any_comparison_nothing_is_recommended() {
+    let keep = Some("For now keep fp32.");
     let cases: [(fn(&mut Results), &str); 7] = [
         (
             |results| {
@@ -200,55 +283,85 @@ fn before_any_comparison_nothing_is_recommended() {
     for (change, reason) in cases {
         let mut results = measured(&[(None, None, &KEPT)]);
         change(&mut results);
-        check(&results, None, None, reason);
+        // Of a baseline that failed, nothing is to be kept.
+        let provisional = keep.filter(|_| !reason.contains("failed"));
+        check(&results, None, reason, &More { provisional, ..NOTHING });
     }
 }
 
 /// At 8 blocks.
 #[test]
 fn a_time_measured_badly_recommends_no_variant_for_its_memory() {
-    let kept = "bf16-mixed: training takes 0.72× of fp32's memory, a step";
+    let kept = "It needs 28% less memory than fp32, trains";
     for (time, said) in [
-        ([0.99, 1.02, 1.05], "1.02× (0.99–1.05×)"),
-        ([1.01, 1.02, 1.03], "1.02× (1.01–1.03×)"),
-        ([1.0, 1.05, LITTLE_SLOWER], "1.05× (1.00–1.10×)"),
+        ([0.99, 1.02, 1.05], "at 0.98× the speed of fp32 (0.95–1.01×)"),
+        ([1.01, 1.02, 1.03], "2% slower than fp32 (1–3%)"),
+        ([1.0, 1.05, LITTLE_SLOWER], "at 0.95× the speed of fp32 (0.91–1.00×)"),
     ] {
         let results = measured(&[(Some(time), Some(0.72), &KEPT)]);
-        let reason = format!("{kept} {said} of its time and {EQUIVALENT}.");
-        check(&results, Some("bf16-mixed"), None, &reason);
+        let reason = format!("{kept} {said} and {EQUIVALENT}.");
+        check(&results, Some("bf16-mixed"), &reason, &NOTHING);
     }
-    let none = "fp32: no policy that keeps the accuracy is shown to be faster here, or smaller without being slower, with bf16-mixed at";
-    for (time, said, blocks) in [
-        ([0.996, 1.17, 1.33], "1.17× (1.00–1.33×)", "about 55 timing"),
-        ([0.99, 1.90, 3.50], "1.90× (0.99–3.50×)", "about 12 timing"),
-        ([0.85, 0.95, 1.15], "0.95× (0.85–1.15×)", "about 14 timing"),
+    let none = "No variant that keeps the accuracy is shown to be faster here, or smaller without being slower: bf16-mixed trains";
+    for (time, said, speed, blocks) in [
+        ([0.996, 1.17, 1.33], "1.17× (1.00–1.33×)", "at 0.85× the speed of fp32 (0.75–1.00×)", 55),
+        ([0.99, 1.90, 3.50], "1.90× (0.99–3.50×)", "at 0.53× the speed of fp32 (0.29–1.01×)", 12),
+        ([0.85, 0.95, 1.15], "0.95× (0.85–1.15×)", "at 1.05× the speed of fp32 (0.87–1.18×)", 14),
     ] {
         let results = measured(&[(Some(time), Some(0.72), &KEPT)]);
         let reason = format!(
-            "{none} {said} of fp32's step time and 0.72× of its memory; bf16-mixed needs less memory (0.72×), but its \
-             step time, {said}, is not measured well enough: {blocks} blocks needed, 8 given."
+            "{none} {speed} and needs 28% less memory; bf16-mixed needs 28% less memory and may be more than 10% slower ({said} \
+             of the step time)."
         );
-        check(&results, Some("fp32"), None, &reason);
+        let more_blocks = blocks - 8;
+        let needed = format!(
+            "Needed to decide: about {more_blocks} more timing blocks (--set measure.timing_blocks={blocks})."
+        );
+        let memory = format!(
+            "If memory is what you lack, bf16-mixed needs 28% less memory and trains {speed}."
+        );
+        let more = More {
+            for_memory: Some(&memory),
+            needed: Some(&needed),
+            blocks: Some(more_blocks),
+            ..NOTHING
+        };
+        check(&results, Some("fp32"), &reason, &more);
     }
     // Beside one that is shown, only one that would save more is told of.
-    for (memory, more) in [
+    for (memory, clause, more) in [
         (
             0.6,
-            "; bf16-true needs less memory (0.60×), but its step time, 1.90× (0.99–3.50×), is not measured well enough: \
-             about 12 timing blocks needed, 8 given",
+            "; bf16-true needs 40% less memory and may be more than 10% slower (1.90× (0.99–3.50×) of the step time)",
+            More {
+                for_memory: Some(
+                    "If memory is what you lack, bf16-true needs 40% less memory and trains at 0.53× the speed of fp32 \
+                     (0.29–1.01×).",
+                ),
+                needed: Some(
+                    "Needed to decide: about 4 more timing blocks (--set measure.timing_blocks=12).",
+                ),
+                blocks: Some(4),
+                ..NOTHING
+            },
         ),
-        (0.8, ""),
+        (0.8, "", NOTHING),
     ] {
         let wide = Some([0.99, 1.90, 3.50]);
         let results = measured(&[(ALIKE, Some(0.72), &KEPT), (wide, Some(memory), &KEPT)]);
-        let reason = format!("{kept} 1.00× (0.95–1.05×) of its time and {EQUIVALENT}{more}.");
-        check(&results, Some("bf16-mixed"), None, &reason);
+        let reason =
+            format!("{kept} at 1.00× the speed of fp32 (0.95–1.05×) and {EQUIVALENT}{clause}.");
+        check(&results, Some("bf16-mixed"), &reason, &more);
     }
     // While its step is still to be timed, nothing is known of its price.
     let mut waiting = measured(&[(None, Some(0.72), &KEPT)]);
     waiting.complete = false;
     let accuracy = EQUIVALENT.replace("its test accuracy", "the test accuracy of bf16-mixed");
-    check(&waiting, None, None, &format!("No step is timed yet; {accuracy}."));
+    let provisional = Some(
+        "For now keep fp32: no step is timed yet; if memory is what you lack, bf16-mixed needs 28% less memory and is not timed.",
+    );
+    let more = More { provisional, ..NOTHING };
+    check(&waiting, None, &format!("No step is timed yet; {accuracy}."), &more);
 }
 
 /// −0.95 points in all six seeds: among four variants six seeds can show no difference, two more would show it worse.
@@ -259,27 +372,34 @@ fn a_variant_on_its_way_to_worse_is_no_rival() {
     let kept: Measured<'_> = (FAST, None, &KEPT);
     let four = |rows: [Measured<'_>; 4]| adjusted(measured(&rows));
 
-    let said =
-        format!("bf16-mixed: a step takes 0.55× (0.54–0.56×) of fp32's time and {EQUIVALENT}.");
-    check(&four([kept, bad, bad, bad]), Some("bf16-mixed"), None, &said);
+    let said = format!("It trains 1.82× as fast as fp32 (1.79–1.85×) and {EQUIVALENT}.");
+    check(&four([kept, bad, bad, bad]), Some("bf16-mixed"), &said, &NOTHING);
 
     let slow: Measured<'_> = (SLOW, None, &KEPT);
-    let none = "fp32: no policy that keeps the accuracy is faster here, or smaller without being slower, with bf16-mixed at 1.20× (1.15–1.25×) of fp32's \
-                step time.";
-    check(&four([slow, bad, bad, bad]), Some("fp32"), None, none);
+    let none = "No variant that keeps the accuracy is faster here, or smaller without being slower: bf16-mixed trains 20% slower \
+                than fp32 (15–25%).";
+    check(&four([slow, bad, bad, bad]), Some("fp32"), none, &NOTHING);
 
-    let open = "None shown equivalent to fp32 yet: run about 84 more seeds to settle bf16-mixed, at 0.55× (0.54–0.56×) of \
-                fp32's step time, its test accuracy inconclusive, at ±0.00 pp (−2.41 to +2.28) over 6 seeds.";
-    check(&four([(FAST, None, &NOISY), bad, bad, bad]), None, Some(84), open);
+    let open = format!(
+        "No variant is shown equivalent to fp32 yet; bf16-mixed trains 1.82× as fast as fp32 (1.79–1.85×); {INCONCLUSIVE}."
+    );
+    let provisional =
+        Some("For now keep fp32: that bf16-mixed keeps its accuracy is not shown yet.");
+    check(
+        &four([(FAST, None, &NOISY), bad, bad, bad]),
+        None,
+        &open,
+        &More { provisional, ..SEEDS },
+    );
 
     let looks = "looks worse (−0.95 pp, about 2 more seeds would show it)";
     let all = format!(
-        "fp32: every other policy is worse, looks worse or was stopped: bf16-mixed diverged in 1 of 6 runs, bf16-true \
+        "Every other variant is worse, looks worse or was stopped: bf16-mixed diverged in 1 of 6 runs, bf16-true \
          {looks}, fp16-mixed {looks} and fp16-true {looks}."
     );
     let mut results = four([bad; 4]);
     results.variants[1].runs[0].status = Status::Diverged;
-    check(&results, Some("fp32"), None, &all);
+    check(&results, Some("fp32"), &all, &NOTHING);
 }
 
 #[test]
@@ -292,37 +412,35 @@ fn a_baseline_that_stopped_is_never_recommended() {
         results
     };
     let itself = "fp32 itself diverged in 3 of 6 runs";
-    let slow = "a step takes 1.20× (1.15–1.25×) of fp32's time, training 1.40× of its memory";
-    let untimed = "training takes 0.98× of fp32's memory, its step time is not measured";
+    let slow = "trains 20% slower than fp32 (15–25%), needs 40% more memory";
+    let untimed = "needs 2% less memory than fp32, is not timed";
     let slower = Some([1.0, 1.3, 1.6]);
     // Of the good, the least time; of those without times, the least memory.
     for (rows, variant, said) in [
-        ([(SLOW, Some(1.4), &KEPT[..]), (slower, Some(0.6), &KEPT)], "bf16-mixed", slow),
+        ([(SLOW, Some(1.4), &KEPT[..]), (slower, Some(1.6), &KEPT)], "bf16-mixed", slow),
         ([(FASTER, None, &WORSE), (SLOW, Some(1.4), &KEPT)], "bf16-true", slow),
         ([(None, Some(0.99), &KEPT), (None, Some(0.98), &KEPT)], "bf16-true", untimed),
-        ([(None, None, &WORSE), (None, None, &KEPT)], "bf16-true", "its step time is not measured"),
+        ([(None, None, &WORSE), (None, None, &KEPT)], "bf16-true", "is not timed"),
     ] {
-        let said = format!("{variant}: {said} and {EQUIVALENT}; {itself}.");
-        check(&stopped(&rows), Some(variant), None, &said);
+        let said = format!("It {said} and {EQUIVALENT}; {itself}.");
+        check(&stopped(&rows), Some(variant), &said, &NOTHING);
     }
     let rival = stopped(&[(SLOW, Some(1.4), &KEPT), (FASTER, None, &NOISY)]);
     let reason = format!(
-        "bf16-mixed: {slow} and {EQUIVALENT}; {itself}; bf16-true is faster still (0.48×) but is not shown equivalent yet: \
-         about 84 more seeds."
+        "It {slow} and {EQUIVALENT}; {itself}; bf16-true trains 2.08× as fast as fp32 (2.04–2.13×), its accuracy not settled yet."
     );
-    check(&rival, Some("bf16-mixed"), Some(84), &reason);
-    // With none good there is nothing to recommend, be the open one cheaper or not.
+    check(&rival, Some("bf16-mixed"), &reason, &SEEDS);
+    // With none good there is nothing to recommend, be the open one cheaper or not, and nothing to keep.
     let open = format!(
-        "None shown equivalent to fp32 yet: run about 84 more seeds to settle bf16-mixed, at 1.20× (1.15–1.25×) of fp32's \
-         step time, its test accuracy inconclusive, at ±0.00 pp (−2.41 to +2.28) over 6 seeds; {itself}."
+        "No variant is shown equivalent to fp32 yet; bf16-mixed trains 20% slower than fp32 (15–25%); {INCONCLUSIVE}; {itself}."
     );
-    check(&stopped(&[(SLOW, None, &NOISY)]), None, Some(84), &open);
+    check(&stopped(&[(SLOW, None, &NOISY)]), None, &open, &SEEDS);
 
     let mut both = stopped(&[(SLOW, None, &WORSE)]);
     both.variants[0].runs[5].status = Status::Failed;
-    let reason = "Every other policy is worse or was stopped: bf16-mixed is worse (−2.00 pp); fp32 itself stopped in 4 of 6 \
+    let reason = "Every other variant is worse or was stopped: bf16-mixed is worse (−2.00 pp); fp32 itself stopped in 4 of 6 \
                   runs (3 diverged, 1 failed).";
-    check(&both, None, None, reason);
+    check(&both, None, reason, &NOTHING);
 }
 
 /// An experiment that was interrupted, or a results file cut short: a variant may be clearly faster than another that
@@ -330,13 +448,14 @@ fn a_baseline_that_stopped_is_never_recommended() {
 #[test]
 fn nothing_is_recommended_whose_rivals_are_not_in() {
     let rows: [Measured<'_>; 4] = [(FAST, None, &KEPT); 4];
+    let keep = More { provisional: Some("For now keep fp32."), ..NOTHING };
     let mut results = measured(&rows);
     results.variants[3].runs.clear();
     results.variants.pop();
     let reason = "2 of 5 variants have no run yet: fp16-mixed and fp16-true.";
-    check(&results, None, None, reason);
+    check(&results, None, reason, &keep);
     results.variants.truncate(1);
     let reason =
         "4 of 5 variants have no run yet: bf16-mixed, bf16-true, fp16-mixed and fp16-true.";
-    check(&results, None, None, reason);
+    check(&results, None, reason, &keep);
 }
