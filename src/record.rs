@@ -263,7 +263,7 @@ pub struct RunSummary {
     pub final_loss: Option<f64>,
     /// Steps attempted, skipped ones included.
     pub steps: u64,
-    /// Steps whose update was skipped because a weight gradient was not finite.
+    /// Steps whose update was skipped because the loss or a weight gradient was not finite.
     pub skipped_steps: u64,
     /// SHA-256 of the final weights as f32, little-endian, in the order of the parameters; none of a failed run.
     pub weights_digest: Option<String>,
@@ -490,7 +490,7 @@ pub struct UpdateCounts {
     pub lost: u64,
 }
 
-/// What became of the weight gradients after conversion to f32 and unscaling, over every step.
+/// What the weight gradients were, over every step, as the backward pass leaves them: still multiplied by the loss scale.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GradientCounts {
     /// Values looked at.

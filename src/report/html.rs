@@ -324,7 +324,7 @@ fn detail((index, row): (usize, &Row<'_>)) -> Detail {
         policy: text::printable(&row.policy),
         runs: row.summaries.iter().map(run_cells).collect(),
         gradients: format!(
-            "Weight gradients over every step, after unscaling: {} values, of them {} zeros, {} subnormals, {} infinities and {} NaNs.",
+            "Weight gradients over every step, before unscaling: {} values, of them {} zeros, {} subnormals, {} infinities and {} NaNs.",
             text::count(gradients.elements),
             text::count(gradients.zero),
             text::count(gradients.subnormal),
