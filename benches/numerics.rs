@@ -13,7 +13,7 @@ use mantissa::ops::{
 };
 use mantissa::precision::{Format, Policy};
 use mantissa::spec::{DEFAULT, Overrides, Plan};
-use mantissa::train::{Loaded, Trainer};
+use mantissa::train::{DeviceBatch, Trainer};
 
 const TYPES: [(&str, DType); 3] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
 
@@ -168,8 +168,8 @@ fn whole_steps(c: &mut Criterion) {
     let model = Model::new(&plan.model, data.shape, data.classes).expect("a model");
     let mut batches =
         Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0).expect("batches");
-    let batch =
-        Loaded::new(batches.batch(0).expect("memory"), data.shape, &Device::Cpu).expect("a batch");
+    let batch = DeviceBatch::new(batches.batch(0).expect("memory"), data.shape, &Device::Cpu)
+        .expect("a batch");
     let mut group = c.benchmark_group("one step of the default experiment");
     for variant in &plan.variants {
         let mut trainer =
@@ -187,7 +187,7 @@ fn whole_steps(c: &mut Criterion) {
 }
 
 /// One step, with a look at what it did.
-fn step(trainer: &mut Trainer<'_>, batch: &Loaded, census: Option<&mut Census>) {
+fn step(trainer: &mut Trainer<'_>, batch: &DeviceBatch, census: Option<&mut Census>) {
     trainer.step(&mut |_| Ok(black_box(batch).clone()), census).expect("a step");
     black_box(trainer.outcomes().expect("outcomes"));
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use mantissa::experiment::record_path;
-use mantissa::memory::Meter;
+use mantissa::memory::HostMeter;
 use mantissa::record::{
     AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
     Counts, Environment, Estimate, ExponentHistogram, GradientCounts, Inference, LayerCensus,
@@ -41,7 +41,7 @@ fn main() -> Result<(), Failure> {
     for steps in [steps / 4, steps / 2, steps] {
         let dir = PathBuf::from(dir);
         save(&dir, variants, seeds, steps)?;
-        let (meter, clock) = (Meter::start(), Instant::now());
+        let (meter, clock) = (HostMeter::start(), Instant::now());
         let written = report::render(&dir)?;
         let (seconds, peak) = (clock.elapsed().as_secs_f64(), meter.peak());
         let page = written.last().ok_or("no file was written")?;

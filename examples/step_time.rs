@@ -14,7 +14,7 @@ use mantissa::spec::{
     Activation, Augment, ConvBlock, DataPlan, ModelPlan, OptimizerPlan, Pool, ScheduleKind,
     SchedulePlan, TrainPlan,
 };
-use mantissa::train::{Loaded, Trainer};
+use mantissa::train::{DeviceBatch, Trainer};
 
 /// Steps before the clock starts.
 const WARM_UP: u64 = 5;
@@ -49,7 +49,7 @@ fn run() -> Result<(), Failure> {
     let mut source = Batches::new(&data, batch, Augment::default(), 0)?;
     let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape, &device))?;
     for step in 0..WARM_UP {
-        let batch = Loaded::new(source.batch(step)?, data.shape, &device)?;
+        let batch = DeviceBatch::new(source.batch(step)?, data.shape, &device)?;
         trainer.step(&mut |_| Ok(batch.clone()), None)?;
     }
     let together = if device.is_cpu() { 1 } else { STEPS_TOGETHER };
@@ -57,7 +57,8 @@ fn run() -> Result<(), Failure> {
     let mut done = 0;
     while done < steps {
         let count = together.min(steps - done);
-        let load = |step| Loaded::new(source.batch(WARM_UP + done + step)?, data.shape, &device);
+        let load =
+            |step| DeviceBatch::new(source.batch(WARM_UP + done + step)?, data.shape, &device);
         let batches = (0..count).map(load).collect::<Result<Vec<_>, _>>()?;
         trainer.outcomes()?;
         let clock = Stopwatch::start(&device)?;

@@ -1,5 +1,7 @@
 //! The machine: which device runs the experiment, and what a reader of its numbers must know of it.
 
+#[cfg_attr(feature = "cuda", expect(unsafe_code, reason = "a graph may go to another thread"))]
+mod captured_graph;
 #[cfg_attr(
     feature = "cuda",
     expect(unsafe_code, reason = "some of the driver's functions are not safe in cudarc")
@@ -14,8 +16,6 @@ mod load;
 mod meter;
 mod phases;
 mod probe;
-#[cfg_attr(feature = "cuda", expect(unsafe_code, reason = "a recording may go to another thread"))]
-mod recording;
 mod stopwatch;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "the driver's functions for pools are not safe in cudarc")]
@@ -32,11 +32,11 @@ use crate::units::Bytes;
 use crate::words::list;
 use gpu::{Build, GpuError};
 
+pub use captured_graph::CapturedGraph;
 pub use load::LoadMeter;
 pub use meter::Meter;
 pub use phases::PhaseClock;
 pub use probe::{Probe, Reading};
-pub use recording::Recording;
 pub use stopwatch::Stopwatch;
 
 /// A device as asked for. Text form: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`.

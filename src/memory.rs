@@ -190,9 +190,9 @@ pub fn keep_freed_pages() {
 
 /// Counts this thread's live bytes from its creation until it is dropped. One at a time on a thread.
 #[derive(Debug)]
-pub struct Meter(());
+pub struct HostMeter(());
 
-impl Meter {
+impl HostMeter {
     /// Starts counting from 0.
     pub fn start() -> Self {
         LIVE.set(0);
@@ -206,7 +206,7 @@ impl Meter {
         Bytes(LIVE.get().max(0) as u64)
     }
 
-    /// The most that was live at one time since the last [`Meter::reset_peak`].
+    /// The most that was live at one time since the last [`HostMeter::reset_peak`].
     pub fn peak(&self) -> Bytes {
         Bytes(PEAK.get().max(0) as u64)
     }
@@ -217,13 +217,13 @@ impl Meter {
     }
 }
 
-impl Drop for Meter {
+impl Drop for HostMeter {
     fn drop(&mut self) {
         COUNTING.set(false);
     }
 }
 
-/// Runs `work`, which gets memory that the thread keeps for its next product. That memory is not counted by [`Meter`], since it outlives a run; [`work_space_of_this_thread`] tells it.
+/// Runs `work`, which gets memory that the thread keeps for its next product. That memory is not counted by [`HostMeter`], since it outlives a run; [`work_space_of_this_thread`] tells it.
 pub fn work_space<R>(work: impl FnOnce() -> R) -> R {
     let (counting, live, peak) = (COUNTING.replace(true), LIVE.get(), PEAK.get());
     let result = work();
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn live_and_peak_bytes_follow_a_known_sequence() {
-        let meter = Meter::start();
+        let meter = HostMeter::start();
         let first = vec![0_u8; 1000];
         assert_eq!((meter.live(), meter.peak()), (Bytes(1000), Bytes(1000)));
         let second = vec![1.0_f32; 500];
@@ -271,7 +271,7 @@ mod tests {
     /// More than any address space holds, and more than a `Vec` may.
     #[test]
     fn what_cannot_be_had_is_an_error_and_counts_nothing() {
-        let meter = Meter::start();
+        let meter = HostMeter::start();
         for len in [1 << 45, usize::MAX] {
             let bytes = (len as u64).saturating_mul(8);
             assert_eq!(reserve::<u64>(len), Err(OutOfMemory(bytes)));
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn work_space_is_counted_apart() {
-        let meter = Meter::start();
+        let meter = HostMeter::start();
         let before = work_space_of_this_thread();
         let kept = work_space(|| drop_one_keep_one(3000, 500));
         assert_eq!((meter.live(), meter.peak()), (Bytes(0), Bytes(0)));
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn other_threads_do_not_count() {
-        let meter = Meter::start();
+        let meter = HostMeter::start();
         let before = meter.live();
         let kept = uncounted(|| std::thread::spawn(|| vec![0_u8; 1 << 20]).join()).unwrap();
         assert_eq!(meter.live(), before);

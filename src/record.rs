@@ -337,8 +337,8 @@ pub struct TrainTime {
 /// The time of a training step by phase: for each the median over the blocks of its mean time a step, over all
 /// micro-batches.
 ///
-/// Measured in blocks of their own, each phase between two synchronizations, on steps that are told one operation at a time:
-/// on a GPU, where the recorded step has no gaps, the sum may exceed [`TrainTime::step_seconds`]. That has no `data` in it on
+/// Measured in blocks of their own, each phase between two synchronizations, on eager steps: on a GPU, where a captured step
+/// has no gaps, the sum may exceed [`TrainTime::step_seconds`]. That has no `data` in it on
 /// any device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phases {

@@ -310,7 +310,7 @@ pub struct TrainPlan {
     pub label_smoothing: f32,
     /// Test the model every so many steps, beside the end; none: only at the end.
     pub evaluate_every: Option<u64>,
-    /// Whether a GPU repeats a recorded step, rather than being told each operation of every step. No matter on a CPU.
+    /// Whether a GPU repeats a captured step (a CUDA graph) instead of launching each operation. Has no effect on a CPU.
     #[serde(default = "default_cuda_graphs")]
     pub cuda_graphs: bool,
 }

@@ -25,7 +25,7 @@ use mantissa::spec::{
     OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
 use mantissa::store::Folder;
-use mantissa::train::{self, Loaded, Trainer};
+use mantissa::train::{self, DeviceBatch, Trainer};
 
 fn cnn() -> ModelPlan {
     let block = |channels, pool| ConvBlock {
@@ -181,7 +181,7 @@ fn steps(plan: &Plan, mut clock: Option<&mut PhaseClock>) -> (String, Vec<StepOu
     for step in 0..plan.train.steps {
         let mut load = |index| {
             let number = step * accumulate + index as u64;
-            Loaded::new(batches.batch(number)?, data.shape, &Device::Cpu)
+            DeviceBatch::new(batches.batch(number)?, data.shape, &Device::Cpu)
         };
         match clock.as_deref_mut() {
             Some(clock) => trainer.phased_step(&mut load, clock).unwrap(),
@@ -398,12 +398,12 @@ fn with_trainer<R>(plan: &Plan, work: impl FnOnce(Trainer<'_>, &mut Batches<'_>)
 }
 
 /// A training batch; its first pixel is infinite in f16 and bf16 where it is a bad one.
-fn batch(batches: &mut Batches<'_>, step: u64, is_bad: bool) -> Loaded {
+fn batch(batches: &mut Batches<'_>, step: u64, is_bad: bool) -> DeviceBatch {
     let mut batch = batches.batch(step).unwrap();
     if is_bad {
         batch.images[0] = f32::MAX;
     }
-    Loaded::new(batch, [1, 28, 28], &Device::Cpu).unwrap()
+    DeviceBatch::new(batch, [1, 28, 28], &Device::Cpu).unwrap()
 }
 
 /// A loss scale that takes every gradient of f16 to infinity: the statistics of the rejected batch, which are finite, leave no
@@ -461,7 +461,7 @@ fn a_loss_that_is_not_finite_is_a_skipped_step_under_a_dynamic_scale() {
             policy
         };
         with_trainer(&plan(mlp(), &[policy], 4), |mut trainer, batches| {
-            let batches: Vec<Loaded> = (0..3).map(|i| batch(batches, i, i == 1)).collect();
+            let batches: Vec<DeviceBatch> = (0..3).map(|i| batch(batches, i, i == 1)).collect();
             for batch in &batches {
                 trainer.step(&mut |_| Ok(batch.clone()), None).unwrap();
             }
@@ -542,7 +542,7 @@ fn memory_depends_neither_on_steps_nor_on_micro_batches() {
     plan.train.accumulate = 1;
     let held = [10, 1_000_000_000].map(|steps| {
         plan.train.steps = steps;
-        let meter = mantissa::memory::Meter::start();
+        let meter = mantissa::memory::HostMeter::start();
         with_trainer(&plan, |_trainer, _| meter.live())
     });
     assert_eq!(held[0], held[1]);

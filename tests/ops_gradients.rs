@@ -12,7 +12,7 @@ mod ops_support;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use mantissa::ops::{
     self, AdamW, BatchNormSaved, ConvSettings, ConvWanted, Conversion, LossSettings, Operands,
-    Random, Sgd, Update, UpdateTensors,
+    RandomStream, Sgd, Update, UpdateTensors,
 };
 use mantissa::precision::Format;
 use ops_support::{UNIT, bits, numbers, tensor, uniform};
@@ -452,7 +452,7 @@ fn batch_norm_for_inference() -> Result<()> {
 #[test]
 fn dropout_keeps_what_the_generator_says() -> Result<()> {
     let pass = numbers(&[17])?;
-    let random = Random { seed: 0x0123_4567_89ab_cdef, stream: 3, pass };
+    let random = RandomStream { seed: 0x0123_4567_89ab_cdef, stream: 3, pass };
     let x = uniform(1, 40_001, SIGNED)?;
     for p in [0.0_f32, 0.1, 0.5, 0.9] {
         let scale = 1.0 / (1.0 - p);
@@ -482,7 +482,7 @@ fn dropout_keeps_what_the_generator_says() -> Result<()> {
 #[test]
 fn dropout_goes_on_where_the_number_of_passes_starts_again() -> Result<()> {
     let step = u64::from(u32::MAX) / 3;
-    let random = Random { seed: 9, stream: 2, pass: numbers(&[ops::first_pass(step, 3)])? };
+    let random = RandomStream { seed: 9, stream: 2, pass: numbers(&[ops::first_pass(step, 3)])? };
     let ones = Tensor::ones(64, DType::F32, &Device::Cpu)?;
     for pass in [u32::MAX, 0, 1] {
         let kept = |i: u32| ops::philox4x32([i / 4, 0, pass, 2], [9, 0])[i as usize % 4] >= 1 << 31;
@@ -497,13 +497,13 @@ fn dropout_goes_on_where_the_number_of_passes_starts_again() -> Result<()> {
 fn dropout_drops_other_values_for_other_steps_streams_and_seeds() -> Result<()> {
     let ones = Tensor::ones(4096, DType::F32, &Device::Cpu)?;
     let pass = numbers(&[0])?;
-    let first = Random { seed: 1, stream: 0, pass: pass.clone() };
-    let mask = |random: &Random| ops::to_f32(&ops::dropout(&ones, 0.5, random)?);
+    let first = RandomStream { seed: 1, stream: 0, pass: pass.clone() };
+    let mask = |random: &RandomStream| ops::to_f32(&ops::dropout(&ones, 0.5, random)?);
     let mut masks = [
         first.clone(),
-        Random { stream: 1, ..first.clone() },
-        Random { seed: 2, ..first.clone() },
-        Random { seed: 1 | 1 << 32, ..first.clone() },
+        RandomStream { stream: 1, ..first.clone() },
+        RandomStream { seed: 2, ..first.clone() },
+        RandomStream { seed: 1 | 1 << 32, ..first.clone() },
     ]
     .iter()
     .map(mask)

@@ -9,8 +9,8 @@ mod ops_support;
 use candle_core::{DType, Device, IndexOp, Result, Tensor};
 use half::{bf16, f16};
 use mantissa::ops::{
-    self, AdamW, ConvSettings, ConvWanted, Conversion, LossSettings, Operands, Random, Sgd, Then,
-    Update, UpdateTensors,
+    self, AdamW, ConvSettings, ConvWanted, Conversion, LossSettings, Operands, RandomStream, Sgd,
+    Then, Update, UpdateTensors,
 };
 use mantissa::precision::Format;
 use mantissa::record::GradientCounts;
@@ -76,7 +76,7 @@ fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
     keep("relu's gradient", &ops::relu_backward(b, &y)?);
     keep("gelu", &ops::gelu(a)?);
     keep("gelu's gradient", &ops::gelu_backward(b, a)?);
-    let random = Random { seed: 7, stream: 1, pass: numbers(&[2])? };
+    let random = RandomStream { seed: 7, stream: 1, pass: numbers(&[2])? };
     keep("dropout", &ops::dropout(a, 0.3, &random)?);
     keep("add", &ops::add(a, b, Then::Nothing)?);
     results.extend(pools(a, b)?);

@@ -90,7 +90,7 @@ impl<'a> Batches<'a> {
         into.labels.clear();
         into.labels.extend(labels);
         self.gather(&self.data.train, chosen, into, |place| {
-            View::draw(self.augment, self.seed, epoch, (first + place) as u64)
+            Crop::draw(self.augment, self.seed, epoch, (first + place) as u64)
         })
     }
 
@@ -111,7 +111,7 @@ impl<'a> Batches<'a> {
             let end = test.labels.len().min(first + batch);
             let chosen: Vec<usize> = (first..end).collect();
             let mut batch = Batch { images: Vec::new(), labels: test.labels[first..end].to_vec() };
-            self.gather(test, &chosen, &mut batch, |_| View::WHOLE)?;
+            self.gather(test, &chosen, &mut batch, |_| Crop::WHOLE)?;
             Ok(batch)
         })
     }
@@ -122,7 +122,7 @@ impl<'a> Batches<'a> {
         split: &Split,
         chosen: &[usize],
         into: &mut Batch,
-        view: impl Fn(usize) -> View + Sync,
+        view: impl Fn(usize) -> Crop + Sync,
     ) -> Result<(), OutOfMemory> {
         /// Images a task: less work than this is not worth handing to another thread.
         const TASK: usize = 16;
@@ -145,12 +145,12 @@ impl<'a> Batches<'a> {
     }
 
     /// Standardizes one image as `view` shows it.
-    fn show(&self, pixels: &[u8], view: View, out: &mut [f32]) {
+    fn show(&self, pixels: &[u8], view: Crop, out: &mut [f32]) {
         let [_, height, width] = self.data.shape;
         let area = height * width;
         let channels = out.chunks_exact_mut(area).zip(pixels.chunks_exact(area));
         for ((out, pixels), table) in channels.zip(&self.standardized) {
-            if view == View::WHOLE {
+            if view == Crop::WHOLE {
                 for (out, &pixel) in out.iter_mut().zip(pixels) {
                     *out = table[usize::from(pixel)];
                 }
@@ -174,7 +174,7 @@ impl<'a> Batches<'a> {
 /// What is seen of an image: a window of its own size, moved over the image with black (pixel value 0, before
 /// standardization) around it, then perhaps mirrored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct View {
+struct Crop {
     /// Rows by which the window is moved down.
     down: isize,
     /// Columns by which it is moved right.
@@ -183,7 +183,7 @@ struct View {
     mirrored: bool,
 }
 
-impl View {
+impl Crop {
     /// The image as it is.
     const WHOLE: Self = Self { down: 0, right: 0, mirrored: false };
 
@@ -233,7 +233,7 @@ fn standardized(counts: &[u64; 256]) -> [f32; 256] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Meter;
+    use crate::memory::HostMeter;
     use crate::units::Bytes;
 
     /// `train` and `test` images of 2 × 3 × 4, all different; every pixel of an image's first channel is its label.
@@ -303,7 +303,7 @@ mod tests {
         let data = data(64, 1);
         let mut batches = Batches::new(&data, 64, PLAIN, 7).unwrap();
         let mut batch = batches.batch(0).unwrap();
-        let meter = Meter::start();
+        let meter = HostMeter::start();
         for step in 0..200 {
             batches.fill(step, &mut batch).unwrap();
         }
@@ -382,7 +382,7 @@ mod tests {
                 }
             }
             let mut shown = [f32::NAN; 24];
-            let view = View { down: down as isize, right: right as isize, mirrored };
+            let view = Crop { down: down as isize, right: right as isize, mirrored };
             batches.show(image, view, &mut shown);
             assert_eq!(shown.as_slice(), expected);
         }
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn views_are_drawn_from_all_that_augmentation_allows() {
         let draws = |augment| {
-            let views = (0..2000).map(|position| View::draw(augment, 3, 1, position));
+            let views = (0..2000).map(|position| Crop::draw(augment, 3, 1, position));
             let views = views.map(|v| (v.down, v.right, v.mirrored));
             views.collect::<std::collections::BTreeSet<_>>()
         };

@@ -11,7 +11,7 @@ use crate::units::Bytes;
 #[derive(Debug)]
 pub enum Meter {
     /// The allocator's count for this thread.
-    Host(memory::Meter),
+    Host(memory::HostMeter),
     /// The GPU's pool, and what was live in it before.
     #[cfg(feature = "cuda")]
     Gpu(Pool, u64),
@@ -31,7 +31,7 @@ impl Meter {
             return Ok(Self::Gpu(pool, before));
         }
         let _ = device;
-        Ok(Self::Host(memory::Meter::start()))
+        Ok(Self::Host(memory::HostMeter::start()))
     }
 
     /// Bytes allocated and not freed since the start.

@@ -6,7 +6,7 @@ use super::Stopwatch;
 use crate::record::{Phase, Phases};
 use crate::units::Seconds;
 
-/// A clock that is told which phase begins.
+/// Measures the time of each phase; the caller says which one begins.
 #[derive(Debug)]
 pub struct PhaseClock {
     device: Device,

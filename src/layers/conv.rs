@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Layer, Pass, Registry, Saved, Start};
+use super::{Init, Layer, Pass, Registry, Saved};
 use crate::ops::{self, ConvSettings, ConvWanted};
 
 /// A convolution with square kernels, with or without a `ReLU` behind it. x: N × C × H × W.
@@ -42,10 +42,9 @@ impl Conv2d {
         let ConvSizes { inputs, outputs, kernel, bias } = sizes;
         let inputs = inputs / settings.groups;
         let shape = [outputs, inputs, kernel, kernel];
-        let start = Start::He { fan_in: inputs * kernel * kernel };
-        let weight = registry.parameter(&name, "weight", &shape, start);
-        let bias =
-            bias.then(|| registry.parameter(&name, "bias", &[outputs], Start::Constant(0.0)));
+        let init = Init::He { fan_in: inputs * kernel * kernel };
+        let weight = registry.parameter(&name, "weight", &shape, init);
+        let bias = bias.then(|| registry.parameter(&name, "bias", &[outputs], Init::Constant(0.0)));
         Self { name, weight, bias, settings, takes_data, relu: false }
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Layer, Pass, Registry, Saved, Start};
+use super::{Init, Layer, Pass, Registry, Saved};
 use crate::ops;
 
 /// y = x wᵀ + b, with or without a `ReLU` behind it. x: N × I, y: N × O.
@@ -24,9 +24,9 @@ impl Linear {
         takes_data: bool,
     ) -> Self {
         let name = registry.layer(name);
-        let start = Start::He { fan_in: inputs };
-        let weight = registry.parameter(&name, "weight", &[outputs, inputs], start);
-        let bias = registry.parameter(&name, "bias", &[outputs], Start::Constant(0.0));
+        let init = Init::He { fan_in: inputs };
+        let weight = registry.parameter(&name, "weight", &[outputs, inputs], init);
+        let bias = registry.parameter(&name, "bias", &[outputs], Init::Constant(0.0));
         Self { name, weight, bias, takes_data, relu: false }
     }
 

@@ -40,12 +40,12 @@ pub struct Parameter {
     /// Its shape.
     pub shape: Vec<usize>,
     /// How it starts.
-    pub start: Start,
+    pub init: Init,
 }
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Start {
+pub enum Init {
     /// All the same value.
     Constant(f32),
     /// Uniform in ±√(6 / fan-in) (He et al. 2015, arXiv 1502.01852).
@@ -103,9 +103,9 @@ impl Registry {
     }
 
     /// Registers a parameter of a layer and returns its number.
-    pub fn parameter(&mut self, layer: &str, part: &str, shape: &[usize], start: Start) -> usize {
+    pub fn parameter(&mut self, layer: &str, part: &str, shape: &[usize], init: Init) -> usize {
         let (name, layer, shape) = (format!("{layer}.{part}"), layer.to_owned(), shape.to_vec());
-        self.parameters.push(Parameter { name, layer, shape, start });
+        self.parameters.push(Parameter { name, layer, shape, init });
         self.parameters.len() - 1
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{Layer, Pass, Registry, Saved, Start};
+use super::{Init, Layer, Pass, Registry, Saved};
 use crate::ops;
 
 /// Mean and variance over the batches so far, for inference; f32 under every policy.
@@ -72,8 +72,8 @@ impl BatchNorm {
     /// A layer over `channels`.
     pub fn new(registry: &mut Registry, name: &str, channels: usize) -> Self {
         let name = registry.layer(name);
-        let gamma = registry.parameter(&name, "gamma", &[channels], Start::Constant(1.0));
-        let beta = registry.parameter(&name, "beta", &[channels], Start::Constant(0.0));
+        let gamma = registry.parameter(&name, "gamma", &[channels], Init::Constant(1.0));
+        let beta = registry.parameter(&name, "beta", &[channels], Init::Constant(0.0));
         registry.statistics.push(channels);
         Self { name, gamma, beta, statistics: registry.statistics.len() - 1, relu: false }
     }

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 
 use super::{BatchStatistics, RunningStatistics};
 use crate::numerics::Census;
-use crate::ops::{self, BatchNormSaved, Operands, Random, Then};
+use crate::ops::{self, BatchNormSaved, Operands, RandomStream, Then};
 use crate::precision::Format;
 use crate::record::Role;
 
@@ -213,11 +213,11 @@ impl<'a> Pass<'a> {
         self.batch_statistics.push(statistics);
     }
 
-    /// Random numbers for one use in this pass; none in inference.
-    pub fn random(&self, stream: u32) -> Option<Random> {
+    /// RandomStream numbers for one use in this pass; none in inference.
+    pub fn random(&self, stream: u32) -> Option<RandomStream> {
         match &self.mode {
             Mode::Training { seed, pass, .. } => {
-                Some(Random { seed: *seed, stream, pass: pass.clone() })
+                Some(RandomStream { seed: *seed, stream, pass: pass.clone() })
             }
             Mode::Inference => None,
         }

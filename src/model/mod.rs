@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use crate::layers::{Layer as _, Parameter, Pass, Registry, Sequential, Start};
+use crate::layers::{Init, Layer as _, Parameter, Pass, Registry, Sequential};
 use crate::memory::{self, OutOfMemory};
 use crate::spec::ModelPlan;
 
@@ -105,9 +105,9 @@ impl Model {
         &self,
         seed: u64,
     ) -> impl Iterator<Item = std::result::Result<Vec<f32>, OutOfMemory>> {
-        let values = move |(index, parameter): (usize, &Parameter)| match parameter.start {
-            Start::Constant(value) => memory::filled(value, parameter.len()),
-            Start::He { fan_in } => {
+        let values = move |(index, parameter): (usize, &Parameter)| match parameter.init {
+            Init::Constant(value) => memory::filled(value, parameter.len()),
+            Init::He { fan_in } => {
                 let bound = (6.0 / fan_in as f32).sqrt();
                 let mut random = ChaCha8Rng::seed_from_u64(seed);
                 random.set_stream(index as u64);

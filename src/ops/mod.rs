@@ -50,7 +50,7 @@ pub use norm::{
     BatchNormGradients, BatchNormSaved, batch_norm, batch_norm_backward, batch_norm_inference,
     take_in_statistics,
 };
-pub use philox::{Philox, Random, first_pass, philox4x32};
+pub use philox::{Philox, RandomStream, first_pass, philox4x32};
 pub use pointwise::{
     Then, accumulate, add, dropout, gelu, gelu_backward, next_pass, relu, relu_backward,
 };

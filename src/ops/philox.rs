@@ -5,7 +5,7 @@ use candle_core::Tensor;
 
 /// Which random numbers an operation draws. What changes from step to step is on the tensors' device.
 #[derive(Clone, Debug)]
-pub struct Random {
+pub struct RandomStream {
     /// The run's seed.
     pub seed: u64,
     /// Which use of random numbers: such as a layer.

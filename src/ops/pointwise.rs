@@ -7,7 +7,7 @@ use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, build, edit, expect_shape, first, view};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
-use super::philox::{Philox, Random};
+use super::philox::{Philox, RandomStream};
 
 /// `y[i] = f(x[i])`, rounded once; `f` sees the position of the block's first value, its values and where to write.
 fn map(x: &Tensor, f: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Result<Tensor> {
@@ -143,12 +143,12 @@ fn normal_cdf(x: f32) -> f32 {
 ///
 /// # Errors
 /// As [`relu`].
-pub fn dropout(x: &Tensor, p: f32, random: &Random) -> Result<Tensor> {
+pub fn dropout(x: &Tensor, p: f32, random: &RandomStream) -> Result<Tensor> {
     expect_shape("the number of a pass", &random.pass, &[1])?;
     let keep_from = (f64::from(p) * 4_294_967_296.0) as u64;
     let scale = 1.0 / (1.0 - p);
     on_gpu!(x => cuda::dropout(x, (keep_from, scale), random));
-    let Random { seed, stream, pass } = random;
+    let RandomStream { seed, stream, pass } = random;
     let random = Philox { seed: *seed, stream: *stream, pass: first(pass)? };
     map(x, |start, x, y| {
         let quads = x.chunks(4).zip(y.chunks_mut(4));
@@ -175,7 +175,7 @@ pub fn add(a: &Tensor, b: &Tensor, then: Then) -> Result<Tensor> {
     })
 }
 
-/// Adds 1 to the number of the forward pass that [`Random`] draws for, modulo 2³².
+/// Adds 1 to the number of the forward pass that [`RandomStream`] draws for, modulo 2³².
 ///
 /// # Errors
 /// When it is not one number, u32.

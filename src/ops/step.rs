@@ -201,30 +201,30 @@ impl StepEnd {
         }
     }
 
-    /// The next [`StepEnd::finish`] on the GPU is recorded, to be repeated, and not done.
-    pub fn begin_recording(&mut self) {
+    /// The next [`StepEnd::finish`] on the GPU is captured, to be repeated, and not done.
+    pub fn begin_capture(&mut self) {
         match &mut self.state {
             State::Host(_) => {}
             #[cfg(feature = "cuda")]
-            State::Gpu(step) => step.begin_recording(),
+            State::Gpu(step) => step.begin_capture(),
         }
     }
 
-    /// After a recording, whatever became of it: the next [`StepEnd::finish`] is done.
+    /// After a capture, whatever became of it: the next [`StepEnd::finish`] is done.
     ///
     /// # Errors
     /// When the GPU fails.
-    pub fn end_recording(&mut self) -> Result<()> {
+    pub fn end_capture(&mut self) -> Result<()> {
         match &mut self.state {
             State::Host(_) => Ok(()),
             #[cfg(feature = "cuda")]
-            State::Gpu(step) => step.end_recording(),
+            State::Gpu(step) => step.end_capture(),
         }
     }
 
     /// Ends a step: converts the gradients, one a parameter, to f32, unscales and counts them; skips the update and lowers the
     /// scale if one or the loss is not finite, else clips and updates. `deltas`, one a parameter in f32, are where Δw is written if it is to
-    /// be looked at. `enter` is told of the phases that this comes to. Does nothing once the run is over.
+    /// be looked at. `enter` is called at the start of each phase. Does nothing once the run is over.
     ///
     /// # Errors
     /// When a tensor is not contiguous, not of its parameter's shape, or of a type that it cannot have, or `enter` fails.
@@ -254,7 +254,7 @@ impl StepEnd {
         }
     }
 
-    /// Whether the run is over. What the steps so far did is not told any more, so that there may be any number of them. Waits
+    /// Whether the run is over. What the steps so far did is forgotten, so that there may be any number of them. Waits
     /// for them.
     ///
     /// # Errors

@@ -10,4 +10,4 @@ pub use peak::Peaks;
 pub use run::{RunError, run};
 pub use schedule::factor;
 pub use timing::{Timing, time_variants};
-pub use trainer::{Inferencer, LoadBatch, Loaded, Test, Trainer};
+pub use trainer::{DeviceBatch, Inferencer, LoadBatch, Test, Trainer};

@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 
-use super::trainer::{LOSS, Loaded, Trainer};
+use super::trainer::{DeviceBatch, LOSS, Trainer};
 use crate::data::{Batches, DataError, Dataset, augmentation};
 use crate::device::Meter;
 use crate::memory::OutOfMemory;
@@ -334,7 +334,7 @@ pub(super) fn loader<'f>(
     batches: &'f mut Batches<'_>,
     (step, accumulate): (u64, usize),
     (image, device): ([usize; 3], &'f Device),
-) -> impl FnMut(usize) -> candle_core::Result<Loaded> + 'f {
+) -> impl FnMut(usize) -> candle_core::Result<DeviceBatch> + 'f {
     let first = step * accumulate as u64;
-    move |index| Loaded::new(batches.batch(first + index as u64)?, image, device)
+    move |index| DeviceBatch::new(batches.batch(first + index as u64)?, image, device)
 }

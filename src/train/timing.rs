@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use super::peak::Peaks;
 use super::run::{RunError, loader};
-use super::trainer::{Inferencer, Loaded, Trainer};
+use super::trainer::{DeviceBatch, Inferencer, Trainer};
 use crate::data::{Batches, Dataset, augmentation};
 use crate::device::{Meter, PhaseClock, Probe, Reading, Stopwatch};
 use crate::model::Model;
@@ -57,7 +57,7 @@ impl Timing {
 }
 
 /// One variant, loaded.
-struct Contender<'a> {
+struct TimedVariant<'a> {
     index: usize,
     trainer: Trainer<'a>,
     inferencer: Inferencer<'a>,
@@ -83,7 +83,7 @@ impl Load {
     const BLOCK_SECONDS: f64 = 0.2;
 
     /// Takes in the readings before and after a block of `steps` steps.
-    fn take_in(&mut self, before: &Reading, after: Reading, (steps, seconds): (usize, f64)) {
+    fn add(&mut self, before: &Reading, after: Reading, (steps, seconds): (usize, f64)) {
         if let (Some(start), Some(end)) = (before.joules, after.joules)
             && seconds >= Self::BLOCK_SECONDS
         {
@@ -114,12 +114,12 @@ impl Load {
     }
 }
 
-impl<'a> Contender<'a> {
+impl<'a> TimedVariant<'a> {
     /// A variant that is settled, with what can be said of it before the clock starts.
     fn load(
         (index, mut trainer): (usize, Trainer<'a>),
         plan: &Plan,
-        (source, batches, sample): (&Batches<'a>, &[Vec<Loaded>], &Loaded),
+        (source, batches, sample): (&Batches<'a>, &[Vec<DeviceBatch>], &DeviceBatch),
         timing: &mut Timing,
     ) -> Result<Self, RunError> {
         let diverged = settle(&mut trainer, plan, batches)?;
@@ -131,7 +131,7 @@ impl<'a> Contender<'a> {
     }
 
     /// One step on the next of the prepared batches.
-    fn step(&mut self, batches: &[Vec<Loaded>]) -> Result<(), RunError> {
+    fn step(&mut self, batches: &[Vec<DeviceBatch>]) -> Result<(), RunError> {
         self.trainer.step(&mut prepared(batches, self.turn), None)?;
         self.turn += 1;
         Ok(())
@@ -183,7 +183,7 @@ pub fn time_variants(
     let seed = plan.seeds.first().copied().unwrap_or(0);
     let mut source = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
     let accumulate = plan.train.accumulate;
-    let batches: Vec<Vec<Loaded>> = (0..plan.measure.timing_steps.min(PREPARED) as u64)
+    let batches: Vec<Vec<DeviceBatch>> = (0..plan.measure.timing_steps.min(PREPARED) as u64)
         .map(|step| {
             let load = loader(&mut source, (step, accumulate), (data.shape, device));
             (0..accumulate.min(PREPARED)).map(load).collect()
@@ -192,11 +192,11 @@ pub fn time_variants(
     let Some(sample) = source.test_batches(plan.measure.inference_batch).next() else {
         return Ok(vec![Timing::default(); variants.len()]);
     };
-    let sample = Loaded::new(sample?, data.shape, device)?;
+    let sample = DeviceBatch::new(sample?, data.shape, device)?;
     let blocks = plan.measure.timing_blocks;
     let mut peaks = peaks(if blocks == 0 { &[] } else { variants }, device);
     let mut timings = vec![Timing::default(); variants.len()];
-    let mut contenders = Vec::new();
+    let mut timed = Vec::new();
     for (index, variant) in variants.iter().enumerate() {
         if variant.policy.is_emulated(device.is_cuda()) {
             continue;
@@ -205,10 +205,10 @@ pub fn time_variants(
         let loaded = trainer.map_err(RunError::from).and_then(|trainer| {
             let timing = &mut timings[index];
             let data = (&source, batches.as_slice(), &sample);
-            Contender::load((index, trainer), plan, data, timing)
+            TimedVariant::load((index, trainer), plan, data, timing)
         });
         match loaded {
-            Ok(contender) => contenders.push(contender),
+            Ok(variant) => timed.push(variant),
             Err(error) => timings[index] = Timing::failed(&error),
         }
     }
@@ -216,22 +216,22 @@ pub fn time_variants(
     for block in 0..blocks {
         // ABBA: every other round goes through the variants backwards.
         if block % 2 == 1 {
-            contenders.reverse();
+            timed.reverse();
         }
-        contenders.retain_mut(|contender| {
-            let timing = &mut timings[contender.index];
-            let outcome = time_block(contender, (&batches, &sample), plan, (timing, &probe));
+        timed.retain_mut(|variant| {
+            let timing = &mut timings[variant.index];
+            let outcome = time_block(variant, (&batches, &sample), plan, (timing, &probe));
             outcome.map_err(|error| *timing = Timing::failed(&error)).is_ok()
         });
         if block % 2 == 1 {
-            contenders.reverse();
+            timed.reverse();
         }
         // What was fastest so far stands where these fail, as for want of memory.
         peaks.measure(PRODUCTS.1).ok();
         progress(block + 1, blocks);
     }
-    for contender in &contenders {
-        contender.conclude(&mut timings[contender.index], &peaks);
+    for variant in &timed {
+        variant.conclude(&mut timings[variant.index], &peaks);
     }
     Ok(timings)
 }
@@ -254,7 +254,7 @@ fn peaks(variants: &[VariantPlan], device: &Device) -> Peaks {
 fn settle(
     trainer: &mut Trainer<'_>,
     plan: &Plan,
-    batches: &[Vec<Loaded>],
+    batches: &[Vec<DeviceBatch>],
 ) -> Result<bool, RunError> {
     let warmup = plan.measure.timing_warmup.max(1);
     for step in 0..warmup + STEPS_TO_SETTLE {
@@ -273,9 +273,9 @@ fn settle(
 
 /// What hands out the prepared micro-batches of a step.
 fn prepared(
-    batches: &[Vec<Loaded>],
+    batches: &[Vec<DeviceBatch>],
     step: usize,
-) -> impl FnMut(usize) -> candle_core::Result<Loaded> {
+) -> impl FnMut(usize) -> candle_core::Result<DeviceBatch> {
     let batches = &batches[step % batches.len()];
     move |index| Ok(batches[index % batches.len()].clone())
 }
@@ -283,7 +283,7 @@ fn prepared(
 /// The peak of one batch of inference with the weights and the batch in the compute format, and the weights alone.
 fn inference_memory(
     inferencer: &Inferencer<'_>,
-    sample: &Loaded,
+    sample: &DeviceBatch,
     device: &Device,
 ) -> Result<(Bytes, Bytes), RunError> {
     // Once without measuring, so that work space that libraries keep is there.
@@ -298,34 +298,34 @@ fn inference_memory(
 
 /// One block of one variant: training steps, as many by phase, then batches of inference.
 fn time_block(
-    contender: &mut Contender<'_>,
-    (batches, sample): (&[Vec<Loaded>], &Loaded),
+    variant: &mut TimedVariant<'_>,
+    (batches, sample): (&[Vec<DeviceBatch>], &DeviceBatch),
     plan: &Plan,
     (timing, probe): (&mut Timing, &Option<Probe>),
 ) -> Result<(), RunError> {
-    let device = contender.trainer.device().clone();
+    let device = variant.trainer.device().clone();
     let steps = plan.measure.timing_steps;
     // One step outside the clock: the caches hold another variant's tensors.
-    contender.step(batches)?;
+    variant.step(batches)?;
     let before = probe.as_ref().map(Probe::read);
     let clock = Stopwatch::start(&device)?;
     for _ in 0..steps {
-        contender.step(batches)?;
+        variant.step(batches)?;
     }
     let seconds = clock.stop()?.0;
     timing.train.push(Seconds(seconds / steps as f64));
     if let (Some(before), Some(probe)) = (before, probe) {
-        contender.load.take_in(&before, probe.read(), (steps, seconds));
+        variant.load.add(&before, probe.read(), (steps, seconds));
     }
-    contender.check()?;
+    variant.check()?;
 
-    timing.phases.push(contender.phases(steps, plan.train.accumulate)?);
-    contender.check()?;
+    timing.phases.push(variant.phases(steps, plan.train.accumulate)?);
+    variant.check()?;
 
-    contender.inferencer.forward(sample)?;
+    variant.inferencer.forward(sample)?;
     let clock = Stopwatch::start(&device)?;
     for _ in 0..steps {
-        contender.inferencer.forward(sample)?;
+        variant.inferencer.forward(sample)?;
     }
     timing.inference.push(Seconds(clock.stop()?.0 / steps as f64));
     Ok(())
@@ -348,9 +348,9 @@ mod tests {
         assert_eq!(load.summary(), None);
         let first = reading(10.0, 100.0, 1800, 50, "b");
         let second = reading(40.0, 300.0, 1500, 70, "a");
-        load.take_in(&first, second.clone(), (10, 0.5));
+        load.add(&first, second.clone(), (10, 0.5));
         // Too short for its energy to count.
-        load.take_in(&second, reading(41.0, 200.0, 1700, 60, "a"), (10, 0.1));
+        load.add(&second, reading(41.0, 200.0, 1700, 60, "a"), (10, 0.1));
         let expected = GpuLoad {
             step_joules: Some(3.0),
             power_watts: Some(250.0),

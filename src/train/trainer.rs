@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::schedule::factor;
 use crate::data::Batch;
-use crate::device::{PhaseClock, Recording};
+use crate::device::{CapturedGraph, PhaseClock};
 use crate::layers::{
     Arithmetic, BatchStatistics, Finished, Mode, Parameter, Pass, RunningStatistics,
 };
@@ -26,15 +26,15 @@ pub(super) const LOSS: &str = "loss";
 /// Steps that a GPU may be ahead of what the host has read of them.
 const STEPS_AHEAD: u64 = 32;
 
-/// Steps without a census that a GPU does as it is told, before one is recorded: libraries that set themselves up at their first
+/// Eager steps without a census that a GPU does before one is captured: libraries that set themselves up at their first
 /// use have done so by then, and the memory of a step is measured on these.
 const STEPS_BEFORE_RECORDING: u64 = 3;
 
-/// Micro-batches of a step that is recorded, at most: all of them stay on the GPU, and the recording holds a pass for each.
-const RECORDED_MICRO_BATCHES: usize = 8;
+/// Micro-batches of a captured step, at most: all of them stay on the GPU, and the graph holds a pass for each.
+const CAPTURED_MICRO_BATCHES: usize = 8;
 
 /// What loads a micro-batch of a step, from 0, when its turn has come. The same number is the same batch.
-pub type LoadBatch<'f> = dyn FnMut(usize) -> Result<Loaded> + 'f;
+pub type LoadBatch<'f> = dyn FnMut(usize) -> Result<DeviceBatch> + 'f;
 
 /// Where forward and backward find the number of the pass and the loss scale, and put the step's mean loss.
 #[derive(Clone, Copy)]
@@ -45,9 +45,9 @@ struct StepValues<'t> {
 }
 
 /// A step that a GPU repeats, and where it finds its batches.
-struct Repeated {
-    batches: Vec<Loaded>,
-    recording: Recording,
+struct CapturedStep {
+    batches: Vec<DeviceBatch>,
+    graph: CapturedGraph,
 }
 
 /// The state of one run: weights, optimizer, statistics, loss scale.
@@ -63,7 +63,7 @@ pub struct Trainer<'a> {
     statistics: Vec<RunningStatistics>,
     /// Number of the next forward pass, one u32: for dropout.
     pass: Tensor,
-    repeated: Option<Repeated>,
+    captured: Option<CapturedStep>,
     operations: u64,
     /// Steps without a census.
     native_steps: u64,
@@ -76,14 +76,14 @@ pub struct Trainer<'a> {
 
 /// A batch on the device.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct DeviceBatch {
     /// N × C × H × W, f32.
     images: Tensor,
     /// N, u32.
     labels: Tensor,
 }
 
-impl Loaded {
+impl DeviceBatch {
     /// Moves a batch of images of shape `image` to the device.
     ///
     /// # Errors
@@ -106,22 +106,22 @@ impl Loaded {
     }
 }
 
-impl Repeated {
-    /// Whether batches have the shapes that were recorded.
-    fn takes(&self, batches: &[Loaded]) -> bool {
-        let shapes = |batches: &[Loaded]| -> Vec<Shape> {
+impl CapturedStep {
+    /// Whether batches have the captured shapes.
+    fn takes(&self, batches: &[DeviceBatch]) -> bool {
+        let shapes = |batches: &[DeviceBatch]| -> Vec<Shape> {
             batches.iter().map(|batch| batch.images.shape().clone()).collect()
         };
         shapes(&self.batches) == shapes(batches)
     }
 
     /// The step on these batches.
-    fn repeat(&mut self, batches: &[Loaded]) -> Result<()> {
+    fn repeat(&mut self, batches: &[DeviceBatch]) -> Result<()> {
         for (target, source) in self.batches.iter().zip(batches) {
             ops::copy_into(&target.images, &source.images)?;
             ops::copy_into(&target.labels, &source.labels)?;
         }
-        self.recording.replay()
+        self.graph.replay()
     }
 }
 
@@ -189,7 +189,7 @@ impl<'a> Trainer<'a> {
             end: StepEnd::new(settings, parameters, device)?,
             statistics: statistics.collect::<Result<_>>()?,
             pass: ops::from_host(vec![0_u32], 1, device)?,
-            repeated: None,
+            captured: None,
             operations: 0,
             native_steps: 0,
             steps: 0,
@@ -234,7 +234,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// One step of the contract on `plan.accumulate` micro-batches, each loaded when its turn has come. With a census it runs
-    /// wide, and counts. What it did is told by [`Trainer::outcomes`].
+    /// wide, and counts. [`Trainer::outcomes`] says what it did.
     ///
     /// # Errors
     /// When a batch cannot be loaded or is not of the model's shape.
@@ -249,37 +249,37 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// A step without a census: on a GPU a repetition of a recorded one, if that is wanted.
+    /// A step without a census: on a GPU a launch of the captured one, if that is wanted.
     fn native_step(&mut self, load: &mut LoadBatch<'_>) -> Result<()> {
         if self.repeats() && self.native_steps >= STEPS_BEFORE_RECORDING {
             let batches = (0..self.plan.accumulate).map(&mut *load).collect::<Result<Vec<_>>>()?;
-            if self.repeated.is_none() {
-                self.repeated = Some(self.record(&batches)?);
+            if self.captured.is_none() {
+                self.captured = Some(self.capture(&batches)?);
             }
-            if let Some(repeated) = &mut self.repeated
-                && repeated.takes(&batches)
+            if let Some(captured) = &mut self.captured
+                && captured.takes(&batches)
             {
-                return repeated.repeat(&batches);
+                return captured.repeat(&batches);
             }
         }
-        self.told_step(load, &mut |_| Ok(()))
+        self.eager_step(load, &mut |_| Ok(()))
     }
 
-    /// As [`Trainer::step`] without a census, each operation told, with `clock` in the phase that the step is in; in none at
+    /// As [`Trainer::step`] without a census, always eager, with `clock` in the phase that the step is in; in none at
     /// its end.
     ///
     /// # Errors
     /// As [`Trainer::step`].
     pub fn phased_step(&mut self, load: &mut LoadBatch<'_>, clock: &mut PhaseClock) -> Result<()> {
-        self.told_step(load, &mut |phase| clock.enter(phase))?;
+        self.eager_step(load, &mut |phase| clock.enter(phase))?;
         clock.leave()?;
         self.native_steps += 1;
         self.steps += 1;
         Ok(())
     }
 
-    /// A step of which each operation is told. `enter` is told of each phase that the step comes to.
-    fn told_step(
+    /// An eager step: each operation is launched by itself. `enter` is called at the start of each phase.
+    fn eager_step(
         &mut self,
         load: &mut LoadBatch<'_>,
         enter: &mut dyn FnMut(Phase) -> Result<()>,
@@ -350,32 +350,33 @@ impl<'a> Trainer<'a> {
         self.operations
     }
 
-    /// Whether steps are recorded and repeated.
+    /// Whether steps are captured in a graph and launched from it.
     fn repeats(&self) -> bool {
-        let few = self.plan.accumulate <= RECORDED_MICRO_BATCHES;
+        let few = self.plan.accumulate <= CAPTURED_MICRO_BATCHES;
         self.plan.cuda_graphs && few && self.device.is_cuda()
     }
 
-    /// Whether steps are done as all that follow will be: where they are repeated, that one was recorded.
+    /// Whether steps are done as all that follow will be: where they come from a graph, that it is captured.
     pub fn is_settled(&self) -> bool {
-        !self.repeats() || self.repeated.is_some()
+        !self.repeats() || self.captured.is_some()
     }
 
-    /// Records a step on batches of these shapes.
-    fn record(&mut self, batches: &[Loaded]) -> Result<Repeated> {
-        let batches = batches.iter().map(Loaded::copy).collect::<Result<Vec<_>>>()?;
+    /// Captures a step on batches of these shapes.
+    fn capture(&mut self, batches: &[DeviceBatch]) -> Result<CapturedStep> {
+        let batches = batches.iter().map(DeviceBatch::copy).collect::<Result<Vec<_>>>()?;
         let device = self.device.clone();
-        self.end.begin_recording();
+        self.end.begin_capture();
         let mut load = |index: usize| Ok(batches[index].clone());
-        let recording = Recording::record(&device, || self.told_step(&mut load, &mut |_| Ok(())));
-        self.end.end_recording()?;
-        let recording = recording.map_err(|error| {
+        let graph = CapturedGraph::capture(&device, || self.eager_step(&mut load, &mut |_| Ok(())));
+        self.end.end_capture()?;
+        let graph = graph.map_err(|error| {
             let reason = error.to_string();
             let reason = reason.lines().next().unwrap_or_default();
             let advice = "--set train.cuda_graphs=false does without";
-            Error::Msg(format!("a step cannot be recorded: {reason}; {advice}")).bt()
+            Error::Msg(format!("a step cannot be captured in a CUDA graph: {reason}; {advice}"))
+                .bt()
         })?;
-        Ok(Repeated { batches, recording })
+        Ok(CapturedStep { batches, graph })
     }
 
     /// A step that runs wide, and counts.
@@ -416,7 +417,7 @@ impl<'a> Trainer<'a> {
         Ok(outcomes)
     }
 
-    /// Whether the run is over. What the steps so far did is not told any more, so that there may be any number of them since
+    /// Whether the run is over. What the steps so far did is forgotten, so that there may be any number of them since
     /// the last call: [`Trainer::outcomes`] must be asked for at every 64th on a GPU.
     ///
     /// # Errors
@@ -428,7 +429,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Forward and backward over the micro-batches: the scaled gradients, summed in f32 if there are several. The mean loss goes
-    /// to where the step's end finds it. `enter` is told of the phases.
+    /// to where the step's end finds it. `enter` is called at the start of each phase.
     fn gradients(
         &self,
         load: &mut LoadBatch<'_>,
@@ -478,7 +479,7 @@ impl<'a> Trainer<'a> {
         for batch in batches {
             let batch = batch?;
             count += batch.labels.len();
-            let batch = Loaded::new(batch, self.image, &self.device)?;
+            let batch = DeviceBatch::new(batch, self.image, &self.device)?;
             let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &self.statistics);
             let logits = self.model.forward(batch.input(arithmetic)?, &mut pass)?;
             correct += ops::count_correct(&logits, &batch.labels)?;
@@ -596,7 +597,7 @@ impl Inferencer<'_> {
     ///
     /// # Errors
     /// When the batch is not of the model's shape.
-    pub fn forward(&self, batch: &Loaded) -> Result<Tensor> {
+    pub fn forward(&self, batch: &DeviceBatch) -> Result<Tensor> {
         self.logits(batch.input(self.arithmetic)?)
     }
 
@@ -605,7 +606,7 @@ impl Inferencer<'_> {
     ///
     /// # Errors
     /// As [`Inferencer::forward`].
-    pub fn forward_own(&self, batch: &Loaded) -> Result<Tensor> {
+    pub fn forward_own(&self, batch: &DeviceBatch) -> Result<Tensor> {
         let input = batch.input(self.arithmetic)?;
         let is_shared = input.id() == batch.images.id();
         let own = if is_shared { ops::copy(&input)? } else { input };

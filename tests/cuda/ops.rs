@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use mantissa::ops::{
-    self, BatchNormSaved, ConvSettings, ConvWanted, LossSettings, Operands, Random,
+    self, BatchNormSaved, ConvSettings, ConvWanted, LossSettings, Operands, RandomStream,
 };
 use mantissa::precision::Format;
 use rand::{RngExt, SeedableRng};
@@ -103,7 +103,7 @@ fn pointwise(dtype: DType, count: usize, device: &Device) -> Result<Results> {
     let y = ops::relu(&a)?;
     // The last pass before their number starts again.
     let pass = ops::from_host(vec![u32::MAX], 1, device)?;
-    let random = Random { seed: 0x0123_4567_89ab_cdef, stream: 3, pass };
+    let random = RandomStream { seed: 0x0123_4567_89ab_cdef, stream: 3, pass };
     let dropped = ops::dropout(&a, 0.3, &random)?;
     ops::next_pass(&random.pass)?;
     let next = ops::dropout(&a, 0.3, &random)?;
@@ -491,7 +491,7 @@ fn statistics_losses_and_single_values_of_another_type_or_shape_are_errors() {
         let saved = BatchNormSaved { mean: f16(&[4]), inverse_deviation: f16(&[4]) };
         let (logits, labels) = (f16(&[3, 4]), numbers(3));
         let settings = LossSettings { smoothing: 0.0, micro_batches: 1 };
-        let random = Random { seed: 1, stream: 0, pass: numbers(2) };
+        let random = RandomStream { seed: 1, stream: 0, pass: numbers(2) };
         let pair = (&four, &four);
         let cases = [
             (

@@ -1,5 +1,5 @@
 //! Whole runs on a GPU: what they record is what the CPU records, but for the order of sums; the same every time, and whether
-//! steps are repeated or told.
+//! steps are captured or eager.
 
 use candle_core::Device;
 use mantissa::data;
@@ -150,18 +150,18 @@ fn the_census_of_the_first_weights_is_that_of_the_cpu() {
     assert_eq!(weights(here), weights(there));
 }
 
-/// What is repeated is what was told: the same record, to the bit, with and without CUDA graphs; and again on a second run.
+/// A captured step does what an eager one does: the same record, to the bit, with and without CUDA graphs; and again on a second run.
 #[test]
 fn repeated_steps_are_the_told_ones_to_the_bit() {
     let Some((device, _guard)) = gpu() else { return };
     for model in [mlp(), cnn()] {
         let graphs = plan(model, &POLICIES, 14);
-        let mut told = graphs.clone();
-        told.train.cuda_graphs = false;
+        let mut eager = graphs.clone();
+        eager.train.cuda_graphs = false;
         for (variant, policy) in POLICIES.iter().enumerate() {
-            let repeated = record(&graphs, variant, &device);
-            assert_eq!(repeated, record(&told, variant, &device), "{policy}");
-            assert_eq!(repeated, record(&graphs, variant, &device), "{policy} again");
+            let captured = record(&graphs, variant, &device);
+            assert_eq!(captured, record(&eager, variant, &device), "{policy}");
+            assert_eq!(captured, record(&graphs, variant, &device), "{policy} again");
         }
     }
 }
@@ -195,9 +195,9 @@ fn a_run_that_diverges_ends_where_it_does_on_the_cpu() {
         assert_eq!(here.summary.status, Status::Diverged);
         assert_eq!(here.summary.failure, there.summary.failure);
         assert_eq!(here.loss.len(), there.loss.len());
-        let mut told = plan.clone();
-        told.train.cuda_graphs = false;
-        assert_eq!(record(&told, 0, &device), there);
+        let mut eager = plan.clone();
+        eager.train.cuda_graphs = false;
+        assert_eq!(record(&eager, 0, &device), there);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Element-wise kernels: the CPU's bits, but for GELU.
 
 use half::{bf16, f16};
-use mantissa::ops::{self, Random};
+use mantissa::ops::{self, RandomStream};
 
 use crate::emulation::{Array, Device, Geometry, devices, line};
 use crate::support::{
@@ -98,7 +98,7 @@ fn gelu_is_the_cpu_within_units() {
 }
 
 fn check_dropout<T: Storage>(device: Device) {
-    let random = Random { seed: 0x0123_4567_89ab_cdef, stream: 3, pass: numbers(&[41]) };
+    let random = RandomStream { seed: 0x0123_4567_89ab_cdef, stream: 3, pass: numbers(&[41]) };
     for p in [0.0_f32, 0.3, 0.9] {
         let keep_from = (f64::from(p) * 4_294_967_296.0) as u64;
         let scale = 1.0 / (1.0 - p);

@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::{address, address_as, device_of, empty, launch, line, one_block, operands, suffix};
-use crate::ops::Random;
+use crate::ops::RandomStream;
 
 /// `y = kernel(x)`.
 fn map(kernel: &str, x: &Tensor) -> Result<Tensor> {
@@ -52,7 +52,7 @@ pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 pub(crate) fn dropout(
     x: &Tensor,
     (keep_from, scale): (u64, f32),
-    random: &Random,
+    random: &RandomStream,
 ) -> Result<Tensor> {
     let gpu = device_of(x)?;
     let y = empty(gpu, x.shape(), x.dtype())?;

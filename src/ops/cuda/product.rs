@@ -19,7 +19,7 @@ const WORKSPACE: usize = 32 << 20;
 /// A cuBLAS handle in a device's stream.
 struct Blas {
     handle: CudaBlas,
-    /// Its own, so that it allocates none while a step is recorded. Held as long as the handle is.
+    /// Its own, so that it allocates none while a step is captured. Held as long as the handle is.
     _workspace: Tensor,
 }
 

@@ -62,7 +62,7 @@ const CONTROL_WORDS: usize = size_of::<Control>() / 4;
 /// `StepOutcome` of update.cu.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct Outcome {
+struct DeviceOutcome {
     squares: f64,
     elements: u64,
     zero: u64,
@@ -115,9 +115,9 @@ struct AdamW {
 /// Whom the pointers of a step's gradients are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Table {
-    /// A step that is done as it is told.
+    /// An eager step.
     Now = 0,
-    /// A step that is recorded: its gradients are elsewhere.
+    /// A step that is captured: its gradients are elsewhere.
     Recorded = 1,
 }
 
@@ -144,11 +144,11 @@ pub(crate) struct Step {
     watched: CudaSlice<u64>,
     gradients: [CudaSlice<u64>; 2],
     /// What the first of these tables holds.
-    told: Vec<u64>,
-    /// The gradients of the step that is recorded.
-    recorded: Option<Vec<u64>>,
-    /// [`PLACES`] of [`Outcome`].
-    outcomes: CudaSlice<Argument<Outcome>>,
+    written: Vec<u64>,
+    /// The gradients of the step that is captured.
+    captured: Option<Vec<u64>>,
+    /// [`PLACES`] of [`DeviceOutcome`].
+    outcomes: CudaSlice<Argument<DeviceOutcome>>,
     read: u64,
 }
 
@@ -187,8 +187,8 @@ impl Step {
             parameters: gpu.clone_htod(&table)?,
             watched: gpu.alloc_zeros(table.len())?,
             gradients: [gpu.alloc_zeros(count)?, gpu.alloc_zeros(count)?],
-            told: Vec::new(),
-            recorded: None,
+            written: Vec::new(),
+            captured: None,
             outcomes: super::allocate(&gpu, PLACES as usize)?,
             read: 0,
             device: gpu,
@@ -208,13 +208,13 @@ impl Step {
         &self.applied
     }
 
-    pub(crate) fn begin_recording(&mut self) {
-        self.recorded = Some(Vec::new());
+    pub(crate) fn begin_capture(&mut self) {
+        self.captured = Some(Vec::new());
     }
 
-    /// Tells the GPU where the gradients of what was recorded are.
-    pub(crate) fn end_recording(&mut self) -> Result<()> {
-        match self.recorded.take() {
+    /// Tells the GPU where the gradients of what was captured are.
+    pub(crate) fn end_capture(&mut self) -> Result<()> {
+        match self.captured.take() {
             Some(pointers) if !pointers.is_empty() => {
                 self.device.memcpy_htod(&pointers, &mut self.gradients[Table::Recorded as usize])
             }
@@ -233,14 +233,14 @@ impl Step {
         enter(Phase::Unscale)?;
         check(parameters, gradients)?;
         let pointers = gradients.iter().map(address).collect::<Result<Vec<u64>>>()?;
-        let table = if let Some(recorded) = &mut self.recorded {
-            *recorded = pointers;
+        let table = if let Some(captured) = &mut self.captured {
+            *captured = pointers;
             Table::Recorded
         } else {
             // From one step to the next the pool gives the same memory, mostly.
-            if pointers != self.told {
+            if pointers != self.written {
                 self.device.memcpy_htod(&pointers, &mut self.gradients[Table::Now as usize])?;
-                self.told = pointers;
+                self.written = pointers;
             }
             Table::Now
         };
@@ -361,15 +361,15 @@ impl Step {
             let lost = steps - self.read - PLACES;
             return Err(Error::Msg(format!("the outcomes of {lost} steps were overwritten")).bt());
         }
-        let places: Vec<Argument<Outcome>> = self.device.clone_dtoh(&self.outcomes)?;
+        let places: Vec<Argument<DeviceOutcome>> = self.device.clone_dtoh(&self.outcomes)?;
         let outcomes = (self.read..steps)
-            .map(|step| places[(step % PLACES) as usize].0.told(ended == step + 1))
+            .map(|step| places[(step % PLACES) as usize].0.step_outcome(ended == step + 1))
             .collect();
         self.read = steps;
         Ok(outcomes)
     }
 
-    /// Whether the run is over. What the steps so far did is not told any more, so that there may be any number of them. Waits
+    /// Whether the run is over. What the steps so far did is forgotten, so that there may be any number of them. Waits
     /// for them.
     pub(crate) fn is_over(&mut self) -> Result<bool> {
         let control = self.control()?;
@@ -455,8 +455,8 @@ fn control_words(control: &Control) -> Vec<f32> {
     bytes.chunks_exact(4).map(word).collect()
 }
 
-impl Outcome {
-    fn told(self, ends: bool) -> StepOutcome {
+impl DeviceOutcome {
+    fn step_outcome(self, ends: bool) -> StepOutcome {
         let counts = GradientCounts {
             elements: self.elements,
             zero: self.zero,

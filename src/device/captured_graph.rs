@@ -1,4 +1,4 @@
-//! Work that a GPU repeats without being told each part of it again: a CUDA graph.
+//! Work that a GPU repeats with one launch: a captured CUDA graph.
 
 #[cfg(feature = "cuda")]
 use candle_core::cuda::cudarc::driver::CudaGraph;
@@ -9,8 +9,8 @@ use candle_core::{Device, Error, Result};
 #[cfg(feature = "cuda")]
 use super::stream::{Stream, device_error};
 
-/// Work that was recorded on a GPU. Every pointer and number that the host gave while it was recorded stays as it was.
-pub struct Recording {
+/// Work that was captured on a GPU. Every pointer and number that the host gave while it was captured stays as it was.
+pub struct CapturedGraph {
     /// None only while it is dropped.
     #[cfg(feature = "cuda")]
     graph: Option<CudaGraph>,
@@ -19,17 +19,17 @@ pub struct Recording {
 }
 
 // SAFETY: a graph belongs to its context, not to a thread; `CudaGraph` binds the context before each call, and nobody launches
-// one recording from two threads at once, since that takes a mutable borrow.
+// one graph from two threads at once, since that takes a mutable borrow.
 #[cfg(feature = "cuda")]
-unsafe impl Send for Recording {}
+unsafe impl Send for CapturedGraph {}
 
-impl Recording {
+impl CapturedGraph {
     /// Records what `work` gives to the GPU, without doing it. `work` must free what it allocates, wait for nothing, and copy
     /// nothing from or to the host.
     ///
     /// # Errors
-    /// When the device is no GPU, when `work` fails, or when it does what cannot be recorded.
-    pub fn record(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
+    /// When the device is no GPU, when `work` fails, or when it does what cannot be captured.
+    pub fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Some(Stream(stream)) = Stream::of(device) {
             let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -39,12 +39,12 @@ impl Recording {
             let graph = stream.end_capture(CUgraphInstantiate_flags(0));
             done?;
             let graph = graph.map_err(device_error)?;
-            let nothing = || Error::Msg("nothing was recorded".to_owned()).bt();
+            let nothing = || Error::Msg("nothing was captured".to_owned()).bt();
             let graph = Some(graph.ok_or_else(nothing)?);
             return Ok(Self { graph, stream: Stream(stream) });
         }
         let _ = (device, work);
-        Err(Error::Msg("only a GPU's work can be recorded".to_owned()).bt())
+        Err(Error::Msg("only a GPU's work can be captured".to_owned()).bt())
     }
 
     /// Does the work once.
@@ -61,7 +61,7 @@ impl Recording {
 }
 
 #[cfg(feature = "cuda")]
-impl Drop for Recording {
+impl Drop for CapturedGraph {
     /// The memory of a graph is the driver's, which keeps it for the next one: others are to have it.
     fn drop(&mut self) {
         self.graph = None;
