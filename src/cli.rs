@@ -70,7 +70,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ExperimentArguments {
-    /// The experiment, a TOML file as in experiments/; left out: drawn digits, five policies, eight seeds
+    /// The experiment, a TOML file as in experiments/; left out: synthetic digits, five policies, eight seeds
     spec: Option<PathBuf>,
     /// Folder of results and report [default: reports/NAME]
     #[arg(long, value_name = "DIR")]
@@ -87,7 +87,7 @@ struct ExperimentArguments {
     /// Change a value of the spec, such as train.steps=100; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Worker threads [default: one a logical processor]
+    /// Worker threads [default: one per logical processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS))]
     threads: Option<u16>,
     /// Print the results and nothing else

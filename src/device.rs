@@ -50,7 +50,7 @@ pub enum Device {
     Cuda(usize),
 }
 
-/// A device that cannot be had.
+/// Why a device is unavailable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// No such name.

@@ -117,7 +117,7 @@ pub enum ExperimentError {
     /// A file could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The data cannot be had.
+    /// The data cannot be loaded.
     #[error("data: {0}")]
     Data(#[from] DataError),
     /// The model does not fit the data.

@@ -637,7 +637,7 @@ pub struct ClaimResult {
     pub measured: Option<ClaimMeasure>,
     /// The threshold in words and numbers.
     pub threshold: String,
-    /// What would settle it, where it is not settled.
+    /// What is needed to decide, where it is open.
     pub missing: Option<String>,
 }
 

@@ -145,7 +145,7 @@ pub fn real_folders(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
 /// Whether there is a file.
 ///
 /// # Errors
-/// When that cannot be told, such as in a folder without permission: that is not the same as no file.
+/// When the file system does not say, such as in a folder without permission: that is not the same as no file.
 pub fn is_file(path: &Path) -> Result<bool, StoreError> {
     Ok(is_there(path)?.is_some_and(|found| found.is_file()))
 }
@@ -153,7 +153,7 @@ pub fn is_file(path: &Path) -> Result<bool, StoreError> {
 /// Whether there is anything at a path, a link that leads nowhere included.
 ///
 /// # Errors
-/// When that cannot be told.
+/// When the file system does not say.
 pub fn exists(path: &Path) -> Result<bool, StoreError> {
     Ok(if_there(path, std::fs::symlink_metadata(path))?.is_some())
 }
@@ -161,7 +161,7 @@ pub fn exists(path: &Path) -> Result<bool, StoreError> {
 /// When a file was last written; none where there is none.
 ///
 /// # Errors
-/// When that cannot be told.
+/// When the file system does not say.
 pub fn modified(path: &Path) -> Result<Option<SystemTime>, StoreError> {
     let time = is_there(path)?.map(|found| found.modified());
     time.transpose().map_err(StoreError::new(path, "read"))

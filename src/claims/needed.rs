@@ -1,4 +1,4 @@
-//! What would settle what is not settled, in numbers and words.
+//! What is needed to decide what is open, in numbers and words.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::stats::{
 use crate::units::Ratio;
 use crate::words::plural;
 
-/// How many seeds would settle a difference of accuracies that is inconclusive, and how.
+/// How many seeds it takes to decide a difference of accuracies that is inconclusive, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SeedsNeeded {
     given: usize,

@@ -125,7 +125,7 @@ fn runs(labels: impl Iterator<Item = usize>) -> Option<(String, bool)> {
     (number > 0).then(|| (format!("{noun} {}", words::list(&shown)), number > 1))
 }
 
-/// Data that cannot be had, or not so.
+/// Why data cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A file is missing or unreadable.

@@ -75,7 +75,7 @@ pub enum Saved {
 /// What a pass of forward and backward leaves behind.
 #[derive(Debug)]
 pub struct Finished {
-    /// The gradients, one a parameter.
+    /// The gradients, one per parameter.
     pub gradients: Vec<Tensor>,
     /// The statistics of the batch, in the order of the layers.
     pub statistics: Vec<BatchStatistics>,
@@ -103,7 +103,7 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// A pass that reads `weights`, one a parameter, in the arithmetic's storage type.
+    /// A pass that reads `weights`, one per parameter, in the arithmetic's storage type.
     pub fn new(
         arithmetic: Arithmetic,
         mode: Mode,

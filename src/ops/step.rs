@@ -222,8 +222,8 @@ impl StepEnd {
         }
     }
 
-    /// Ends a step: converts the gradients, one a parameter, to f32, unscales and counts them; skips the update and lowers the
-    /// scale if one or the loss is not finite, else clips and updates. `deltas`, one a parameter in f32, are where Δw is written if it is to
+    /// Ends a step: converts the gradients, one per parameter, to f32, unscales and counts them; skips the update and lowers the
+    /// scale if one or the loss is not finite, else clips and updates. `deltas`, one per parameter in f32, are where Δw is written if it is to
     /// be looked at. `enter` is called at the start of each phase. Does nothing once the run is over.
     ///
     /// # Errors

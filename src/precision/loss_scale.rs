@@ -36,7 +36,7 @@ pub struct DynamicScale {
     pub finite_steps: u32,
 }
 
-/// A loss scale's text that cannot be.
+/// Invalid text of a loss scale.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScaleError {
     /// Neither of the three kinds.

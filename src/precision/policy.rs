@@ -21,7 +21,7 @@ pub struct Policy {
     pub scale: LossScale,
 }
 
-/// A policy's text that cannot be.
+/// Invalid text of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// Neither a name nor a text form.
@@ -54,7 +54,7 @@ pub enum PolicyError {
         /// The key.
         key: &'static str,
     },
-    /// A format that cannot be.
+    /// An invalid format.
     #[error("policy \"{text}\": {key}: {source}")]
     Format {
         /// What was typed.
@@ -64,7 +64,7 @@ pub enum PolicyError {
         /// Why.
         source: FormatError,
     },
-    /// A loss scale that cannot be.
+    /// An invalid loss scale.
     #[error("policy \"{text}\": {source}")]
     Scale {
         /// What was typed.

@@ -40,7 +40,7 @@ fn names() -> impl Iterator<Item = String> {
 /// A file in `dir` that a report would replace, where nothing there says that this program wrote it: the page of a report would.
 ///
 /// # Errors
-/// When that cannot be told.
+/// When the file system does not say.
 pub fn foreign(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
     let page = dir.join(PAGE);
     if store::is_file(&page)? {
@@ -61,7 +61,7 @@ pub fn foreign(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
 /// Whether the report of the experiment in `dir` is there as a whole, and was written after the results.
 ///
 /// # Errors
-/// When that cannot be told.
+/// When the file system does not say.
 pub fn is_current(dir: &Path) -> Result<bool, StoreError> {
     let results = store::modified(&dir.join("results.json"))?;
     if store::modified(&dir.join(PAGE))? < results {
@@ -85,7 +85,7 @@ pub fn is_current(dir: &Path) -> Result<bool, StoreError> {
 /// Whether every run of the experiment in `dir` has its event file.
 ///
 /// # Errors
-/// When that cannot be told.
+/// When the file system does not say.
 pub fn has_events(dir: &Path, results: &Results) -> Result<bool, StoreError> {
     let started = &results.environment.started;
     let controls = results.controls.iter().map(|control| &control.result);

@@ -213,7 +213,7 @@ fn verdict(judged: &Judged) -> Verdict<'_> {
     Verdict { variant: &judged.variant, words, measured, missing }
 }
 
-/// The summary: a row a variant, a cell a column.
+/// The summary: a row per variant, a cell per column.
 fn summary_rows(report: &Report<'_>) -> Vec<SummaryRow> {
     let rows = report.table.rows.iter().map(|row| SummaryRow {
         baseline: row.is_baseline,
