@@ -67,6 +67,11 @@ impl ControlKind {
             Self::OtherSeeds => "other-seeds",
         }
     }
+
+    /// The name of the control of a baseline: `fp32+same-seeds`. No variant can have a `+` in its name.
+    pub fn of(self, baseline: &str) -> String {
+        format!("{baseline}+{}", self.name())
+    }
 }
 
 /// A control as it is trained.
@@ -74,7 +79,7 @@ impl ControlKind {
 pub struct ControlPlan {
     /// What it is.
     pub kind: ControlKind,
-    /// The baseline's policy under the control's name, such as `fp32+same-seeds`: no variant can have a `+` in its name.
+    /// The baseline's policy under the control's name, such as `fp32+same-seeds`.
     pub variant: VariantPlan,
     /// Its seeds: the i-th is compared with the i-th of the plan.
     pub seeds: Vec<u64>,
@@ -86,7 +91,7 @@ impl Plan {
         let baseline = self.variants.iter().find(|variant| variant.name == self.baseline);
         let control = |kind: ControlKind| {
             let VariantPlan { name, policy } = baseline?;
-            let name = format!("{name}+{}", kind.name());
+            let name = kind.of(name);
             let variant = VariantPlan { name, policy: *policy };
             Some(ControlPlan { kind, variant, seeds: self.control_seeds(kind) })
         };

@@ -78,6 +78,8 @@ fn advance(bar: &ProgressBar, event: &Event<'_>) {
         | Event::Started { .. }
         | Event::Finished
         | Event::NotKept { .. }
+        | Event::TimingKept { .. }
+        | Event::TimedAgain { .. }
         | Event::RunFinished { .. }
         | Event::Saved(_) => {}
     }
@@ -109,6 +111,11 @@ impl Narrator {
             Event::NotKept { variant, seed, reason } => {
                 Some(format!("{variant}, seed {seed}, is done again: {reason}"))
             }
+            Event::TimingKept { blocks } => {
+                let blocks = words::plural(*blocks, "timed block");
+                Some(format!("{blocks} of every variant were finished before and are kept"))
+            }
+            Event::TimedAgain { reason } => Some(format!("all variants are timed again: {reason}")),
             Event::RunStarted { seed, .. } => {
                 self.started += 1;
                 self.seed = *seed;
@@ -266,6 +273,14 @@ mod tests {
             (
                 Event::NotKept { variant: "fp32", seed: 7, reason: "its record is missing" },
                 "fp32, seed 7, is done again: its record is missing",
+            ),
+            (
+                Event::TimingKept { blocks: 12 },
+                "12 timed blocks of every variant were finished before and are kept",
+            ),
+            (
+                Event::TimedAgain { reason: "its record is missing" },
+                "all variants are timed again: its record is missing",
             ),
             (
                 Event::Finished,
