@@ -3,6 +3,7 @@
 //! Three steps, a file each: `source` reads TOML and knows where each value stands, `typed` gives it types, `resolve`
 //! fills in what was left out and refuses what cannot be.
 
+mod keys;
 mod resolve;
 mod source;
 #[cfg(test)]
@@ -18,6 +19,9 @@ use crate::precision::Policy;
 pub use resolve::{Invalid, defaults, limits};
 pub use source::{Overrides, SpecError};
 pub use typed::Spec;
+
+/// Tells how many training images data in files have, or why that cannot be told.
+pub type CountImages<'a> = &'a (dyn Fn(&DataPlan) -> Result<usize, String> + Sync);
 
 /// The experiment that runs without a spec: `experiments/default.toml`.
 pub const DEFAULT: &str = include_str!("../experiments/default.toml");
@@ -299,7 +303,7 @@ pub enum Activation {
 /// Training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainPlan {
-    /// Optimizer steps, skipped ones included.
+    /// Optimizer steps, skipped ones included. A spec's epochs are these steps from here on.
     pub steps: u64,
     /// Samples in a micro-batch.
     pub batch: usize,
