@@ -48,15 +48,15 @@ pub fn terminal(results: &Results, detail: Verbosity, width: usize) -> String {
 }
 
 /// A column of the summary.
-struct Column {
-    title: &'static str,
+pub(super) struct Column {
+    pub(super) title: &'static str,
     /// Columns of the greatest rank are left out first.
-    rank: u8,
-    cell: fn(&Row<'_>) -> String,
+    pub(super) rank: u8,
+    pub(super) cell: fn(&Row<'_>) -> String,
 }
 
 /// The columns in the order in which they stand. The first says which variant a line is about.
-const COLUMNS: [Column; 10] = [
+pub(super) const COLUMNS: [Column; 10] = [
     Column { title: "variant", rank: 0, cell: name },
     Column { title: "accuracy", rank: 1, cell: accuracy },
     Column { title: "speed", rank: 2, cell: speed },
