@@ -1,6 +1,7 @@
 //! The commands, what they print and their exit codes. The only place that prints: results on stdout, progress and
 //! complaints on stderr.
 
+mod datasets;
 mod doctor;
 mod formats;
 mod progress;
@@ -13,12 +14,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::data;
 use crate::device::{self, Device};
 use crate::experiment::{self, ExperimentError, Options};
 use crate::ops;
 use crate::record::{Environment, Results, Status};
 use crate::report::{self, ReportError, Verbosity};
-use crate::spec::{self, Overrides, Plan};
+use crate::spec::{self, DataPlan, Overrides, Plan};
 use crate::store::{self, Folder, StoreError};
 use crate::words::printable;
 use progress::Progress;
@@ -78,13 +80,20 @@ struct ExperimentArguments {
     /// Where to run: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: Device,
-    /// Only these variants of the spec, in this order; a policy's name adds it
+    /// Train on MNIST, or another data set in its four IDX files, from this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "cifar10")]
+    mnist: Option<PathBuf>,
+    /// Train on CIFAR-10 in its binary version, from this folder
+    #[arg(long, value_name = "DIR")]
+    cifar10: Option<PathBuf>,
+    /// Only these variants of the spec, in this order; a policy's name adds it. Lightning's names are understood: bf16 is
+    /// bf16-mixed, fp16 and 16-mixed are fp16-mixed
     #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
     variants: Option<Vec<String>>,
-    /// Seeds 0 to N - 1 in place of the spec's
+    /// Seeds 0 to N - 1 in place of the spec's; more than --out has are added to those
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
-    /// Change a value of the spec, such as train.steps=100; may be repeated
+    /// Change a value of the spec, such as train.steps=1e4 or train.epochs=3; KEY= removes it; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Worker threads [default: one per logical processor]
@@ -263,15 +272,24 @@ fn complete_report(results: &Results, out: &Path, tensorboard: bool) -> Result<(
 
 /// What the arguments mean: the plan and the folder of its results.
 fn resolve(arguments: ExperimentArguments) -> Result<(Plan, PathBuf), Failure> {
+    let is_default = arguments.spec.is_none();
+    let mut set = datasets::overrides(
+        (arguments.mnist.as_deref(), arguments.cifar10.as_deref()),
+        is_default,
+    )?;
+    set.extend(arguments.set);
     let (file, text) = match &arguments.spec {
         Some(path) => {
             (path.display().to_string(), store::read_to_string(path).map_err(Failure::input)?)
         }
         None => ("experiments/default.toml".to_owned(), spec::DEFAULT.to_owned()),
     };
-    let overrides =
-        Overrides { set: arguments.set, variants: arguments.variants, seeds: arguments.seeds };
-    let plan = Plan::read(&file, &text, &overrides).map_err(Failure::input)?;
+    let overrides = Overrides { set, variants: arguments.variants, seeds: arguments.seeds };
+    let count = |data: &DataPlan| {
+        let data = data::load(data).map_err(|error| error.to_string())?;
+        Ok(data.train.labels.len())
+    };
+    let plan = Plan::read_counting((&file, &text), &overrides, &count).map_err(Failure::input)?;
     let out = arguments.out.unwrap_or_else(|| Path::new("reports").join(&plan.name));
     Ok((plan, out))
 }

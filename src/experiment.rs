@@ -4,9 +4,11 @@
 //! what plan, build, device and data the runs are of; the record of each run says so too.
 
 mod compare;
+mod identity;
 mod kept;
 #[cfg(test)]
 mod tests;
+mod timed;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,8 +17,8 @@ use candle_core::Device;
 
 use crate::claims;
 use crate::data::{self, Batches, DataError, Dataset};
-use crate::device::LoadMeter;
 use crate::model::{Model, ModelError};
+use crate::precision::Policy;
 use crate::record::{
     Control, DataFacts, Environment, Failure, GradientCounts, Identity, Results, RunRecord,
     RunSummary, SCHEMA, Status, UpdateCounts, VariantResult,
@@ -25,6 +27,7 @@ use crate::spec::{ControlKind, ControlPlan, Plan, VariantPlan};
 use crate::store::{self, Folder, StoreError};
 use crate::train::{self, RunError, Timing};
 use kept::{Found, RESULTS};
+use timed::TimingRecord;
 
 /// What happens while an experiment runs, for whoever shows progress.
 #[derive(Debug)]
@@ -48,6 +51,16 @@ pub enum Event<'a> {
         variant: &'a str,
         /// The seed.
         seed: u64,
+        /// Why.
+        reason: &'a str,
+    },
+    /// Timed blocks of an earlier call are kept.
+    TimingKept {
+        /// How many.
+        blocks: usize,
+    },
+    /// Timed blocks of an earlier call are not kept, and all variants are timed again.
+    TimedAgain {
         /// Why.
         reason: &'a str,
     },
@@ -140,8 +153,8 @@ pub struct Options<'a> {
 
 /// Runs every variant and seed of the plan and its controls, then the timing phase, and leaves `results.json` and a record a
 /// run in `options.folder`. Seeds are the outer loop, and controls come last in each round, so that the first full comparison
-/// is there soonest. Runs of the same plan, build, device and data that an earlier call finished are kept; where all are there,
-/// nothing is done.
+/// is there soonest. Runs and timed blocks that an earlier call finished are kept where this plan asks for the same ones, by the
+/// same build on the same device and data; where all are there, nothing is done.
 ///
 /// # Errors
 /// When the data cannot be read, the model does not fit it, the folder cannot be written or holds something else. A run
@@ -158,12 +171,12 @@ pub fn run(
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
     let trained = trained(plan);
     let experiment = Experiment { plan, options, data: data.facts(), notes: data.notes() };
-    let mut records = match experiment.begin(&trained, &data, listen)? {
+    let kept::Part { mut records, timing, .. } = match experiment.begin(&trained, &data, listen)? {
         Found::Finished(results) => return Ok(*results),
-        Found::Part(records, _) => records,
+        Found::Part(part) => part,
     };
+    let timing = timing.map_or_else(|| experiment.nothing_timed(), |timing| *timing);
     let on = (&model, &data, options.device);
-    let identity = Some(experiment.identity());
     for (variant, seed) in in_order(&trained) {
         let key = (variant.name.clone(), seed);
         if records.contains_key(&key) {
@@ -174,23 +187,19 @@ pub fn run(
         let mut progress = |done| listen(Event::Step { done, of });
         let record = train::run(plan, on, (variant, seed), &mut progress)
             .unwrap_or_else(|error| failed(variant, seed, &error));
-        let record = RunRecord { identity: identity.clone(), ..record };
+        let identity = Some(experiment.identity(Some(&variant.policy)));
+        let record = RunRecord { identity, ..record };
         kept::save_record(options, &record)?;
         listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
         records.insert(key, record);
-        let (_, path) = experiment.save(&records, &Timings::new(), Stage::Running)?;
+        let (_, path) = experiment.save(&records, &timing.timings, Stage::Running)?;
         listen(Event::Saved(&path));
     }
-    let timed: Vec<VariantPlan> =
+    let variants: Vec<VariantPlan> =
         trained.into_iter().filter(Trained::is_timed).map(|trained| trained.variant).collect();
-    let mut progress = |done, of| listen(Event::TimingBlock { done, of });
-    let load = LoadMeter::start();
-    // Without the batches that all share there are no times at all, but what was trained is there.
-    let timings = train::time_variants(plan, on, &timed, &mut progress)
-        .unwrap_or_else(|error| vec![Timing::failed(&error); timed.len()]);
-    let timings = timed.into_iter().map(|variant| variant.name).zip(timings).collect();
-    let other_load = load.others();
-    let (results, path) = experiment.save(&records, &timings, Stage::Finished { other_load })?;
+    let timing = timed::complete(plan, on, (timing, &variants), (options, listen))?;
+    let stage = Stage::Finished { other_load: timing.other_load };
+    let (results, path) = experiment.save(&records, &timing.timings, stage)?;
     listen(Event::Saved(&path));
     Ok(results)
 }
@@ -205,8 +214,14 @@ struct Experiment<'a> {
 }
 
 impl Experiment<'_> {
-    fn identity(&self) -> Identity {
-        kept::identity(self.plan, self.options.environment, &self.data)
+    /// What decides the runs of a policy; without one, what those of all policies have in common.
+    fn identity(&self, policy: Option<&Policy>) -> Identity {
+        identity::identity(self.plan, policy, self.options.environment, &self.data)
+    }
+
+    /// The record of the timing phase before its first block.
+    fn nothing_timed(&self) -> TimingRecord {
+        TimingRecord::new(self.plan, self.options, self.identity(None))
     }
 
     /// Looks at what the folder holds, tells what of it is kept, and marks the folder as this experiment's.
@@ -216,8 +231,8 @@ impl Experiment<'_> {
         data: &Dataset,
         listen: &mut dyn FnMut(Event<'_>),
     ) -> Result<Found, ExperimentError> {
-        let found = kept::look((self.plan, trained), self.options, &self.identity())?;
-        let Found::Part(records, lost) = &found else {
+        let found = kept::look(self, trained)?;
+        let Found::Part(part) = &found else {
             listen(Event::Finished);
             return Ok(found);
         };
@@ -229,11 +244,22 @@ impl Experiment<'_> {
             listen(Event::Note(note));
         }
         let runs = trained.iter().map(|trained| trained.seeds.len()).sum();
-        listen(Event::Started { runs, kept: records.len() });
-        for kept::Lost { variant, seed, reason } in lost {
+        listen(Event::Started { runs, kept: part.records.len() });
+        for kept::Lost { variant, seed, reason } in &part.lost {
             listen(Event::NotKept { variant, seed: *seed, reason });
         }
-        self.save(records, &Timings::new(), Stage::Running)?;
+        if let Some(timing) = &part.timing {
+            listen(Event::TimingKept { blocks: timing.blocks });
+        }
+        if let Some(reason) = &part.timed_again {
+            listen(Event::TimedAgain { reason });
+        }
+        for record in &part.misplaced {
+            kept::save_record(self.options, record)?;
+        }
+        let none = Timings::new();
+        let timings = part.timing.as_ref().map_or(&none, |timing| &timing.timings);
+        self.save(&part.records, timings, Stage::Running)?;
         Ok(found)
     }
 
@@ -257,7 +283,7 @@ impl Experiment<'_> {
 enum Stage {
     /// Runs or the timing phase are still to come.
     Running,
-    /// All is done; other programs took this share of the processor meanwhile ([`LoadMeter::others`]).
+    /// All is done; other programs took this share of the processor meanwhile ([`Results::other_load`]).
     Finished { other_load: Option<f64> },
 }
 

@@ -72,10 +72,11 @@ impl fmt::Display for DataFacts {
     }
 }
 
-/// What a run belongs to: only runs that agree in all of it are of one experiment.
+/// What decides a run, but for its seed: runs that agree in all of it can stand in one comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// SHA-256 of the plan as compact JSON, in hexadecimal digits.
+    /// SHA-256 of what the plan says of the run (model, training, augmentation, what is counted, and the policy) as compact JSON, in
+    /// hexadecimal digits. Another number of seeds, or one more variant, is another experiment with the same runs.
     pub plan: String,
     /// The program: version, commit, sources, compiler and profile.
     pub build: String,

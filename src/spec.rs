@@ -3,6 +3,7 @@
 //! Three steps, a file each: `source` reads TOML and knows where each value stands, `typed` gives it types, `resolve`
 //! fills in what was left out and refuses what cannot be.
 
+mod keys;
 mod resolve;
 mod source;
 #[cfg(test)]
@@ -18,6 +19,9 @@ use crate::precision::Policy;
 pub use resolve::{Invalid, defaults, limits};
 pub use source::{Overrides, SpecError};
 pub use typed::Spec;
+
+/// Tells how many training images data in files have, or why that cannot be told.
+pub type CountImages<'a> = &'a (dyn Fn(&DataPlan) -> Result<usize, String> + Sync);
 
 /// The experiment that runs without a spec: `experiments/default.toml`.
 pub const DEFAULT: &str = include_str!("../experiments/default.toml");
@@ -67,6 +71,11 @@ impl ControlKind {
             Self::OtherSeeds => "other-seeds",
         }
     }
+
+    /// The name of the control of a baseline: `fp32+same-seeds`. No variant can have a `+` in its name.
+    pub fn of(self, baseline: &str) -> String {
+        format!("{baseline}+{}", self.name())
+    }
 }
 
 /// A control as it is trained.
@@ -74,7 +83,7 @@ impl ControlKind {
 pub struct ControlPlan {
     /// What it is.
     pub kind: ControlKind,
-    /// The baseline's policy under the control's name, such as `fp32+same-seeds`: no variant can have a `+` in its name.
+    /// The baseline's policy under the control's name, such as `fp32+same-seeds`.
     pub variant: VariantPlan,
     /// Its seeds: the i-th is compared with the i-th of the plan.
     pub seeds: Vec<u64>,
@@ -86,7 +95,7 @@ impl Plan {
         let baseline = self.variants.iter().find(|variant| variant.name == self.baseline);
         let control = |kind: ControlKind| {
             let VariantPlan { name, policy } = baseline?;
-            let name = format!("{name}+{}", kind.name());
+            let name = kind.of(name);
             let variant = VariantPlan { name, policy: *policy };
             Some(ControlPlan { kind, variant, seeds: self.control_seeds(kind) })
         };
@@ -294,7 +303,7 @@ pub enum Activation {
 /// Training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainPlan {
-    /// Optimizer steps, skipped ones included.
+    /// Optimizer steps, skipped ones included. A spec's epochs are these steps from here on.
     pub steps: u64,
     /// Samples in a micro-batch.
     pub batch: usize,

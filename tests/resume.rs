@@ -115,6 +115,7 @@ impl Place {
 
     /// Makes the finished experiment one that was interrupted before it was timed.
     fn interrupt(&self) {
+        std::fs::remove_file(self.path(TIMING)).unwrap();
         let path = self.path("out/results.json");
         let text = mantissa::store::read_to_string(&path).unwrap();
         let text = text.replacen("\"complete\": true", "\"complete\": false", 1);
@@ -149,6 +150,9 @@ impl Place {
         self.results().variants.iter().flat_map(of).collect()
     }
 }
+
+/// The timed blocks.
+const TIMING: &str = "out/runs/timing.json";
 
 const EXPERIMENT: [&str; 6] = ["experiment", "small.toml", "--out", "out", "--threads", "2"];
 
@@ -256,6 +260,226 @@ fn what_would_discard_a_run_says_why_and_asks_for_force() {
     mantissa::store::write(&place.path("out/results.json"), &whole[..200]).unwrap();
     let parts = ["out/results.json: is not a results file of this version", "--force"];
     refused(&place, &[], &parts);
+}
+
+/// The variants and their timed blocks of training.
+fn blocks(place: &Place) -> Vec<(String, Vec<f64>)> {
+    let of = |variant: mantissa::record::VariantResult| {
+        let blocks = variant.train.unwrap().blocks.iter().map(|block| block.0).collect();
+        (variant.name, blocks)
+    };
+    place.results().variants.into_iter().map(of).collect()
+}
+
+/// The records below a place by their paths in it.
+fn records(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
+    let runs = place.snapshot("out/runs").into_iter();
+    let records = runs.filter(|(path, _)| path.ends_with("record.json"));
+    let below = |path: PathBuf| path.strip_prefix(place.0.path()).unwrap().to_owned();
+    records.map(|(path, (contents, _))| (below(path), contents)).collect()
+}
+
+const DATA: &str = "data: 40 training and 20 test images of 1 × 28 × 28, 10 classes";
+const TWO_BLOCKS: &str = "2 timed blocks of every variant were finished before and are kept";
+
+#[test]
+fn more_seeds_are_added_to_a_finished_experiment() {
+    let place = Place::finished();
+    let (before, timed) = (records(&place), blocks(&place));
+    let call = place.experiment(&["--seeds", "4"]);
+    assert_eq!(call.code, Some(0), "{}", call.stderr);
+    let said: Vec<_> =
+        call.stderr.lines().map(|line| line.split(": accuracy").next().unwrap()).collect();
+    let kept = "4 of 8 runs were finished before and are kept";
+    let trained = [
+        "[5/8] fp32, seed 2",
+        "[6/8] bf16-mixed, seed 2",
+        "[7/8] fp32, seed 3",
+        "[8/8] bf16-mixed, seed 3",
+    ];
+    assert_eq!(said, [&[DATA, kept, TWO_BLOCKS][..], &trained].concat());
+    assert_eq!(blocks(&place), timed);
+    assert!(place.results().complete);
+    // What was there is as it was, and the whole is what it would have been at once.
+    let after = records(&place);
+    assert!(before.iter().all(|(path, contents)| after.get(path) == Some(contents)));
+    let at_once = Place::new();
+    assert_eq!(at_once.experiment(&["--seeds", "4"]).code, Some(0));
+    assert!(records(&at_once) == after);
+    assert_eq!(at_once.digests(), place.digests());
+    assert_eq!(after.len(), 8);
+}
+
+#[test]
+fn fewer_seeds_or_variants_would_drop_runs_and_are_refused() {
+    let place = Place::finished();
+    let end = "; choose another --out, or --force to replace them";
+    let out = "mantissa: out: holds runs that cannot be kept: ";
+    for (arguments, why) in [
+        (&["--seeds", "1"][..], "this plan is without 2 runs: fp32, seed 1; bf16-mixed, seed 1"),
+        (
+            &["--variants", "fp32"],
+            "this plan is without 2 runs: bf16-mixed, seed 0; bf16-mixed, seed 1",
+        ),
+        (
+            &["--set", "seeds=[7]"],
+            "this plan is without 4 runs: fp32, seed 0; fp32, seed 1; bf16-mixed, seed 0; bf16-mixed, seed 1",
+        ),
+    ] {
+        refused(&place, arguments, &[&format!("{out}{why}{end}")]);
+        // A failed run is nothing to lose.
+        let fail = |results: &mut Value| {
+            results["variants"][1]["runs"][1]["status"] = "failed".into();
+        };
+        let whole = std::fs::read(place.path("out/results.json")).unwrap();
+        place.edit("out/results.json", fail);
+        let fewer = why.replace("; bf16-mixed, seed 1", "");
+        let fewer = fewer.replace("2 runs", "1 run").replace("4 runs", "3 runs");
+        refused(&place, arguments, &[&format!("{out}{fewer}{end}")]);
+        mantissa::store::write(&place.path("out/results.json"), &whole).unwrap();
+    }
+}
+
+#[test]
+fn more_timed_blocks_follow_those_that_are_there() {
+    let place = Place::finished();
+    let (before, expected) = (blocks(&place), records(&place));
+    let call = place.experiment(&["--set", "measure.timing_blocks=5"]);
+    assert_eq!(call.code, Some(0), "{}", call.stderr);
+    let kept = "4 of 4 runs were finished before and are kept";
+    assert_eq!(
+        call.stderr.lines().collect::<Vec<_>>(),
+        [DATA, kept, TWO_BLOCKS, "timing: 3 blocks"]
+    );
+    let after = blocks(&place);
+    for ((name, two), (same_name, five)) in before.iter().zip(&after) {
+        assert_eq!((name, two.as_slice(), 5), (same_name, &five[..2], five.len()));
+    }
+    assert!(records(&place) == expected);
+    let again = place.experiment(&["--set", "measure.timing_blocks=5"]);
+    assert!(again.stderr.contains("nothing is trained"), "{}", again.stderr);
+
+    let out = "mantissa: out: holds runs that cannot be kept: ";
+    for (arguments, why) in [
+        (&[][..], "measure.timing_blocks is 2, and 5 blocks are timed"),
+        (
+            &["--set", "measure.timing_blocks=6", "--set", "measure.timing_steps=2"],
+            "its times are of another plan: measure.timing_steps is 1 there, 2 here",
+        ),
+        (
+            &["--set", "measure.timing_blocks=6", "--set", "measure.timing_warmup=2"],
+            "its times are of another plan: measure.timing_warmup is 1 there, 2 here",
+        ),
+    ] {
+        refused(&place, arguments, &[out, why]);
+    }
+    place.edit(TIMING, |timing| timing["threads"] = 1.into());
+    let why = "its times are those of 1 thread, this is with 2 threads";
+    refused(&place, &["--set", "measure.timing_blocks=6"], &[out, why]);
+}
+
+#[test]
+fn a_new_variant_is_trained_and_all_are_timed_again() {
+    let place = Place::finished();
+    let before = records(&place);
+    let more = ["--variants", "fp32,bf16-mixed,fp16-mixed"];
+    let call = place.experiment(&more);
+    assert_eq!(call.code, Some(0), "{}", call.stderr);
+    let said: Vec<_> =
+        call.stderr.lines().map(|line| line.split(": accuracy").next().unwrap()).collect();
+    assert_eq!(
+        said,
+        [
+            DATA,
+            "4 of 6 runs were finished before and are kept",
+            "all variants are timed again: fp16-mixed must take turns with the others to be compared",
+            "[5/6] fp16-mixed, seed 0",
+            "[6/6] fp16-mixed, seed 1",
+            "timing: 2 blocks"
+        ]
+    );
+    let after = records(&place);
+    assert!(before.iter().all(|(path, contents)| after.get(path) == Some(contents)));
+    let numbers: Vec<_> =
+        blocks(&place).iter().map(|(name, times)| (name.clone(), times.len())).collect();
+    let expected = ["fp32", "bf16-mixed", "fp16-mixed"].map(|name| (name.to_owned(), 2));
+    assert_eq!(numbers, expected);
+
+    // Blocks that cannot be used are told.
+    for (change, why) in [
+        ((|timing| timing["identity"]["build"] = "old".into()) as Change, "built as old, this is "),
+        (|timing| timing["seed"] = 7.into(), "it was done with seed 7"),
+        (|timing| *timing = Value::Null, "its record cannot be read (invalid type: null"),
+    ] {
+        place.edit(TIMING, change);
+        place.edit("out/results.json", |results| results["complete"] = false.into());
+        let call = place.experiment(&more);
+        assert_eq!(call.code, Some(0), "{}", call.stderr);
+        let line = format!("all variants are timed again: {why}");
+        assert!(call.stderr.contains(&line), "{}", call.stderr);
+        assert!(call.stderr.ends_with("timing: 2 blocks\n"), "{}", call.stderr);
+    }
+}
+
+/// Thresholds, names and places decide no run.
+#[test]
+fn results_are_judged_anew_without_training() {
+    let place = Place::finished();
+    let (timed, expected) = (blocks(&place), records(&place));
+    let more = ["claims.train_time=0.9", "measure.equivalence_margin=0.5", "name=other"];
+    let more: Vec<_> = more.iter().flat_map(|set| ["--set", set]).collect();
+    let call = place.experiment(&more);
+    assert_eq!(call.code, Some(0), "{}", call.stderr);
+    let kept = "4 of 4 runs were finished before and are kept";
+    assert_eq!(call.stderr.lines().collect::<Vec<_>>(), [DATA, kept, TWO_BLOCKS]);
+    assert!(records(&place) == expected);
+    assert_eq!(blocks(&place), timed);
+    let results = place.results();
+    assert_eq!((results.complete, results.plan.claims.train_time), (true, 0.9));
+    let claim = results.claims.iter().find(|claim| claim.id == "train-time").unwrap();
+    assert!(claim.threshold.contains("0.9"), "{}", claim.threshold);
+}
+
+#[test]
+fn every_value_that_makes_runs_incomparable_is_named() {
+    let place = Place::finished();
+    let more =
+        ["train.steps=7", "train.optimizer.lr=0.01", "measure.census_every=3", "data.train=50"];
+    let mut more: Vec<_> = more.iter().flat_map(|set| ["--set", set]).collect();
+    more.extend(["--seeds", "3"]);
+    let why = [
+        "measure.census_every is 200 there, 3 here, ",
+        "train.optimizer.lr is 0.003 there, 0.01 here, train.steps is 6 there, 7 here, ",
+        "data.train is 40 there, 50 here; learnt from 40 training ",
+    ];
+    refused(&place, &more, &why);
+    let policy = "variants=[\"fp32\", {name=\"bf16-mixed\", policy=\"bf16-true\"}]";
+    let bf16 = "params=f32,compute=bf16,reduce=f32,scale=none";
+    let there = format!("the policy of bf16-mixed is \"{bf16}\" there, ");
+    refused(&place, &["--set", policy], &[&there]);
+}
+
+/// Seeds that were the control's and now are the plan's.
+#[test]
+fn runs_of_the_control_with_other_seeds_become_the_baselines() {
+    let place = Place::new();
+    let with_controls = ["--set", "controls=[\"same-seeds\", \"other-seeds\"]"];
+    let call = place.experiment(&with_controls);
+    assert_eq!(call.code, Some(0), "{}", call.stderr);
+    assert!(records(&place).contains_key(&PathBuf::from(Place::record("fp32+other-seeds", 3))));
+    let more = [&with_controls[..], &["--seeds", "4"]].concat();
+    let call = place.experiment(&more);
+    assert_eq!(call.code, Some(0), "{}", call.stderr);
+    // Of eight runs none is lost: six in their places, two as the baseline's.
+    assert!(call.stderr.contains("8 of 16 runs were finished before"), "{}", call.stderr);
+    let at_once = Place::new();
+    assert_eq!(at_once.experiment(&more).code, Some(0));
+    let after = records(&place);
+    let expected = records(&at_once);
+    assert!(expected.iter().all(|(path, contents)| after.get(path) == Some(contents)));
+    assert_eq!(expected.len(), 16);
+    let control = |place: &Place| place.results().controls[1].result.runs.clone();
+    assert_eq!(control(&place), control(&at_once));
 }
 
 #[test]
@@ -390,6 +614,7 @@ fn the_records_are_the_truth_and_the_results_are_computed_from_them() {
     let expected = place.digests();
     // Killed while it was timed or the report written; the third run's record is there and not in the results.
     for listed in [2, 1, 0] {
+        std::fs::remove_file(place.path(TIMING)).unwrap();
         place.edit("out/results.json", |results| {
             results["complete"] = false.into();
             for variant in results["variants"].as_array_mut().unwrap() {

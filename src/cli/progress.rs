@@ -81,6 +81,7 @@ fn advance(bar: &ProgressBar, event: &Event<'_>, forecast: &Forecast) {
 struct Forecast {
     steps: u64,
     block: u64,
+    /// Of the blocks that are still to be timed.
     timing: u64,
     all: u64,
     /// Steps of runs and timing blocks that are over.
@@ -109,6 +110,11 @@ impl Forecast {
             Event::RunFinished { .. } => {
                 self.over += self.steps;
                 self.current = 0;
+            }
+            Event::TimingKept { blocks } => {
+                let kept = *blocks as u64 * self.block;
+                self.timing -= kept;
+                self.all -= kept;
             }
             Event::TimingBlock { done, .. } => {
                 self.over = self.all - self.timing + *done as u64 * self.block;
@@ -165,6 +171,11 @@ impl Narrator {
             Event::NotKept { variant, seed, reason } => {
                 Some(format!("{variant}, seed {seed}, is done again: {reason}"))
             }
+            Event::TimingKept { blocks } => {
+                let blocks = words::plural(*blocks, "timed block");
+                Some(format!("{blocks} of every variant were finished before and are kept"))
+            }
+            Event::TimedAgain { reason } => Some(format!("all variants are timed again: {reason}")),
             Event::RunStarted { seed, .. } => {
                 self.started += 1;
                 self.seed = *seed;
@@ -353,6 +364,14 @@ mod tests {
             (
                 Event::NotKept { variant: "fp32", seed: 7, reason: "its record is missing" },
                 "fp32, seed 7, is done again: its record is missing",
+            ),
+            (
+                Event::TimingKept { blocks: 12 },
+                "12 timed blocks of every variant were finished before and are kept",
+            ),
+            (
+                Event::TimedAgain { reason: "its record is missing" },
+                "all variants are timed again: its record is missing",
             ),
             (
                 Event::Finished,

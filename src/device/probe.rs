@@ -7,9 +7,10 @@ use nvml_wrapper::{
     bitmasks::device::ThrottleReasons,
     enum_wrappers::device::{Clock, TemperatureSensor},
 };
+use serde::{Deserialize, Serialize};
 
 /// A look at a GPU now. What the driver does not tell is none.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
     /// Energy since the driver was loaded.
     pub joules: Option<f64>,

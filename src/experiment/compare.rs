@@ -25,7 +25,7 @@ pub(super) fn train_time(plan: &Plan, timing: &Timing) -> Option<TrainTime> {
         samples_per_second,
         phases: phases(&timing.phases),
         work: timing.work.and_then(|(operations, peak)| work(operations, peak, step)),
-        gpu: timing.gpu.clone(),
+        gpu: timing.load.summary(),
         blocks: blocks.clone(),
     })
 }

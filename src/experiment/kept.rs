@@ -3,13 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use sha2::{Digest as _, Sha256};
-
-use super::{ExperimentError, Options, Records, Trained, json, record_path};
-use crate::record::{DataFacts, Environment, Identity, Results, RunRecord, RunSummary, Status};
+use super::timed::{self, Timed, TimingRecord};
+use super::{Experiment, ExperimentError, Options, Records, Trained, identity, json, record_path};
+use crate::record::{Identity, Results, RunRecord, RunSummary, Status};
 use crate::report;
-use crate::spec::Plan;
+use crate::spec::{ControlKind, Plan, VariantPlan};
 use crate::store::{self, StoreError};
 use crate::words;
 
@@ -19,15 +17,28 @@ pub(super) const RESULTS: &str = "results.json";
 /// The folders of an experiment.
 const FOLDERS: [&str; 3] = ["runs", "figures", report::TENSORBOARD];
 
-/// More characters of a value that differs are not told.
-const LONGEST_VALUE: usize = 100;
+/// More runs that would be dropped are only counted.
+const MOST_DROPPED: usize = 4;
 
 /// What a folder holds.
 pub(super) enum Found {
     /// The whole experiment.
     Finished(Box<Results>),
-    /// Runs that are kept, and those that are not.
-    Part(Records, Vec<Lost>),
+    /// A part of it, or nothing.
+    Part(Part),
+}
+
+/// What of a folder is kept, and what is not though it was there.
+#[derive(Default)]
+pub(super) struct Part {
+    pub(super) records: Records,
+    /// Of these, those that lie in the place of a control.
+    pub(super) misplaced: Vec<RunRecord>,
+    pub(super) lost: Vec<Lost>,
+    /// The blocks that are kept.
+    pub(super) timing: Option<Box<TimingRecord>>,
+    /// Why all variants are timed again.
+    pub(super) timed_again: Option<String>,
 }
 
 /// A run that is there and is done again.
@@ -37,28 +48,15 @@ pub(super) struct Lost {
     pub(super) reason: String,
 }
 
-/// What the runs of a plan on these data, here and by this build, have in common.
-pub(super) fn identity(plan: &Plan, environment: &Environment, data: &DataFacts) -> Identity {
-    let Environment { version, git, source, build, .. } = environment;
-    let commit = git.as_deref().unwrap_or("no commit");
-    Identity {
-        plan: words::hex(&Sha256::digest(serde_json::to_vec(plan).unwrap_or_default())),
-        build: format!("mantissa {version} of {commit}, sources {source}, {build}"),
-        device: environment.device_name.clone(),
-        product_paths: environment.product_paths.clone(),
-        data: data.clone(),
-    }
-}
-
 /// Looks at the folder, and changes nothing in it.
 ///
 /// # Errors
-/// When going on would discard runs that are not of this experiment, or replace files of somebody else.
+/// When going on would discard runs or times, or replace files of somebody else.
 pub(super) fn look(
-    (plan, trained): (&Plan, &[Trained]),
-    options: Options<'_>,
-    identity: &Identity,
+    experiment: &Experiment<'_>,
+    trained: &[Trained],
 ) -> Result<Found, ExperimentError> {
+    let Experiment { plan, options, .. } = *experiment;
     let out = options.folder.path();
     refuse_links(out, trained)?;
     let place = out.join(RESULTS);
@@ -71,35 +69,71 @@ pub(super) fn look(
         return Err(ExperimentError::Foreign(file));
     }
     if options.force {
-        return Ok(Found::Part(Records::new(), Vec::new()));
+        return Ok(Found::Part(Part::default()));
     }
     let old: Option<Results> =
         bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose().map_err(|error| {
             let reason = format!("is not a results file of this version ({error})");
             ExperimentError::Unreadable { path: place, reason }
         })?;
-    let runs = runs(plan, trained, (out, identity))?;
-    let why = match &old {
-        Some(old) => whole_difference((plan, identity), old),
+    let runs = runs(experiment, trained)?;
+    let mut why = match &old {
+        Some(old) => {
+            let here = (options.environment, &experiment.data);
+            identity::whole_differences(plan, here, old)
+        }
         None => runs.iter().find_map(|run| run.foreign.clone()).into_iter().collect(),
     };
+    let occupied =
+        |why: &[String]| ExperimentError::Occupied { folder: out.to_owned(), why: why.join("; ") };
     let holds_runs = old.as_ref().is_some_and(|old| listed(old).next().is_some());
-    if !why.is_empty() && (holds_runs || runs.iter().any(Place::is_there)) {
-        return Err(ExperimentError::Occupied { folder: out.to_owned(), why: why.join("; ") });
+    if !why.is_empty() {
+        if holds_runs || runs.iter().any(Place::is_there) {
+            return Err(occupied(&why));
+        }
+        return Ok(Found::Part(Part::default()));
     }
-    let old = old.filter(|_| why.is_empty());
+    why.extend(old.as_ref().and_then(|old| dropped(old, &runs)));
+    let was_complete = old.as_ref().is_some_and(|old| old.complete);
+    let variants: Vec<&VariantPlan> =
+        trained.iter().filter(|trained| trained.is_timed()).map(|t| &t.variant).collect();
+    let wanted = experiment.nothing_timed();
+    let timed = timed::look((out, was_complete), plan, &variants, &wanted)?;
+    if let Timed::Other(differences) = &timed {
+        why.extend(differences.iter().cloned());
+    }
+    if !why.is_empty() {
+        return Err(occupied(&why));
+    }
     match old {
-        Some(old) if is_finished(&old, &runs) => {
+        Some(old) if old.plan == *plan && is_finished(&old, &runs) => {
             let (there, here) = (old.environment.threads, options.environment.threads);
             if there != here {
-                let [there, here] = [there, here].map(|threads| words::plural(threads, "thread"));
-                let why = format!("its times are those of {there}, this is with {here}");
-                return Err(ExperimentError::Occupied { folder: out.to_owned(), why });
+                return Err(occupied(&[timed::other_threads(there, here)]));
             }
             Ok(Found::Finished(Box::new(old)))
         }
-        old => Ok(part(runs, old.as_ref())),
+        old => Ok(Found::Part(part(runs, old.as_ref(), timed))),
     }
+}
+
+/// The runs of a results file that this plan lacks, but for those that failed; none where it has them all.
+fn dropped(old: &Results, runs: &[Place]) -> Option<String> {
+    let is_kept = |variant: &str, seed: u64| {
+        let in_place = |run: &Place| run.variant == variant && run.seed == seed;
+        runs.iter().any(|run| in_place(run) || run.found_in(variant, seed))
+    };
+    let dropped: Vec<String> = listed(old)
+        .filter(|(variant, run)| run.status != Status::Failed && !is_kept(variant, run.seed))
+        .map(|(variant, run)| format!("{variant}, seed {}", run.seed))
+        .collect();
+    let more = dropped.len().saturating_sub(MOST_DROPPED);
+    let mut shown = dropped.get(..MOST_DROPPED).unwrap_or(&dropped).to_vec();
+    if more > 0 {
+        shown.push(format!("{more} more"));
+    }
+    let runs = words::plural(dropped.len(), "run");
+    (!dropped.is_empty()).then(|| format!("this plan is without {runs}: {}", shown.join("; ")))
 }
 
 /// Removes what an earlier experiment left in the folder, but for the results file: that says whose folder it is until it is
@@ -118,6 +152,10 @@ pub(super) fn clear(out: &Path) -> Result<(), StoreError> {
             }
         }
         store::remove_if_empty(&variant);
+    }
+    let timing = timed::place(out);
+    if store::exists(&timing)? {
+        store::remove(&timing)?;
     }
     store::remove_if_empty(&runs);
     report::clear(out)
@@ -146,6 +184,8 @@ struct Place {
     variant: String,
     seed: u64,
     record: Option<RunRecord>,
+    /// The control in whose place the record is.
+    control: Option<String>,
     /// Why the record that is there is not kept.
     wrong: Option<String>,
     /// Why it is of another experiment.
@@ -156,36 +196,64 @@ impl Place {
     fn is_there(&self) -> bool {
         self.record.is_some() || self.wrong.is_some()
     }
+
+    /// Whether its record is one of this control and seed.
+    fn found_in(&self, control: &str, seed: u64) -> bool {
+        self.control.as_deref() == Some(control) && self.seed == seed
+    }
 }
 
-/// Looks into the place of every run of the plan.
-fn runs(
-    plan: &Plan,
-    trained: &[Trained],
-    (out, identity): (&Path, &Identity),
-) -> Result<Vec<Place>, StoreError> {
-    let look = |variant: &str, seed| {
-        let path = record_path(out, variant, seed);
-        let empty =
-            Place { variant: variant.to_owned(), seed, record: None, wrong: None, foreign: None };
-        if !store::exists(&path)? {
-            return Ok(empty);
-        }
-        let record: RunRecord = match serde_json::from_slice(&store::read(&path)?) {
-            Ok(record) => record,
-            Err(error) => {
-                let wrong = Some(format!("its record cannot be read ({error})"));
-                let foreign = Some(format!("{} cannot be read", path.display()));
-                return Ok(Place { wrong, foreign, ..empty });
+/// Looks into the place of every run of the plan. A run of the baseline that is missing may have been one of the control with
+/// other seeds, when the plan had fewer: that is the same run.
+fn runs(experiment: &Experiment<'_>, trained: &[Trained]) -> Result<Vec<Place>, StoreError> {
+    let plan = experiment.plan;
+    let mut places = Vec::new();
+    for (variant, seed) in super::in_order(trained) {
+        let mut place = read(experiment, (variant, &variant.name), seed)?;
+        if variant.name == plan.baseline && !place.is_there() {
+            let control = ControlKind::OtherSeeds.of(&variant.name);
+            let other = read(experiment, (variant, &control), seed)?;
+            if let Some(record) = other.record {
+                let record = RunRecord { variant: variant.name.clone(), ..record };
+                place = Place { record: Some(record), control: Some(control), ..place };
             }
-        };
-        let difference = record_difference(&record, identity);
-        let foreign = difference.as_ref().map(|why| format!("{}: {why}", path.display()));
-        let wrong = difference.or_else(|| impossible(&record, (variant, seed), plan));
-        let record = wrong.is_none().then_some(record);
-        Ok(Place { record, wrong, foreign, ..empty })
+        }
+        places.push(place);
+    }
+    Ok(places)
+}
+
+/// Looks for the record of a run under a name, which is the variant's or that of a control.
+fn read(
+    experiment: &Experiment<'_>,
+    (variant, name): (&VariantPlan, &str),
+    seed: u64,
+) -> Result<Place, StoreError> {
+    let path = record_path(experiment.options.folder.path(), name, seed);
+    let empty = Place {
+        variant: variant.name.clone(),
+        seed,
+        record: None,
+        control: None,
+        wrong: None,
+        foreign: None,
     };
-    super::in_order(trained).map(|(variant, seed)| look(&variant.name, seed)).collect()
+    if !store::exists(&path)? {
+        return Ok(empty);
+    }
+    let record: RunRecord = match serde_json::from_slice(&store::read(&path)?) {
+        Ok(record) => record,
+        Err(error) => {
+            let wrong = Some(format!("its record cannot be read ({error})"));
+            let foreign = Some(format!("{} cannot be read", path.display()));
+            return Ok(Place { wrong, foreign, ..empty });
+        }
+    };
+    let difference = record_difference(&record, &experiment.identity(Some(&variant.policy)));
+    let foreign = difference.as_ref().map(|why| format!("{}: {why}", path.display()));
+    let wrong = impossible(&record, (name, seed), experiment.plan).or(difference);
+    let record = wrong.is_none().then_some(record);
+    Ok(Place { record, wrong, foreign, ..empty })
 }
 
 /// How a record is of another experiment.
@@ -193,10 +261,7 @@ fn record_difference(record: &RunRecord, here: &Identity) -> Option<String> {
     let Some(there) = &record.identity else {
         return Some("its record does not tell what it belongs to".to_owned());
     };
-    let mut why = differences(there, here);
-    if there.plan != here.plan {
-        why.insert(0, "it is of another plan".to_owned());
-    }
+    let why = identity::differences(there, here);
     (!why.is_empty()).then(|| why.join("; "))
 }
 
@@ -232,69 +297,6 @@ pub(super) fn impossible(
     None
 }
 
-/// In what two experiments differ, but for their plans.
-fn differences(there: &Identity, here: &Identity) -> Vec<String> {
-    let mut why = Vec::new();
-    if there.build != here.build {
-        why.push(format!("built as {}, this is {}", there.build, here.build));
-    }
-    if there.device != here.device {
-        why.push(format!("run on {}, this is {}", there.device, here.device));
-    } else if there.product_paths != here.product_paths {
-        let [there, here] = [there, here].map(|identity| identity.product_paths.join(", "));
-        why.push(format!("products ran as {there}, here as {here}"));
-    }
-    if there.data != here.data {
-        let there = if there.data == DataFacts::default() {
-            "data that are not told".to_owned()
-        } else {
-            there.data.to_string()
-        };
-        why.push(format!("learnt from {there}; this is {}", here.data));
-    }
-    why
-}
-
-/// In what the experiment of a results file differs from this one.
-fn whole_difference((plan, here): (&Plan, &Identity), old: &Results) -> Vec<String> {
-    let data = old.data.clone().unwrap_or_default();
-    let there = identity(&old.plan, &old.environment, &data);
-    let mut why = differences(&there, here);
-    if there.plan != here.plan {
-        let [old, new] = [&old.plan, plan].map(|plan| serde_json::to_value(plan).ok());
-        let where_ = first_difference("", &old.unwrap_or_default(), &new.unwrap_or_default());
-        why.insert(0, format!("another plan: {}", where_.unwrap_or_default()));
-    }
-    why
-}
-
-/// The first value that differs between two plans, by its key.
-pub(super) fn first_difference(key: &str, there: &Value, here: &Value) -> Option<String> {
-    let below = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
-    match (there, here) {
-        _ if there == here => None,
-        (Value::Object(old), Value::Object(new)) if old.keys().eq(new.keys()) => old
-            .iter()
-            .zip(new)
-            .find_map(|((name, old), (_, new))| first_difference(&below(name), old, new)),
-        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
-            old.iter().zip(new).enumerate().find_map(|(index, (old, new))| {
-                first_difference(&format!("{key}[{index}]"), old, new)
-            })
-        }
-        _ => Some(format!("{key} is {} there, {} here", short(there), short(here))),
-    }
-}
-
-/// A value as JSON, without its end where that is long.
-fn short(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(LONGEST_VALUE) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
 /// The runs that a results file lists, controls included.
 fn listed(results: &Results) -> impl Iterator<Item = (&str, &RunSummary)> {
     let controls = results.controls.iter().map(|control| &control.result);
@@ -319,26 +321,32 @@ fn is_finished(results: &Results, runs: &[Place]) -> bool {
     results.complete && listed(results).count() == runs.len() && runs.iter().all(is_right)
 }
 
-/// What is kept of runs, and what is not though it was there.
-fn part(runs: Vec<Place>, old: Option<&Results>) -> Found {
-    let (mut records, mut lost) = (Records::new(), Vec::new());
-    for Place { variant, seed, record, wrong, .. } in runs {
+/// What is kept of runs and times, and what is not though it was there.
+fn part(runs: Vec<Place>, old: Option<&Results>, timed: Timed) -> Part {
+    let mut part = Part::default();
+    for Place { variant, seed, record, control, wrong, .. } in runs {
         let was_listed = old.is_some_and(|old| {
             listed(old).any(|(name, run)| (name, run.seed) == (variant.as_str(), seed))
         });
         match (record, wrong) {
             (Some(record), _) => {
-                records.insert((variant, seed), record);
+                part.misplaced.extend(control.map(|_| record.clone()));
+                part.records.insert((variant, seed), record);
             }
-            (None, Some(reason)) => lost.push(Lost { variant, seed, reason }),
+            (None, Some(reason)) => part.lost.push(Lost { variant, seed, reason }),
             (None, None) if was_listed => {
                 let reason = "its record is missing".to_owned();
-                lost.push(Lost { variant, seed, reason });
+                part.lost.push(Lost { variant, seed, reason });
             }
             (None, None) => {}
         }
     }
-    Found::Part(records, lost)
+    match timed {
+        Timed::Kept(record) => part.timing = Some(record),
+        Timed::Again(why) => part.timed_again = Some(why),
+        Timed::Never | Timed::Other(_) => {}
+    }
+    part
 }
 
 /// Writes the record of a run into its place.

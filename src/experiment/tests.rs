@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::kept::{first_difference, impossible, is_marked};
+use super::identity::values_that_differ;
+use super::kept::{impossible, is_marked};
 use crate::record::{Evaluation, Failure, RunRecord, Status};
 use crate::spec::{self, Overrides, Plan};
 
@@ -76,19 +77,28 @@ fn a_run_that_diverged_may_end_anywhere_in_its_steps() {
 }
 
 #[test]
-fn plans_differ_first_where_they_say_so() {
-    let one = json!({"name": "x", "train": {"steps": 3, "clip": null}, "seeds": [0, 1]});
-    for (key, value, difference) in [
-        ("/name", json!("y"), Some("name is \"x\" there, \"y\" here")),
-        ("/train/steps", json!(4), Some("train.steps is 3 there, 4 here")),
-        ("/train/clip", json!(1.5), Some("train.clip is null there, 1.5 here")),
-        ("/seeds/1", json!(2), Some("seeds[1] is 1 there, 2 here")),
-        ("/seeds", json!([0]), Some("seeds is [0,1] there, [0] here")),
-        ("/name", json!("x"), None),
+fn every_value_that_differs_is_named_with_both() {
+    let one = json!({"train": {"steps": 3, "clip": null}, "model": {"kind": "mlp", "hidden": [8]}});
+    for (changes, expected) in [
+        (vec![], vec![]),
+        (vec![("/train/steps", json!(4))], vec!["train.steps is 3 there, 4 here"]),
+        (vec![("/train/clip", json!(1.5))], vec!["train.clip is none there, 1.5 here"]),
+        (vec![("/model/hidden/0", json!(9))], vec!["model.hidden[0] is 8 there, 9 here"]),
+        (vec![("/model/hidden", json!([]))], vec!["model.hidden is [8] there, [] here"]),
+        (
+            vec![("/train/steps", json!(4)), ("/model", json!({"kind": "resnet", "depth": 8}))],
+            vec!["model.kind is \"mlp\" there, \"resnet\" here", "train.steps is 3 there, 4 here"],
+        ),
+        (
+            vec![("/train", json!({"clip": null, "steps": 3, "epochs": 2}))],
+            vec!["train.epochs is none there, 2 here"],
+        ),
     ] {
         let mut other = one.clone();
-        *other.pointer_mut(key).unwrap() = value;
-        assert_eq!(first_difference("", &one, &other).as_deref(), difference);
+        for (key, value) in changes {
+            *other.pointer_mut(key).unwrap() = value;
+        }
+        assert_eq!(values_that_differ("", &one, &other), expected);
     }
 }
 

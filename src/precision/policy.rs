@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{DynamicScale, Format, FormatError, LossScale, ScaleError};
 
-/// A precision policy. Text form: `params=f32,compute=f16,reduce=f32,scale=dynamic`; a name of [`Policy::NAMED`] is
-/// understood too.
+/// A precision policy. Text form: `params=f32,compute=f16,reduce=f32,scale=dynamic`; a name of [`Policy::NAMED`] or
+/// [`Policy::ALIASES`] is understood too.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Policy {
     /// Holds the weights that the optimizer updates.
@@ -114,6 +114,23 @@ impl Policy {
         ("bf16-true", Self::uniform(Format::BF16)),
     ];
 
+    /// Names that mean one of [`Policy::NAMED`]: Lightning's, its older ones, and the formats alone, which are mixed precision with
+    /// it too.
+    pub const ALIASES: [(&'static str, &'static str); 7] = [
+        ("32-true", "fp32"),
+        ("32", "fp32"),
+        ("16-mixed", "fp16-mixed"),
+        ("16", "fp16-mixed"),
+        ("fp16", "fp16-mixed"),
+        ("16-true", "fp16-true"),
+        ("bf16", "bf16-mixed"),
+    ];
+
+    /// The name among [`Policy::NAMED`] that an alias stands for.
+    pub fn canonical(alias: &str) -> Option<&'static str> {
+        Self::ALIASES.iter().find(|(known, _)| *known == alias).map(|(_, name)| *name)
+    }
+
     const fn uniform(format: Format) -> Self {
         Self { params: format, ..Self::mixed(format, LossScale::None) }
     }
@@ -144,7 +161,8 @@ impl fmt::Display for Policy {
 impl FromStr for Policy {
     type Err = PolicyError;
     fn from_str(text: &str) -> Result<Self, PolicyError> {
-        if let Some((_, policy)) = Self::NAMED.into_iter().find(|(name, _)| *name == text) {
+        let name = Self::canonical(text).unwrap_or(text);
+        if let Some((_, policy)) = Self::NAMED.into_iter().find(|(known, _)| *known == name) {
             return Ok(policy);
         }
         if !text.contains('=') {

@@ -10,7 +10,14 @@ use super::theme::Theme;
 use super::{event_file, remove_earlier};
 
 /// The texts of a report, in the order in which they are written: a page that is there says that all the rest is.
-const TEXTS: [&str; 4] = ["results.csv", "results.tex", "summary.md", "report.html"];
+const TEXTS: [&str; 6] = [
+    "results.csv",
+    "results.tex",
+    "results-compact.tex",
+    "pull-request.md",
+    "summary.md",
+    "report.html",
+];
 
 /// The page, by which a report is known as one of this program's.
 pub const PAGE: &str = "report.html";

@@ -1,22 +1,43 @@
-//! `results.tex`: the comparison as a table for a paper, with the rules of the package `booktabs`.
+//! `results.tex`: the comparison as a table for a paper, with the rules of the package `booktabs`; and
+//! `results-compact.tex`, which fits a column of two.
 
+use super::summary::COLUMNS;
 use super::table::{TITLES, Table};
 use super::text;
 
-/// The whole file.
+/// The whole comparison.
 pub(super) fn render(table: &Table<'_>) -> String {
-    let columns = format!("l{}", "r".repeat(TITLES.len() - 1));
     let titles = TITLES.map(|title| stack(&title.split(' ').map(escape).collect::<Vec<_>>()));
+    let rows = table.rows.iter().map(|row| {
+        let cells = row
+            .cells()
+            .map(|cell| stack(&cell.iter().map(|line| escape(&line.text)).collect::<Vec<_>>()));
+        cells.to_vec()
+    });
+    tabular(&titles, rows)
+}
+
+/// Columns of greater rank are left out of the compact table.
+const LAST_RANK: u8 = 3;
+
+/// Accuracy, speed and memory, one line per variant.
+pub(super) fn compact(table: &Table<'_>) -> String {
+    let columns = || COLUMNS.iter().filter(|column| column.rank <= LAST_RANK);
+    let titles: Vec<String> = columns().map(|column| escape(column.title)).collect();
+    let row = |row| columns().map(|column| escape(&(column.cell)(row))).collect();
+    tabular(&titles, table.rows.iter().map(row))
+}
+
+/// A whole file: the first column to the left, the others to the right.
+fn tabular(titles: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let columns = format!("l{}", "r".repeat(titles.len() - 1));
     let mut text =
         "% \\usepackage{booktabs}; needs XeLaTeX or LuaLaTeX, or pdfLaTeX since 2018.\n".to_owned();
     text += &format!(
         "\\begin{{tabular}}{{{columns}}}\n\\toprule\n{} \\\\\n\\midrule\n",
         titles.join(" & ")
     );
-    for row in &table.rows {
-        let cells = row
-            .cells()
-            .map(|cell| stack(&cell.iter().map(|line| escape(&line.text)).collect::<Vec<_>>()));
+    for cells in rows {
         // An empty group: a row that begins with a bracket would be an option of the one before.
         text += &format!("{{}}{} \\\\\n", cells.join(" & "));
     }

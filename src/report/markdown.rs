@@ -1,9 +1,11 @@
-//! `summary.md`: what to use and why, the comparison and the figures, for a terminal pager, a code host or a chat.
+//! `summary.md`: what to use and why, the comparison and the figures, for a terminal pager, a code host or a chat; and
+//! `pull-request.md`, the conclusion and one line per variant, to paste into a comment.
 
 use std::fmt::Write as _;
 
 use super::figure::Figure;
 use super::reading::Judged;
+use super::summary::COLUMNS;
 use super::table::{LEGEND, TITLES, Table};
 use super::{Report, text};
 
@@ -14,20 +16,7 @@ pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
         page +=
             &format!("{}\n\n", escape(&text::origin(&experiment.results.environment).join(" · ")));
     }
-    for advice in &report.advice {
-        let experiment = advice.experiment.as_ref().map(|name| format!("{}: ", escape(name)));
-        let (heading, reason) = (escape(&advice.heading), escape(&advice.reason));
-        let _ = writeln!(page, "**{}{heading}.** {reason}\n", experiment.unwrap_or_default());
-        for sentence in &advice.more {
-            let _ = writeln!(page, "{}\n", escape(sentence));
-        }
-        for caveat in &advice.caveats {
-            let _ = writeln!(page, "- {}", escape(caveat));
-        }
-        if !advice.caveats.is_empty() {
-            page.push('\n');
-        }
-    }
+    page += &advice(report);
     if !report.claims.is_empty() {
         page += &claims(&report.claims);
     }
@@ -50,6 +39,46 @@ pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
         let _ = writeln!(page, "- {}", escape(line));
     }
     page
+}
+
+/// Columns of greater rank are left out of the compact table.
+const LAST_RANK: u8 = 7;
+
+/// The conclusion, and one line per variant: the whole of `pull-request.md`.
+pub(super) fn compact(report: &Report<'_>) -> String {
+    let columns = || COLUMNS.iter().filter(|column| column.rank <= LAST_RANK);
+    let titles: Vec<&str> = columns().map(|column| column.title).collect();
+    let mut page = advice(report);
+    let _ = writeln!(page, "| {} |", titles.join(" | "));
+    let _ = writeln!(page, "| --- |{}", " ---: |".repeat(titles.len() - 1));
+    for row in &report.table.rows {
+        let cells: Vec<String> = columns().map(|column| escape(&(column.cell)(row))).collect();
+        let _ = writeln!(page, "| {} |", cells.join(" | "));
+    }
+    let origins =
+        report.experiments.iter().map(|e| text::origin(&e.results.environment).join(" · "));
+    let origins: Vec<String> = origins.map(|origin| escape(&origin)).collect();
+    page + "\n" + &origins.join("\n") + "\n"
+}
+
+/// What to use, of each experiment.
+fn advice(report: &Report<'_>) -> String {
+    let mut lines = String::new();
+    for advice in &report.advice {
+        let experiment = advice.experiment.as_ref().map(|name| format!("{}: ", escape(name)));
+        let (heading, reason) = (escape(&advice.heading), escape(&advice.reason));
+        let _ = writeln!(lines, "**{}{heading}.** {reason}\n", experiment.unwrap_or_default());
+        for sentence in &advice.more {
+            let _ = writeln!(lines, "{}\n", escape(sentence));
+        }
+        for caveat in &advice.caveats {
+            let _ = writeln!(lines, "- {}", escape(caveat));
+        }
+        if !advice.caveats.is_empty() {
+            lines.push('\n');
+        }
+    }
+    lines
 }
 
 fn comparison(table: &Table<'_>) -> String {

@@ -127,8 +127,8 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Writes the report of the experiment in `dir` beside its results file: `results.csv`, `results.tex`, `summary.md`,
-/// `figures/*.png`, `figures/*.svg` and `report.html`, and returns their paths in that order. The experiment may still be
+/// Writes the report of the experiment in `dir` beside its results file: `results.csv`, `results.tex`, `results-compact.tex`,
+/// `pull-request.md`, `summary.md`, `figures/*.png`, `figures/*.svg` and `report.html`, and returns their paths in that order. The experiment may still be
 /// running.
 ///
 /// # Errors
@@ -158,6 +158,9 @@ fn write(dir: &Path, experiments: &[Loaded]) -> Result<Vec<PathBuf>, ReportError
     let (markdown, latex) = (markdown::render(&report, &figures), latex::render(&report.table));
     save(dir, "results.csv", csv.clone(), &mut written)?;
     save(dir, "results.tex", Ok(latex.clone().into_bytes()), &mut written)?;
+    let compact = latex::compact(&report.table).into_bytes();
+    save(dir, "results-compact.tex", Ok(compact), &mut written)?;
+    save(dir, "pull-request.md", Ok(markdown::compact(&report).into_bytes()), &mut written)?;
     save(dir, "summary.md", Ok(markdown.clone().into_bytes()), &mut written)?;
     let drawings = save_figures(dir, &figures, &mut written)?;
     let files = html::Files { csv: csv.unwrap_or_default(), markdown, latex };

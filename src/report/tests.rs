@@ -301,6 +301,14 @@ fn the_sheet_holds_plain_numbers() {
 }
 
 #[test]
+fn the_compact_tables_have_one_line_per_variant() {
+    let experiments = [loaded()];
+    let report = Report::of(&experiments);
+    insta::assert_snapshot!(markdown::compact(&report), @"");
+    insta::assert_snapshot!(latex::compact(&report.table), @"");
+}
+
+#[test]
 fn every_file_is_written_and_listed() {
     let dir = tempfile::tempdir().unwrap();
     save(dir.path(), &loaded());
@@ -312,6 +320,8 @@ fn every_file_is_written_and_listed() {
     insta::assert_snapshot!(names.join("\n"), @r##"
     results.csv
     results.tex
+    results-compact.tex
+    pull-request.md
     summary.md
     figures/accuracy-difference.png
     figures/accuracy-difference.svg
@@ -744,6 +754,7 @@ fn characters_that_are_not_seen_are_shown_escaped() {
     let table = Table::of_one(&hostile.results, &hostile.records, None);
     let mut texts =
         vec![summary(&hostile), sheet(&hostile), latex::render(&table), page.to_owned()];
+    texts.extend([latex::compact(&table), markdown::compact(&Report::of(&[hostile.clone()]))]);
     texts.push(terminal(&hostile.results, Verbosity::Full, 140));
     for figure in figures(&hostile) {
         texts.extend([svg(&figure), interactive::json(&figure)]);

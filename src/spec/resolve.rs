@@ -11,8 +11,8 @@ use super::typed::{
     SeedsSpec, TrainSpec, VariantSpec,
 };
 use super::{
-    Augment, ClaimsPlan, ControlKind, ConvBlock, DataPlan, IdxTest, MeasurePlan, ModelPlan,
-    OptimizerPlan, Plan, Pool, SchedulePlan, Spec, TrainPlan, VariantPlan,
+    Augment, ClaimsPlan, ControlKind, ConvBlock, CountImages, DataPlan, IdxTest, MeasurePlan,
+    ModelPlan, OptimizerPlan, Plan, Pool, SchedulePlan, Spec, TrainPlan, VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
@@ -172,16 +172,16 @@ fn below_one<T: Display + Copy + Into<f64>>(key: &str, value: T) -> Checked<T> {
     real(key, value, "0 or more and below 1", |v| (0.0..1.0).contains(&v.into()))
 }
 
-impl TryFrom<Spec> for Plan {
-    type Error = Invalid;
-
+impl Plan {
+    /// What a spec means; `count` tells how many training images its data have.
+    ///
     /// # Errors
     /// When a value cannot be: the first found, with its key.
-    fn try_from(spec: Spec) -> Checked<Self> {
+    pub(super) fn resolve(spec: Spec, count: CountImages<'_>) -> Checked<Self> {
         folder_name("name", &spec.name)?;
         let data = data(spec.data)?;
         let model = model(spec.model, Shape::of(&data))?;
-        let train = train(&spec.train, &data)?;
+        let train = train(&spec.train, &data, count)?;
         normalized(&model, train.batch, Shape::of(&data))?;
         let measure = measure(spec.measure, &train, &data)?;
         let variants = variants(spec.variants)?;
@@ -439,11 +439,17 @@ fn after(key: &str, block: ConvBlock, image: Shape) -> Checked<Shape> {
     Ok(Shape { channels, side: Some(side) })
 }
 
-fn train(spec: &TrainSpec, data: &DataPlan) -> Checked<TrainPlan> {
-    let steps = whole("train.steps", spec.steps, 1..=limits::STEPS)?;
+fn train(spec: &TrainSpec, data: &DataPlan, count: CountImages<'_>) -> Checked<TrainPlan> {
     let batch = whole("train.batch", spec.batch, 1..=limits::WIDTH)?;
-    if let DataPlan::Digits { train: images, .. } = data
-        && batch > *images
+    let images = match data {
+        DataPlan::Digits { train, .. } => Some(*train),
+        _ if spec.epochs.is_some() => {
+            Some(count(data).map_err(|what| Invalid { key: "data".to_owned(), what })?)
+        }
+        _ => None,
+    };
+    if let Some(images) = images
+        && batch > images
     {
         return refuse(
             "train.batch",
@@ -452,6 +458,7 @@ fn train(spec: &TrainSpec, data: &DataPlan) -> Checked<TrainPlan> {
             ),
         );
     }
+    let steps = steps(spec, images.unwrap_or_default() / batch)?;
     if let Some(every) = spec.evaluate_every {
         whole("train.evaluate_every", every, 1..=limits::STEPS)?;
     }
@@ -473,6 +480,26 @@ fn train(spec: &TrainSpec, data: &DataPlan) -> Checked<TrainPlan> {
         evaluate_every: spec.evaluate_every,
         cuda_graphs: spec.cuda_graphs.unwrap_or(defaults::CUDA_GRAPHS),
     })
+}
+
+/// The length of the training, where an epoch has so many whole batches.
+fn steps(spec: &TrainSpec, batches: usize) -> Checked<u64> {
+    const EPOCHS: &str = "train.epochs";
+    match (spec.steps, spec.epochs) {
+        (Some(steps), None) => whole("train.steps", steps, 1..=limits::STEPS),
+        (None, Some(epochs)) => {
+            let epochs = positive(EPOCHS, epochs)?;
+            let accumulate = spec.accumulate.unwrap_or(defaults::ACCUMULATE).max(1);
+            let steps = (epochs * batches as f64 / accumulate as f64).round();
+            if (1.0..=limits::STEPS as f64).contains(&steps) {
+                return Ok(steps as u64);
+            }
+            let most = limits::STEPS;
+            refuse(EPOCHS, format!("is {epochs}, which makes {steps} steps; must make 1 to {most}"))
+        }
+        (Some(_), Some(_)) => refuse(EPOCHS, "is given beside steps; give one of the two"),
+        (None, None) => refuse("train", "missing key \"steps\" or \"epochs\""),
+    }
 }
 
 fn optimizer(spec: OptimizerSpec) -> Checked<OptimizerPlan> {
@@ -704,11 +731,14 @@ impl Plan {
         const KEY: &str = "--variants";
         let mut variants: Vec<VariantPlan> = Vec::with_capacity(chosen.len());
         for name in chosen {
-            if variants.iter().any(|variant| variant.name == *name) {
+            let is_planned = self.variants.iter().any(|variant| variant.name == *name);
+            let named = if is_planned { None } else { Policy::canonical(name) };
+            let name = named.unwrap_or(name);
+            if variants.iter().any(|variant| variant.name == name) {
                 return refuse(KEY, format!("{name} is given twice"));
             }
-            let planned = self.variants.iter().find(|variant| variant.name == *name);
-            let named = Policy::NAMED.iter().find(|(known, _)| known == name);
+            let planned = self.variants.iter().find(|variant| variant.name == name);
+            let named = Policy::NAMED.iter().find(|(known, _)| *known == name);
             variants.push(match (planned, named) {
                 (Some(variant), _) => variant.clone(),
                 (None, Some((name, policy))) => {

@@ -11,12 +11,14 @@ use serde::Deserialize as _;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
-use super::{Invalid, Plan, Spec};
+use super::keys::with_suggestion;
+use super::{CountImages, DataPlan, Invalid, Plan, Spec};
+use crate::precision::Policy;
 
 /// What the command line changes in a spec.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// `key=value` each: a key's path with dots, and a TOML value or, failing that, a string.
+    /// `key=value` each: a key's path with dots, and a TOML value or, failing that, a string; `key=` removes the key.
     pub set: Vec<String>,
     /// The variants to keep or add; none: those of the spec.
     pub variants: Option<Vec<String>>,
@@ -52,9 +54,26 @@ impl Plan {
     /// );
     /// ```
     pub fn read(file: &str, text: &str, overrides: &Overrides) -> Result<Self, SpecError> {
+        let unknown = |_: &DataPlan| {
+            Err("their number is not known, which train.epochs needs; give train.steps".to_owned())
+        };
+        Self::read_counting((file, text), overrides, &unknown)
+    }
+
+    /// As [`Plan::read`], with what tells the number of training images of data that are in files: with `train.epochs`, the steps
+    /// follow from it.
+    ///
+    /// # Errors
+    /// As [`Plan::read`], and when the images cannot be counted.
+    pub fn read_counting(
+        (file, text): (&str, &str),
+        overrides: &Overrides,
+        count: CountImages<'_>,
+    ) -> Result<Self, SpecError> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(STACK);
-            match thread.spawn_scoped(scope, || Self::read_here(file, text, overrides)) {
+            let read = || Self::read_here((file, text), overrides, count);
+            match thread.spawn_scoped(scope, read) {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
                 Err(error) => Err(SpecError {
                     place: file.to_owned(),
@@ -64,13 +83,18 @@ impl Plan {
         })
     }
 
-    fn read_here(file: &str, text: &str, overrides: &Overrides) -> Result<Self, SpecError> {
+    fn read_here(
+        (file, text): (&str, &str),
+        overrides: &Overrides,
+        count: CountImages<'_>,
+    ) -> Result<Self, SpecError> {
         let assignments = assignments(text.len(), &overrides.set)?;
         let mut source = Source::parse(file, text, &assignments)?;
         for assignment in &assignments {
             source.assign(assignment)?;
         }
-        let mut plan = Self::try_from(source.typed()?).map_err(|error| source.place(&error))?;
+        let plan = Self::resolve(source.typed()?, count);
+        let mut plan = plan.map_err(|error| source.place(&error))?;
         let of_option = |Invalid { key, what }| SpecError { place: key, what };
         if let Some(chosen) = &overrides.variants {
             plan.choose(chosen).map_err(of_option)?;
@@ -159,9 +183,18 @@ impl<'a> Source<'a> {
         Ok(source)
     }
 
-    /// Replaces or adds one value: as TOML where it is TOML, else as a string.
+    /// Replaces or adds one value: as TOML where it is TOML, else as a string. Without a value, removes the key.
     fn assign(&mut self, assignment: &'a Assignment<'a>) -> Result<(), SpecError> {
         let Assignment { typed, path, value, padded, span } = assignment;
+        if value.is_empty() {
+            return match remove(self.table.get_mut(), path) {
+                Some(_) => Ok(()),
+                None => refuse(typed, &format!("there is no {} to remove", path.join("."))),
+            };
+        }
+        if let Some(other) = alternative(path) {
+            self.remove_from_file(&other);
+        }
         let parsed = DeTable::parse(padded).map(Spanned::into_inner);
         let value = match parsed.ok().and_then(only_value) {
             Some(value) => value,
@@ -187,8 +220,25 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
+    /// Removes what the file says of a key, not what an earlier override does.
+    fn remove_from_file(&mut self, path: &[&str]) {
+        let table = self.table.get_mut();
+        let there = span_of(table, &path.join("."));
+        if there.is_some_and(|span| span.start < self.text.len()) {
+            remove(table, path);
+        }
+    }
+
     fn typed(&self) -> Result<Spec, SpecError> {
+        let mut numbers = Vec::new();
+        for (_, value) in self.table.get_ref() {
+            collect_whole(value.get_ref(), &mut numbers);
+        }
         let mut table = self.table.clone();
+        let mut whole = numbers.iter().map(String::as_str);
+        for (_, value) in table.get_mut() {
+            write_whole(value.get_mut(), &mut whole);
+        }
         reshape(table.get_mut());
         Spec::deserialize(Deserializer::from(table)).map_err(|error| self.explain(&error))
     }
@@ -212,7 +262,7 @@ impl<'a> Source<'a> {
         SpecError {
             place: self.position(span.start),
             what: match key_at(self.table.get_ref(), &span) {
-                Some(key) => format!("{key}: {what}"),
+                Some(key) => format!("{key}: {}", with_suggestion(&key, &what)),
                 None => what,
             },
         }
@@ -229,6 +279,69 @@ impl<'a> Source<'a> {
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
         format!("{}:{line}:{column}", self.file)
+    }
+}
+
+/// Removes a key and returns its value, if it is there.
+fn remove<'a>(mut table: &mut DeTable<'a>, path: &[&str]) -> Option<Spanned<DeValue<'a>>> {
+    let (last, above) = path.split_last()?;
+    for key in above {
+        let DeValue::Table(below) = table.get_mut(*key)?.get_mut() else {
+            return None;
+        };
+        table = below;
+    }
+    table.remove(*last)
+}
+
+/// The key that an override of another replaces: a training has one length.
+fn alternative(path: &[&str]) -> Option<[&'static str; 2]> {
+    match path {
+        ["train", "epochs"] => Some(["train", "steps"]),
+        ["train", "steps"] => Some(["train", "epochs"]),
+        _ => None,
+    }
+}
+
+/// A number such as `1e4`, if it is whole, as TOML writes whole ones after a key.
+fn whole(value: &DeValue<'_>) -> Option<String> {
+    /// All whole numbers up to this one are floats too.
+    const LARGEST: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
+    let number = value.as_float()?.as_str().parse::<f64>().ok()?;
+    let is_whole = number.fract() == 0.0 && number.abs() <= LARGEST;
+    is_whole.then(|| format!("v={}", number as i64))
+}
+
+/// The whole numbers below a value in their order.
+fn collect_whole(value: &DeValue<'_>, found: &mut Vec<String>) {
+    match value {
+        DeValue::Table(table) => {
+            table.iter().for_each(|(_, value)| collect_whole(value.get_ref(), found));
+        }
+        DeValue::Array(values) => {
+            values.iter().for_each(|value| collect_whole(value.get_ref(), found));
+        }
+        value => found.extend(whole(value)),
+    }
+}
+
+/// Puts the numbers that [`collect_whole`] found in the place of the floats. To whoever expects a fraction they are numbers too.
+fn write_whole<'t>(value: &mut DeValue<'t>, found: &mut dyn Iterator<Item = &'t str>) {
+    match value {
+        DeValue::Table(table) => {
+            table.iter_mut().for_each(|(_, value)| write_whole(value.get_mut(), found));
+        }
+        DeValue::Array(values) => {
+            values.iter_mut().for_each(|value| write_whole(value.get_mut(), found));
+        }
+        value => {
+            if whole(value).is_some()
+                && let Some(parsed) = found.next().and_then(|text| DeTable::parse(text).ok())
+                && let Some(number) = only_value(parsed.into_inner())
+            {
+                *value = number.into_inner();
+            }
+        }
     }
 }
 
@@ -251,6 +364,7 @@ fn reshape(table: &mut DeTable<'_>) {
         for variant in variants.iter_mut() {
             let span = variant.span();
             if let DeValue::String(name) = variant.get_ref() {
+                let name = Policy::canonical(name).map_or_else(|| name.clone(), Cow::Borrowed);
                 let entry = |key| {
                     let value = DeValue::String(name.clone());
                     (

@@ -59,13 +59,13 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
         (
             "steps = 20",
             "stesp = 20",
-            "small.toml:20:1: train.stesp: unknown key \"stesp\"; known: steps, batch, accumulate, optimizer, schedule, \
+            "small.toml:20:1: train.stesp: unknown key \"stesp\" (did you mean train.steps?); known: steps, epochs, batch, accumulate, optimizer, schedule, \
              clip_norm, label_smoothing, evaluate_every, cuda_graphs",
         ),
         (
             "seeds = 2",
             "sedes = 2",
-            "small.toml:2:1: sedes: unknown key \"sedes\"; known: name, data, model, train, measure, baseline, variants, \
+            "small.toml:2:1: sedes: unknown key \"sedes\" (did you mean seeds?); known: name, data, model, train, measure, baseline, variants, \
              seeds, controls, claims",
         ),
         (
@@ -309,7 +309,7 @@ fn controls_and_thresholds_that_cannot_be_are_refused() {
         ("controls=same-seeds", "controls: invalid type: string \"same-seeds\", expected a list"),
         (
             "claims.train_times=0.5",
-            "claims.train_times: unknown key \"train_times\"; known: train_time, train_memory, inference_memory, \
+            "claims.train_times: unknown key \"train_times\" (did you mean claims.train_time?); known: train_time, train_memory, inference_memory, \
              inference_time, rarer, gradient_underflow",
         ),
         ("claims.train_time=0", "claims.train_time: is 0; must be finite and over 0"),
@@ -358,6 +358,137 @@ fn controls_and_thresholds_that_cannot_be_are_refused() {
     let message =
         "small.toml:27:14: claims.train_time: invalid type: string \"half\", expected a number";
     assert_eq!(read(&text), Err(message.to_owned()));
+}
+
+#[test]
+fn a_whole_number_may_be_written_with_an_exponent() {
+    let plan = set(&["train.steps=1e4", "train.batch=1.0e1", "model.hidden=[1e1, 8]"]).unwrap();
+    assert_eq!((plan.train.steps, plan.train.batch), (10_000, 10));
+    assert!(matches!(&plan.model, ModelPlan::Cnn { hidden, .. } if *hidden == [10, 8]));
+    assert_eq!(read(&GOOD.replace("steps = 20", "steps = 2e1")), read(GOOD));
+    assert_eq!(read(&GOOD.replace("seeds = 2", "seeds = 2e0")), read(GOOD));
+    // Where a fraction is expected, it is a number as before.
+    let plan = set(&["train.optimizer.lr=1e1", "train.clip_norm=2.0"]).unwrap();
+    assert_eq!(plan.train.clip_norm, Some(2.0));
+    assert!(matches!(plan.train.optimizer, OptimizerPlan::AdamW { lr: 10.0, .. }));
+    for (value, shown) in [("1.5", "1.5"), ("1e-1", "0.1"), ("1e300", "1e300")] {
+        let message = format!(
+            "--set train.steps={value}: train.steps: invalid type: floating point \"{shown}\", expected a whole number"
+        );
+        assert_eq!(set(&[&format!("train.steps={value}")]), Err(message));
+    }
+    assert_eq!(
+        set(&["train.steps=-1e4"]).err().unwrap(),
+        "--set train.steps=-1e4: train.steps: invalid value: integer \"-10000\", expected a whole number"
+    );
+}
+
+/// 100 images in batches of 10: ten steps are an epoch.
+#[test]
+fn a_training_is_so_many_steps_or_epochs_long() {
+    for (assignments, steps) in [
+        (&["train.epochs=3"][..], 30),
+        (&["train.epochs=1.26"], 13),
+        (&["train.epochs=2", "train.accumulate=4"], 5),
+        // The images that are left of an epoch are dropped.
+        (&["train.epochs=2", "train.batch=30"], 6),
+        (&["train.epochs=2", "train.epochs=", "train.steps=7"], 7),
+    ] {
+        let plan = set(assignments).unwrap();
+        assert_eq!(plan.train.steps, steps, "{assignments:?}");
+        assert_eq!(plan.train.schedule.warmup, steps / 10);
+    }
+    // The same plan, however it was said.
+    assert_eq!(set(&["train.epochs=3"]), set(&["train.steps=30"]));
+    assert_eq!(read(&GOOD.replace("steps = 20", "epochs = 2")), read(GOOD));
+    let both = GOOD.replace("steps = 20", "steps = 20\nepochs = 2");
+    let of_both = "small.toml:21:10: train.epochs: is given beside steps; give one of the two";
+    assert_eq!(read(&both), Err(of_both.to_owned()));
+    let neither = "small.toml:19:1: train: missing key \"steps\" or \"epochs\"";
+    assert_eq!(read(&GOOD.replace("steps = 20\n", "")), Err(neither.to_owned()));
+    for (assignments, message) in [
+        (
+            &["train.epochs=2", "train.steps=7"][..],
+            "--set train.epochs=2: train.epochs: is given beside steps; give one of the two",
+        ),
+        (
+            &["train.epochs=0"],
+            "--set train.epochs=0: train.epochs: is 0; must be finite and over 0",
+        ),
+        (
+            &["train.epochs=0.01"],
+            "--set train.epochs=0.01: train.epochs: is 0.01, which makes 0 steps; must make 1 to 1000000000",
+        ),
+    ] {
+        assert_eq!(set(assignments).err().as_deref(), Some(message));
+    }
+}
+
+#[test]
+fn the_images_of_files_are_counted_for_epochs_alone() {
+    let cifar = "data={ kind = \"cifar10\", path = \"c\" }";
+    let with = |more: &[&str], images: Result<usize, String>| {
+        let set = [&[cifar][..], more].concat().iter().map(ToString::to_string).collect();
+        let overrides = Overrides { set, ..Overrides::default() };
+        let count = |_: &DataPlan| images.clone();
+        let plan = Plan::read_counting(("small.toml", GOOD), &overrides, &count);
+        plan.map(|plan| plan.train.steps).map_err(|error| error.to_string())
+    };
+    assert_eq!(with(&["train.epochs=2"], Ok(50_000)), Ok(10_000));
+    assert_eq!(with(&[], Err("not there".to_owned())), Ok(20));
+    let missing = format!("--set {cifar}: data: not there");
+    assert_eq!(with(&["train.epochs=2"], Err("not there".to_owned())), Err(missing));
+    let few =
+        "small.toml:21:9: train.batch: is 10, but there are only 9 training images; choose 1 to 9";
+    assert_eq!(with(&["train.epochs=2"], Ok(9)), Err(few.to_owned()));
+    let unknown = format!(
+        "--set {cifar}: data: their number is not known, which train.epochs needs; give train.steps"
+    );
+    assert_eq!(set(&[cifar, "train.epochs=2"]), Err(unknown));
+}
+
+#[test]
+fn a_key_without_a_value_is_removed() {
+    let files = "data={ kind = \"idx\", train_images = \"i\", train_labels = \"l\", held_out = 9 }";
+    let others = ["data.held_out=", "data.test_images=ti", "data.test_labels=tl"];
+    let plan = set(&[&[files][..], &others].concat()).unwrap();
+    let DataPlan::Idx { test, .. } = plan.data else { panic!("{:?}", plan.data) };
+    assert_eq!(test, IdxTest::Files { images: "ti".into(), labels: "tl".into() });
+    assert_eq!(set(&["seeds="]).unwrap().seeds, [0, 1, 2]);
+    for (path, message) in [
+        ("train.optimizer.lr=", "small.toml:23:1: train.optimizer: missing key \"lr\""),
+        ("train.clip_norm= ", "--set train.clip_norm= : there is no train.clip_norm to remove"),
+        ("nothing.at.all=", "--set nothing.at.all=: there is no nothing.at.all to remove"),
+        ("seeds.one=", "--set seeds.one=: there is no seeds.one to remove"),
+    ] {
+        assert_eq!(set(&[path]).err().as_deref(), Some(message));
+    }
+}
+
+#[test]
+fn other_names_of_policies_are_the_policies() {
+    let choose = |text: &str, chosen: &str| {
+        let variants = Some(chosen.split(',').map(str::to_owned).collect());
+        let overrides = Overrides { variants, ..Overrides::default() };
+        let plan = Plan::read("small.toml", text, &overrides).map_err(|error| error.to_string())?;
+        Ok::<_, String>(plan.variants)
+    };
+    let named = choose(GOOD, "fp32,fp16-mixed,bf16-mixed,fp16-true").unwrap();
+    for same in
+        ["32-true,16-mixed,bf16-mixed,16-true", "32,fp16,bf16,16-true", "fp32,16,bf16,fp16-true"]
+    {
+        assert_eq!(choose(GOOD, same).unwrap(), named, "{same}");
+    }
+    assert_eq!(
+        choose(GOOD, "fp32,bf16,bf16-mixed"),
+        Err("--variants: bf16-mixed is given twice".into())
+    );
+    // In a spec too, where a name of one's own comes first.
+    let listed = GOOD.replace("\"fp16-mixed\"", "\"16-mixed\"");
+    assert_eq!(read(&listed), read(GOOD));
+    let own = GOOD.replace("\"fp16-mixed\"", "{ name = \"bf16\", policy = \"bf16-true\" }");
+    let chosen = choose(&own, "bf16").unwrap();
+    assert_eq!((chosen[0].name.as_str(), chosen[0].policy), ("bf16", "bf16-true".parse().unwrap()));
 }
 
 #[test]

@@ -91,7 +91,8 @@ pub(super) struct BlockSpec {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TrainSpec {
-    pub(super) steps: u64,
+    pub(super) steps: Option<u64>,
+    pub(super) epochs: Option<f64>,
     pub(super) batch: usize,
     pub(super) accumulate: Option<usize>,
     pub(super) optimizer: OptimizerSpec,

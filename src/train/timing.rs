@@ -2,7 +2,10 @@
 //! moves them all. No census, no batch preparation and no evaluation is inside the clock. What the phases of a step take is
 //! measured on other steps, behind each block.
 
+use std::ops::Range;
+
 use candle_core::Device;
+use serde::{Deserialize, Serialize};
 
 use super::peak::Peaks;
 use super::run::{RunError, loader};
@@ -30,7 +33,7 @@ const STEPS_APART: u64 = 1009;
 const PREPARED: usize = 8;
 
 /// The blocks of one variant.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     /// Mean time of a training step in each block; empty where the arithmetic is emulated, and where training diverged: its
     /// steps no longer update.
@@ -39,8 +42,8 @@ pub struct Timing {
     pub phases: Vec<Phases>,
     /// Operations of the products of one step, and this program's fastest product of the format.
     pub work: Option<(u64, Flops)>,
-    /// How the GPU was doing at the end of the blocks.
-    pub gpu: Option<GpuLoad>,
+    /// How the GPU was doing meanwhile.
+    pub load: Load,
     /// Mean time of a batch of inference in each block; empty where the arithmetic is emulated.
     pub inference: Vec<Seconds>,
     /// Why there are no times, where some could be expected.
@@ -54,6 +57,36 @@ impl Timing {
     pub fn failed(error: &RunError) -> Self {
         Self { failure: Some(error.to_string()), ..Self::default() }
     }
+
+    /// These blocks and `later` ones of the same variant; `blocks` says how many the phase had then, and how many later. Where
+    /// one of them is missing, as of a variant that failed, there are no times, as in one phase: the blocks of all variants
+    /// are pairs.
+    #[must_use]
+    pub fn followed_by(mut self, later: Self, blocks: (usize, usize)) -> Self {
+        let fastest = |old: (u64, Flops), new: (u64, Flops)| (new.0, Flops(old.1.0.max(new.1.0)));
+        self.load.append(later.load);
+        Self {
+            train: joined(self.train, later.train, blocks),
+            phases: joined(self.phases, later.phases, blocks),
+            work: match (self.work, later.work) {
+                (Some(old), Some(new)) => Some(fastest(old, new)),
+                (old, new) => new.or(old),
+            },
+            load: self.load,
+            inference: joined(self.inference, later.inference, blocks),
+            failure: self.failure.or(later.failure),
+            inference_memory: self.inference_memory.and(later.inference_memory),
+        }
+    }
+}
+
+/// All of them where none is missing, else none.
+fn joined<T>(mut first: Vec<T>, later: Vec<T>, (blocks, more): (usize, usize)) -> Vec<T> {
+    if (first.len(), later.len()) != (blocks, more) {
+        return Vec::new();
+    }
+    first.extend(later);
+    first
 }
 
 /// One variant, loaded.
@@ -70,8 +103,8 @@ struct TimedVariant<'a> {
 }
 
 /// What was seen of the GPU during one variant's blocks of training.
-#[derive(Default)]
-struct Load {
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Load {
     /// Energy and time of blocks long enough for the driver's counter of energy.
     joules: f64,
     steps: usize,
@@ -93,8 +126,14 @@ impl Load {
         self.readings.push(after);
     }
 
+    fn append(&mut self, later: Self) {
+        self.joules += later.joules;
+        self.steps += later.steps;
+        self.readings.extend(later.readings);
+    }
+
     /// What is recorded; none where there was nothing to read.
-    fn summary(&self) -> Option<GpuLoad> {
+    pub fn summary(&self) -> Option<GpuLoad> {
         let readings = || self.readings.iter();
         readings().next()?;
         let watts: Vec<f64> = readings().filter_map(|reading| reading.watts).collect();
@@ -152,7 +191,7 @@ impl<'a> TimedVariant<'a> {
 
     /// What is said after the last block.
     fn conclude(&self, timing: &mut Timing, peaks: &Peaks) {
-        timing.gpu = self.load.summary();
+        timing.load = self.load.clone();
         let peak = peaks.of(self.trainer.policy().compute);
         timing.work = peak.map(|peak| (self.trainer.operations(), peak));
         if self.diverged {
@@ -169,8 +208,9 @@ impl<'a> TimedVariant<'a> {
     }
 }
 
-/// Times training steps and inference of every variant with native arithmetic. `progress(done, of)` is called after each
-/// block. Returns one entry a variant.
+/// Times training steps and inference of every variant with native arithmetic, in these `blocks` of the phase: all, or those
+/// that follow the ones of an earlier call ([`Timing::followed_by`]). `progress(done, of)` is called after each block. Returns
+/// one entry a variant.
 ///
 /// # Errors
 /// When the batches do not fit the data or an operation fails.
@@ -178,6 +218,7 @@ pub fn time_variants(
     plan: &Plan,
     (model, data, device): (&Model, &Dataset, &Device),
     variants: &[VariantPlan],
+    blocks: Range<usize>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Timing>, RunError> {
     let seed = plan.seeds.first().copied().unwrap_or(0);
@@ -193,8 +234,7 @@ pub fn time_variants(
         return Ok(vec![Timing::default(); variants.len()]);
     };
     let sample = DeviceBatch::new(sample?, data.shape, device)?;
-    let blocks = plan.measure.timing_blocks;
-    let mut peaks = peaks(if blocks == 0 { &[] } else { variants }, device);
+    let mut peaks = peaks(if blocks.is_empty() { &[] } else { variants }, device);
     let mut timings = vec![Timing::default(); variants.len()];
     let mut timed = Vec::new();
     for (index, variant) in variants.iter().enumerate() {
@@ -213,7 +253,8 @@ pub fn time_variants(
         }
     }
     let probe = Probe::of(device);
-    for block in 0..blocks {
+    let (first, of) = (blocks.start, blocks.len());
+    for block in blocks {
         // ABBA: every other round goes through the variants backwards.
         if block % 2 == 1 {
             timed.reverse();
@@ -228,7 +269,7 @@ pub fn time_variants(
         }
         // What was fastest so far stands where these fail, as for want of memory.
         peaks.measure(PRODUCTS.1).ok();
-        progress(block + 1, blocks);
+        progress(block + 1 - first, of);
     }
     for variant in &timed {
         variant.conclude(&mut timings[variant.index], &peaks);
@@ -334,6 +375,33 @@ fn time_block(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_follow_only_where_none_is_missing() {
+        let seconds = |times: &[f64]| times.iter().copied().map(Seconds).collect::<Vec<_>>();
+        let timing = |times: &[f64], peak| Timing {
+            train: seconds(times),
+            inference: seconds(times),
+            work: Some((10, Flops(peak))),
+            inference_memory: Some((Bytes(3), Bytes(2))),
+            ..Timing::default()
+        };
+        let (old, new) = (timing(&[1.0, 2.0], 7.0), timing(&[3.0], 5.0));
+        let expected = timing(&[1.0, 2.0, 3.0], 7.0);
+        assert_eq!(old.clone().followed_by(new.clone(), (2, 1)), expected);
+        // Diverged later: its inference was timed all the same.
+        let diverged =
+            Timing { train: Vec::new(), failure: Some("it diverged".into()), ..new.clone() };
+        let both = old.clone().followed_by(diverged, (2, 1));
+        assert_eq!((both.train, both.inference), (Vec::new(), seconds(&[1.0, 2.0, 3.0])));
+        assert_eq!(both.failure.as_deref(), Some("it diverged"));
+        let failed = Timing { failure: Some("no memory".into()), ..Timing::default() };
+        let both = old.followed_by(failed, (2, 1));
+        assert_eq!((both.train, both.inference, both.inference_memory), Default::default());
+        // Nothing was timed before, and there was no peak.
+        let none = Timing { work: None, ..timing(&[], 0.0) };
+        assert_eq!(none.followed_by(new.clone(), (0, 1)), new);
+    }
 
     #[test]
     fn the_load_of_a_gpu_is_summed_up_over_its_blocks() {

@@ -1,0 +1,162 @@
+//! What decides a run, and in what two experiments differ: runs that agree in all of it can stand in one comparison,
+//! whatever experiment asked for them.
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::data;
+use crate::precision::Policy;
+use crate::record::{DataFacts, Environment, Identity, Results};
+use crate::spec::Plan;
+use crate::words;
+
+/// More characters of a value that differs are not told.
+const LONGEST_VALUE: usize = 100;
+
+/// More values that differ are only counted.
+const MOST_DIFFERENCES: usize = 6;
+
+/// What a plan says of a run of any policy. Where the data are is no part of it, since their digest tells what they are; nor
+/// are seeds, variants and thresholds, or how long is timed.
+fn deciding(plan: &Plan) -> Value {
+    json!({
+        "data": { "augment": data::augmentation(&plan.data) },
+        "model": plan.model,
+        "train": plan.train,
+        "measure": {
+            "census_every": plan.measure.census_every,
+            "inference_batch": plan.measure.inference_batch,
+        },
+    })
+}
+
+/// What decides the runs of a policy under this plan, with these data, here and by this build; without a policy, what those
+/// of all policies have in common.
+pub(super) fn identity(
+    plan: &Plan,
+    policy: Option<&Policy>,
+    environment: &Environment,
+    data: &DataFacts,
+) -> Identity {
+    let Environment { version, git, source, build, .. } = environment;
+    let commit = git.as_deref().unwrap_or("no commit");
+    let decided = json!([deciding(plan), policy]);
+    Identity {
+        plan: words::hex(&Sha256::digest(decided.to_string())),
+        build: format!("mantissa {version} of {commit}, sources {source}, {build}"),
+        device: environment.device_name.clone(),
+        product_paths: environment.product_paths.clone(),
+        data: data.clone(),
+    }
+}
+
+/// In what two runs of one variant differ, or a run and one that is to be.
+pub(super) fn differences(there: &Identity, here: &Identity) -> Vec<String> {
+    let mut why = Vec::new();
+    if there.plan != here.plan {
+        why.push("it is of another plan".to_owned());
+    }
+    if there.build != here.build {
+        why.push(format!("built as {}, this is {}", there.build, here.build));
+    }
+    if there.device != here.device {
+        why.push(format!("run on {}, this is {}", there.device, here.device));
+    } else if there.product_paths != here.product_paths {
+        let [there, here] = [there, here].map(|identity| identity.product_paths.join(", "));
+        why.push(format!("products ran as {there}, here as {here}"));
+    }
+    if there.data != here.data {
+        let there = if there.data == DataFacts::default() {
+            "data that are not told".to_owned()
+        } else {
+            there.data.to_string()
+        };
+        why.push(format!("learnt from {there}; this is {}", here.data));
+    }
+    why
+}
+
+/// Why the runs of a results file cannot stand beside those of this plan: every value of the plans that differs by its key, and
+/// what else differs.
+pub(super) fn whole_differences(
+    plan: &Plan,
+    (environment, data): (&Environment, &DataFacts),
+    old: &Results,
+) -> Vec<String> {
+    let old_data = old.data.clone().unwrap_or_default();
+    let there = identity(&old.plan, None, &old.environment, &old_data);
+    let here = identity(plan, None, environment, data);
+    let mut values = values_that_differ("", &deciding(&old.plan), &deciding(plan));
+    if old_data != *data {
+        let [there, here] = [&old.plan, plan].map(|plan| json!(plan.data));
+        let found = values_that_differ("data", &there, &here);
+        values.extend(found.into_iter().filter(|found| !found.starts_with("data.augment")));
+    }
+    for variant in old.variants.iter().filter(|variant| !variant.runs.is_empty()) {
+        let policy = |plan: &Plan| {
+            let planned = plan.variants.iter().find(|planned| planned.name == variant.name);
+            planned.map(|planned| planned.policy)
+        };
+        if let (Some(there), Some(here)) = (policy(&old.plan), policy(plan))
+            && there != here
+        {
+            let key = format!("the policy of {}", variant.name);
+            values.extend(values_that_differ(&key, &json!(there), &json!(here)));
+        }
+    }
+    if values.len() > MOST_DIFFERENCES {
+        let more = values.len() - MOST_DIFFERENCES;
+        values.truncate(MOST_DIFFERENCES);
+        values.push(format!("{} more", words::plural(more, "value")));
+    }
+    let of_plan = (!values.is_empty()).then(|| format!("another plan: {}", values.join(", ")));
+    let there = Identity { plan: here.plan.clone(), ..there };
+    of_plan.into_iter().chain(differences(&there, &here)).collect()
+}
+
+/// The values that differ, each by its key with both values. Where the kinds differ, that says all.
+pub(super) fn values_that_differ(key: &str, there: &Value, here: &Value) -> Vec<String> {
+    let below = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
+    match (there, here) {
+        _ if there == here => Vec::new(),
+        (Value::Object(old), Value::Object(new)) => {
+            let kind = (old.get("kind"), new.get("kind"));
+            if let (Some(old), Some(new)) = kind
+                && old != new
+            {
+                return values_that_differ(&below("kind"), old, new);
+            }
+            let missing = |of: &Map<String, Value>, name: &String| {
+                of.get(name).cloned().unwrap_or(Value::Null)
+            };
+            let added = new.keys().filter(|name| !old.contains_key(*name));
+            let names = old.keys().chain(added);
+            names
+                .flat_map(|name| {
+                    values_that_differ(&below(name), &missing(old, name), &missing(new, name))
+                })
+                .collect()
+        }
+        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
+            let pairs = old.iter().zip(new).enumerate();
+            pairs
+                .flat_map(|(index, (old, new))| {
+                    values_that_differ(&format!("{key}[{index}]"), old, new)
+                })
+                .collect()
+        }
+        _ => vec![format!("{key} is {} there, {} here", short(there), short(here))],
+    }
+}
+
+/// A value as JSON, without its end where that is long; a value that is not given is none.
+fn short(value: &Value) -> String {
+    if value.is_null() {
+        return "none".to_owned();
+    }
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST_VALUE) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

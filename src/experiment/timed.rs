@@ -1,0 +1,188 @@
+//! The timed blocks of an experiment: what of an earlier call's is kept, and what is timed now. Block i of every variant is a
+//! pair, so blocks are added for all variants at once, and a new variant means that all are timed again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use super::{Event, ExperimentError, Options, Timings, identity, json};
+use crate::data::Dataset;
+use crate::device::LoadMeter;
+use crate::model::Model;
+use crate::precision::Policy;
+use crate::record::Identity;
+use crate::spec::{Plan, VariantPlan};
+use crate::store::{self, StoreError};
+use crate::train::{self, Timing};
+use crate::words;
+
+/// `runs/timing.json`: the blocks of all variants, and what they were timed with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct TimingRecord {
+    identity: Identity,
+    threads: usize,
+    /// The seed of the weights and the batches.
+    seed: u64,
+    steps: usize,
+    warmup: usize,
+    pub(super) blocks: usize,
+    /// The greatest [`Results::other_load`] of the calls that timed these blocks.
+    ///
+    /// [`Results::other_load`]: crate::record::Results::other_load
+    #[serde(default)]
+    pub(super) other_load: Option<f64>,
+    policies: BTreeMap<String, Policy>,
+    pub(super) timings: Timings,
+}
+
+/// What an earlier call timed.
+pub(super) enum Timed {
+    /// Nothing.
+    Never,
+    /// These blocks, which are kept.
+    Kept(Box<TimingRecord>),
+    /// Blocks that cannot be kept, and why.
+    Again(String),
+    /// Blocks that this plan would replace by others: how they differ.
+    Other(Vec<String>),
+}
+
+/// Where the blocks are.
+pub(super) fn place(out: &Path) -> PathBuf {
+    out.join("runs").join("timing.json")
+}
+
+impl TimingRecord {
+    /// No blocks yet, of what this plan times.
+    pub(super) fn new(plan: &Plan, options: Options<'_>, identity: Identity) -> Self {
+        Self {
+            identity,
+            threads: options.environment.threads,
+            seed: plan.seeds.first().copied().unwrap_or_default(),
+            steps: plan.measure.timing_steps,
+            warmup: plan.measure.timing_warmup,
+            blocks: 0,
+            other_load: None,
+            policies: BTreeMap::new(),
+            timings: BTreeMap::new(),
+        }
+    }
+
+    /// In what these blocks differ from those that a plan asks for, where somebody asked for others.
+    fn differences(&self, plan: &Plan, wanted: &Self) -> Vec<String> {
+        let mut why = Vec::new();
+        let rows = [
+            ("measure.timing_steps", self.steps, wanted.steps),
+            ("measure.timing_warmup", self.warmup, wanted.warmup),
+        ];
+        for (key, there, here) in rows {
+            if there != here {
+                why.push(format!(
+                    "its times are of another plan: {key} is {there} there, {here} here"
+                ));
+            }
+        }
+        if self.blocks > plan.measure.timing_blocks {
+            let [there, here] = [self.blocks, plan.measure.timing_blocks];
+            why.push(format!("measure.timing_blocks is {here}, and {there} blocks are timed"));
+        }
+        if self.threads != wanted.threads {
+            why.push(other_threads(self.threads, wanted.threads));
+        }
+        why
+    }
+
+    /// Why these blocks cannot be kept though nobody asked for others.
+    fn unusable(&self, variants: &[&VariantPlan], wanted: &Self) -> Option<String> {
+        let differences = identity::differences(&self.identity, &wanted.identity);
+        if !differences.is_empty() {
+            return Some(differences.join("; "));
+        }
+        if self.seed != wanted.seed {
+            return Some(format!("it was done with seed {}", self.seed));
+        }
+        let new: Vec<String> = variants
+            .iter()
+            .filter(|variant| self.policies.get(&variant.name) != Some(&variant.policy))
+            .map(|variant| variant.name.clone())
+            .collect();
+        if !new.is_empty() {
+            let new = words::list(&new);
+            return Some(format!("{new} must take turns with the others to be compared"));
+        }
+        variants.iter().find_map(|variant| {
+            let timing = self.timings.get(&variant.name)?;
+            let failure = timing.failure.as_ref().filter(|_| timing.inference.is_empty())?;
+            Some(format!("{} failed ({failure})", variant.name))
+        })
+    }
+}
+
+/// What to say of times that were taken with another number of threads.
+pub(super) fn other_threads(there: usize, here: usize) -> String {
+    let [there, here] = [there, here].map(|threads| words::plural(threads, "thread"));
+    format!("its times are those of {there}, this is with {here}")
+}
+
+/// Looks at the blocks in a folder. `wanted` is what this call would time.
+pub(super) fn look(
+    (out, was_complete): (&Path, bool),
+    plan: &Plan,
+    variants: &[&VariantPlan],
+    wanted: &TimingRecord,
+) -> Result<Timed, StoreError> {
+    let path = place(out);
+    if !store::exists(&path)? {
+        let missing = || Timed::Again("its record is missing".to_owned());
+        let was_timed = was_complete && plan.measure.timing_blocks > 0;
+        return Ok(was_timed.then(missing).unwrap_or(Timed::Never));
+    }
+    let record: TimingRecord = match serde_json::from_slice(&store::read(&path)?) {
+        Ok(record) => record,
+        Err(error) => return Ok(Timed::Again(format!("its record cannot be read ({error})"))),
+    };
+    if record.blocks == 0 {
+        return Ok(Timed::Never);
+    }
+    let unusable = record.unusable(variants, wanted);
+    let differences = record.differences(plan, wanted);
+    Ok(match (differences.is_empty(), unusable) {
+        (false, _) => Timed::Other(differences),
+        (true, Some(why)) => Timed::Again(why),
+        (true, None) => Timed::Kept(Box::new(record)),
+    })
+}
+
+/// Times what is missing of the blocks of the plan and saves all.
+pub(super) fn complete(
+    plan: &Plan,
+    on: (&Model, &Dataset, &Device),
+    (mut record, variants): (TimingRecord, &[VariantPlan]),
+    (options, listen): (Options<'_>, &mut dyn FnMut(Event<'_>)),
+) -> Result<TimingRecord, ExperimentError> {
+    let (kept, all) = (record.blocks, plan.measure.timing_blocks);
+    if !record.timings.is_empty() && kept >= all {
+        return Ok(record);
+    }
+    let mut progress = |done, of| listen(Event::TimingBlock { done, of });
+    let load = LoadMeter::start();
+    // Without the batches that all share there are no times at all, but what was trained is there.
+    let timings = train::time_variants(plan, on, variants, kept..all, &mut progress)
+        .unwrap_or_else(|error| vec![Timing::failed(&error); variants.len()]);
+    record.other_load = [record.other_load, load.others()].into_iter().flatten().reduce(f64::max);
+    let mut before = std::mem::take(&mut record.timings);
+    for (VariantPlan { name, .. }, timing) in variants.iter().zip(timings) {
+        let timing = match before.remove(name) {
+            Some(before) => before.followed_by(timing, (kept, all - kept)),
+            None => timing,
+        };
+        record.timings.insert(name.clone(), timing);
+    }
+    record.policies = variants.iter().map(|v| (v.name.clone(), v.policy)).collect();
+    record.blocks = all;
+    let name = place(Path::new(""));
+    store::write_below(options.folder.path(), &name, &json(&record))?;
+    Ok(record)
+}
