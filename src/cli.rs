@@ -180,10 +180,9 @@ impl From<StoreError> for Failure {
 impl From<ReportError> for Failure {
     fn from(error: ReportError) -> Self {
         match error {
-            ReportError::Missing(_)
-            | ReportError::CutShort { .. }
-            | ReportError::NotResults { .. }
-            | ReportError::Newer { .. } => Self::input(error),
+            ReportError::Missing(_) | ReportError::Invalid { .. } | ReportError::Newer { .. } => {
+                Self::input(error)
+            }
             ReportError::Store(error) => error.into(),
             ReportError::Make { .. } => Self::machine(error),
         }

@@ -1,12 +1,14 @@
-//! Reading a results folder: the results file as far as it goes or a clear error; run records where they are.
+//! Reading a results folder: the results file or a clear error; run records where they are.
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::record::{Results, RunRecord};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::record::{Results, RunRecord, SCHEMA};
 use crate::store;
 
-use super::mend::{self, Hopeless, Mended};
-use super::{ReportError, plausible};
+use super::{ReportError, validate};
 
 /// A results folder in memory.
 #[derive(Clone, Debug)]
@@ -24,19 +26,16 @@ pub struct Loaded {
 /// Reads `dir/results.json` and the record of every run it lists.
 ///
 /// # Errors
-/// When the results file is missing or not a results file, or nothing in it can be understood. What is missing or broken in
-/// it, and a run record that is, is only noted.
+/// When the results file is missing, is not a results file, is damaged, or is of a newer version. A run record that is missing or
+/// damaged is only noted.
 pub fn load(dir: &Path) -> Result<Loaded, ReportError> {
-    let Mended { results, mut notes } = load_results(&dir.join("results.json"))?;
-    let mut records = Vec::new();
+    let results = load_results(&dir.join("results.json"))?;
+    let (mut records, mut notes) = (Vec::new(), Vec::new());
     let controls = results.controls.iter().map(|control| &control.result);
     for variant in results.variants.iter().chain(controls) {
         for run in &variant.runs {
             match load_record(dir, &variant.name, run.seed) {
-                Ok((record, taken)) => {
-                    records.push(record);
-                    notes.extend(taken);
-                }
+                Ok(record) => records.push(record),
                 Err(reason) => notes.push(format!(
                     "The record of {}, seed {}, is not shown: {reason}.",
                     variant.name, run.seed
@@ -66,25 +65,26 @@ pub(super) fn labels(dirs: &[impl AsRef<Path>]) -> Vec<String> {
     whole.iter().map(label).collect()
 }
 
-fn load_results(path: &Path) -> Result<Mended, ReportError> {
+/// The beginning of every results file.
+#[derive(Deserialize)]
+struct Header {
+    schema: u64,
+}
+
+fn load_results(path: &Path) -> Result<Results, ReportError> {
     if !store::is_file(path)? {
         return Err(ReportError::Missing(path.to_owned()));
     }
     let bytes = store::read_at_most(path, store::MOST_RESULTS)?;
-    let mut mended = mend::read(&bytes).map_err(|hopeless| {
-        let path = path.to_owned();
-        match hopeless {
-            Hopeless::CutShort(detail) => ReportError::CutShort { path, detail },
-            Hopeless::Newer(schema) => ReportError::Newer { path, schema },
-            Hopeless::NotResults(detail) => ReportError::NotResults { path, detail },
+    match serde_json::from_slice(&bytes) {
+        Ok(Header { schema }) if schema > u64::from(SCHEMA) => {
+            Err(ReportError::Newer { path: path.to_owned(), schema })
         }
-    })?;
-    mended.notes.extend(plausible::results(&mut mended.results));
-    Ok(mended)
+        _ => parse(&bytes).map_err(|detail| ReportError::Invalid { path: path.to_owned(), detail }),
+    }
 }
 
-/// The record of a run without what cannot be, and a note for each such thing.
-fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<(RunRecord, Vec<String>), String> {
+fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<RunRecord, String> {
     let folder = run_folder(variant, seed).ok_or("its variant's name cannot be a folder")?;
     let place = Path::new("runs").join(folder).join("record.json");
     let path = dir.join(&place);
@@ -92,8 +92,8 @@ fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<(RunRecord, Vec<S
         return Err(format!("{} is missing", place.display()));
     }
     let bytes = store::read(&path).map_err(|error| error.to_string())?;
-    let mut record: RunRecord = serde_json::from_slice(&bytes)
-        .map_err(|error| format!("{} cannot be read: {error}", place.display()))?;
+    let record: RunRecord =
+        parse(&bytes).map_err(|why| format!("{} cannot be read: {why}", place.display()))?;
     if record.variant != variant || record.summary.seed != seed {
         return Err(format!(
             "{} belongs to {}, seed {}",
@@ -102,9 +102,21 @@ fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<(RunRecord, Vec<S
             record.summary.seed
         ));
     }
-    let name = place.display().to_string();
-    let notes = plausible::record(&mut record, &name).map_err(|why| format!("{name}: {why}"))?;
-    Ok((record, notes))
+    Ok(record)
+}
+
+/// A results file or a record; else which part of it is wrong, and how.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        // Where a file ends early, serde's place is that of what was to come.
+        let end = error.inner().is_eof().then(|| format!("cut short: {}", error.inner()));
+        end.unwrap_or_else(|| error.to_string())
+    })?;
+    json.end().map_err(|error| error.to_string())?;
+    let mut value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    validate::numbers(&mut value)?;
+    Ok(parsed)
 }
 
 /// `<variant>/seed-<n>`, where a run's files lie; none where the variant's name cannot be a folder.

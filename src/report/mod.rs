@@ -15,8 +15,6 @@ mod interactive;
 mod latex;
 mod load;
 mod markdown;
-mod mend;
-mod plausible;
 mod reading;
 mod summary;
 mod table;
@@ -26,6 +24,7 @@ mod terminal;
 mod tests;
 mod text;
 mod theme;
+mod validate;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -50,28 +49,19 @@ pub enum ReportError {
         "{}: not found; give the folder that `mantissa experiment` wrote with --out", .0.display()
     )]
     Missing(PathBuf),
-    /// The results file ends before what every report needs.
+    /// The file is something else, or is damaged.
     #[error(
-        "{}: cut short ({detail}); copy the file again or run the experiment again", path.display()
-    )]
-    CutShort {
-        /// The results file.
-        path: PathBuf,
-        /// Where it ends.
-        detail: String,
-    },
-    /// The file is something else, or was changed by hand.
-    #[error(
-        "{}: not a results file of mantissa ({detail}); give the folder that `mantissa experiment` wrote",
+        "{}: not a valid results file: {detail}; give the folder that `mantissa experiment` wrote; if this is one, delete the file and \
+         run the experiment again, which keeps the runs that are there",
         path.display()
     )]
-    NotResults {
+    Invalid {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The place that is wrong, and how.
         detail: String,
     },
-    /// A newer program wrote the file, and this one understands nothing of it.
+    /// A newer program wrote the file.
     #[error(
         "{}: schema {schema} is newer than this program's {}; use the mantissa that wrote it, or a newer one",
         path.display(), crate::record::SCHEMA

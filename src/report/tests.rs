@@ -870,7 +870,7 @@ fn a_missing_or_broken_record_is_noted_and_the_rest_read() {
     assert_eq!(read.records.len() as u64, 5 * fixture::SEEDS);
     insta::assert_snapshot!(read.notes.join("\n"), @r##"
     The record of fp32, seed 0, is not shown: runs/fp32/seed-0/record.json is missing.
-    The record of fp32, seed 1, is not shown: runs/fp32/seed-1/record.json cannot be read: EOF while parsing a value at line 1 column 11.
+    The record of fp32, seed 1, is not shown: runs/fp32/seed-1/record.json cannot be read: cut short: EOF while parsing a value at line 1 column 11.
     The record of fp32, seed 2, is not shown: runs/fp32/seed-2/record.json belongs to bf16-mixed, seed 2.
     "##);
 }
@@ -893,26 +893,42 @@ fn a_file_that_cannot_be_read_says_why_and_what_to_do() {
     let (error, missing) = refusal(None);
     assert!(matches!(error, ReportError::Missing(_)));
     let (error, cut) = refusal(Some(&whole[..60]));
-    assert!(matches!(error, ReportError::CutShort { .. }));
+    assert!(matches!(error, ReportError::Invalid { .. }));
     let (error, empty) = refusal(Some(b""));
-    assert!(matches!(error, ReportError::CutShort { .. }));
+    assert!(matches!(error, ReportError::Invalid { .. }));
     let (error, newer) = refusal(Some(b"{\"schema\": 2, \"more\": []}"));
     assert!(matches!(error, ReportError::Newer { schema: 2, .. }));
     let (error, other) = refusal(Some(b"{\"name\": \"x\"}"));
-    assert!(matches!(error, ReportError::NotResults { .. }));
+    assert!(matches!(error, ReportError::Invalid { .. }));
     let (error, binary) = refusal(Some(b"\x89PNG\r\n"));
-    assert!(matches!(error, ReportError::NotResults { .. }));
+    assert!(matches!(error, ReportError::Invalid { .. }));
     let (error, half) = refusal(Some(b"{\"schema\": 1}"));
-    assert!(matches!(error, ReportError::NotResults { .. }));
-    let all = [missing, cut, empty, newer, other, binary, half];
+    assert!(matches!(error, ReportError::Invalid { .. }));
+    let edited = |place: &str, value: &str| {
+        let mut file = serde_json::to_value(loaded().results).unwrap();
+        *file.pointer_mut(place).unwrap() = "edited".into();
+        refusal(Some(file.to_string().replace("\"edited\"", value).as_bytes())).1
+    };
+    let word = edited("/variants/1/runs/0/seed", "\"x\"");
+    let nan = edited("/variants/0/train/step_seconds/value", "NaN");
+    let above = edited("/variants/2/runs/1/test_accuracy", "96.2");
+    let two = refusal(Some(&[&whole[..], b"{}"].concat())).1;
+    // With a stack copied at each bracket this would take minutes.
+    let brackets = refusal(Some("[".repeat(400_000).as_bytes())).1;
+    let all = [missing, cut, empty, newer, other, binary, half, word, nan, above, two, brackets];
     insta::assert_snapshot!(all.join("\n"), @r##"
     results.json: not found; give the folder that `mantissa experiment` wrote with --out
-    results.json: cut short (EOF while parsing a string at line 1 column 60); copy the file again or run the experiment again
-    results.json: cut short (EOF while parsing a value at line 1 column 0); copy the file again or run the experiment again
+    results.json: not a valid results file: cut short: EOF while parsing a string at line 1 column 60; give the folder that `mantissa experiment` wrote; if this is one, delete the file and run the experiment again, which keeps the runs that are there
+    results.json: not a valid results file: cut short: EOF while parsing a value at line 1 column 0; give the folder that `mantissa experiment` wrote; if this is one, delete the file and run the experiment again, which keeps the runs that are there
     results.json: schema 2 is newer than this program's 1; use the mantissa that wrote it, or a newer one
-    results.json: not a results file of mantissa (missing field `schema` at line 1 column 13); give the folder that `mantissa experiment` wrote
-    results.json: not a results file of mantissa (expected value at line 1 column 1); give the folder that `mantissa experiment` wrote
-    results.json: not a results file of mantissa (missing field `experiment` at line 1 column 13); give the folder that `mantissa experiment` wrote
+    results.json: not a valid results file: missing field `schema` at line 1 column 13; give the folder that `mantissa experiment` wrote; if this is one, delete the file and run the experiment again, which keeps the runs that are there
+    results.json: not a valid results file: expected value at line 1 column 1; give the folder that `mantissa experiment` wrote; if this is one, delete the file and run the experiment again, which keeps the runs that are there
+    results.json: not a valid results file: missing field `experiment` at line 1 column 13; give the folder that `mantissa experiment` wrote; if this is one, delete the file and run the experiment again, which keeps the runs that are there
+    results.json: not a valid results file: variants[1].runs[0].seed: invalid type: string "x", expected u64 at line 1 column 8695; give the folder that `mantissa experiment` wrote; if this is one, delete the file and run the experiment again, which keeps the runs that are there
+    results.json: not a valid results file: variants[0].train.step_seconds.value: expected value at line 1 column 6773; give the folder that `mantissa experiment` wrote; if this is one, delete the file and run the experiment again, which keeps the runs that are there
+    results.json: not a valid results file: variants[2].runs[1].test_accuracy is 96.2, outside 0 to 1; give the folder that `mantissa experiment` wrote; if this is one, delete the file and run the experiment again, which keeps the runs that are there
+    results.json: not a valid results file: trailing characters at line 1 column 18081; give the folder that `mantissa experiment` wrote; if this is one, delete the file and run the experiment again, which keeps the runs that are there
+    results.json: not a valid results file: [0]: invalid type: sequence, expected u32 at line 1 column 1; give the folder that `mantissa experiment` wrote; if this is one, delete the file and run the experiment again, which keeps the runs that are there
     "##);
 }
 
