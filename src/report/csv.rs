@@ -32,7 +32,7 @@ fn fields(row: &Row<'_>) -> Vec<Field> {
 
 fn identity(row: &Row<'_>) -> Vec<Field> {
     vec![
-        ("experiment", words(&row.experiment)),
+        ("experiment", words(row.experiment)),
         ("variant", words(&row.name)),
         ("policy", words(&row.policy)),
         ("baseline", row.is_baseline.to_string()),

@@ -322,7 +322,7 @@ fn detail((index, row): (usize, &Row<'_>)) -> Detail {
         id: format!("variant-{}", index + 1),
         name: row.label(),
         policy: text::printable(&row.policy),
-        runs: row.summaries.iter().map(run_cells).collect(),
+        runs: row.result.runs.iter().map(run_cells).collect(),
         gradients: format!(
             "Weight gradients over every step, before unscaling: {} values, of them {} zeros, {} subnormals, {} infinities and {} NaNs.",
             text::count(gradients.elements),

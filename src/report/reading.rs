@@ -280,7 +280,7 @@ fn no_times(table: &Table<'_>) -> Vec<String> {
 fn fastest(table: &Table<'_>) -> Option<String> {
     let ran = || table.rows.iter().filter(|row| row.runs.completed > 0);
     let ratios = || ran().filter_map(|row| Some((row, row.time_ratio()?)));
-    let baseline = &ratios().next()?.0.against.as_ref()?.baseline;
+    let baseline = &ratios().next()?.0.against_baseline.as_ref()?.baseline;
     let faster = ratios().filter(|(_, ratio)| speed(*ratio) == FASTER);
     let best = faster.min_by(|a, b| a.1.value.0.total_cmp(&b.1.value.0));
     Some(best.map_or_else(
@@ -296,7 +296,7 @@ fn fastest(table: &Table<'_>) -> Option<String> {
 }
 
 fn cost(row: &Row<'_>) -> Option<String> {
-    let baseline = row.against.as_ref()?.baseline.as_str();
+    let baseline = row.against_baseline.as_ref()?.baseline.as_str();
     let mut parts = Vec::new();
     if let Some(ratio) = row.time_ratio() {
         parts.push(format!(
@@ -338,7 +338,7 @@ fn speed(ratio: Estimate<Ratio>) -> &'static str {
 
 fn accuracy(row: &Row<'_>) -> Option<String> {
     let difference = row.difference()?;
-    let baseline = &row.against.as_ref()?.baseline;
+    let baseline = &row.against_baseline.as_ref()?.baseline;
     let by = format!("{} pp against {baseline}", text::points(difference.value));
     let verdict = match difference.verdict {
         AccuracyVerdict::Worse => "worse".to_owned(),

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Deref;
 
 use crate::claims::accuracies;
 use crate::precision::{LossScale, Policy};
 use crate::record::{
-    AccuracyDifference, AgainstBaseline, Counts, Estimate, Evidence, Inference, LayerCensus,
-    Memory, Numerics, Results, Role, RunRecord, RunSummary, Status, TrainTime, VariantResult,
+    AccuracyDifference, Counts, Estimate, Evidence, LayerCensus, Numerics, Results, Role,
+    RunRecord, Status, VariantResult,
 };
 use crate::stats;
 use crate::units::{Bytes, Ratio};
@@ -48,44 +49,26 @@ pub(super) struct Table<'a> {
     pub(super) controls: Vec<Row<'a>>,
 }
 
-/// One variant.
+/// One variant: its results, which it dereferences to, and what is computed of them.
 #[derive(Clone, Debug)]
 pub(super) struct Row<'a> {
+    /// The results.
+    pub(super) result: Cow<'a, VariantResult>,
     /// What its experiment is called.
-    pub(super) experiment: String,
-    /// The variant's name as it is.
-    pub(super) name: String,
+    pub(super) experiment: &'a str,
     /// The name for eyes, behind its experiment's where there are several: nothing in it moves a cursor or breaks a line.
     label: String,
-    /// The policy's text form.
-    pub(super) policy: String,
     /// Whether the others are compared with it.
     pub(super) is_baseline: bool,
-    /// Whether the arithmetic is emulated.
-    pub(super) emulated: bool,
     /// How the runs ended.
     pub(super) runs: Runs,
     /// Test accuracy over the seeds.
     pub(super) accuracy: Option<Spread>,
-    /// Training speed.
-    pub(super) train: Option<TrainTime>,
-    /// Why there is none, where one could be expected.
-    pub(super) untimed: Option<String>,
-    /// Memory of training.
-    pub(super) memory: Option<Memory>,
-    /// Inference.
-    pub(super) inference: Option<Inference>,
-    /// The comparison with the baseline.
-    pub(super) against: Option<AgainstBaseline>,
-    /// Counts by role.
-    pub(super) numerics: Numerics,
     /// The census counts of all roles together.
     pub(super) counts: Counts,
     /// Steps attempted over all runs.
     pub(super) steps: u64,
-    /// The runs, in the plan's order.
-    pub(super) summaries: Vec<RunSummary>,
-    /// Their records, as far as they could be read.
+    /// The runs' records, as far as they could be read.
     pub(super) records: Vec<&'a RunRecord>,
     /// Whether the policy scales the loss.
     pub(super) scales: bool,
@@ -95,6 +78,14 @@ pub(super) struct Row<'a> {
     pub(super) margin: f64,
     /// The census by layer and role, over the runs, in the order in which the records list them.
     pub(super) census: Vec<LayerSum<'a>>,
+}
+
+impl Deref for Row<'_> {
+    type Target = VariantResult;
+
+    fn deref(&self) -> &VariantResult {
+        &self.result
+    }
 }
 
 /// A line of a cell.
@@ -213,8 +204,8 @@ impl<'a> Table<'a> {
     pub(super) fn of(experiments: &'a [Loaded]) -> Self {
         let mut table = Self::default();
         for Loaded { label, results, records, .. } in experiments {
-            let label = (experiments.len() > 1).then(|| label.clone());
-            let part = Self::of_one(results, records, label.as_deref());
+            let label = (experiments.len() > 1).then_some(label.as_str());
+            let part = Self::of_one(results, records, label);
             table.rows.extend(part.rows);
             table.controls.extend(part.controls);
         }
@@ -222,34 +213,28 @@ impl<'a> Table<'a> {
     }
 
     /// The table of one experiment, under a label where there are others.
-    pub(super) fn of_one(results: &Results, records: &'a [RunRecord], label: Option<&str>) -> Self {
+    pub(super) fn of_one(
+        results: &'a Results,
+        records: &'a [RunRecord],
+        label: Option<&'a str>,
+    ) -> Self {
         let variants = variants(results);
         let baseline = variants.iter().find(|variant| variant.name == results.plan.baseline);
         let baseline = baseline.map(|variant| accuracies(variant)).unwrap_or_default();
-        let mut by_variant: BTreeMap<&str, Vec<&RunRecord>> = BTreeMap::new();
-        for record in records {
-            by_variant.entry(&record.variant).or_default().push(record);
-        }
-        let row = |variant: &VariantResult, differences: Vec<(u64, f64)>| {
-            let records = by_variant.get(&*variant.name).cloned().unwrap_or_default();
-            let experiment = label.unwrap_or(&results.experiment).to_owned();
-            let name = text::printable(&variant.name);
-            let shown = label.map_or_else(
-                || name.clone(),
-                |label| format!("{} · {name}", text::printable(label)),
-            );
-            let census = summed(&records);
-            let row = Row::of(results, variant);
-            Row { experiment, label: shown, records, differences, census, ..row }
+        let row = |result: Cow<'a, VariantResult>, differences: Vec<(u64, f64)>| {
+            let records = records.iter().filter(|record| record.variant == result.name).collect();
+            Row::of((results, label), result, records, differences)
         };
-        let rows = variants.iter().map(|variant| {
+        let rows = variants.into_iter().map(|variant| {
             let is_baseline = variant.name == results.plan.baseline;
             let compared = if is_baseline { &[][..] } else { &baseline };
-            row(variant, differences(variant, compared, Some))
+            let differences = differences(&variant, compared, Some);
+            row(variant, differences)
         });
         let controls = results.controls.iter().map(|control| {
             let paired = |seed| results.plan.paired_seed(control.kind, seed);
-            row(&control.result, differences(&control.result, &baseline, paired))
+            let differences = differences(&control.result, &baseline, paired);
+            row(Cow::Borrowed(&control.result), differences)
         });
         Self { rows: rows.collect(), controls: controls.collect() }
     }
@@ -320,45 +305,44 @@ fn summed<'a>(records: &[&'a RunRecord]) -> Vec<LayerSum<'a>> {
     sums
 }
 
-impl Row<'_> {
-    /// Without its experiment, its records and its differences.
-    fn of(results: &Results, variant: &VariantResult) -> Self {
-        let ended = |status| variant.runs.iter().filter(|r| r.status == status).count();
-        let accuracies: Vec<f64> = variant.runs.iter().filter_map(|r| r.test_accuracy).collect();
-        let numerics = variant.numerics;
-        let policy: Option<Policy> = variant.policy.parse().ok();
+impl<'a> Row<'a> {
+    fn of(
+        (results, label): (&'a Results, Option<&'a str>),
+        result: Cow<'a, VariantResult>,
+        records: Vec<&'a RunRecord>,
+        differences: Vec<(u64, f64)>,
+    ) -> Self {
+        let ended = |status| result.runs.iter().filter(|r| r.status == status).count();
+        let accuracies: Vec<f64> = result.runs.iter().filter_map(|r| r.test_accuracy).collect();
+        let name = text::printable(&result.name);
+        let policy: Option<Policy> = result.policy.parse().ok();
+        let numerics = result.numerics;
         Self {
-            experiment: String::new(),
-            label: String::new(),
-            name: variant.name.clone(),
-            policy: variant.policy.clone(),
-            is_baseline: variant.name == results.plan.baseline,
-            emulated: variant.emulated,
+            experiment: label.unwrap_or(&results.experiment),
+            label: match label {
+                Some(label) => format!("{} · {name}", text::printable(label)),
+                None => name,
+            },
+            is_baseline: result.name == results.plan.baseline,
             runs: Runs {
-                planned: results.plan.seeds.len().max(variant.runs.len()),
+                planned: results.plan.seeds.len().max(result.runs.len()),
                 completed: ended(Status::Completed),
                 diverged: ended(Status::Diverged),
                 failed: ended(Status::Failed),
             },
             accuracy: Spread::of(&accuracies),
-            train: variant.train.clone(),
-            untimed: variant.untimed.clone(),
-            memory: variant.memory,
-            inference: variant.inference.clone(),
-            against: variant.against_baseline.clone(),
-            numerics,
             counts: numerics
                 .weights
                 .plus(numerics.activations)
                 .plus(numerics.activation_gradients)
                 .plus(numerics.weight_gradients),
-            steps: variant.runs.iter().map(|run| run.steps).sum(),
-            summaries: variant.runs.clone(),
-            records: Vec::new(),
+            steps: result.runs.iter().map(|run| run.steps).sum(),
+            census: summed(&records),
+            records,
             scales: policy.is_some_and(|policy| policy.scale != LossScale::None),
-            differences: Vec::new(),
+            differences,
             margin: results.plan.measure.equivalence_margin,
-            census: Vec::new(),
+            result,
         }
     }
 
@@ -369,27 +353,27 @@ impl Row<'_> {
 
     /// The difference of accuracies to the baseline.
     pub(super) fn difference(&self) -> Option<&AccuracyDifference> {
-        self.against.as_ref()?.accuracy_difference.as_ref()
+        self.against_baseline.as_ref()?.accuracy_difference.as_ref()
     }
 
     /// Step time, variant ÷ baseline.
     pub(super) fn time_ratio(&self) -> Option<Estimate<Ratio>> {
-        self.against.as_ref()?.train_time_ratio
+        self.against_baseline.as_ref()?.train_time_ratio
     }
 
     /// Peak training memory, variant ÷ baseline.
     pub(super) fn memory_ratio(&self) -> Option<Ratio> {
-        self.against.as_ref()?.train_memory_ratio
+        self.against_baseline.as_ref()?.train_memory_ratio
     }
 
     /// Inference time, variant ÷ baseline.
     pub(super) fn inference_time_ratio(&self) -> Option<Estimate<Ratio>> {
-        self.against.as_ref()?.inference_time_ratio
+        self.against_baseline.as_ref()?.inference_time_ratio
     }
 
     /// Peak inference memory, variant ÷ baseline.
     pub(super) fn inference_memory_ratio(&self) -> Option<Ratio> {
-        self.against.as_ref()?.inference_memory_ratio
+        self.against_baseline.as_ref()?.inference_memory_ratio
     }
 
     /// One cell a title of [`TITLES`], each of one or more lines: the value first, what qualifies it below.

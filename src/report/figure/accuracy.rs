@@ -22,12 +22,12 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     let (mut layers, mut values, mut diverged) = (Vec::new(), Vec::new(), false);
     for (index, row) in table.rows.iter().enumerate() {
         let (mut spots, mut crosses) = (Vec::new(), Vec::new());
-        for (place, run) in row.summaries.iter().enumerate() {
+        for (place, run) in row.result.runs.iter().enumerate() {
             let Some(accuracy) = run.test_accuracy else {
                 continue;
             };
             values.push(accuracy * 100.0);
-            let y = index as f64 + lane(place, row.summaries.len());
+            let y = index as f64 + lane(place, row.result.runs.len());
             let words = format!("{}, seed {}: {}", row.label(), run.seed, text::percent(accuracy));
             let spot = Spot { at: (accuracy * 100.0, y), words };
             if run.status == Status::Completed { spots.push(spot) } else { crosses.push(spot) }

@@ -124,7 +124,7 @@ fn notes(table: &Table<'_>, curves: &[Curve]) -> Vec<String> {
 
 /// How many records of a variant's runs could not be read, if any.
 fn missing_records(row: &Row<'_>) -> Option<String> {
-    let (read, listed) = (row.records.len(), row.summaries.len());
+    let (read, listed) = (row.records.len(), row.result.runs.len());
     (read < listed).then(|| format!("{} {} of {listed}", label(row), listed - read))
 }
 

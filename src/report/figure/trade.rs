@@ -65,7 +65,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
 fn accuracy(row: &Row<'_>) -> Option<Estimate<f64>> {
     let mean = row.accuracy?.mean * 100.0;
     let accuracies: Vec<f64> =
-        row.summaries.iter().filter_map(|run| Some(run.test_accuracy? * 100.0)).collect();
+        row.result.runs.iter().filter_map(|run| Some(run.test_accuracy? * 100.0)).collect();
     Some(mean_interval(&accuracies, LEVEL).unwrap_or(Estimate {
         value: mean,
         low: mean,
