@@ -23,8 +23,8 @@ mod stream;
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use crate::record::{Environment, UnusedUnits};
@@ -222,7 +222,6 @@ pub fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> E
         }
     };
     let flushes = products.bf16_flushes && !matches!(choice.device, Device::Cuda(_));
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Environment {
         device: choice.device.to_string(),
         device_name: name,
@@ -238,7 +237,8 @@ pub fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> E
         git: option_env!("MANTISSA_COMMIT").map(str::to_owned),
         source: env!("MANTISSA_SOURCE").to_owned(),
         build: env!("MANTISSA_BUILD").to_owned(),
-        started: utc(since_epoch.as_secs()),
+        // Whole seconds.
+        started: format!("{:.0}", Timestamp::now()),
         gpu,
     }
 }
@@ -383,24 +383,6 @@ fn unused_units(arch: &str, features: &[&str], used: &[&str]) -> Vec<UnusedUnits
     units.filter(|units| !units.instructions.is_empty()).collect()
 }
 
-/// Seconds since 1970 as `YYYY-MM-DDTHH:MM:SSZ`.
-fn utc(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years are counted from 1 March, so that the leap day is a year's last, and from the year 0, so that a cycle of
-    // 400 years, 146,097 days, starts there: 719,468 days before 1970.
-    let days = days + 719_468;
-    let (cycle, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    // From March on, months of 31 and 30 days alternate so that month m starts on day (153 m + 2) / 5.
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, january) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = 400 * cycle + year + january;
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -434,25 +416,6 @@ mod tests {
             assert_eq!(family_and_model(signature), expected, "{signature:x}");
         }
         assert!(processor("").starts_with("unknown processor"));
-    }
-
-    // python: datetime.fromtimestamp(s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    #[test]
-    fn seconds_become_dates_of_the_gregorian_calendar() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (951_868_800, "2000-03-01T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (1_735_689_599, "2024-12-31T23:59:59Z"),
-            (4_107_542_399, "2100-02-28T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-            (253_402_300_799, "9999-12-31T23:59:59Z"),
-            (1_230_768_000, "2009-01-01T00:00:00Z"),
-        ] {
-            assert_eq!(utc(seconds), expected);
-        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::iter;
 
+use jiff::Timestamp;
+
 use crate::record::{Evaluation, ExponentHistogram, LayerCensus, RunRecord};
 
 use super::text;
@@ -156,35 +158,8 @@ fn binades(exponents: &ExponentHistogram) -> Option<HistogramProto> {
     })
 }
 
-/// Seconds since 1970 of `YYYY-MM-DDTHH:MM:SSZ`; 0 of anything else, and of what was before.
+/// Seconds since 1970 of `YYYY-MM-DDTHH:MM:SSZ`; 0 where it is no time, or one before.
 fn seconds(started: &str) -> u64 {
-    parse_utc(started).unwrap_or(0)
-}
-
-fn parse_utc(text: &str) -> Option<u64> {
-    let pattern = text.bytes().map(|byte| if byte.is_ascii_digit() { b'0' } else { byte });
-    if !pattern.eq(*b"0000-00-00T00:00:00Z") {
-        return None;
-    }
-    let mut fields =
-        text.split(|c: char| !c.is_ascii_digit()).map_while(|field| field.parse().ok());
-    let mut next = || -> Option<u64> { fields.next() };
-    let (year, month, day) = (next()?, next()?, next()?);
-    let (hour, minute, second) = (next()?, next()?, next()?);
-    let months = days_of_months(year);
-    let (before, this) = months.split_at_checked(usize::try_from(month).ok()?.checked_sub(1)?)?;
-    let real = year >= 1970
-        && (1..=*this.first()?).contains(&day)
-        && hour < 24
-        && minute < 60
-        && second < 60;
-    let years = (1970..year).map(|year| days_of_months(year).iter().sum::<u64>());
-    let days = years.sum::<u64>() + before.iter().sum::<u64>() + (day.checked_sub(1)?);
-    real.then_some(((days * 24 + hour) * 60 + minute) * 60 + second)
-}
-
-/// Days of each month in the Gregorian calendar.
-fn days_of_months(year: u64) -> [u64; 12] {
-    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    [31, 28 + u64::from(leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+    let seconds = started.parse().map_or(0, Timestamp::as_second);
+    u64::try_from(seconds).unwrap_or(0)
 }
