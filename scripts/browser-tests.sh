@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Opens a report in headless Chromium and uses it: scripts/browser-tests.sh DIR PROGRAM, with DIR the folder of an experiment
 # and PROGRAM the program that made it. Needs node 20 or newer; installs Debian's Chromium where there is none, and
-# playwright-core, which drives it, into a cache. PICTURES=FOLDER keeps screenshots.
+# playwright-core, which drives it, and axe-core into a cache. PICTURES=FOLDER keeps screenshots.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../tests/browser" && pwd)
 REPORT=$(realpath "$1") PROGRAM=$(realpath "$2")

@@ -11,7 +11,7 @@ use super::figure::{At, Cell, Figure, Layer, Marks, Panel, Span, Spot, Stroke, S
 use super::text;
 use super::theme::{AXIS, Colour, GRID, GROUND, INK, MUTED, Theme, ZONE};
 use canvas::{Anchor, Canvas, Script, Type, Weight};
-use layout::{Frame, Layout, View};
+use layout::{Around, Frame, Layout, View};
 
 /// Logical width of every figure.
 const WIDTH: u32 = 960;
@@ -38,8 +38,17 @@ const BAND: f64 = 0.16;
 
 /// The figure as an SVG document whose text stays text.
 pub(super) fn svg(figure: &Figure, theme: Theme) -> Result<String, String> {
+    document(figure, theme, Around::All)
+}
+
+/// The figure as an SVG document for a page, which has the title and the notes beside it.
+pub(super) fn svg_for_page(figure: &Figure) -> Result<String, String> {
+    document(figure, Theme::Light, Around::Legend)
+}
+
+fn document(figure: &Figure, theme: Theme, around: Around) -> Result<String, String> {
     canvas::register_fonts()?;
-    let layout = Layout::of(figure);
+    let layout = Layout::of(figure, around);
     let size = (WIDTH * UNITS, layout.height * UNITS);
     let mut document = String::new();
     {
@@ -76,7 +85,7 @@ pub(super) fn sample(key: Swatch) -> Result<String, String> {
 /// The figure as the bytes of a PNG file, at two pixels a logical unit.
 pub(super) fn png(figure: &Figure, theme: Theme) -> Result<Vec<u8>, String> {
     canvas::register_fonts()?;
-    let layout = Layout::of(figure);
+    let layout = Layout::of(figure, Around::All);
     let size = (WIDTH * UNITS, layout.height * UNITS);
     // Filled already: to do so pixel by pixel is the slowest part of a drawing.
     let Colour(red, green, blue) = theme.colour(GROUND);
@@ -138,8 +147,10 @@ fn draw(
     layout: &Layout,
 ) -> Result<(), String> {
     let left = layout::MARGIN;
-    canvas.text((left, 28.0), &figure.title, HEADING, Anchor::Left)?;
-    canvas.text((left, 52.0), &figure.subtitle, QUIET, Anchor::Left)?;
+    if layout.around == Around::All {
+        canvas.text((left, 28.0), &figure.title, HEADING, Anchor::Left)?;
+        canvas.text((left, 52.0), &figure.subtitle, QUIET, Anchor::Left)?;
+    }
     for (key, at) in figure.legend.iter().zip(&layout.legend) {
         swatch(canvas, key.swatch, *at)?;
         let words = (at.0 + layout::swatch_width(key.swatch) + 8.0, at.1);
@@ -273,12 +284,12 @@ fn draw_marks(
             .iter()
             .try_for_each(|span| whisker(canvas, span, (*upright, *colour), (frame, view))),
         Marks::Zone((from, to)) => {
-            let ends = ((view.x(*from), frame.top), (view.x(*to), frame.bottom));
-            let Some([(left, top), (right, bottom)]) = frame.rectangle(ends.0, ends.1) else {
-                return Ok(());
-            };
-            let corners = [(left, top), (right, top), (right, bottom), (left, bottom)];
-            canvas.polygon(&corners, ZONE, 1.0)
+            let (left, right) = (view.x(*from), view.x(*to));
+            tint(canvas, frame, (left, frame.top), (right, frame.bottom))
+        }
+        Marks::Strip((from, to)) => {
+            let (bottom, top) = (view.y(*from), view.y(*to));
+            tint(canvas, frame, (frame.left, top), (frame.right, bottom))
         }
         Marks::Divider(_) | Marks::Separator(_) => ruler(canvas, marks, frame, view),
         Marks::Cells { cells, colour } => {
@@ -288,6 +299,20 @@ fn draw_marks(
             canvas.text((x + layout::GAP, y), words, QUIET, Anchor::Left)
         }),
     }
+}
+
+/// What of a rectangle is in the plot, tinted.
+fn tint(
+    canvas: &Canvas<'_, impl canvas::Backend>,
+    frame: &Frame,
+    from: At,
+    to: At,
+) -> Result<(), String> {
+    let Some([(left, top), (right, bottom)]) = frame.rectangle(from, to) else {
+        return Ok(());
+    };
+    let corners = [(left, top), (right, top), (right, bottom), (left, bottom)];
+    canvas.polygon(&corners, ZONE, 1.0)
 }
 
 /// A line over the whole height or width.

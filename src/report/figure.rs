@@ -4,8 +4,10 @@
 mod accuracy;
 mod axis;
 mod cost;
+mod difference;
 mod exponents;
 mod heat;
+mod layers;
 mod loss;
 mod scale;
 mod trade;
@@ -180,6 +182,8 @@ pub(super) enum Marks {
     },
     /// A tinted part of the horizontal axis, over the whole height.
     Zone((f64, f64)),
+    /// A tinted part of the vertical axis, over the whole width.
+    Strip((f64, f64)),
     /// A dashed line over the whole height, at a place of the horizontal axis.
     Divider(f64),
     /// A thin line over the whole width, at a place of the vertical axis.
@@ -273,13 +277,46 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// The look of the variant at `index` in the table.
+    /// The look of the variant at `index` of one experiment.
     pub(super) fn of(index: usize) -> Self {
+        Self::new(index, index)
+    }
+
+    fn new(colour: usize, mark: usize) -> Self {
         Self {
-            colour: PALETTE[index % PALETTE.len()],
-            shape: SHAPES[index % SHAPES.len()],
-            dash: DASHES[index % DASHES.len()],
+            colour: PALETTE[colour % PALETTE.len()],
+            shape: SHAPES[mark % SHAPES.len()],
+            dash: DASHES[mark % DASHES.len()],
         }
+    }
+}
+
+/// The look of a row of the table. Of several experiments side by side, the colour is the policy and shape and dash are the
+/// experiment, as long as there are colours and shapes enough for that and no experiment trains a policy twice.
+fn look(table: &Table<'_>, index: usize) -> Look {
+    let keys: Vec<[&str; 2]> =
+        table.rows.iter().map(|row| [row.policy.as_str(), row.experiment]).collect();
+    let Some([policy, experiment]) = keys.get(index) else {
+        return Look::of(index);
+    };
+    let distinct = |part: usize| {
+        let mut known: Vec<&str> = Vec::new();
+        for key in &keys {
+            if !known.contains(&key[part]) {
+                known.push(key[part]);
+            }
+        }
+        known
+    };
+    let (policies, experiments) = (distinct(0), distinct(1));
+    let fits = policies.len() <= PALETTE.len() && experiments.len() <= SHAPES.len();
+    let once = (1..keys.len()).all(|at| !keys[..at].contains(&keys[at]));
+    let place = |known: &[&str], key: &str| known.iter().position(|known| *known == key);
+    match (place(&policies, policy), place(&experiments, experiment)) {
+        (Some(colour), Some(mark)) if experiments.len() > 1 && fits && once => {
+            Look::new(colour, mark)
+        }
+        _ => Look::of(index),
     }
 }
 
@@ -308,7 +345,7 @@ pub(super) enum Hatch {
 }
 
 /// The figures of every report, by the names of their files without an ending, in their order.
-pub const FILES: [&str; 10] = [
+pub const FILES: [&str; 11] = [
     "accuracy-difference",
     "trade-off",
     "step-time",
@@ -319,7 +356,11 @@ pub const FILES: [&str; 10] = [
     "loss-scale",
     "overflow-underflow",
     "exponents",
+    "exponents-by-layer",
 ];
+
+/// Figures that a page shows on request only.
+pub(super) const FOLDED: [&str; 1] = ["exponents-by-layer"];
 
 /// Variants that are drawn: with more, two would look alike, colour, shape and dash.
 pub(super) const MOST_DRAWN: usize = PALETTE.len() * SHAPES.len();
@@ -328,7 +369,7 @@ pub(super) const MOST_DRAWN: usize = PALETTE.len() * SHAPES.len();
 pub(super) fn all(table: &Table<'_>) -> Vec<Figure> {
     let drawn = &table.first(MOST_DRAWN);
     let mut figures = vec![
-        accuracy::differences(drawn),
+        difference::figure(drawn),
         trade::figure(drawn),
         cost::step_time(drawn),
         cost::memory(drawn),
@@ -338,6 +379,7 @@ pub(super) fn all(table: &Table<'_>) -> Vec<Figure> {
         scale::figure(drawn),
         heat::figure(drawn),
         exponents::figure(drawn),
+        layers::figure(drawn),
     ];
     let cut = first_of(MOST_DRAWN, table.rows.len(), "variants", "the tables hold them all");
     for figure in &mut figures {
@@ -383,7 +425,7 @@ fn variant_keys(
     rows.map(|(index, row)| {
         let missing = if has_data(row) { "" } else { " (no data)" };
         let label = format!("{}{missing}", label(row));
-        Key { label, swatch: swatch(Look::of(index)), series: Some(index) }
+        Key { label, swatch: swatch(look(table, index)), series: Some(index) }
     })
     .collect()
 }

@@ -8,9 +8,10 @@ use base64::prelude::BASE64_STANDARD;
 use crate::claims;
 use crate::record::{ClaimVerdict, Environment, GpuLoad, RunSummary};
 
+use super::figure::{FOLDED, Figure, Scale};
 use super::reading::{Advice, Judged};
 use super::summary::{self, COLUMNS};
-use super::table::{LEGEND, LayerSum, Line, Row, TITLES};
+use super::table::{LayerSum, Line, Row, TITLES, Table};
 use super::theme::DARK;
 use super::{Drawing, Report, draw, interactive, text};
 
@@ -37,7 +38,7 @@ struct Page<'a> {
     tally: String,
     titles: Vec<Title>,
     rows: Vec<HtmlRow>,
-    legend: [&'static str; 5],
+    legend: Vec<&'static str>,
     reading: &'a [String],
     figures: Vec<HtmlFigure>,
     details: Vec<Detail>,
@@ -82,7 +83,7 @@ struct SummaryRow {
 }
 
 struct Title {
-    name: &'static str,
+    name: String,
     /// Whether all rows say the same below it.
     same: bool,
 }
@@ -96,18 +97,21 @@ struct HtmlRow {
 struct HtmlFigure {
     file: &'static str,
     title: String,
+    subtitle: String,
+    /// Whether it is shown on request only.
+    folded: bool,
     alt: String,
     /// Written by our own drawing code, which escapes every text.
     svg: String,
     /// For plotly.js.
     data: String,
-    /// Pixels that it needs on a page.
-    height: u32,
     /// The legend: the series, if it names one, a sample drawn by our own code, and the words.
     keys: Vec<(Option<usize>, String, String)>,
     /// The axes that can be made logarithmic or linear, and those that can begin at 0, by their names in plotly.js.
     log: String,
     zero: String,
+    /// Whether the first of those that can be logarithmic is.
+    logged: bool,
     notes: Vec<String>,
 }
 
@@ -153,8 +157,8 @@ pub(super) fn render(
         claims: claim_groups(&report.claims),
         tally: tally(&report.claims),
         titles: titles(report),
-        rows: rows().map(html_row).collect(),
-        legend: LEGEND,
+        rows: rows().map(|row| html_row(&report.table, row)).collect(),
+        legend: report.table.legend(),
         reading: &report.reading,
         figures: drawings.iter().map(html_figure).collect::<Result<_, _>>()?,
         details: rows().chain(&report.table.controls).enumerate().map(detail).collect(),
@@ -227,14 +231,21 @@ fn titles(report: &Report<'_>) -> Vec<Title> {
     let same = |column: usize| {
         column > 0 && cells.len() > 1 && cells.iter().all(|row| row[column] == cells[0][column])
     };
-    TITLES.iter().enumerate().map(|(column, name)| Title { name, same: same(column) }).collect()
+    let titles = TITLES.iter().enumerate();
+    let titles = titles.map(|(at, name)| Title { name: (*name).to_owned(), same: same(at) });
+    let ratio = report.table.ratio_title().map(|name| Title { name, same: false });
+    titles.chain(ratio).collect()
 }
 
-fn html_row(row: &Row<'_>) -> HtmlRow {
+fn html_row(table: &Table<'_>, row: &Row<'_>) -> HtmlRow {
     let [name, cells @ ..] = row.cells();
     let [_, keys @ ..] = row.sort_keys();
-    let keys = keys.map(|key| key.map_or_else(String::new, |key| key.to_string()));
-    HtmlRow { baseline: row.is_baseline, name, cells: cells.into_iter().zip(keys).collect() }
+    let ratio = table.ratio_title().map(|_| (table.ratio_cell(row), table.ratios(row)[0]));
+    let ratio = ratio.map(|(cell, ratio)| (cell, ratio.map(|ratio| ratio.0)));
+    let cells = cells.into_iter().zip(keys).chain(ratio);
+    let key = |key: Option<f64>| key.map_or_else(String::new, |key| key.to_string());
+    let cells = cells.map(|(cell, of)| (cell, key(of))).collect();
+    HtmlRow { baseline: row.is_baseline, name, cells }
 }
 
 fn html_figure(drawing: &Drawing<'_>) -> Result<HtmlFigure, String> {
@@ -254,15 +265,24 @@ fn html_figure(drawing: &Drawing<'_>) -> Result<HtmlFigure, String> {
     Ok(HtmlFigure {
         file: figure.file,
         title: figure.title.clone(),
+        subtitle: figure.subtitle.clone(),
+        folded: FOLDED.contains(&figure.file),
         alt: figure.alt.clone(),
         svg: drawing.svg.clone(),
         data: interactive::json(figure),
-        height: interactive::height(figure) as u32,
         keys: keys.collect::<Result<_, _>>()?,
         log: axes(|choices| choices.log),
         zero: axes(|choices| choices.zero),
+        logged: is_logged(figure),
         notes: figure.notes.clone(),
     })
+}
+
+/// Whether the first axis that a reader may change to a logarithmic one, or from it, is one.
+fn is_logged(figure: &Figure) -> bool {
+    let shown = figure.panels.iter().filter(|panel| panel.empty.is_none());
+    let mut axes = shown.flat_map(|panel| [&panel.x, &panel.y]);
+    axes.find(|axis| axis.choices.log).is_some_and(|axis| axis.scale == Scale::Log)
 }
 
 /// Rules that give the drawings in a dark page its colours: where a script set the theme, and where none could.

@@ -35,8 +35,8 @@ const AXIS_LABEL: f64 = 26.0;
 /// Between plots side by side, as a share of the figure's width.
 const BESIDE: f64 = 0.09;
 
-/// Pixels that the figure needs in height.
-pub(super) fn height(figure: &Figure) -> f64 {
+/// Pixels that the figure needs in height: as many as its drawing takes on a wide page, where the plot takes its place.
+fn height(figure: &Figure) -> f64 {
     figure.room.max(300.0) + 80.0
 }
 
@@ -206,23 +206,23 @@ impl Frame<'_> {
             let shape = PlotlyShape::new().x_ref(x.clone()).y_ref(format!("{y} domain"));
             shape.x0(from).x1(to).y0(0.0).y1(1.0).layer(ShapeLayer::Below)
         };
+        let level = |from: f64, to: f64| {
+            let shape = PlotlyShape::new().x_ref(format!("{x} domain")).y_ref(y.clone());
+            shape.x0(0.0).x1(1.0).y0(from).y1(to).layer(ShapeLayer::Below)
+        };
+        let tinted = |shape: PlotlyShape| {
+            let shape = shape.shape_type(ShapeType::Rect).fill_color(ZONE.hex());
+            shape.line(ShapeLine::new().width(0.0))
+        };
         Some(match marks {
-            Marks::Zone((from, to)) => upright(*from, *to)
-                .shape_type(ShapeType::Rect)
-                .fill_color(ZONE.hex())
-                .line(ShapeLine::new().width(0.0)),
+            Marks::Zone((from, to)) => tinted(upright(*from, *to)),
+            Marks::Strip((from, to)) => tinted(level(*from, *to)),
             Marks::Divider(at) => {
                 upright(*at, *at).shape_type(ShapeType::Line).line(line(DashType::Dash))
             }
-            Marks::Separator(at) => PlotlyShape::new()
-                .shape_type(ShapeType::Line)
-                .x_ref(format!("{x} domain"))
-                .y_ref(y)
-                .x0(0.0)
-                .x1(1.0)
-                .y0(*at)
-                .y1(*at)
-                .line(line(DashType::Solid)),
+            Marks::Separator(at) => {
+                level(*at, *at).shape_type(ShapeType::Line).line(line(DashType::Solid))
+            }
             _ => return None,
         })
     }
@@ -283,7 +283,9 @@ impl Frame<'_> {
                 let trace = trace.text_array(words).text_position(Position::MiddleRight);
                 trace.hover_info(HoverInfo::Skip)
             }
-            Marks::Zone(_) | Marks::Divider(_) | Marks::Separator(_) => return None,
+            Marks::Zone(_) | Marks::Strip(_) | Marks::Divider(_) | Marks::Separator(_) => {
+                return None;
+            }
         })
     }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::figure::Figure;
 use super::reading::Judged;
 use super::summary::COLUMNS;
-use super::table::{LEGEND, TITLES, Table};
+use super::table::{TITLES, Table};
 use super::{Report, text};
 
 /// The whole file.
@@ -35,7 +35,7 @@ pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
         }
     }
     page += "\n## How to read the table\n\n";
-    for line in LEGEND {
+    for line in report.table.legend() {
         let _ = writeln!(page, "- {}", escape(line));
     }
     page
@@ -82,15 +82,20 @@ fn advice(report: &Report<'_>) -> String {
 }
 
 fn comparison(table: &Table<'_>) -> String {
-    let mut lines = format!("| {} |\n|", TITLES.join(" | "));
+    let ratio = table.ratio_title();
+    let titles = TITLES.map(str::to_owned).into_iter().chain(ratio.as_ref().map(|r| escape(r)));
+    let titles: Vec<String> = titles.collect();
+    let mut lines = format!("| {} |\n|", titles.join(" | "));
     lines += " --- |";
-    lines += &" ---: |".repeat(TITLES.len() - 1);
+    lines += &" ---: |".repeat(titles.len() - 1);
     lines.push('\n');
     for row in &table.rows {
-        let cells = row.cells().map(|cell| {
+        let cells = row.cells().into_iter().chain(ratio.as_ref().map(|_| table.ratio_cell(row)));
+        let cells = cells.map(|cell| {
             let lines: Vec<String> = cell.iter().map(|line| escape(&line.text)).collect();
             lines.join("<br>")
         });
+        let cells: Vec<String> = cells.collect();
         let _ = writeln!(lines, "| {} |", cells.join(" | "));
     }
     lines

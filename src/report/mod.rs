@@ -1,6 +1,6 @@
 //! The report: from results folders to figures, tables and pages. Reads records, computes no measurement.
 //!
-//! What is said is computed once (`table`, `reading`, `figure`); how it looks is decided elsewhere (`csv`, `markdown`,
+//! What is said is computed once (`table`, `reading`, `skips`, `figure`); how it looks is decided elsewhere (`csv`, `markdown`,
 //! `latex`, `terminal`, `html`, `draw`, `interactive`). `tensorboard` makes its files of the run
 //! records alone.
 
@@ -16,6 +16,7 @@ mod latex;
 mod load;
 mod markdown;
 mod reading;
+mod skips;
 mod summary;
 mod table;
 mod tensorboard;
@@ -209,7 +210,7 @@ fn remove_earlier(dir: &Path, keep: &BTreeSet<&Path>) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// A figure and its SVG text, on a white ground.
+/// A figure and its SVG text for a page, which has its title and notes as text, on a white ground.
 struct Drawing<'a> {
     figure: &'a Figure,
     svg: String,
@@ -226,11 +227,11 @@ fn save_figures<'a>(
             let name = |ending: &str| format!("figures/{}{}.{ending}", figure.file, theme.suffix());
             save(dir, name("png"), draw::png(figure, theme), written)?;
             let svg = draw::svg(figure, theme);
-            save(dir, name("svg"), svg.clone().map(String::into_bytes), written)?;
-            if theme == Theme::Light {
-                drawings.push(Drawing { figure, svg: svg.unwrap_or_default() });
-            }
+            save(dir, name("svg"), svg.map(String::into_bytes), written)?;
         }
+        let svg = draw::svg_for_page(figure);
+        let svg = svg.map_err(|detail| ReportError::Make { path: dir.join(PAGE), detail })?;
+        drawings.push(Drawing { figure, svg });
     }
     Ok(drawings)
 }

@@ -13,7 +13,7 @@ use crate::words::points_apart;
 
 use super::load::Loaded;
 use super::table::{Row, Table, variants};
-use super::text;
+use super::{skips, text};
 
 /// What to use, of one experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -424,7 +424,6 @@ fn numerics(table: &Table<'_>) -> Vec<String> {
         ("overflow", (|row| row.counted().overflow) as fn(&Row<'_>) -> u64, counted_steps(table)),
         ("underflow", |row| row.counts.underflow, counted_steps(table)),
         ("lost updates", |row| row.numerics.updates.lost, None),
-        ("skipped steps", |row| row.numerics.skipped_steps, None),
     ] {
         let said_of = |row: &Row<'_>| {
             let settling = row.settling().filter(|_| word == "overflow");
@@ -442,6 +441,7 @@ fn numerics(table: &Table<'_>) -> Vec<String> {
             said.push(format!("Counted {word}: {what}."));
         }
     }
+    said.extend(skipped(table));
     said.extend(non_finite_gradients(table));
     let uncounted = names(table, |row| row.counts.elements == 0 && row.runs.done() > 0);
     if !uncounted.is_empty() {
@@ -449,6 +449,16 @@ fn numerics(table: &Table<'_>) -> Vec<String> {
             "{}: no census was taken, so overflow and underflow are unknown.",
             text::list(&uncounted)
         ));
+    }
+    said
+}
+
+/// The skipped steps of each variant that skipped one.
+fn skipped(table: &Table<'_>) -> Vec<String> {
+    let of = |row: &Row<'_>| Some(format!("{}: {}.", row.name, skips::sentence(row)?));
+    let mut said: Vec<String> = table.rows.iter().filter_map(of).collect();
+    if said.is_empty() && table.rows.iter().any(|row| row.steps > 0) {
+        said.push("No step was skipped.".to_owned());
     }
     said
 }

@@ -71,8 +71,22 @@
   const save = (url, name) => {
     element('a', { href: url, download: name }).click();
   };
+  // The drawing with its title, which the page has as text. A unit of its view box is a quarter of a pixel.
   const drawing = (figure) => {
     const svg = figure.querySelector('.card > svg').cloneNode(true);
+    const [width, height, above] = [svg.viewBox.baseVal.width, svg.viewBox.baseVal.height, 260];
+    svg.setAttribute('viewBox', `0 ${-above} ${width} ${height + above}`);
+    svg.setAttribute('height', (height + above) / 4);
+    const add = (name, attributes, words = '') => {
+      const part = document.createElementNS(svg.namespaceURI, name);
+      Object.entries(attributes).forEach(([key, value]) => part.setAttribute(key, value));
+      part.textContent = words;
+      svg.append(part);
+    };
+    add('rect', { x: 0, y: -above, width, height: above, fill: '#FFFFFF' });
+    const text = { x: 96, 'font-family': 'sans-serif' };
+    add('text', { ...text, y: -140, 'font-size': 76, 'font-weight': 'bold', fill: '#222222' }, figure.querySelector('h3').textContent);
+    add('text', { ...text, y: -40, 'font-size': 50, fill: '#585858' }, figure.querySelector('.subtitle').textContent);
     return `data:image/svg+xml;charset=utf-8,${encodeURIComponent(new XMLSerializer().serializeToString(svg))}`;
   };
   const savePng = (figure, name) => {
@@ -99,31 +113,32 @@
     document.head.append(element('script', { textContent: await new Response(stream).text() }));
   };
 
-  const enliven = async (figure) => {
-    library ??= unpack();
-    await library;
-    const json = figure.querySelector('script').textContent;
-    const [plot, shown, card] = ['.plot', '.live', '.card'].map((part) => figure.querySelector(part));
+  // What a reader may change on a figure. Its buttons are there before its plot, so that nothing moves when that comes.
+  const prepare = (figure) => {
+    const [plot, shown] = ['.plot', '.live'].map((part) => figure.querySelector(part));
     const series = all('.keys button', figure);
-    const first = JSON.parse(json).layout;
     const names = (list) => list.split(' ').filter(Boolean);
     const logs = names(figure.dataset.log);
     const zeros = names(figure.dataset.zero);
+    const planned = figure.dataset.logged === 'true';
     // What the reader chose: every axis that may be logarithmic is or is not, none chosen is as planned; and from 0 or not.
     const chosen = { log: null, zero: false };
+    const isLog = () => chosen.log ?? planned;
+    let json = null; // the plot's data, once it is drawn
+    let first = null; // its layout as planned
     const axis = (name) => {
-      const planned = first[name];
-      const type = chosen.log === null || !logs.includes(name) ? planned.type : chosen.log ? 'log' : 'linear';
+      const { type: usual } = first[name];
+      const type = chosen.log === null || !logs.includes(name) ? usual : chosen.log ? 'log' : 'linear';
       // Ticks of our own fit one scale and one range: with another the library finds its own. A logarithm has no 0.
       if (chosen.zero && zeros.includes(name) && type === 'linear') {
         return { type, autorange: true, rangemode: 'tozero', tickmode: 'auto' };
       }
-      return type === planned.type ? {} : { type, autorange: true, tickmode: 'auto' };
+      return type === usual ? {} : { type, autorange: true, tickmode: 'auto' };
     };
     let origin = null; // the button that begins axes at 0
-    const isLog = () => (chosen.log ?? first[logs[0]]?.type === 'log');
     const draw = () => {
       if (origin) origin.disabled = isLog() && zeros.every((name) => logs.includes(name));
+      if (json === null) return Promise.resolve();
       const { data, layout } = themed(json);
       const hidden = new Set(series.filter((button) => !pressed(button)).map((button) => button.dataset.series));
       data.forEach((trace) => { trace.visible = !hidden.has(trace.legendgroup); });
@@ -131,16 +146,13 @@
       layout.uirevision = JSON.stringify(chosen); // what was zoomed into stays, until an axis changes
       return Plotly.react(plot, data, layout, config);
     };
-    shown.hidden = false;
-    plot.style.height = `${figure.dataset.height}px`;
-    card.hidden = true;
     series.forEach((button) => button.addEventListener('click', () => {
       press(button, !pressed(button));
       draw();
     }));
     const tools = figure.querySelector('.head');
     const toggle = (words, on, act) => {
-      const button = element('button', { type: 'button', textContent: words });
+      const button = element('button', { type: 'button', className: 'of-plot', textContent: words });
       press(button, on);
       button.addEventListener('click', () => {
         press(button, !pressed(button));
@@ -150,8 +162,8 @@
       return button;
     };
     if (logs.length > 0) {
-      toggle('Log scale', isLog(), (on) => {
-        chosen.log = on === (first[logs[0]].type === 'log') ? null : on;
+      toggle('Log scale', planned, (on) => {
+        chosen.log = on === planned ? null : on;
         draw();
       });
     }
@@ -162,9 +174,10 @@
       });
     }
     toggle('Drawing', false, (on) => {
-      card.hidden = !on;
-      shown.hidden = on;
+      figure.classList.toggle('is-live', !on && json !== null);
+      shown.hidden = on || json === null;
     });
+    draw();
     // The library's own tools answer to the pointer only. What a drag does is for the pointer.
     const reach = () => all('.modebar-btn:not([data-attr=dragmode])', plot).forEach((tool) => {
       Object.assign(tool, { tabIndex: 0, role: 'button', ariaLabel: tool.dataset.title });
@@ -174,18 +187,36 @@
       event.preventDefault();
       event.target.click();
     });
-    live.set(figure, draw);
-    draw().then(() => {
+    // The drawing becomes a plot, in the same place.
+    return async () => {
+      library ??= unpack();
+      await library;
+      json = figure.querySelector('script').textContent;
+      first = JSON.parse(json).layout;
+      shown.hidden = false;
+      figure.classList.add('is-live');
+      live.set(figure, draw);
+      await draw();
       reach();
       plot.on('plotly_afterplot', reach);
-    });
+    };
   };
 
+  // On a narrow screen a plot has no room: there the drawing stays.
+  const narrow = matchMedia('(max-width: 45rem)');
+  const enliven = new Map(); // figure -> what makes it a plot, until it is one
   const near = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
+    if (narrow.matches || !('DecompressionStream' in window)) return;
     near.unobserve(target);
-    if ('DecompressionStream' in window) enliven(target);
+    const start = enliven.get(target);
+    enliven.delete(target);
+    start?.();
   }), { rootMargin: '600px' });
-  all('#figures > figure').forEach((figure) => {
+  narrow.addEventListener('change', () => enliven.forEach((_, figure) => {
+    near.unobserve(figure);
+    near.observe(figure);
+  }));
+  all('#figures figure').forEach((figure) => {
     const name = figure.id.replace('figure-', '');
     const tools = figure.querySelector('.head');
     const svg = element('button', { type: 'button', textContent: 'SVG', title: 'Download as SVG' });
@@ -193,6 +224,7 @@
     const png = element('button', { type: 'button', textContent: 'PNG', title: 'Download as PNG' });
     png.addEventListener('click', () => savePng(figure, `${name}.png`));
     tools.append(svg, png);
+    enliven.set(figure, prepare(figure));
     near.observe(figure);
   });
 
@@ -204,13 +236,6 @@
     target?.scrollIntoView();
   };
   addEventListener('hashchange', open);
-  // On paper nothing is folded; afterwards it is as it was.
-  let unfolded = [];
-  addEventListener('beforeprint', () => {
-    unfolded = all('details:not([open])');
-    unfolded.forEach((details) => { details.open = true; });
-  });
-  addEventListener('afterprint', () => unfolded.forEach((details) => { details.open = false; }));
   applyTheme();
   open();
 })();

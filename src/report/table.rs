@@ -32,13 +32,16 @@ pub(super) const TITLES: [&str; 11] = [
 ];
 
 /// How to read the cells: for the foot of a table.
-pub(super) const LEGEND: [&str; 5] = [
+const LEGEND: [&str; 5] = [
     "Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.",
     "Step time: median of the timed blocks of this run; machines drift, so a time in seconds has no interval. × is variant ÷ baseline, paired by block, with its 95% interval; below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; below them their share of this program's fastest matrix multiplication of that format, which is not the hardware's peak.",
     "Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients. Settling: before a run's first update, while the loss scale comes down.",
     "Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.",
     "— means not measured, never 0.",
 ];
+
+/// How to read [`Table::ratio_cell`].
+const RATIO_LEGEND: &str = "÷: this row divided by the row of the same policy in the first experiment. The two were not measured in turns, so there is no interval.";
 
 /// Everything the renderers show of the variants of one experiment, or of several side by side.
 #[derive(Clone, Debug, Default)]
@@ -243,6 +246,39 @@ impl<'a> Table<'a> {
     pub(super) fn first(&self, number: usize) -> Self {
         let first = |rows: &[Row<'a>]| rows.iter().take(number).cloned().collect();
         Self { rows: first(&self.rows), controls: first(&self.controls) }
+    }
+
+    /// How to read its cells.
+    pub(super) fn legend(&self) -> Vec<&'static str> {
+        LEGEND.into_iter().chain(self.ratio_title().map(|_| RATIO_LEGEND)).collect()
+    }
+
+    /// The title of the column that compares the others with the first experiment; none where there is one experiment.
+    pub(super) fn ratio_title(&self) -> Option<String> {
+        let first = &self.rows.first()?.experiment;
+        let several = self.rows.iter().any(|row| row.experiment != *first);
+        several.then(|| format!("÷ {}", text::printable(first)))
+    }
+
+    /// A row's step time and training memory ÷ those of the same policy in the first experiment, where that is another.
+    pub(super) fn ratios(&self, row: &Row<'_>) -> [Option<Ratio>; 2] {
+        let first = self.rows.first().map(|first| &first.experiment);
+        let mut rows = self.rows.iter().filter(|_| first != Some(&row.experiment));
+        let other = rows.find(|o| Some(&o.experiment) == first && o.policy == row.policy);
+        let ratio = |of: &dyn Fn(&Row<'_>) -> Option<f64>| Some(Ratio(of(row)? / of(other?)?));
+        [
+            ratio(&|row| Some(row.train.as_ref()?.step_seconds.value.0)),
+            ratio(&|row| Some(row.memory?.peak_bytes.0 as f64)),
+        ]
+    }
+
+    /// The cell of that column. Two machines are not measured in turns: the ratios have no interval.
+    pub(super) fn ratio_cell(&self, row: &Row<'_>) -> Vec<Line> {
+        let [time, memory] = self.ratios(row);
+        let lines = [(time, "step time"), (memory, "memory")];
+        let lines = lines.into_iter().filter_map(|(ratio, of)| Some(format!("{} {of}", ratio?)));
+        let lines: Vec<Line> = lines.map(Line::value).collect();
+        if lines.is_empty() { vec![Line::value(text::NOT_MEASURED)] } else { lines }
     }
 
     /// The baseline's row, where the experiment has one.

@@ -841,8 +841,12 @@ fn experiments_stand_side_by_side() {
         assert!(page.contains(words), "{words}");
     }
     assert_eq!(summary.matches("Use bf16-mixed.").count(), 2);
-    // Nothing is compared across them: each row's baseline is its own experiment's, in the summary and in the comparison.
+    // No accuracy is compared across them: each row's baseline is its own experiment's, in the summary and in the comparison.
     assert_eq!(page.matches("class=\"baseline\"").count(), 4);
+    // Times and memory are, by policy: here both machines took the same.
+    assert!(page.contains("÷ a/digits"));
+    assert_eq!(page.matches("1.00× step time").count(), 4, "the second machine's variants");
+    assert_eq!(summary.matches("1.00× step time<br>1.00× memory").count(), 4);
 }
 
 #[test]
@@ -933,6 +937,39 @@ fn a_file_that_cannot_be_read_says_why_and_what_to_do() {
 }
 
 /// One census step saw nothing, and every step's gradients tell that others did not stay in range.
+/// Side by side, the colour of a point is the policy and its shape the experiment.
+#[test]
+fn colours_are_policies_and_shapes_are_experiments() {
+    let [first, second] = ["a", "b"].map(|label| {
+        let mut loaded = loaded();
+        loaded.label = label.to_owned();
+        // A variant's default policies differ: in the fixture some agree.
+        for (variant, policy) in loaded.results.variants.iter_mut().zip(["1", "2", "3", "4", "5"]) {
+            variant.policy = policy.to_owned();
+        }
+        loaded
+    });
+    let looks = |experiments: &[Loaded]| {
+        let figures = figure::all(&Table::of(experiments));
+        let loss = figures.into_iter().find(|figure| figure.file == "loss").unwrap();
+        let looks = loss.legend.into_iter().filter_map(|key| match key.swatch {
+            figure::Swatch::Line(look) => Some(look),
+            _ => None,
+        });
+        looks.collect::<Vec<_>>()
+    };
+    let together = looks(&[first.clone(), second]);
+    let (a, b) = together.split_at(5);
+    for (index, (a, b)) in a.iter().zip(b).enumerate() {
+        assert_eq!(a.colour, b.colour, "{index}");
+        assert_ne!((a.shape, a.dash), (b.shape, b.dash), "{index}");
+    }
+    assert!(a.iter().all(|look| look.shape == a[0].shape), "one machine, one shape");
+    // Alone, variants differ in all.
+    let alone = looks(&[first]);
+    assert_eq!(alone, (0..5).map(figure::Look::of).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_sample_without_overflow_is_not_told_as_the_whole() {
     let mut loaded = loaded();

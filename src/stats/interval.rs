@@ -7,7 +7,7 @@ use super::{LEVEL, differences};
 use crate::record::Estimate;
 
 /// Level of the interval that two one-sided tests at 5 % amount to.
-const TOST_LEVEL: f64 = 0.90;
+pub const TOST_LEVEL: f64 = 0.90;
 
 /// How far off the one more seed is that [`equivalent`] allows for, in standard deviations.
 pub const FAR_OFF: f64 = 5.0;

@@ -17,8 +17,8 @@ pub use accuracy::{
 pub use bootstrap::{RESAMPLES, bca, median_estimate, paired_ratio};
 pub use describe::{mean, median, sd};
 pub use interval::{
-    FAR_OFF, equivalent, mean_difference, mean_interval, probability_better, student_interval,
-    wilson,
+    FAR_OFF, TOST_LEVEL, equivalent, mean_difference, mean_interval, probability_better,
+    student_interval, wilson,
 };
 pub use permutation::{EXACT_PAIRS, FLIPS, holm, sign_flip_p};
 pub use settle::{MOST_BLOCKS, MOST_PAIRS, Outcome, Settled, blocks_to_settle, pairs_to_settle};

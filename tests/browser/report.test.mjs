@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
+import axe from 'axe-core';
 import { chromium } from 'playwright-core';
 
 const { REPORT, PROGRAM, PICTURES } = process.env;
@@ -46,9 +47,10 @@ const open = async (folder, { hash = '', ...options } = {}) => {
   return { page, wrong, close: () => context.close() };
 };
 
-// Scrolls to a figure and waits until it is a plot.
+// Opens what is folded around a figure, scrolls to it and waits until it is a plot.
 const figure = async (page, name) => {
   const found = page.locator(`#figure-${name}`);
+  await found.evaluate((element) => { const folded = element.closest('details'); if (folded) folded.open = true; });
   await found.scrollIntoViewIfNeeded();
   await found.locator('.plot .main-svg').first().waitFor();
   return found;
@@ -60,7 +62,7 @@ const picture = async (page, name) => {
   await page.screenshot({ path: join(PICTURES, `${name}.png`), fullPage: true });
 };
 
-const figures = (page) => page.locator('#figures > figure').evaluateAll((all) => all.map((one) => one.id.replace('figure-', '')));
+const figures = (page) => page.locator('#figures figure').evaluateAll((all) => all.map((one) => one.id.replace('figure-', '')));
 
 // The traces of a plot, as the library holds them.
 const traces = (plot) => plot.evaluate((element) => element.data.map(({ legendgroup, visible }) => [legendgroup, visible]));
@@ -69,7 +71,7 @@ describe('a report', () => {
   test('is whole, silent, and asks for nothing', async () => {
     const { page, wrong, close } = await open(REPORT);
     const names = await figures(page);
-    assert.equal(names.length, 10);
+    assert.equal(names.length, 11);
     for (const name of names) await figure(page, name);
     await picture(page, 'light');
     for (const landmark of ['banner', 'navigation', 'main', 'contentinfo']) {
@@ -164,7 +166,8 @@ describe('a report', () => {
     if (first.type === 'log') await scale.click();
     assert.deepEqual(await axis(), first);
     const accuracy = await figure(page, 'accuracy');
-    const origin = () => accuracy.locator('.plot').evaluate((plot) => plot._fullLayout.xaxis.range[0]);
+    const name = (await accuracy.getAttribute('data-zero')).split(' ').pop();
+    const origin = () => accuracy.locator('.plot').evaluate((plot, name) => plot._fullLayout[name].range[0], name);
     assert.ok(await origin() > 0);
     await accuracy.getByRole('button', { name: 'From 0' }).click();
     assert.ok(await origin() <= 0);
@@ -234,6 +237,67 @@ describe('a report', () => {
     await close();
   });
 
+  test('does not move while its drawings become plots', async () => {
+    const { page, close } = await open(REPORT);
+    const places = () => page.locator('#figures figure, #environment').evaluateAll((all) => all.map((one) => Math.round(one.getBoundingClientRect().top + scrollY)));
+    const before = await places();
+    for (const name of (await figures(page)).filter((name) => name !== 'exponents-by-layer')) await figure(page, name);
+    assert.deepEqual(await places(), before);
+    await close();
+  });
+
+  test('lands where a link points', async () => {
+    for (const name of ['exponents', 'exponents-by-layer', 'accuracy-difference']) {
+      const { page, close } = await open(REPORT, { hash: `#figure-${name}` });
+      await page.locator(`#figure-${name} .plot .main-svg`).first().waitFor();
+      const top = () => page.locator(`#figure-${name}`).evaluate((element) => element.getBoundingClientRect().top);
+      await page.waitForFunction((name) => Math.abs(document.getElementById(`figure-${name}`).getBoundingClientRect().top) < 100, name);
+      await page.waitForTimeout(500);
+      assert.ok(Math.abs(await top()) < 100, `${name}: ${await top()} pixels from the top`);
+      await close();
+    }
+  });
+
+  test('keeps its drawings on a narrow screen', async () => {
+    const { page, wrong, close } = await open(REPORT, { viewport: { width: 390, height: 844 } });
+    const loss = page.locator('#figure-loss');
+    await loss.scrollIntoViewIfNeeded();
+    await page.waitForTimeout(300);
+    assert.ok(await loss.locator('.card > svg').isVisible());
+    assert.equal(await page.locator('.main-svg').count(), 0);
+    assert.equal(await loss.getByRole('button', { name: 'Log scale' }).count(), 0, 'a button that does nothing');
+    assert.ok(await page.evaluate(() => document.documentElement.scrollWidth) <= 390, 'the page moves sideways');
+    await page.evaluate(axe.source);
+    assert.deepEqual((await page.evaluate(() => axe.run())).violations.map(({ id }) => id), []);
+    await picture(page, 'narrow');
+    await page.setViewportSize({ width: 1200, height: 900 });
+    await figure(page, 'loss');
+    assert.deepEqual(wrong, []);
+    await close();
+  });
+
+  test('is printed on at most eight pages', async () => {
+    const { page, close } = await open(REPORT);
+    for (const name of (await figures(page)).filter((name) => name !== 'exponents-by-layer')) await figure(page, name);
+    const pdf = await page.pdf({ format: 'A4', margin: { top: '1cm', bottom: '1cm', left: '1cm', right: '1cm' } });
+    if (PICTURES) writeFileSync(join(PICTURES, 'print.pdf'), pdf);
+    const pages = pdf.toString('latin1').match(/\/Type\s*\/Page\b/g).length;
+    assert.ok(pages <= 8, `${pages} pages`);
+    await close();
+  });
+
+  for (const colorScheme of ['light', 'dark']) {
+    test(`has nothing that axe objects to, ${colorScheme}`, async () => {
+      const { page, close } = await open(REPORT, { colorScheme });
+      for (const name of await figures(page)) await figure(page, name);
+      await page.evaluate(axe.source);
+      const { violations } = await page.evaluate(() => axe.run());
+      const told = violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.target.join(' ')).slice(0, 5).join(', ')}`);
+      assert.deepEqual(told, []);
+      await close();
+    });
+  }
+
   test('gives its tables and drawings away', async () => {
     const { page, close } = await open(REPORT);
     const download = async (click) => {
@@ -260,8 +324,9 @@ describe('a report', () => {
 
   test('says the same without scripts', async () => {
     const { page, wrong, close } = await open(REPORT, { javaScriptEnabled: false });
-    assert.equal(await page.locator('.card > svg').count(), 10);
-    for (const svg of await page.locator('.card > svg').all()) assert.ok(await svg.isVisible());
+    assert.equal(await page.locator('.card > svg').count(), 11);
+    for (const svg of await page.locator('#figures > figure .card > svg').all()) assert.ok(await svg.isVisible());
+    assert.ok(await page.locator('.more > summary').isVisible());
     assert.ok(await page.locator('#comparison-table').isVisible());
     assert.equal(await page.getByRole('button').count(), 0, 'a button that does nothing');
     assert.deepEqual(wrong, []);

@@ -3,8 +3,9 @@
 use super::{LABEL, SMALL, WIDTH};
 use crate::report::figure::{Arrange, At, Axis, Figure, Panel, Swatch};
 
-/// No figure is lower than this.
+/// No figure with its title is lower than this, and none without.
 const LEAST_HEIGHT: f64 = 540.0;
+const LEAST_BARE: f64 = 300.0;
 
 /// Left and right of everything.
 pub(super) const MARGIN: f64 = 24.0;
@@ -18,8 +19,9 @@ const KEY_GAP: f64 = 22.0;
 /// Height of a line of the legend.
 const KEY_LINE: f64 = 22.0;
 
-/// The first line of the legend, or of the plot where there is none.
+/// The first line of the legend, or of the plot where there is none: below the title and the line under it, and without them.
 const BODY: f64 = 80.0;
+const BARE_BODY: f64 = 20.0;
 
 /// Height of a line of the notes.
 const NOTE_LINE: f64 = 17.0;
@@ -37,9 +39,20 @@ const GROUP_LABEL: f64 = 17.0;
 /// Bars are not thicker than this.
 const THICKEST_BAR: f64 = 17.0;
 
+/// What stands around the plots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Around {
+    /// Title, legend and notes.
+    All,
+    /// The legend only.
+    Legend,
+}
+
 /// Where everything stands.
 #[derive(Debug)]
 pub(super) struct Layout {
+    /// What stands around the plots.
+    pub(super) around: Around,
     /// The whole figure's height.
     pub(super) height: u32,
     /// The left middle of each entry of the legend.
@@ -107,16 +120,20 @@ impl Frame {
 
 impl Layout {
     /// The layout of a figure.
-    pub(super) fn of(figure: &Figure) -> Self {
-        let legend = legend(figure);
-        let top = legend.last().map_or(BODY - 12.0, |at| at.1 + KEY_LINE / 2.0 + 8.0);
-        let lines = wrap(&figure.notes);
+    pub(super) fn of(figure: &Figure, around: Around) -> Self {
+        let (body, least, lines) = match around {
+            Around::All => (BODY, LEAST_HEIGHT, wrap(&figure.notes)),
+            Around::Legend => (BARE_BODY, LEAST_BARE, Vec::new()),
+        };
+        let legend = legend(figure, body);
+        let top = legend.last().map_or(body - 12.0, |at| at.1 + KEY_LINE / 2.0 + 8.0);
         let foot = 14.0 + NOTE_LINE * lines.len() as f64;
-        let height = (top + figure.room + foot).max(LEAST_HEIGHT).ceil();
+        let height = (top + figure.room + foot).max(least).ceil();
         let below = height - foot;
         let notes = lines.into_iter().enumerate();
         let notes = notes.map(|(index, line)| (line, below + NOTE_LINE * (index as f64 + 0.5)));
         Self {
+            around,
             height: height as u32,
             legend,
             notes: notes.collect(),
@@ -137,8 +154,8 @@ pub(super) fn swatch_width(swatch: Swatch) -> f64 {
     }
 }
 
-fn legend(figure: &Figure) -> Vec<At> {
-    let (mut x, mut y) = (MARGIN, BODY);
+fn legend(figure: &Figure, top: f64) -> Vec<At> {
+    let (mut x, mut y) = (MARGIN, top);
     let mut places = Vec::new();
     for key in &figure.legend {
         let width = swatch_width(key.swatch) + 8.0 + LABEL.width(&key.label);

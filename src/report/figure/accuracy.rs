@@ -1,25 +1,57 @@
-//! Test accuracy: every seed as a point and the mean as a mark; and the differences to the baseline, seed by seed.
+//! Test accuracy: over the steps, and at the end every seed as a point and the mean as a mark.
+
+use std::collections::BTreeMap;
 
 use crate::record::Status;
 use crate::report::table::{Row, Table, spread_text};
 use crate::report::text;
-use crate::report::theme::{INK, ZONE};
-use crate::stats::FAR_OFF;
+use crate::stats;
 
 use super::{
-    Arrange, Axis, Choices, Colour, Figure, Fill, Hatch, Key, Layer, Look, Marks, Panel, Shape,
-    Span, Spot, Swatch, nothing_in, room_for, row_axis,
+    Arrange, Axis, Choices, Colour, Figure, Key, Layer, Look, Marks, Panel, Shape, Spot, Stroke,
+    Swatch, look, nothing_in, room_for, row_axis, variant_keys,
 };
 
 /// A point of any variant in a legend.
-const ANY: Look = Look { colour: Colour(88, 88, 88), shape: Shape::Circle, dash: &[] };
-
-/// The zone of equivalence.
-const EQUIVALENT: Fill = Fill { colour: ZONE, hatch: Hatch::Plain };
+pub(super) const ANY: Look = Look { colour: Colour(88, 88, 88), shape: Shape::Circle, dash: &[] };
 
 /// The accuracies.
 pub(super) fn figure(table: &Table<'_>) -> Figure {
-    let (mut layers, mut values, mut diverged) = (Vec::new(), Vec::new(), false);
+    let over_steps = over_steps(table);
+    let mut legend = match &over_steps {
+        Some(_) => variant_keys(table, Swatch::Line, |row| row.accuracy.is_some()),
+        None => Vec::new(),
+    };
+    legend.extend(self::legend(table));
+    let mut notes = Vec::new();
+    if over_steps.is_none() {
+        let note =
+            "The model was tested at the end only; `train.evaluate_every` tests it more often.";
+        notes.push(note.to_owned());
+    }
+    let room = room_for(table.rows.len(), 30.0);
+    Figure {
+        file: "accuracy",
+        title: "Test accuracy".to_owned(),
+        subtitle: match &over_steps {
+            Some(_) => "Above: mean over the seeds; the band is from the lowest to the highest. Below: every seed at the end, mean ± standard deviation.",
+            None => "Every seed is a point. Beside: mean ± standard deviation over the seeds.",
+        }
+        .to_owned(),
+        alt: super::alt("Test accuracy, mean ± standard deviation", table, |row| {
+            if row.accuracy.is_some() { words(row) } else { no_accuracy(row) }
+        }),
+        room: if over_steps.is_some() { room + 280.0 } else { room },
+        arrange: Arrange::Stacked,
+        legend,
+        panels: over_steps.into_iter().chain([at_the_end(table)]).collect(),
+        notes,
+    }
+}
+
+/// Every seed's accuracy at the end.
+fn at_the_end(table: &Table<'_>) -> Panel {
+    let (mut layers, mut values) = (Vec::new(), Vec::new());
     for (index, row) in table.rows.iter().enumerate() {
         let (mut spots, mut crosses) = (Vec::new(), Vec::new());
         for (place, run) in row.result.runs.iter().enumerate() {
@@ -32,8 +64,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
             let spot = Spot { at: (accuracy * 100.0, y), words };
             if run.status == Status::Completed { spots.push(spot) } else { crosses.push(spot) }
         }
-        diverged |= !crosses.is_empty();
-        let look = Look::of(index);
+        let look = look(table, index);
         layers.push(Layer::of(index, Marks::Points { spots, look }));
         let marks = Marks::Crosses { spots: crosses, colour: look.colour };
         layers.push(Layer::of(index, marks));
@@ -53,177 +84,99 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     layers.splice(0..0, rules);
     let gutter = table.rows.iter().enumerate();
     let gutter = gutter.filter(|(_, row)| row.accuracy.is_some());
-    Figure {
-        file: "accuracy",
-        title: "Test accuracy".to_owned(),
-        subtitle: "Every seed is a point. Beside: mean ± standard deviation over the seeds."
-            .to_owned(),
-        alt: super::alt("Test accuracy, mean ± standard deviation", table, |row| {
-            if row.accuracy.is_some() { words(row) } else { no_accuracy(row) }
-        }),
-        room: room_for(table.rows.len(), 30.0),
-        arrange: Arrange::Stacked,
-        legend: legend("mean over the seeds", diverged),
-        panels: vec![Panel {
-            title: String::new(),
-            x: Axis::plain("test accuracy (%)", range).with(Choices { log: false, zero: true }),
-            y: row_axis(table.rows.iter()),
-            layers,
-            gutter: gutter.map(|(index, row)| (index as f64, words(row))).collect(),
-            empty: nothing_in(table),
-            weight: 1.0,
-        }],
-        notes: Vec::new(),
+    Panel {
+        title: "at the end".to_owned(),
+        x: Axis::plain("test accuracy (%)", range).with(Choices { log: false, zero: true }),
+        y: row_axis(table.rows.iter()),
+        layers,
+        gutter: gutter.map(|(index, row)| (index as f64, words(row))).collect(),
+        empty: nothing_in(table),
+        weight: 0.4 + 0.12 * table.rows.len() as f64,
     }
 }
 
-/// The differences to the baseline, of the variants and of the controls.
-pub(super) fn differences(table: &Table<'_>) -> Figure {
-    let compared = table.rows.iter().enumerate().filter(|(_, row)| !row.is_baseline);
-    let compared: Vec<(usize, &Row<'_>)> =
-        compared.chain(table.controls.iter().map(|row| (0, row))).collect();
-    let margin = table.rows.iter().map(|row| row.margin).fold(0.0, f64::max) * 100.0;
-    let by_seed = |row: &Row<'_>| row.differences.iter().map(|(_, d)| *d).collect::<Vec<_>>();
-    let seen = compared.iter().flat_map(|(_, row)| by_seed(row).into_iter().chain(bounds(row)));
-    let reach = seen.fold(margin / 100.0, |reach, d| reach.max(d.abs())) * 110.0;
-    let mut layers = zones(&compared);
-    layers.push(Layer::plain(Marks::Divider(0.0)));
-    let rows = || compared.iter().enumerate();
-    layers.extend(rows().flat_map(|(place, row)| difference_layers(place, *row, reach)));
-    if !table.controls.is_empty() {
-        let first = (compared.len() - table.controls.len()) as f64;
-        layers.push(Layer::plain(Marks::Separator(first - 0.5)));
+/// The accuracy after so many steps: over the seeds that were tested then, their mean and their ends.
+struct Tested {
+    step: f64,
+    mean: f64,
+    least: f64,
+    most: f64,
+    seeds: usize,
+}
+
+/// A variant's accuracies in percent by step.
+fn tested(row: &Row<'_>) -> Vec<Tested> {
+    let mut steps: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for evaluation in row.records.iter().flat_map(|record| &record.evaluations) {
+        steps.entry(evaluation.step).or_default().push(evaluation.accuracy * 100.0);
     }
-    let gutter = rows().map(|(place, (_, row))| (place as f64, verdict(row)));
-    let mut legend = legend("mean difference and its 95% interval", false);
-    legend.push(Key::of_mark("equivalent: within ±δ of the plan", Swatch::Fill(EQUIVALENT)));
-    let mut notes = vec![format!(
-        "A variant is equivalent where the 90% interval of its mean difference lies within ±δ, and would after one more \
-             seed had gone {FAR_OFF} standard deviations off."
-    )];
-    if !table.controls.is_empty() {
-        let note = "Below the line: the baseline against itself, trained again with the same seeds or with others; a difference there is not the precision's.";
-        notes.push(note.to_owned());
-    }
-    Figure {
-        file: "accuracy-difference",
-        title: "Test accuracy against the baseline".to_owned(),
-        subtitle: "Each point: one seed, variant − baseline. Right of 0 is better.".to_owned(),
-        alt: alt_differences(&compared),
-        room: room_for(compared.len(), 34.0),
-        arrange: Arrange::Stacked,
-        legend,
-        panels: vec![Panel {
-            title: String::new(),
-            x: Axis::plain(
-                "difference of test accuracy (percentage points)",
-                (-reach.max(1e-6), reach.max(1e-6)),
+    let tested = steps.into_iter().filter_map(|(step, accuracies)| {
+        Some(Tested {
+            step: step as f64,
+            mean: stats::mean(&accuracies)?,
+            least: accuracies.iter().copied().fold(f64::INFINITY, f64::min),
+            most: accuracies.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            seeds: accuracies.len(),
+        })
+    });
+    tested.collect()
+}
+
+/// Accuracy by step, if a run was tested before its end.
+fn over_steps(table: &Table<'_>) -> Option<Panel> {
+    let mut records = table.rows.iter().flat_map(|row| &row.records);
+    records.find(|record| record.evaluations.len() > 1)?;
+    let (mut bands, mut lines, mut points) = (Vec::new(), Vec::new(), Vec::new());
+    let mut values = Vec::new();
+    for (index, row) in table.rows.iter().enumerate() {
+        let (look, tested) = (look(table, index), tested(row));
+        values.extend(tested.iter().flat_map(|at| [at.least, at.most]));
+        // A mean over other seeds is another curve.
+        for piece in tested.chunk_by(|a, b| a.seeds == b.seeds) {
+            let edges = piece.iter().map(|at| (at.step, at.least, at.most)).collect();
+            bands.push(Layer::of(index, Marks::Band { edges, colour: look.colour }));
+            let points = piece.iter().map(|at| (at.step, at.mean)).collect();
+            lines.push(Layer::of(index, Marks::Line { points, look, stroke: Stroke::Main }));
+        }
+        let spot = |at: &Tested| Spot {
+            at: (at.step, at.mean),
+            words: format!(
+                "{}: {:.2}% after step {}, {:.2} to {:.2}% over {}",
+                row.label(),
+                at.mean,
+                text::count(at.step as u64),
+                at.least,
+                at.most,
+                text::plural(at.seeds, "seed")
             ),
-            y: row_axis(compared.iter().map(|(_, row)| *row)),
-            layers,
-            gutter: gutter.collect(),
-            empty: compared
-                .is_empty()
-                .then(|| "There is no variant beside the baseline.".to_owned()),
-            weight: 1.0,
-        }],
-        notes,
+        };
+        let spots = tested.iter().map(spot).collect();
+        points.push(Layer::of(index, Marks::Points { spots, look }));
     }
-}
-
-/// The ends of a difference's interval.
-fn bounds(row: &Row<'_>) -> impl Iterator<Item = f64> {
-    let ends = row.difference().map(|difference| [difference.low, difference.high]);
-    ends.into_iter().flatten().flatten()
-}
-
-/// Where differences are of no matter: one zone, or one a row where plans declare different ones.
-fn zones(rows: &[(usize, &Row<'_>)]) -> Vec<Layer> {
-    let margins = || rows.iter().map(|(_, row)| row.margin * 100.0);
-    let Some(first) = margins().next() else {
-        return Vec::new();
-    };
-    if margins().all(|margin| margin == first) {
-        return vec![Layer::plain(Marks::Zone((-first, first)))];
-    }
-    let bars = margins().enumerate().map(|(place, margin)| {
-        let words = format!("equivalent within ±{} pp", text::decimal(margin));
-        Span { at: place as f64, from: -margin, to: margin, words }
-    });
-    vec![Layer::plain(Marks::Bars { bars: bars.collect(), fill: EQUIVALENT })]
-}
-
-fn difference_layers(place: usize, (index, row): (usize, &Row<'_>), reach: f64) -> Vec<Layer> {
-    let y = place as f64;
-    let name = row.label();
-    let Some(difference) = row.difference() else {
-        let words = "no seed on which both were tested".to_owned();
-        return vec![Layer::of(index, Marks::Words(vec![Spot { at: (-reach, y), words }]))];
-    };
-    let spot = |(place, (seed, d)): (usize, &(u64, f64))| Spot {
-        at: (d * 100.0, y + lane(place, row.differences.len())),
-        words: format!("{name}, seed {seed}: {} pp", text::points(*d)),
-    };
-    let spots = row.differences.iter().enumerate().map(spot).collect();
-    let mut layers = Vec::new();
-    let words = format!("{name}: {}", verdict(row));
-    if let (Some(low), Some(high)) = (difference.low, difference.high) {
-        let span = Span { at: y, from: low * 100.0, to: high * 100.0, words: words.clone() };
-        layers.push(Layer::of(
-            index,
-            Marks::Whiskers { spans: vec![span], upright: false, colour: INK },
-        ));
-    }
-    let mean = Spot { at: (difference.value * 100.0, y), words };
-    layers.push(Layer::of(index, Marks::Rules(vec![mean])));
-    layers.push(Layer::of(index, Marks::Points { spots, look: Look::of(index) }));
-    layers
-}
-
-/// The mean difference and what it allows to say.
-fn verdict(row: &Row<'_>) -> String {
-    row.difference().map_or_else(
-        || text::NOT_MEASURED.to_owned(),
-        |difference| {
-            let (value, verdict) =
-                (text::points(difference.value), text::accuracy_verdict(difference.verdict));
-            format!("{value} pp · {verdict}")
-        },
-    )
-}
-
-fn alt_differences(rows: &[(usize, &Row<'_>)]) -> String {
-    let rows = rows.iter().map(|(_, row)| {
-        let interval = row.difference().and_then(|d| Some((d.low?, d.high?)));
-        let interval = interval.map(|(low, high)| {
-            format!(", 95% interval {} to {}", text::points(low), text::points(high))
-        });
-        let pairs = row.difference().map_or(0, |difference| difference.pairs);
-        let pairs = text::plural(pairs, "pair");
-        format!(
-            "{}: {}{}, {pairs}, δ {} pp",
-            row.label(),
-            verdict(row),
-            interval.unwrap_or_default(),
-            text::decimal(row.margin * 100.0)
-        )
-    });
-    let rows: Vec<String> = rows.collect();
-    format!("Test accuracy, variant − baseline, in percentage points (pp). {}.", rows.join("; "))
+    Some(Panel {
+        title: "test accuracy by step (%)".to_owned(),
+        x: Axis::steps(table.steps()),
+        y: Axis::plain("", range(&values)).with(Choices { log: false, zero: true }),
+        layers: bands.into_iter().chain(lines).chain(points).collect(),
+        gutter: Vec::new(),
+        empty: None,
+        weight: 1.0,
+    })
 }
 
 /// The seeds of a variant lie in lanes of their own, so that equal ones do not hide each other.
-fn lane(place: usize, of: usize) -> f64 {
+pub(super) fn lane(place: usize, of: usize) -> f64 {
     let of = of as f64;
     (place as f64 - (of - 1.0) / 2.0) * (0.6 / of).min(0.2)
 }
 
-fn legend(rule: &str, diverged: bool) -> Vec<Key> {
+fn legend(table: &Table<'_>) -> Vec<Key> {
     let mut keys = vec![
         Key::of_mark("one seed (shape and colour by variant)", Swatch::Point(ANY)),
-        Key::of_mark(rule, Swatch::Rule),
+        Key::of_mark("mean over the seeds", Swatch::Rule),
     ];
-    if diverged {
+    let runs = || table.rows.iter().flat_map(|row| &row.result.runs);
+    if runs().any(|run| run.test_accuracy.is_some() && run.status != Status::Completed) {
         keys.push(Key::of_mark("a run that stopped early: its last weights", Swatch::Cross));
     }
     keys
@@ -253,4 +206,33 @@ fn words(row: &Row<'_>) -> String {
     let mean = row.accuracy.map(spread_text).unwrap_or_default();
     let troubles = row.runs.troubles();
     if troubles.is_empty() { mean } else { format!("{mean} · {}", troubles.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Evaluation;
+    use crate::report::fixture;
+
+    #[test]
+    fn accuracy_over_steps_is_the_mean_over_the_seeds_tested_then() {
+        let mut loaded = fixture::loaded();
+        let test = |step, accuracy| Evaluation { step, accuracy, loss: None };
+        for record in &mut loaded.records {
+            let seed = record.summary.seed;
+            record.evaluations = vec![test(10, 0.5 + 0.1 * seed as f64)];
+            if seed < 2 {
+                record.evaluations.push(test(20, 0.8));
+            }
+        }
+        let table_of = [loaded];
+        let table = Table::of(&table_of);
+        let [first, second] = &tested(&table.rows[0])[..] else { panic!("two steps") };
+        assert_eq!((first.step, first.seeds, second.step, second.seeds), (10.0, 3, 20.0, 2));
+        assert!((first.mean - 60.0).abs() < 1e-9, "{}", first.mean);
+        assert!((first.least - 50.0).abs() < 1e-9 && (first.most - 70.0).abs() < 1e-9);
+        assert!(over_steps(&table).is_some());
+        let end = figure(&Table::of(&[fixture::loaded()])).panels.len();
+        assert_eq!(end, 1, "the fixture's runs were not tested on their way");
+    }
 }

@@ -180,9 +180,15 @@ impl Axis {
 
     /// An axis of steps from 0, with ticks at whole ones; without ticks where no step was made.
     pub(super) fn steps(steps: usize) -> Self {
-        let range = (0.0, steps.max(1) as f64);
+        let mut axis = Self::step_range((0.0, steps.max(1) as f64));
+        axis.ticks.retain(|_| steps > 0);
+        axis
+    }
+
+    /// An axis of some steps, with ticks at whole ones.
+    pub(super) fn step_range(range: (f64, f64)) -> Self {
         let mut axis = Self::linear("step", range, |value, _| format!("{value:.0}"));
-        axis.ticks.retain(|tick| steps > 0 && tick.at.fract() == 0.0);
+        axis.ticks.retain(|tick| tick.at.fract() == 0.0);
         axis
     }
 }

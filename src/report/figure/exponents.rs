@@ -1,19 +1,20 @@
-//! How large the values were: a histogram of exponents a role, over the ranges of the formats.
+//! How large the values were: a histogram of exponents per role, over the ranges of the formats.
 
 use std::collections::BTreeMap;
 
 use crate::precision::{Format, Policy};
 use crate::record::Role;
+use crate::report::skips;
 use crate::report::table::{Row, Table};
 use crate::report::text;
 use crate::report::theme::{AXIS, PALETTE};
 
 use super::{
-    Arrange, At, Axis, Choices, Figure, Fill, Hatch, Key, Layer, Look, Marks, Panel, Span, Spot,
-    Stroke, Swatch, Tick, alt, variant_keys,
+    Arrange, At, Axis, Choices, Figure, Fill, Hatch, Key, Layer, Marks, Panel, Span, Spot, Stroke,
+    Swatch, Tick, alt, look, variant_keys,
 };
 
-const ROLES: [Role; 5] = [
+pub(super) const ROLES: [Role; 5] = [
     Role::Weights,
     Role::Activations,
     Role::ActivationGradients,
@@ -21,7 +22,7 @@ const ROLES: [Role; 5] = [
     Role::Updates,
 ];
 
-/// Where a format has its whole precision, and where it loses it.
+/// Where a format has its full precision, and where it loses it.
 const NORMAL: Fill = Fill { colour: AXIS, hatch: Hatch::Plain };
 const SUBNORMAL: Fill = Fill { colour: PALETTE[2], hatch: Hatch::Rising };
 
@@ -69,20 +70,22 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         .collect();
     let range = range(&roles, &formats);
     let mut panels: Vec<Panel> =
-        roles.iter().map(|(role, rows)| panel(*role, rows, &formats, range)).collect();
-    if panels.is_empty() {
-        panels.push(panel(Role::Weights, &[], &formats, range));
-    } else {
-        panels.push(ranges(&formats, range));
+        roles.iter().map(|(role, rows)| panel(table, *role, rows, (&formats, range))).collect();
+    match panels.first_mut() {
+        Some(first) => {
+            first.layers.extend(formats.first().map(|format| limit_words(*format, &first.y)));
+            panels.push(ranges(&formats, range));
+        }
+        None => panels.push(panel(table, Role::Weights, &[], (&formats, range))),
     }
     let mut legend = variant_keys(table, Swatch::Line, |row| {
         row.records.iter().any(|record| !record.census.is_empty())
     });
-    legend.push(Key::of_mark("whole precision", Swatch::Fill(NORMAL)));
+    legend.push(Key::of_mark("normal range", Swatch::Fill(NORMAL)));
     legend.push(Key::of_mark("subnormal", Swatch::Fill(SUBNORMAL)));
     let narrowest = formats.first().map(|format| {
         format!(
-            "Dashed: where {format}, the narrowest here, ends. What lies left of both rounds to 0, what lies right of both to infinity."
+            "Dashed: the limits of {format}, the narrowest format here. What lies left of both rounds to 0, what lies right of both to infinity."
         )
     });
     Figure {
@@ -94,7 +97,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         arrange: Arrange::Stacked,
         legend,
         panels,
-        notes: narrowest.into_iter().collect(),
+        notes: narrowest.into_iter().chain(table.rows.iter().filter_map(shift)).collect(),
     }
 }
 
@@ -103,27 +106,83 @@ fn range(roles: &[(Role, Vec<Vec<At>>)], formats: &[Format]) -> (f64, f64) {
     let seen = roles.iter().flat_map(|(_, rows)| rows.iter().flatten().map(|bin| bin.0));
     let narrow = formats.first().map_or([-1.0, 0.0, 1.0], |format| limits(*format));
     let all = || seen.clone().chain(narrow);
-    (all().fold(f64::INFINITY, f64::min) - 2.0, all().fold(f64::NEG_INFINITY, f64::max) + 2.0)
+    (all().fold(f64::INFINITY, f64::min) - 2.0, all().fold(f64::NEG_INFINITY, f64::max) + 11.0)
 }
 
-/// An axis of magnitudes, in exponents.
-fn magnitudes(range: (f64, f64)) -> Axis {
-    let mut axis = Axis::linear("magnitude", range, |value, _| power(value as i32));
-    axis.ticks.retain(|tick: &Tick| tick.at.fract() == 0.0);
+/// How far the loss scale moves a variant's gradients on its census steps.
+fn shift(row: &Row<'_>) -> Option<String> {
+    let scales = row.records.iter().flat_map(|record| {
+        let at = |step: &u64| {
+            let known = record.scale.iter().take_while(|(from, _)| from <= step);
+            known.last().map(|(_, scale)| *scale)
+        };
+        record.census_steps.iter().filter_map(at).collect::<Vec<f64>>()
+    });
+    let scales: Vec<f64> = scales.filter(|scale| *scale > 0.0 && scale.is_finite()).collect();
+    let low = scales.iter().copied().reduce(f64::min)?;
+    let high = scales.iter().copied().reduce(f64::max)?;
+    let [from, to] = [low, high].map(skips::scale);
+    let by = if low < high { format!("{from} to {to}") } else { to };
+    let binades = |scale: f64| match scale.log2() {
+        whole if whole.fract() == 0.0 => whole.to_string(),
+        part => text::decimal(part),
+    };
+    let [from, to] = [low, high].map(binades);
+    let binades = if low < high { format!("{from} to {to}") } else { to };
+    (high != 1.0 || low != 1.0).then(|| {
+        format!(
+            "{} multiplies its loss by {by}, so its gradients lie {binades} binades further right than unscaled ones.",
+            row.label()
+        )
+    })
+}
+
+/// An axis of magnitudes, in exponents, with about a dozen labels.
+pub(super) fn magnitudes(range: (f64, f64)) -> Axis {
+    let step =
+        [1, 2, 4, 8, 16, 32, 64].into_iter().find(|step| range.1 - range.0 <= f64::from(14 * step));
+    let step = step.unwrap_or(128);
+    let mut axis = Axis::linear("magnitude", range, |_, _| String::new());
+    let multiples =
+        (range.0 / f64::from(step)).ceil() as i32..=(range.1 / f64::from(step)).floor() as i32;
+    let tick = |n: i32| Tick { at: f64::from(n * step), label: power(n * step) };
+    axis.ticks = multiples.map(tick).collect();
     axis
 }
 
-fn power(exponent: i32) -> String {
+pub(super) fn power(exponent: i32) -> String {
     format!("2{}", text::raised(exponent))
 }
 
-fn panel(role: Role, rows: &[Vec<At>], formats: &[Format], range: (f64, f64)) -> Panel {
+/// A format's largest value: whole, as long as that is short.
+fn largest_words(format: Format) -> String {
+    let largest = format.max_finite();
+    if largest < 1e6 { text::count(largest as u64) } else { text::decimal(largest) }
+}
+
+/// What the dashed lines are, beside them.
+fn limit_words(format: Format, y: &Axis) -> Layer {
+    let [smallest, _, largest] = limits(format);
+    let height = y.to / 2.5;
+    let words = |at: f64, words: String| Spot { at: (at, height), words };
+    Layer::plain(Marks::Words(vec![
+        words(smallest - 1.0, format!("{format} min {}", power(smallest as i32))),
+        words(largest, format!("{format} max {}", largest_words(format))),
+    ]))
+}
+
+fn panel(
+    table: &Table<'_>,
+    role: Role,
+    rows: &[Vec<At>],
+    (formats, range): (&[Format], (f64, f64)),
+) -> Panel {
     let mut layers = Vec::new();
     if let Some([smallest, _, largest]) = formats.first().map(|format| limits(*format)) {
         layers.extend([smallest - 1.0, largest].map(|at| Layer::plain(Marks::Divider(at))));
     }
     for (index, bins) in rows.iter().enumerate() {
-        let look = Look::of(index);
+        let look = look(table, index);
         let mut alone = Vec::new();
         // No line where no value was; a binade without neighbours is a marker.
         for points in bins.chunk_by(|a, b| b.0 - a.0 <= 1.0) {
@@ -170,7 +229,7 @@ fn ranges(formats: &[Format], (from, to): (f64, f64)) -> Panel {
             }
         };
         part(subnormal, normal, SUBNORMAL, "subnormal");
-        part(normal, end, NORMAL, "whole precision");
+        part(normal, end, NORMAL, "normal range");
     }
     Panel {
         title: "ranges of the formats".to_owned(),

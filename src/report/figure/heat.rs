@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::record::{Counts, Numerics, Role};
+use crate::record::{Counts, Evidence, Numerics, Role};
 use crate::report::table::{Row, Table};
 use crate::report::text;
-use crate::report::theme::{Colour, OVERFLOW, UNDERFLOW};
+use crate::report::theme::{Colour, GRID, OVERFLOW, UNDERFLOW};
 
 use super::{
-    Arrange, Axis, Cell, Figure, Group, Layer, Marks, Panel, Tick, alt, first_of, room_for,
+    Arrange, At, Axis, Cell, Figure, Fill, Group, Hatch, Key, Layer, Marks, Panel, Swatch, Tick,
+    alt, first_of, label, room_for,
 };
 
 /// The counts of one role over all layers.
@@ -25,11 +26,21 @@ const ROLES: [(Role, &str, OfRole); 4] = [
     (Role::WeightGradients, "∂W", |numerics| numerics.weight_gradients),
 ];
 
+/// Something that is counted.
+struct Kind {
+    name: &'static str,
+    count: OfCounts,
+    colour: Colour,
+}
+
 /// What is counted, and its colour.
-const KINDS: [(&str, OfCounts, Colour); 2] = [
-    ("overflow", |counts| counts.overflow, OVERFLOW),
-    ("underflow", |counts| counts.underflow, UNDERFLOW),
+const KINDS: [Kind; 2] = [
+    Kind { name: "overflow", count: |counts| counts.overflow, colour: OVERFLOW },
+    Kind { name: "underflow", count: |counts| counts.underflow, colour: UNDERFLOW },
 ];
+
+/// A cell without a tensor.
+const BLANK: Fill = Fill { colour: GRID, hatch: Hatch::Plain };
 
 /// Shares up to this are tinted least; those of 1, most; between, by their logarithm.
 const FAINTEST: f64 = 1e-7;
@@ -48,85 +59,163 @@ fn census<'a>(row: &'a Row<'_>) -> Census<'a> {
     (row, counted.map(|sum| ((sum.layer, sum.role), sum.counts)).collect())
 }
 
-/// Every layer of the variants' censuses, in the order of the first that has it.
-fn layers<'a>(table: &'a Table<'_>) -> Vec<&'a str> {
-    let sums = table.rows.iter().flat_map(|row| &row.census);
+/// Every layer of some censuses, in the order of the first that has it.
+fn layers<'a>(censuses: &[&'a Census<'a>]) -> Vec<&'a str> {
+    let sums = censuses.iter().flat_map(|(row, _)| &row.census);
     let mut known = BTreeSet::new();
     sums.map(|sum| sum.layer).filter(|layer| known.insert(*layer)).collect()
+}
+
+/// The part of the censuses in which something was counted: what is 0 everywhere is said and not drawn.
+struct Part<'a> {
+    kind: &'a Kind,
+    censuses: Vec<&'a Census<'a>>,
+    layers: Vec<&'a str>,
+    /// Variants and layers that are left out, in words.
+    left_out: Vec<String>,
+}
+
+impl<'a> Part<'a> {
+    fn of(kind: &'a Kind, all: &'a [Census<'a>]) -> Self {
+        let some = |counts: &Counts| (kind.count)(*counts) > 0;
+        let counted = || all.iter().filter(|(_, counts)| !counts.is_empty());
+        let has = |census: &&Census<'_>| census.1.values().any(some);
+        let censuses: Vec<_> = counted().filter(has).collect();
+        let without: Vec<String> =
+            counted().filter(|census| !has(census)).map(|(row, _)| label(row)).collect();
+        let whole = layers(&censuses);
+        let mut kept = whole.clone();
+        kept.retain(|layer| {
+            let of_layer = |census: &&Census<'_>| {
+                census.1.iter().any(|((name, _), counts)| name == layer && some(counts))
+            };
+            censuses.iter().any(of_layer)
+        });
+        let zero = whole.len() - kept.len();
+        let all_layers = kept.len();
+        kept.truncate(MOST_LAYERS);
+        let left_out = [
+            (!without.is_empty() && !censuses.is_empty())
+                .then(|| format!("No {} at all: {}.", kind.name, text::list(&without))),
+            (zero > 0).then(|| {
+                format!("No {} in any variant: {}.", kind.name, text::plural(zero, "other layer"))
+            }),
+            first_of(MOST_LAYERS, all_layers, "layers", "the page lists them all"),
+        ];
+        Self { kind, censuses, layers: kept, left_out: left_out.into_iter().flatten().collect() }
+    }
 }
 
 /// The figure.
 pub(super) fn figure(table: &Table<'_>) -> Figure {
     let censuses: Vec<Census<'_>> = table.rows.iter().map(census).collect();
-    let mut layers = layers(table);
-    let all = layers.len();
-    layers.truncate(MOST_LAYERS);
+    let counted = censuses.iter().any(|(_, counts)| !counts.is_empty());
+    let parts = KINDS.each_ref().map(|kind| Part::of(kind, &censuses));
     let signs = ROLES.map(|(role, sign, _)| format!("{sign}: {}", text::role(role)));
+    let rows: usize = parts.iter().map(|part| part.layers.len()).sum();
+    let mut notes = vec![format!("{}. A 0 is exactly none.", signs.join(", "))];
+    notes.extend(parts.iter().flat_map(|part| part.left_out.iter().cloned()));
+    notes.extend(table.rows.iter().filter_map(settling));
     Figure {
         file: "overflow-underflow",
         title: "Overflow and underflow by layer and role".to_owned(),
-        subtitle: "Share of the values looked at on census steps; the stronger the tint, the larger, by its logarithm.".to_owned(),
+        subtitle:
+            "Share of the values on census steps. The tint follows the logarithm of the share."
+                .to_owned(),
         alt: alt("Overflow and underflow by role", table, words),
-        room: 2.0 * room_for(layers.len(), 20.0),
+        room: room_for(rows, 20.0) + 100.0,
         arrange: Arrange::Stacked,
-        legend: Vec::new(),
-        panels: KINDS.map(|kind| panel(&censuses, &layers, kind)).to_vec(),
-        notes: [
-            format!("{}. A 0 is exactly none.", signs.join(", ")),
-            "Where a cell is too narrow for its share, the page tells it at the pointer.".to_owned(),
-        ]
-        .into_iter()
-        .chain(first_of(MOST_LAYERS, all, "layers", "the page lists them all"))
-        .collect(),
+        legend: vec![Key::of_mark("the layer has no such tensor", Swatch::Fill(BLANK))],
+        panels: parts.iter().map(|part| panel(part, counted)).collect(),
+        notes,
     }
 }
 
-fn panel(
-    censuses: &[Census<'_>],
-    layers: &[&str],
-    (name, count, colour): (&str, OfCounts, Colour),
-) -> Panel {
-    let (mut cells, mut ticks, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+/// What was counted before a run's first update, while its loss scale came down, apart from what was counted after.
+fn settling(row: &Row<'_>) -> Option<String> {
+    let Evidence { settling, settled, .. } = row.numerics.evidence;
+    let of = |counts: Counts| {
+        format!(
+            "{} overflow and {} underflow of {} values",
+            text::count(counts.overflow),
+            text::count(counts.underflow),
+            text::count(counts.elements)
+        )
+    };
+    (settling.elements > 0).then(|| {
+        format!(
+            "{}: {} while the loss scale settled; after that {}.",
+            label(row),
+            of(settling),
+            of(settled)
+        )
+    })
+}
+
+/// Below a variant's columns: its name, and that all its overflow fell into the steps in which its loss scale settled.
+fn group_label(row: &Row<'_>, kind: &Kind, letters: usize) -> String {
+    let Evidence { settling, settled, .. } = row.numerics.evidence;
+    let only = (kind.count)(settling) > 0 && (kind.count)(settled) == 0;
+    let only = if only { ", only while settling" } else { "" };
+    text::shorten(&format!("{}{only}", row.label()), letters.max(3))
+}
+
+fn panel(part: &Part<'_>, counted: bool) -> Panel {
+    let Part { kind, censuses, layers, .. } = part;
+    let (mut ticks, mut groups) = (Vec::new(), Vec::new());
+    let (mut cells, mut blanks) = (Vec::new(), Vec::new());
     for (index, (row, census)) in censuses.iter().enumerate() {
         let first = (index * ROLES.len()) as f64;
         let span = (first - 0.5, first + ROLES.len() as f64 - 0.5);
-        let shown = text::shorten(&row.label(), (GROUP_LETTERS / censuses.len()).max(3));
-        groups.push(Group { span, label: shown });
+        groups.push(Group { span, label: group_label(row, kind, GROUP_LETTERS / censuses.len()) });
         for (place, (role, sign, _)) in ROLES.iter().enumerate() {
             let x = first + place as f64;
             ticks.push(Tick { at: x, label: (*sign).to_owned() });
             for (y, layer) in layers.iter().enumerate() {
-                let Some(counts) = census.get(&(*layer, *role)).copied() else {
-                    continue;
-                };
-                let share = count(counts) as f64 / counts.elements as f64;
-                let words = format!(
-                    "{}, {}, {}: {} {name} of {} ({})",
-                    row.label(),
-                    text::printable(layer),
-                    text::role(*role),
-                    text::count(count(counts)),
-                    text::count(counts.elements),
-                    text::share(share)
-                );
-                let label = brief(share);
-                cells.push(Cell { at: (x, y as f64), shade: shade(share), label, words });
+                let place =
+                    format!("{}, {}, {}", row.label(), text::printable(layer), text::role(*role));
+                let at = (x, y as f64);
+                match census.get(&(*layer, *role)) {
+                    Some(counts) => cells.push(cell(kind, at, *counts, &place)),
+                    None => {
+                        let words = format!("{place}: no such tensor");
+                        blanks.push(Cell { at, shade: 1.0, label: String::new(), words });
+                    }
+                }
             }
         }
     }
     let columns = ticks.len().max(1) as f64;
-    let empty = cells.is_empty().then(|| "No census by layer is in.".to_owned());
+    let empty = cells.is_empty().then(|| {
+        let none = format!("No {} on the census steps.", kind.name);
+        if counted { none } else { "No census by layer is in.".to_owned() }
+    });
+    let names = layers.iter().map(|l| text::shorten(&text::printable(l), 30)).collect();
     Panel {
-        title: name.to_owned(),
+        title: kind.name.to_owned(),
         x: Axis::grid((-0.5, columns - 0.5), ticks, groups),
-        y: Axis::categories(
-            layers.iter().map(|l| text::shorten(&text::printable(l), 30)).collect(),
-        ),
-        layers: vec![Layer::plain(Marks::Cells { cells, colour })],
+        y: Axis::categories(names),
+        layers: [(blanks, GRID), (cells, kind.colour)]
+            .map(|(cells, colour)| Layer::plain(Marks::Cells { cells, colour }))
+            .to_vec(),
         gutter: Vec::new(),
         empty,
-        weight: 1.0,
+        weight: layers.len().max(2) as f64,
     }
+}
+
+/// The share of one layer and role.
+fn cell(kind: &Kind, at: At, counts: Counts, place: &str) -> Cell {
+    let count = (kind.count)(counts);
+    let share = count as f64 / counts.elements as f64;
+    let words = format!(
+        "{place}: {} {} of {} ({})",
+        text::count(count),
+        kind.name,
+        text::count(counts.elements),
+        text::share(share)
+    );
+    Cell { at, shade: shade(share), label: brief(share), words }
 }
 
 /// A share in percent with one or two digits, to fit a cell.
@@ -169,6 +258,24 @@ fn words(row: &Row<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The fixture's censuses have overflow in one layer of two, of all variants but the baseline and bf16-mixed.
+    #[test]
+    fn what_is_0_everywhere_is_said_and_not_drawn() {
+        let loaded = [crate::report::fixture::loaded()];
+        let figure = figure(&Table::of(&loaded));
+        let names =
+            |panel: &Panel| panel.y.ticks.iter().map(|t| t.label.clone()).collect::<Vec<_>>();
+        let [overflow, _] = figure.panels.as_slice() else { panic!("two panels") };
+        assert_eq!(names(overflow), ["hidden.0"]);
+        assert!(overflow.x.groups.iter().all(|group| group.label != "fp32"));
+        let said = "No overflow at all: fp32, bf16-mixed and e5m2.";
+        assert!(figure.notes.iter().any(|note| note == said), "{:?}", figure.notes);
+        // hidden.0 has no counts of two roles: blank, which is not 0.
+        let Marks::Cells { cells: blanks, .. } = &overflow.layers[0].marks else { panic!() };
+        let Marks::Cells { cells, .. } = &overflow.layers[1].marks else { panic!() };
+        assert_eq!((blanks.len(), cells.len()), (2 * 2, 2 * 2));
+    }
 
     #[test]
     fn tints_follow_the_logarithm_of_the_share() {

@@ -1,143 +1,216 @@
-//! Accuracy against what it costs: step time and training memory, with the variants that nothing beats in both.
+//! Accuracy against what it costs: the difference of accuracy to the baseline, against the speedup and the memory saved.
 
 use crate::record::Estimate;
 use crate::report::table::{Row, Table};
 use crate::report::text;
-use crate::report::theme::MUTED;
-use crate::stats::{LEVEL, mean_interval};
+use crate::report::theme::{MUTED, ZONE};
+use crate::stats::LEVEL;
 
-use super::cost::{byte_unit, time_unit};
 use super::{
-    Arrange, At, Axis, Choices, Figure, Key, Layer, Look, Marks, Panel, Shape, Span, Spot, Stroke,
-    Swatch, alt, nothing_in, variant_keys,
+    Arrange, At, Axis, Figure, Fill, Hatch, Key, Layer, Look, Marks, Panel, Shape, Span, Spot,
+    Stroke, Swatch, alt, look, nothing_in, variant_keys,
 };
 
-/// The line through the variants that nothing beats.
+/// The line through the variants that nothing beats in both.
 const FRONT: Look = Look { colour: MUTED, shape: Shape::Circle, dash: &[5.0, 4.0] };
 
-/// A cost of a variant in this run, in the unit of an axis.
-type Cost<'a> = &'a dyn Fn(&Row<'_>) -> Option<f64>;
+/// The range in which differences do not matter.
+const EQUIVALENT: Fill = Fill { colour: ZONE, hatch: Hatch::Plain };
+
+/// An axis of gains is at least so wide on either side of 1: less is the noise of one machine.
+const LEAST_GAIN: f64 = 0.1;
+
+/// Baseline ÷ variant, with its interval: above 1 is a gain.
+type Gain<'a> = &'a dyn Fn(&Row<'_>) -> Option<Estimate<f64>>;
+
+/// Baseline ÷ variant of the time of a step.
+fn speedup(row: &Row<'_>) -> Option<Estimate<f64>> {
+    if row.is_baseline {
+        return row.train.as_ref().map(|_| exactly(1.0));
+    }
+    let ratio = row.time_ratio()?;
+    Some(Estimate { value: 1.0 / ratio.value.0, low: 1.0 / ratio.high.0, high: 1.0 / ratio.low.0 })
+}
+
+/// Baseline ÷ variant of the peak memory of training.
+fn memory(row: &Row<'_>) -> Option<Estimate<f64>> {
+    if row.is_baseline {
+        return row.memory.map(|_| exactly(1.0));
+    }
+    Some(exactly(1.0 / row.memory_ratio()?.0))
+}
+
+fn exactly(value: f64) -> Estimate<f64> {
+    Estimate { value, low: value, high: value }
+}
+
+/// The difference of accuracy to the baseline in percentage points; its own is 0.
+fn difference(row: &Row<'_>) -> Option<Estimate<f64>> {
+    if row.is_baseline {
+        return row.accuracy.map(|_| exactly(0.0));
+    }
+    let found = row.difference()?;
+    let points = |value: f64| value * 100.0;
+    let value = points(found.value);
+    let end = |end: Option<f64>| end.map_or(value, points);
+    Some(Estimate { value, low: end(found.low), high: end(found.high) })
+}
 
 /// The figure.
 pub(super) fn figure(table: &Table<'_>) -> Figure {
-    let times = table.rows.iter().filter_map(|row| row.train.as_ref());
-    let (unit, per_second) = time_unit(times.map(|t| t.step_seconds.value.0).fold(0.0, f64::max));
-    let time = |row: &Row<'_>| Some(row.train.as_ref()?.step_seconds.value.0 * per_second);
-    let peaks = table.rows.iter().filter_map(|row| row.memory.map(|memory| memory.peak_bytes.0));
-    let (bytes, unit_bytes) = byte_unit(peaks.max().unwrap_or(0));
-    let memory = |row: &Row<'_>| Some(row.memory?.peak_bytes.0 as f64 / unit_bytes);
     let mut legend = variant_keys(table, Swatch::Point, |row| {
-        row.accuracy.is_some() && (time(row).is_some() || memory(row).is_some())
+        difference(row).is_some() && (speedup(row).is_some() || memory(row).is_some())
     });
-    legend.push(Key::of_mark("nothing is cheaper and more accurate", Swatch::Line(FRONT)));
-    if table.rows.iter().any(|row| row.runs.diverged + row.runs.failed > 0) {
-        legend.push(Key::of_mark("runs stopped early: on no front", Swatch::Cross));
+    legend.push(Key::of_mark("Pareto front", Swatch::Line(FRONT)));
+    legend.push(Key::of_mark("equivalent: within ±δ", Swatch::Fill(EQUIVALENT)));
+    let stopped = table.rows.iter().any(|row| !contends(row));
+    if stopped {
+        legend.push(Key::of_mark("some runs diverged or failed: not on the front", Swatch::Cross));
+    }
+    let mut notes = vec![format!(
+        "Whiskers: {:.0}% intervals; one that reaches an edge goes on beyond it. On the Pareto front no other variant has both \
+         the higher gain and the higher accuracy; that says nothing of whether a difference is significant.",
+        LEVEL * 100.0
+    )];
+    if stopped {
+        notes.push("A mark on the lower edge lies below it.".to_owned());
     }
     Figure {
         file: "trade-off",
-        title: "Accuracy against its cost".to_owned(),
-        subtitle: "Up and left is better. Whiskers: 95% intervals of the mean accuracy.".to_owned(),
-        alt: alt("Accuracy against its cost", table, |row| {
-            let cost = |cost: Option<f64>, unit: &str| {
-                cost.map_or("not measured".to_owned(), |c| format!("{} {unit}", text::decimal(c)))
-            };
-            let accuracy =
-                row.accuracy.map_or("not measured".to_owned(), |a| text::percent(a.mean));
-            let troubles = row.runs.remark();
-            format!(
-                "{accuracy} at {} and {}{troubles}",
-                cost(time(row), unit),
-                cost(memory(row), bytes)
-            )
-        }),
-        room: 380.0,
+        title: "Accuracy vs. cost".to_owned(),
+        subtitle:
+            "Each variant against the baseline, which is at 1× and 0. Up and right is better."
+                .to_owned(),
+        alt: alt("Accuracy, speed and memory against the baseline", table, words),
+        room: 400.0,
         arrange: Arrange::Beside,
         legend,
         panels: vec![
-            panel(table, format!("time of a training step ({unit})"), &time),
-            panel(table, format!("peak memory of training ({bytes})"), &memory),
+            panel(table, "speedup of a training step (×)", &speedup),
+            panel(table, "training memory: baseline ÷ variant (×)", &memory),
         ],
-        notes: Vec::new(),
+        notes,
     }
 }
 
-/// Mean accuracy in percent, with its interval where there are seeds enough.
-fn accuracy(row: &Row<'_>) -> Option<Estimate<f64>> {
-    let mean = row.accuracy?.mean * 100.0;
-    let accuracies: Vec<f64> =
-        row.result.runs.iter().filter_map(|run| Some(run.test_accuracy? * 100.0)).collect();
-    Some(mean_interval(&accuracies, LEVEL).unwrap_or(Estimate {
-        value: mean,
-        low: mean,
-        high: mean,
-    }))
+fn words(row: &Row<'_>) -> String {
+    let gain = |gain: Option<Estimate<f64>>, what: &str| match gain {
+        Some(gain) => format!("{what} {:.2}×", gain.value),
+        None => format!("{what} not measured"),
+    };
+    let difference = match difference(row) {
+        Some(found) => format!("{} pp", text::points(found.value / 100.0)),
+        None => "accuracy not compared".to_owned(),
+    };
+    let (speed, memory) = (gain(speedup(row), "speedup"), gain(memory(row), "memory saved"));
+    format!("{difference}, {speed}, {memory}{}", row.runs.remark())
+}
+
+/// Whether all its runs went through: only then can a variant be on a front.
+fn contends(row: &Row<'_>) -> bool {
+    row.runs.diverged + row.runs.failed == 0
 }
 
 /// A variant that has both.
 struct Placed<'a> {
     index: usize,
     row: &'a Row<'a>,
-    cost: f64,
-    accuracy: Estimate<f64>,
+    gain: Estimate<f64>,
+    difference: Estimate<f64>,
+}
+
+/// The ranges of both axes.
+#[derive(Clone, Copy)]
+struct Ranges {
+    x: (f64, f64),
+    y: (f64, f64),
+}
+
+impl Ranges {
+    /// Ranges that hold the baseline, ±δ and every point; intervals only as far as points and they need together, and of the
+    /// variants that lost runs only the gain.
+    fn of(placed: &[Placed<'_>]) -> Self {
+        let margin = placed.iter().map(|place| place.row.margin * 100.0).fold(0.1, f64::max);
+        let all = || placed.iter();
+        let whole = || placed.iter().filter(|place| contends(place.row));
+        Self {
+            x: range(all().map(|place| place.gain), (1.0 - LEAST_GAIN, 1.0 + LEAST_GAIN)),
+            y: range(whole().map(|place| place.difference), (-1.3 * margin, 1.3 * margin)),
+        }
+    }
+}
+
+/// A range that holds `least` and all values; and the intervals, as long as they make it at most twice as wide.
+fn range(values: impl Iterator<Item = Estimate<f64>> + Clone, least: (f64, f64)) -> (f64, f64) {
+    let points = || values.clone().map(|value| value.value);
+    let (low, high) = (points().fold(least.0, f64::min), points().fold(least.1, f64::max));
+    let room = (high - low) / 2.0;
+    let lowest = values.clone().map(|value| value.low).fold(low, f64::min).max(low - room);
+    let highest = values.map(|value| value.high).fold(high, f64::max).min(high + room);
+    let air = (highest - lowest) * 0.05;
+    (lowest - air, highest + air)
 }
 
 impl Placed<'_> {
-    /// Where it is, if all its runs went through: only then can it be on a front.
-    fn contends(&self) -> Option<At> {
-        let whole = self.row.runs.diverged + self.row.runs.failed == 0;
-        whole.then_some((self.cost, self.accuracy.value))
-    }
-
-    /// The interval of its accuracy, and its point above all intervals.
-    fn layers(&self, label: &str) -> (Layer, Layer) {
-        let look = Look::of(self.index);
-        let troubles = self.row.runs.remark();
-        let (x, y) = (self.cost, self.accuracy);
+    /// Its intervals, and its point above all intervals.
+    fn layers(&self, look: Look, label: &str, ranges: Ranges) -> [Layer; 3] {
+        let (x, y) = (self.gain, self.difference);
         let words = format!(
-            "{}: {:.2}%, {} ({label}){troubles}",
+            "{}: {} pp, {:.2}× ({label}){}",
             self.row.label(),
-            y.value,
-            text::decimal(x)
+            text::points(y.value / 100.0),
+            x.value,
+            self.row.runs.remark()
         );
-        let spans = vec![Span { at: x, from: y.low, to: y.high, words: words.clone() }];
-        let whisker = Marks::Whiskers { spans, upright: true, colour: look.colour };
-        let spots = vec![Spot { at: (x, y.value), words }];
-        let point = match self.contends() {
-            Some(_) => Marks::Points { spots, look },
-            None => Marks::Crosses { spots, colour: look.colour },
+        let whisker = |at, of: Estimate<f64>, upright| {
+            let span = Span { at, from: of.low, to: of.high, words: words.clone() };
+            let spans = if of.low < of.high { vec![span] } else { Vec::new() };
+            Layer::of(self.index, Marks::Whiskers { spans, upright, colour: look.colour })
         };
-        (Layer::of(self.index, whisker), Layer::of(self.index, point))
+        let (across, upright) = (whisker(y.value, x, false), whisker(x.value, y, true));
+        let at = (x.value, y.value.clamp(ranges.y.0, ranges.y.1));
+        let spots = vec![Spot { at, words: words.clone() }];
+        let point = if contends(self.row) {
+            Marks::Points { spots, look }
+        } else {
+            Marks::Crosses { spots, colour: look.colour }
+        };
+        [across, upright, Layer::of(self.index, point)]
     }
 }
 
-fn panel(table: &Table<'_>, label: String, cost: Cost<'_>) -> Panel {
+fn panel(table: &Table<'_>, label: &str, gain: Gain<'_>) -> Panel {
     let place =
-        |(index, row)| Some(Placed { index, row, cost: cost(row)?, accuracy: accuracy(row)? });
+        |(index, row)| Some(Placed { index, row, gain: gain(row)?, difference: difference(row)? });
     let placed: Vec<Placed<'_>> = table.rows.iter().enumerate().filter_map(place).collect();
-    let mut layers = Vec::new();
+    let ranges = Ranges::of(&placed);
+    let margins = || placed.iter().map(|place| place.row.margin * 100.0);
+    let margin = margins().next().filter(|first| margins().all(|margin| margin == *first));
+    let mut layers: Vec<Layer> =
+        margin.map(|margin| Layer::plain(Marks::Strip((-margin, margin)))).into_iter().collect();
+    layers.push(Layer::plain(Marks::Divider(1.0)));
+    layers.push(Layer::plain(Marks::Separator(0.0)));
     // What one machine does says nothing of another: each experiment has a front of its own.
     for experiment in placed.chunk_by(|a, b| a.row.experiment == b.row.experiment) {
-        let points: Vec<At> = experiment.iter().filter_map(Placed::contends).collect();
+        let contending = experiment.iter().filter(|place| contends(place.row));
+        let points: Vec<At> = contending.map(|p| (p.gain.value, p.difference.value)).collect();
         let (points, look) = (staircase(front(&points)), FRONT);
         layers.push(Layer::plain(Marks::Line { points, look, stroke: Stroke::Main }));
     }
-    let (whiskers, points): (Vec<_>, Vec<_>) = placed.iter().map(|p| p.layers(&label)).unzip();
+    let of_variant = |place: &Placed<'_>| place.layers(look(table, place.index), label, ranges);
+    let drawn: Vec<[Layer; 3]> = placed.iter().map(of_variant).collect();
+    let (mut whiskers, mut points) = (Vec::new(), Vec::new());
+    for [across, upright, point] in drawn {
+        whiskers.extend([across, upright]);
+        points.push(point);
+    }
     layers.extend(whiskers.into_iter().chain(points));
     let empty =
         nothing_in(table).or_else(|| placed.is_empty().then(|| "No variant has both.".to_owned()));
-    let range = |ends: fn(&Placed<'_>) -> [f64; 2]| {
-        let low = placed.iter().map(|place| ends(place)[0]).fold(f64::INFINITY, f64::min);
-        let high = placed.iter().map(|place| ends(place)[1]).fold(f64::NEG_INFINITY, f64::max);
-        let pad = ((high - low) * 0.08).max(high.abs() * 1e-3).max(1e-9);
-        if low > high { (0.0, 1.0) } else { (low - pad, high + pad) }
-    };
-    let choices = Choices { log: false, zero: true };
-    let x = range(|place| [place.cost; 2]);
-    let y = range(|place| [place.accuracy.low, place.accuracy.high]);
     Panel {
-        title: "test accuracy (%)".to_owned(),
-        x: Axis::plain(label, x).with(choices),
-        y: Axis::plain("", y).with(choices),
+        title: "accuracy − baseline (percentage points)".to_owned(),
+        x: Axis::plain(label, ranges.x),
+        y: Axis::plain("", ranges.y),
         layers,
         gutter: Vec::new(),
         empty,
@@ -145,9 +218,9 @@ fn panel(table: &Table<'_>, label: String, cost: Cost<'_>) -> Panel {
     }
 }
 
-/// The points for which no other is at most as far right and at least as far up, from left to right.
+/// The points for which no other is at least as far right and at least as far up, from left to right.
 fn front(points: &[At]) -> Vec<At> {
-    let beats = |a: &At, b: &At| a.0 <= b.0 && a.1 >= b.1 && a != b;
+    let beats = |a: &At, b: &At| a.0 >= b.0 && a.1 >= b.1 && a != b;
     let mut front: Vec<At> =
         points.iter().filter(|b| points.iter().all(|a| !beats(a, b))).copied().collect();
     front.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -155,12 +228,12 @@ fn front(points: &[At]) -> Vec<At> {
     front
 }
 
-/// A line that rises only where a point is reached: what lies between two points is nobody's.
+/// A line that falls only where a point is left behind: what lies between two points is nobody's.
 fn staircase(front: Vec<At>) -> Vec<At> {
     let mut line: Vec<At> = Vec::new();
     for point in front {
-        if let Some((_, before)) = line.last().copied() {
-            line.push((point.0, before));
+        if let Some((before, _)) = line.last().copied() {
+            line.push((before, point.1));
         }
         line.push(point);
     }
@@ -170,13 +243,40 @@ fn staircase(front: Vec<At>) -> Vec<At> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::fixture;
 
-    /// By the definition: (2, 5) is beaten by (1, 5), (3, 4) by both others, a twin by none.
+    /// By the definition: (2, 5) is beaten by (3, 5), (1, 4) by all, a twin by none.
     #[test]
     fn the_front_is_what_nothing_beats() {
-        let points = [(3.0, 4.0), (1.0, 5.0), (2.0, 5.0), (4.0, 9.0), (4.0, 9.0)];
-        assert_eq!(front(&points), [(1.0, 5.0), (4.0, 9.0)]);
-        assert_eq!(staircase(front(&points)), [(1.0, 5.0), (4.0, 5.0), (4.0, 9.0)]);
+        let points = [(1.0, 4.0), (3.0, 5.0), (2.0, 5.0), (0.5, 9.0), (0.5, 9.0)];
+        assert_eq!(front(&points), [(0.5, 9.0), (3.0, 5.0)]);
+        assert_eq!(staircase(front(&points)), [(0.5, 9.0), (0.5, 5.0), (3.0, 5.0)]);
         assert_eq!(front(&[]), []);
+    }
+
+    /// The fixture's bf16-mixed takes 0.52 of the baseline's time, its interval 0.98 to 1.03 of that.
+    #[test]
+    fn a_speedup_is_baseline_over_variant_and_its_interval_is_turned() {
+        let loaded = [fixture::loaded()];
+        let table = Table::of(&loaded);
+        let found = speedup(&table.rows[2]).unwrap();
+        for (found, ratio) in
+            [(found.value, 0.52), (found.low, 0.52 * 1.03), (found.high, 0.52 * 0.98)]
+        {
+            assert!((found * ratio - 1.0).abs() < 1e-12, "{found} {ratio}");
+        }
+        assert_eq!(speedup(&table.rows[0]).unwrap().value, 1.0);
+        assert!(speedup(&table.rows[4]).is_none(), "emulated");
+    }
+
+    /// A variant that diverged far below does not press the others together.
+    #[test]
+    fn ranges_hold_the_baseline_the_margin_and_the_variants_whose_runs_all_went_through() {
+        let loaded = [fixture::loaded()];
+        let table = Table::of(&loaded);
+        let panel = panel(&table, "", &speedup);
+        assert!(panel.y.from < -0.5 && panel.y.to > 0.5, "{:?}", panel.y);
+        assert!(panel.y.from > -3.0, "fp16-true lost a run at −13.8 pp: {:?}", panel.y);
+        assert!(panel.x.from < 0.9 && panel.x.to > 1.0 / 0.52, "{:?}", panel.x);
     }
 }
