@@ -83,6 +83,7 @@ fn every_rule_is_about_a_number_of_the_files() {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[test]
 fn a_number_that_cannot_be_is_refused_with_its_place() {
     for (place, value, why) in [
