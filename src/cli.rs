@@ -35,8 +35,8 @@ struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 fine, 1 a regression, 2 wrong usage, spec or data, 3 a run or the machine failed, 4 the baseline is missing or \
-     not comparable, or nothing could be judged";
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 a regression, 2 wrong usage, spec or data, 3 a run or the machine failed, 4 the baseline is \
+     missing or not comparable, or nothing could be judged";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -125,7 +125,7 @@ const WAYS_NOT_TO_PASS: [(&[&str], fn(&Path), i32, &str); 14] = [
         &["--strict"],
         |at| {
             edit(&at.join("run/results.json"), |r| {
-                r["variants"][0]["memory"]["peak_bytes"] = json!(99)
+                r["variants"][0]["runs"][0]["test_accuracy"] = json!(0.0)
             })
         },
         1,
@@ -144,7 +144,7 @@ const WAYS_NOT_TO_PASS: [(&[&str], fn(&Path), i32, &str); 14] = [
         &[],
         |at| store::write(&at.join("run/results.json"), b"[]").unwrap(),
         2,
-        "not a results file of mantissa",
+        "not a valid results file",
     ),
     (
         &[],
@@ -167,8 +167,8 @@ const WAYS_NOT_TO_PASS: [(&[&str], fn(&Path), i32, &str); 14] = [
         |at| {
             edit(&at.join("run/results.json"), |r| r["variants"][0]["runs"][0]["seed"] = json!("x"))
         },
-        3,
-        "the results are damaged",
+        2,
+        "not a valid results file: variants[0].runs[0].seed",
     ),
     (
         &[],
@@ -224,11 +224,19 @@ fn a_malformed_baseline_is_exit_code_4() {
             "schema 2 is newer than this program's 1",
         ),
         (
-            whole.replacen("\"fp32/lost_updates\": 0", "\"fp32/lost_updates\": NaN", 1),
+            whole.replacen(
+                "\"fp32/skipped_steps/seed-0\": 0",
+                "\"fp32/skipped_steps/seed-0\": NaN",
+                1,
+            ),
             "not a baseline of mantissa (expected",
         ),
         (
-            whole.replacen("\"fp32/lost_updates\": 0", "\"fp32/lost_updates\": {}", 1),
+            whole.replacen(
+                "\"fp32/skipped_steps/seed-0\": 0",
+                "\"fp32/skipped_steps/seed-0\": {}",
+                1,
+            ),
             "did not match any variant",
         ),
         ("{\"name\": \"package.json\"}".to_owned(), "it has no schema number"),

@@ -19,7 +19,7 @@ use crate::store::{self, StoreError};
 
 use super::compact;
 use super::fingerprint::{Arithmetic, Machine};
-use super::measures::{Times, exact};
+use super::measures::{Times, exact_metrics};
 use super::metric::{Key, Measured};
 
 /// The version of the file that this program writes and reads.
@@ -130,7 +130,8 @@ impl Baseline {
     /// Results as a baseline, accepted for `reason`.
     pub fn of(results: &Results, reason: &str) -> Self {
         let environment = &results.environment;
-        let metrics = exact(results).into_iter().map(|(key, value)| (key.to_string(), value));
+        let metrics =
+            exact_metrics(results).into_iter().map(|(key, value)| (key.to_string(), value));
         let machine = Machine::of(environment);
         let Times { blocks, products } = Times::of(results);
         let times = MachineTimes {

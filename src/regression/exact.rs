@@ -16,7 +16,7 @@ pub(super) const ACCEPT: &str = "if the change is meant, accept the new baseline
 
 /// Judges the exact metrics.
 pub(super) fn judge(baseline: &Baseline, results: &Results) -> Vec<Finding> {
-    let (old, new) = (baseline.exact(), measures::exact(results));
+    let (old, new) = (baseline.exact(), measures::exact_metrics(results));
     let here = Arithmetic::of(&results.environment);
     let foreign: BTreeMap<&str, Option<String>> = results
         .plan

@@ -8,7 +8,7 @@ use crate::units::Seconds;
 use super::metric::{Key, Measured, Metric};
 
 /// The exact metrics of results. A metric that was not measured, such as the memory of emulated arithmetic, is not there.
-pub(super) fn exact(results: &Results) -> BTreeMap<Key, Measured> {
+pub fn exact_metrics(results: &Results) -> BTreeMap<Key, Measured> {
     results
         .variants
         .iter()

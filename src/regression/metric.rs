@@ -161,7 +161,7 @@ impl Metric {
             && !matches!(self, Self::TrainPeakBytes | Self::InferencePeakBytes)
     }
 
-    /// Its unit, in the words of `OpenMetrics` where that has one; empty for counts, shares and ratios.
+    /// Its unit, in the words of OpenMetrics where that has one; empty for counts, shares and ratios.
     pub fn unit(self) -> &'static str {
         match self {
             Self::TrainPeakBytes | Self::InferencePeakBytes => "bytes",

@@ -18,7 +18,7 @@ mod times;
 pub use allowance::{Allowance, AllowanceError};
 pub use baseline::{Baseline, BaselineError};
 pub use judge::{Asked, Counts, Finding, Judgement, Outcome, Second, Verdict, judge, refused};
-pub use measures::Times;
+pub use measures::{Times, exact_metrics};
 pub use metric::{BYTES_MARGIN, Better, Key, Kind, Measured, Metric, TIME_MARGIN};
 pub use noise::Change;
 pub use times::MACHINE_MARGIN;

@@ -29,6 +29,7 @@ pub(super) fn results() -> Results {
         variants,
         claims: Vec::new(),
         controls: Vec::new(),
+        other_load: None,
         recommendation: None,
     }
 }
@@ -237,7 +238,7 @@ fn an_exact_metric_of_a_variant_fails_in_either_direction() {
         (
             |r| {
                 r.variants[1].memory =
-                    Some(Memory { peak_bytes: Bytes(12_000_000), ..Memory::default() })
+                    Some(Memory { peak_bytes: Bytes(12_000_000), ..Memory::default() });
             },
             "bf16-mixed/train_peak_bytes",
             meant(
@@ -270,19 +271,15 @@ const INCOMPARABLE: [(fn(&mut Baseline), &str, &str); 7] = [
     ),
     (
         |b| {
-            drop(
-                b.metrics
-                    .insert("fp32/final_loss/seed-0".to_owned(), Measured::Text("x".to_owned())),
-            )
+            let text = Measured::Text("x".to_owned());
+            b.metrics.insert("fp32/final_loss/seed-0".to_owned(), text);
         },
         "fp32/final_loss/seed-0",
         "is x in the baseline, which is no value that it can have",
     ),
     (
         |b| {
-            times(b)
-                .insert("bf16-mixed/inference_seconds".to_owned(), vec![0.0; 12])
-                .map_or((), drop)
+            times(b).insert("bf16-mixed/inference_seconds".to_owned(), vec![0.0; 12]);
         },
         "bf16-mixed/inference_seconds",
         "is 0 in the baseline in one block or more, and nothing is so many times that; accept a new baseline",

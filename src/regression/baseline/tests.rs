@@ -22,7 +22,7 @@ fn a_baseline_is_read_as_it_was_written_and_written_as_it_was_read() {
     assert_eq!(baseline.text().as_bytes(), store::read(&path).unwrap());
     let (found, at, notes) = find(folder.path(), &results()).unwrap();
     assert_eq!((&found, &at, notes), (&baseline, &path, Vec::new()));
-    assert_eq!(list(folder.path()).unwrap(), [path.clone()]);
+    assert_eq!(list(folder.path()).unwrap(), std::slice::from_ref(&path));
     let (found, at, _) = find(&path, &results()).unwrap();
     assert_eq!((found, at), (baseline, path));
     let judgement = judge(&Baseline::of(&results(), ""), &results(), &Asked::default());

@@ -3,12 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::regression::judge::Judgement;
+use crate::regression::metric::Measured;
 
 pub(super) fn render(judgement: &Judgement) -> String {
     let mut benchmarks: Vec<(String, Vec<(String, Value)>)> = Vec::new();
     for finding in &judgement.findings {
         let key = &finding.key;
-        let Some(value) = finding.measured.as_ref().and_then(|measured| measured.value()) else {
+        let Some(value) = finding.measured.as_ref().and_then(Measured::value) else {
             continue;
         };
         let seed = key.seed.map(|seed| format!("/seed-{seed}")).unwrap_or_default();

@@ -38,7 +38,7 @@ pub enum Format {
     Bencher,
     /// `customSmallerIsBetter` of github-action-benchmark.
     BenchmarkAction,
-    /// `OpenMetrics` text, such as for Prometheus.
+    /// OpenMetrics text, such as for Prometheus.
     OpenMetrics,
 }
 

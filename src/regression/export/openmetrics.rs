@@ -1,4 +1,4 @@
-//! `OpenMetrics` 1.0 text. The last family before `# EOF` is the number of metrics by what became of them: the form has no
+//! OpenMetrics 1.0 text. The last family before `# EOF` is the number of metrics by what became of them: the form has no
 //! comments.
 
 use crate::regression::judge::Judgement;

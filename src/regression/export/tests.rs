@@ -392,7 +392,7 @@ fn read_labels(text: &str) -> Option<(Vec<(String, String)>, &str)> {
     }
 }
 
-/// Reads `OpenMetrics` 1.0 of gauges by its grammar, strictly: families whole, descriptors before samples and once, the unit in
+/// Reads OpenMetrics 1.0 of gauges by its grammar, strictly: families whole, descriptors before samples and once, the unit in
 /// the name, labels escaped, no sample twice, numbers, `# EOF` at the end.
 fn read_openmetrics(text: &str) -> Result<Vec<Sample>, String> {
     let body = text.strip_suffix("# EOF\n").ok_or("no # EOF")?;
@@ -404,7 +404,7 @@ fn read_openmetrics(text: &str) -> Result<Vec<Sample>, String> {
             let [keyword, name, value] = parts[..] else { return wrong("descriptor") };
             match keyword {
                 "TYPE" if value == "gauge" && families.insert(name.to_owned()) => {
-                    name.clone_into(&mut family)
+                    name.clone_into(&mut family);
                 }
                 "UNIT" if name == family && name.ends_with(&format!("_{value}")) => {}
                 "HELP" if name == family => {}
