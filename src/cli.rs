@@ -1,6 +1,7 @@
 //! The commands, what they print and their exit codes. The only place that prints: results on stdout, progress and
 //! complaints on stderr.
 
+mod check;
 mod datasets;
 mod doctor;
 mod formats;
@@ -19,6 +20,7 @@ use crate::device::{self, Device};
 use crate::experiment::{self, ExperimentError, Options};
 use crate::ops;
 use crate::record::{Environment, Results, Status};
+use crate::regression::baseline;
 use crate::report::{self, ReportError, Verbosity};
 use crate::spec::{self, DataPlan, Overrides, Plan};
 use crate::store::{self, Folder, StoreError};
@@ -33,8 +35,8 @@ struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 fine, 2 wrong usage, spec or data, 3 a run or the machine failed";
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 a regression, 2 wrong usage, spec or data, 3 a run or the machine failed, 4 the baseline is \
+     missing or not comparable, or nothing could be judged";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -60,6 +62,31 @@ enum Command {
         #[command(flatten)]
         printed: Printed,
     },
+    /// Judge results by the baseline that was accepted for them
+    Check {
+        /// Folder that `mantissa experiment` wrote
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// File of a baseline, or the folder of baselines
+        #[arg(long, value_name = "PATH", default_value = baseline::FOLDER)]
+        baseline: PathBuf,
+        #[command(flatten)]
+        how: check::How,
+    },
+    /// Judge the results in B by those in A
+    Compare {
+        /// Folder that `mantissa experiment` wrote
+        #[arg(value_name = "A")]
+        old: PathBuf,
+        /// Another, of the same plan
+        #[arg(value_name = "B")]
+        new: PathBuf,
+        #[command(flatten)]
+        how: check::How,
+    },
+    /// Accept, list and show baselines
+    #[command(subcommand)]
+    Baseline(check::BaselineCommand),
     /// List the floating-point formats and their ranges
     Formats,
     /// Tell what this machine and this build can do
@@ -138,6 +165,12 @@ enum Failure {
     /// A run or the machine failed.
     #[error("{0}")]
     Machine(String),
+    /// Results got worse, or changed as nobody said they would.
+    #[error("{0}")]
+    Regression(String),
+    /// There is nothing to compare results with.
+    #[error("{0}")]
+    NotComparable(String),
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "errors are passed on by map_err")]
@@ -154,6 +187,8 @@ impl Failure {
         match self {
             Self::Input(_) => 2,
             Self::Machine(_) => 3,
+            Self::Regression(_) => 1,
+            Self::NotComparable(_) => 4,
         }
     }
 }
@@ -207,6 +242,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Experiment(arguments) => experiment(arguments),
         Command::Show { folder, printed } => show(&folder, printed.verbosity()),
         Command::Report { folders, out, tensorboard } => report(&folders, out, tensorboard),
+        Command::Check { folder, baseline, how } => check::check(&folder, &baseline, &how),
+        Command::Compare { old, new, how } => check::compare(&old, &new, &how),
+        Command::Baseline(command) => check::baseline(&command),
         Command::Formats => print(&formats::table()),
         Command::Doctor { json } => doctor(json),
     };

@@ -204,6 +204,42 @@ pub fn run(
     Ok(results)
 }
 
+/// Times the variants of a plan once more, as the timing phase of [`run`] does, but for controls. Returns their results with
+/// nothing but times in them, in the plan's order.
+///
+/// # Errors
+/// When the data cannot be read, or the model does not fit it or the machine's memory.
+pub fn time_again(plan: &Plan, device: &Device) -> Result<Vec<VariantResult>, TimeError> {
+    let data = data::load(&plan.data)?;
+    let model = Model::new(&plan.model, data.shape, data.classes)?;
+    let blocks = plan.measure.timing_blocks;
+    let timings = train::time_variants(
+        plan,
+        (&model, &data, device),
+        &plan.variants,
+        0..blocks,
+        &mut |_, _| (),
+    )?;
+    let variants = plan.variants.iter().zip(&timings);
+    Ok(variants
+        .map(|(variant, timing)| summarize((plan, device), variant, &[], Some(timing)))
+        .collect())
+}
+
+/// A timing phase that could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum TimeError {
+    /// The data cannot be had.
+    #[error("data: {0}")]
+    Data(#[from] DataError),
+    /// The model does not fit the data.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An operation failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
 /// What the results file says beside the runs.
 struct Experiment<'a> {
     plan: &'a Plan,
@@ -388,7 +424,7 @@ fn results(
     let summary = |variant: &VariantPlan, seeds: &[u64]| {
         let record = |seed: &u64| records.get(&(variant.name.clone(), *seed));
         let runs: Vec<&RunRecord> = seeds.iter().filter_map(record).collect();
-        summarize((plan, options), variant, &runs, timings.get(&variant.name))
+        summarize((plan, options.device), variant, &runs, timings.get(&variant.name))
     };
     let mut variants: Vec<VariantResult> =
         plan.variants.iter().map(|variant| summary(variant, &plan.seeds)).collect();
@@ -421,7 +457,7 @@ fn results(
 
 /// Everything measured of one variant, without the comparison.
 fn summarize(
-    (plan, options): (&Plan, Options<'_>),
+    (plan, device): (&Plan, &Device),
     variant: &VariantPlan,
     runs: &[&RunRecord],
     timing: Option<&Timing>,
@@ -430,7 +466,7 @@ fn summarize(
     VariantResult {
         name: variant.name.clone(),
         policy: variant.policy.to_string(),
-        emulated: variant.policy.is_emulated(options.device.is_cuda()),
+        emulated: variant.policy.is_emulated(device.is_cuda()),
         runs: runs.iter().map(|run| run.summary.clone()).collect(),
         train: timing.and_then(|timing| compare::train_time(plan, timing)),
         untimed: timing.and_then(|timing| timing.failure.clone()),

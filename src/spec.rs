@@ -3,6 +3,7 @@
 //! Three steps, a file each: `source` reads TOML and knows where each value stands, `typed` gives it types, `resolve`
 //! fills in what was left out and refuses what cannot be.
 
+mod difference;
 mod keys;
 mod resolve;
 mod source;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::precision::Policy;
 
+pub use difference::values_that_differ;
 pub use resolve::{Invalid, defaults, limits};
 pub use source::{Overrides, SpecError};
 pub use typed::Spec;

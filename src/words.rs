@@ -92,6 +92,24 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
+/// Text that Markdown shows as it is: on one line, without markup, HTML or table bars.
+pub fn markdown(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in printable(text).chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' | '$' => {
+                escaped.push('\\');
+                escaped.push(c);
+            }
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}
+
 /// Whether a character is a control, or one of those that Unicode calls default ignorable (bidirectional controls among
 /// them), a separator of lines, an interlinear mark or no character. Variation selectors are left: emoji have them.
 fn is_unseen(c: char) -> bool {

@@ -98,7 +98,7 @@ impl Hand {
         let size = UNIT * random.between(0.8, 1.12);
         let (wide, high) = (size * random.between(0.75, 1.3), size);
         let slant = 0.12 + 0.16 * random.normal();
-        let (sin, cos) = (0.1 * random.normal()).sin_cos();
+        let (sin, cos) = libm::sincosf(0.1 * random.normal());
         Self {
             linear: [
                 [cos * wide, -(sin + slant * cos) * high],
@@ -128,7 +128,7 @@ impl Hand {
         let mut placed = [self.middle[0] + flat[0], self.middle[1] + flat[1]];
         for wave in &self.waves {
             let at = wave.frequency[0] * flat[0] + wave.frequency[1] * flat[1] + wave.phase;
-            let sin = at.sin();
+            let sin = libm::sinf(at);
             placed[0] += wave.shift[0] * sin;
             placed[1] += wave.shift[1] * sin;
         }

@@ -1,17 +1,14 @@
 //! What decides a run, and in what two experiments differ: runs that agree in all of it can stand in one comparison,
 //! whatever experiment asked for them.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::data;
 use crate::precision::Policy;
 use crate::record::{DataFacts, Environment, Identity, Results};
-use crate::spec::Plan;
+use crate::spec::{Plan, values_that_differ};
 use crate::words;
-
-/// More characters of a value that differs are not told.
-const LONGEST_VALUE: usize = 100;
 
 /// More values that differ are only counted.
 const MOST_DIFFERENCES: usize = 6;
@@ -112,51 +109,4 @@ pub(super) fn whole_differences(
     let of_plan = (!values.is_empty()).then(|| format!("another plan: {}", values.join(", ")));
     let there = Identity { plan: here.plan.clone(), ..there };
     of_plan.into_iter().chain(differences(&there, &here)).collect()
-}
-
-/// The values that differ, each by its key with both values. Where the kinds differ, that says all.
-pub(super) fn values_that_differ(key: &str, there: &Value, here: &Value) -> Vec<String> {
-    let below = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
-    match (there, here) {
-        _ if there == here => Vec::new(),
-        (Value::Object(old), Value::Object(new)) => {
-            let kind = (old.get("kind"), new.get("kind"));
-            if let (Some(old), Some(new)) = kind
-                && old != new
-            {
-                return values_that_differ(&below("kind"), old, new);
-            }
-            let missing = |of: &Map<String, Value>, name: &String| {
-                of.get(name).cloned().unwrap_or(Value::Null)
-            };
-            let added = new.keys().filter(|name| !old.contains_key(*name));
-            let names = old.keys().chain(added);
-            names
-                .flat_map(|name| {
-                    values_that_differ(&below(name), &missing(old, name), &missing(new, name))
-                })
-                .collect()
-        }
-        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
-            let pairs = old.iter().zip(new).enumerate();
-            pairs
-                .flat_map(|(index, (old, new))| {
-                    values_that_differ(&format!("{key}[{index}]"), old, new)
-                })
-                .collect()
-        }
-        _ => vec![format!("{key} is {} there, {} here", short(there), short(here))],
-    }
-}
-
-/// A value as JSON, without its end where that is long; a value that is not given is none.
-fn short(value: &Value) -> String {
-    if value.is_null() {
-        return "none".to_owned();
-    }
-    let text = value.to_string();
-    match text.char_indices().nth(LONGEST_VALUE) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }

@@ -1,8 +1,5 @@
 //! What of a folder is kept: unit tests of the judgement on single records and plans.
 
-use serde_json::json;
-
-use super::identity::values_that_differ;
 use super::kept::{impossible, is_marked};
 use crate::record::{Evaluation, Failure, RunRecord, Status};
 use crate::spec::{self, Overrides, Plan};
@@ -73,32 +70,6 @@ fn a_run_that_diverged_may_end_anywhere_in_its_steps() {
         summary.steps = steps;
         record.loss = vec![None; steps as usize];
         assert_eq!(impossible(&record, ("fp32", 1), &plan).is_none(), believed, "{steps}");
-    }
-}
-
-#[test]
-fn every_value_that_differs_is_named_with_both() {
-    let one = json!({"train": {"steps": 3, "clip": null}, "model": {"kind": "mlp", "hidden": [8]}});
-    for (changes, expected) in [
-        (vec![], vec![]),
-        (vec![("/train/steps", json!(4))], vec!["train.steps is 3 there, 4 here"]),
-        (vec![("/train/clip", json!(1.5))], vec!["train.clip is none there, 1.5 here"]),
-        (vec![("/model/hidden/0", json!(9))], vec!["model.hidden[0] is 8 there, 9 here"]),
-        (vec![("/model/hidden", json!([]))], vec!["model.hidden is [8] there, [] here"]),
-        (
-            vec![("/train/steps", json!(4)), ("/model", json!({"kind": "resnet", "depth": 8}))],
-            vec!["model.kind is \"mlp\" there, \"resnet\" here", "train.steps is 3 there, 4 here"],
-        ),
-        (
-            vec![("/train", json!({"clip": null, "steps": 3, "epochs": 2}))],
-            vec!["train.epochs is none there, 2 here"],
-        ),
-    ] {
-        let mut other = one.clone();
-        for (key, value) in changes {
-            *other.pointer_mut(key).unwrap() = value;
-        }
-        assert_eq!(values_that_differ("", &one, &other), expected);
     }
 }
 

@@ -34,13 +34,13 @@ fn row_loss(probabilities: &mut [f32], label: usize, smoothing: f32) -> f32 {
     let at_label = probabilities[label] - largest;
     let mut total = 0.0;
     for value in probabilities.iter_mut() {
-        *value = (*value - largest).exp();
+        *value = libm::expf(*value - largest);
         total += *value;
     }
     for value in probabilities.iter_mut() {
         *value /= total;
     }
-    let log_total = total.ln();
+    let log_total = libm::logf(total);
     let plain = log_total - at_label;
     // Where the labels are not smoothed an infinite logit elsewhere must not make 0 · ∞.
     if smoothing == 0.0 {

@@ -126,7 +126,7 @@ pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     on_gpu!(dy => cuda::gelu_backward(dy, x));
     zip(dy, x, |dy, x, dx| {
         for (dx, (dy, x)) in dx.iter_mut().zip(dy.iter().zip(x)) {
-            let density = (-0.5 * x * x).exp()
+            let density = libm::expf(-0.5 * x * x)
                 * (0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2);
             *dx = dy * (normal_cdf(*x) + if x.is_infinite() { 0.0 } else { x * density });
         }

@@ -29,7 +29,7 @@ pub struct Loaded {
 /// When the results file is missing, is not a results file, is damaged, or is of a newer version. A run record that is missing or
 /// damaged is only noted.
 pub fn load(dir: &Path) -> Result<Loaded, ReportError> {
-    let results = load_results(&dir.join("results.json"))?;
+    let results = load_results(dir)?;
     let (mut records, mut notes) = (Vec::new(), Vec::new());
     let controls = results.controls.iter().map(|control| &control.result);
     for variant in results.variants.iter().chain(controls) {
@@ -71,16 +71,21 @@ struct Header {
     schema: u64,
 }
 
-fn load_results(path: &Path) -> Result<Results, ReportError> {
+/// Reads `dir/results.json` alone.
+///
+/// # Errors
+/// When it is missing, is not a results file, is damaged, or is of a newer version.
+pub fn load_results(dir: &Path) -> Result<Results, ReportError> {
+    let path = &dir.join("results.json");
     if !store::is_file(path)? {
-        return Err(ReportError::Missing(path.to_owned()));
+        return Err(ReportError::Missing(path.clone()));
     }
     let bytes = store::read_at_most(path, store::MOST_RESULTS)?;
     match serde_json::from_slice(&bytes) {
         Ok(Header { schema }) if schema > u64::from(SCHEMA) => {
-            Err(ReportError::Newer { path: path.to_owned(), schema })
+            Err(ReportError::Newer { path: path.clone(), schema })
         }
-        _ => parse(&bytes).map_err(|detail| ReportError::Invalid { path: path.to_owned(), detail }),
+        _ => parse(&bytes).map_err(|detail| ReportError::Invalid { path: path.clone(), detail }),
     }
 }
 

@@ -8,6 +8,7 @@ use super::reading::Judged;
 use super::summary::COLUMNS;
 use super::table::{TITLES, Table};
 use super::{Report, text};
+use crate::words::markdown as escape;
 
 /// The whole file.
 pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
@@ -108,22 +109,4 @@ fn claims(claims: &[Judged]) -> String {
         let _ = writeln!(lines, "| {} |", claim.cells().map(escape).join(" | "));
     }
     lines + "\n"
-}
-
-/// Text that Markdown shows as it is: on one line, without markup, HTML or table bars.
-fn escape(text: &str) -> String {
-    let mut escaped = String::new();
-    for c in text::printable(text).chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' | '$' => {
-                escaped.push('\\');
-                escaped.push(c);
-            }
-            _ => escaped.push(c),
-        }
-    }
-    escaped
 }

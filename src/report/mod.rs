@@ -34,7 +34,7 @@ use crate::store::{self, StoreError};
 
 pub use figure::FILES as FIGURES;
 pub use files::{PAGE, clear, foreign, has_events, is_current};
-pub use load::{Loaded, load};
+pub use load::{Loaded, load, load_results};
 pub use terminal::{Verbosity, terminal};
 
 use figure::Figure;

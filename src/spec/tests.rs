@@ -853,7 +853,9 @@ fn every_spec_in_experiments_is_a_plan() {
         names.push(plan.unwrap().name);
     }
     names.sort();
-    assert_eq!(names, ["cifar-resnet", "digits", "gpu-mlp", "gpu-resnet", "mnist-cnn", "wide-mlp"]);
+    let expected =
+        ["ci", "cifar-resnet", "digits", "gpu-mlp", "gpu-resnet", "mnist-cnn", "wide-mlp"];
+    assert_eq!(names, expected);
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub fn factor(plan: &SchedulePlan, done: u64, total: u64) -> f64 {
     let progress = ((done - plan.warmup) as f64 / length as f64).min(1.0);
     let shape = match plan.kind {
         ScheduleKind::Constant => return 1.0,
-        ScheduleKind::Cosine => f64::midpoint(1.0, (PI * progress).cos()),
+        ScheduleKind::Cosine => f64::midpoint(1.0, libm::cos(PI * progress)),
         ScheduleKind::Linear => 1.0 - progress,
     };
     plan.floor + (1.0 - plan.floor) * shape

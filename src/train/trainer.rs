@@ -681,8 +681,8 @@ fn rates(plan: &TrainPlan) -> RateSchedule {
         let (peak, [correction1, correction2]) = match plan.optimizer {
             OptimizerPlan::Sgd { lr, .. } => (lr, [1.0; 2]),
             OptimizerPlan::AdamW { lr, beta1, beta2, .. } => {
-                let first = 1.0 / (1.0 - beta1.powf(count));
-                (lr, [first as f32, (1.0 / (1.0 - beta2.powf(count)).sqrt()) as f32])
+                let first = 1.0 / (1.0 - libm::pow(beta1, count));
+                (lr, [first as f32, (1.0 / (1.0 - libm::pow(beta2, count)).sqrt()) as f32])
             }
         };
         let lr = (peak * factor(&plan.schedule, update, plan.steps)) as f32;

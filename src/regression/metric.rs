@@ -1,0 +1,353 @@
+//! What is judged: the metrics, how far each may move, and the values that they have.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Bytes, Ratio, Seconds};
+use crate::words;
+
+/// What a check looks at, in the order of its reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Metric {
+    /// 1 where the run of a seed diverged, 0 where it did all its steps.
+    Diverged,
+    /// Test accuracy at the end of a seed's run.
+    TestAccuracy,
+    /// Training loss of the last step of a seed's run.
+    FinalLoss,
+    /// SHA-256 of the final weights of a seed's run.
+    WeightsDigest,
+    /// Steps of a seed's run whose update was skipped.
+    SkippedSteps,
+    /// Weights that overflowed on the census steps, over all seeds.
+    OverflowWeights,
+    /// Activations that overflowed.
+    OverflowActivations,
+    /// Gradients with respect to activations that overflowed.
+    OverflowActivationGradients,
+    /// Gradients with respect to weights that overflowed.
+    OverflowWeightGradients,
+    /// Weights that underflowed on the census steps, over all seeds.
+    UnderflowWeights,
+    /// Activations that underflowed.
+    UnderflowActivations,
+    /// Gradients with respect to activations that underflowed.
+    UnderflowActivationGradients,
+    /// Gradients with respect to weights that underflowed.
+    UnderflowWeightGradients,
+    /// Updates that changed nothing, over all seeds.
+    LostUpdates,
+    /// Peak of the memory of training.
+    TrainPeakBytes,
+    /// Peak of the memory of inference.
+    InferencePeakBytes,
+    /// Time of a training step. Samples a second follow from it.
+    StepSeconds,
+    /// Time of a training step ÷ that of the experiment's baseline variant in the same block.
+    StepRatio,
+    /// Time of a batch of inference.
+    InferenceSeconds,
+    /// Time of a batch of inference ÷ that of the experiment's baseline variant in the same block.
+    InferenceRatio,
+    /// Energy of a training step: one value a timing phase, so it is told and not judged.
+    StepJoules,
+}
+
+/// How a metric is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It repeats to the bit, so any change beyond the margin counts, in either direction.
+    Exact,
+    /// It is measured, so a change counts that lies beyond the margin and beyond chance.
+    Noisy,
+}
+
+/// Which direction is an improvement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// Less.
+    Lower,
+    /// More.
+    Higher,
+    /// There is none: it is the same or not.
+    Neither,
+}
+
+/// How far bytes may move, as a share of the baseline's: what the containers of another version of the standard library take.
+/// A copy of weights is far more.
+pub const BYTES_MARGIN: f64 = 0.001;
+
+/// How far times may move, as a share of the baseline's, before a change of them counts.
+pub const TIME_MARGIN: f64 = 0.10;
+
+/// A metric's name and how it is judged.
+struct Row(Metric, &'static str, Kind, Better, f64);
+
+/// One row a metric, in their order.
+const TABLE: [Row; 21] = {
+    use Better::{Higher, Lower, Neither};
+    use Kind::{Exact, Noisy};
+    use Metric as M;
+    [
+        Row(M::Diverged, "diverged", Exact, Lower, 0.0),
+        Row(M::TestAccuracy, "test_accuracy", Exact, Higher, 0.0),
+        Row(M::FinalLoss, "final_loss", Exact, Lower, 0.0),
+        Row(M::WeightsDigest, "weights_digest", Exact, Neither, 0.0),
+        Row(M::SkippedSteps, "skipped_steps", Exact, Lower, 0.0),
+        Row(M::OverflowWeights, "overflow_weights", Exact, Lower, 0.0),
+        Row(M::OverflowActivations, "overflow_activations", Exact, Lower, 0.0),
+        Row(M::OverflowActivationGradients, "overflow_activation_gradients", Exact, Lower, 0.0),
+        Row(M::OverflowWeightGradients, "overflow_weight_gradients", Exact, Lower, 0.0),
+        Row(M::UnderflowWeights, "underflow_weights", Exact, Lower, 0.0),
+        Row(M::UnderflowActivations, "underflow_activations", Exact, Lower, 0.0),
+        Row(M::UnderflowActivationGradients, "underflow_activation_gradients", Exact, Lower, 0.0),
+        Row(M::UnderflowWeightGradients, "underflow_weight_gradients", Exact, Lower, 0.0),
+        Row(M::LostUpdates, "lost_updates", Exact, Lower, 0.0),
+        Row(M::TrainPeakBytes, "train_peak_bytes", Exact, Lower, BYTES_MARGIN),
+        Row(M::InferencePeakBytes, "inference_peak_bytes", Exact, Lower, BYTES_MARGIN),
+        Row(M::StepSeconds, "step_seconds", Noisy, Lower, TIME_MARGIN),
+        Row(M::StepRatio, "step_ratio", Noisy, Lower, TIME_MARGIN),
+        Row(M::InferenceSeconds, "inference_seconds", Noisy, Lower, TIME_MARGIN),
+        Row(M::InferenceRatio, "inference_ratio", Noisy, Lower, TIME_MARGIN),
+        Row(M::StepJoules, "step_joules", Noisy, Lower, TIME_MARGIN),
+    ]
+};
+
+impl Metric {
+    /// All of them, in their order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(|row| row.0)
+    }
+
+    fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
+
+    /// The name in files and on the command line, such as `test_accuracy`.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// How it is compared.
+    pub fn kind(self) -> Kind {
+        self.row().2
+    }
+
+    /// Which direction is an improvement.
+    pub fn better(self) -> Better {
+        self.row().3
+    }
+
+    /// How far it may move, as a share of the baseline's value.
+    pub fn margin(self) -> f64 {
+        self.row().4
+    }
+
+    /// Whether it is an absolute time, which moves with the machine's speed.
+    pub fn moves_with_machine(self) -> bool {
+        matches!(self, Self::StepSeconds | Self::InferenceSeconds)
+    }
+
+    /// Whether it is one of a seed's run, and not of all seeds together.
+    pub fn is_per_seed(self) -> bool {
+        self <= Self::SkippedSteps
+    }
+
+    /// Whether it follows from the values that training went through, rather than from the shapes of tensors.
+    pub fn follows_from_values(self) -> bool {
+        self.kind() == Kind::Exact
+            && !matches!(self, Self::TrainPeakBytes | Self::InferencePeakBytes)
+    }
+
+    /// Its unit, in the words of OpenMetrics where that has one; empty for counts, shares and ratios.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::TrainPeakBytes | Self::InferencePeakBytes => "bytes",
+            Self::StepSeconds | Self::InferenceSeconds => "seconds",
+            Self::StepJoules => "joules",
+            Self::StepRatio | Self::InferenceRatio => "ratio",
+            _ => "",
+        }
+    }
+
+    /// A value of it as a reader sees it.
+    pub fn text(self, value: &Measured) -> String {
+        match (self, value) {
+            (Self::TrainPeakBytes | Self::InferencePeakBytes, Measured::Count(bytes)) => {
+                format!("{} ({} bytes)", Bytes(*bytes), words::count(*bytes))
+            }
+            (Self::StepSeconds | Self::InferenceSeconds, Measured::Number(value)) => {
+                Seconds(*value).to_string()
+            }
+            (Self::StepRatio | Self::InferenceRatio, Measured::Number(value)) => {
+                format!("{value:.3}×")
+            }
+            (Self::StepJoules, Measured::Number(value)) => {
+                format!("{} J", words::four_digits(*value))
+            }
+            (Self::WeightsDigest, Measured::Text(digest)) => {
+                format!("{}…", digest.get(..12).unwrap_or(digest))
+            }
+            (_, value) => value.to_string(),
+        }
+    }
+}
+
+impl FromStr for Metric {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::all().find(|metric| metric.name() == name).ok_or(())
+    }
+}
+
+/// A metric of a variant and, where it is one of a run, of a seed. Text form: `bf16-mixed/lost_updates`,
+/// `bf16-mixed/test_accuracy/seed-0`. A variant's name has no `/` in it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The variant's name.
+    pub variant: String,
+    /// The metric.
+    pub metric: Metric,
+    /// The seed; none where all seeds are taken together.
+    pub seed: Option<u64>,
+}
+
+impl Key {
+    /// That of all seeds.
+    pub fn of(variant: &str, metric: Metric) -> Self {
+        Self { variant: variant.to_owned(), metric, seed: None }
+    }
+
+    /// That of one seed.
+    pub fn of_seed(variant: &str, metric: Metric, seed: u64) -> Self {
+        Self { variant: variant.to_owned(), metric, seed: Some(seed) }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { variant, metric, seed } = self;
+        let seed = seed.map(|seed| format!("/seed-{seed}")).unwrap_or_default();
+        f.pad(&format!("{variant}/{}{seed}", metric.name()))
+    }
+}
+
+impl FromStr for Key {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (variant, metric, seed) = match parts.as_slice() {
+            [variant, metric] => (variant, metric, None),
+            [variant, metric, seed] => {
+                let digits = seed.strip_prefix("seed-").ok_or(())?;
+                (variant, metric, Some(digits.parse().map_err(|_| ())?))
+            }
+            _ => return Err(()),
+        };
+        let metric: Metric = metric.parse()?;
+        if metric.is_per_seed() != seed.is_some() || variant.is_empty() {
+            return Err(());
+        }
+        Ok(Self { variant: (*variant).to_owned(), metric, seed })
+    }
+}
+
+/// A metric's value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Measured {
+    /// A count, or bytes.
+    Count(u64),
+    /// A finite number.
+    Number(f64),
+    /// A text that is the same or not.
+    Text(String),
+    /// There was a value, and it was not finite: `null`.
+    NotFinite,
+}
+
+impl Measured {
+    /// A number, if it is finite.
+    pub fn number(value: f64) -> Self {
+        if value.is_finite() { Self::Number(value) } else { Self::NotFinite }
+    }
+
+    /// Its value, where it is a number.
+    pub fn value(&self) -> Option<f64> {
+        match self {
+            Self::Count(count) => Some(*count as f64),
+            Self::Number(number) => Some(*number),
+            Self::Text(_) | Self::NotFinite => None,
+        }
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => f.pad(&words::count(*count)),
+            Self::Number(number) => f.pad(&number.to_string()),
+            Self::Text(text) => f.pad(text),
+            Self::NotFinite => f.pad("not a finite number"),
+        }
+    }
+}
+
+impl From<Ratio> for Measured {
+    fn from(ratio: Ratio) -> Self {
+        Self::number(ratio.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_row_for_each_metric_in_their_order() {
+        for (at, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.0 as usize, at, "{}", row.1);
+            assert_eq!(row.1.parse(), Ok(row.0));
+        }
+        assert_eq!(Metric::StepJoules as usize + 1, TABLE.len());
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_is_written() {
+        for text in ["fp32/lost_updates", "a-b/test_accuracy/seed-12", "x/step_ratio"] {
+            assert_eq!(text.parse::<Key>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "fp32",
+            "fp32/",
+            "/lost_updates",
+            "fp32/unknown",
+            "fp32/lost_updates/seed-1",
+            "fp32/test_accuracy",
+            "fp32/test_accuracy/1",
+            "fp32/test_accuracy/seed-",
+            "fp32/test_accuracy/seed-1/x",
+        ] {
+            assert_eq!(text.parse::<Key>(), Err(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_json_and_is_read_as_what_it_was() {
+        for (value, text) in [
+            (Measured::Count(12), "12"),
+            (Measured::number(0.5), "0.5"),
+            (Measured::number(2.0), "2.0"),
+            (Measured::number(f64::NAN), "null"),
+            (Measured::Text("ab".to_owned()), "\"ab\""),
+        ] {
+            assert_eq!(serde_json::to_string(&value).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Measured>(text).unwrap(), value);
+        }
+    }
+}
