@@ -545,7 +545,9 @@ fn memory_depends_neither_on_steps_nor_on_micro_batches() {
         let meter = mantissa::memory::HostMeter::start();
         with_trainer(&plan, |_trainer, _| meter.live())
     });
-    assert_eq!(held[0], held[1]);
+    // The thread pool's queues grow by a block of 1.5 KiB when they please.
+    let difference = held[0].0.abs_diff(held[1].0);
+    assert!(difference <= 16 * 1024, "{held:?}");
 }
 
 /// With a census on every step there is none whose memory could be measured in passing. The work space of products is counted.
