@@ -24,8 +24,12 @@ pub(super) struct How {
     /// Fail where a metric is inconclusive too
     #[arg(long)]
     strict: bool,
-    /// Let a metric fail, for a reason: lost_updates, VARIANT/lost_updates or VARIANT/test_accuracy/seed-N; may be repeated
-    #[arg(long, value_name = "METRIC=REASON")]
+    /// Metrics that may fail, each with a reason.
+    #[arg(
+        long,
+        value_name = "METRIC=REASON",
+        help = "Let a metric fail, for a reason: lost_updates, VARIANT/lost_updates or VARIANT/test_accuracy/seed-N; may be repeated"
+    )]
     allow: Vec<String>,
     /// How to print the judgement: text, json, markdown, junit, github, bencher, benchmark-action or openmetrics
     #[arg(long, default_value_t)]

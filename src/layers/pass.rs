@@ -213,7 +213,7 @@ impl<'a> Pass<'a> {
         self.batch_statistics.push(statistics);
     }
 
-    /// RandomStream numbers for one use in this pass; none in inference.
+    /// Random numbers for one use in this pass; none in inference.
     pub fn random(&self, stream: u32) -> Option<RandomStream> {
         match &self.mode {
             Mode::Training { seed, pass, .. } => {

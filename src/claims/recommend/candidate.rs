@@ -192,7 +192,7 @@ impl<'a> Candidate<'a> {
     pub(super) fn saves(&self, baseline: &str) -> Option<String> {
         self.saving()?;
         let open = if self.is_good() { "" } else { ", and its accuracy is not settled yet" };
-        Some(format!("{} {} and {}{open}", self.name(), self.takes(), self.trains(baseline),))
+        Some(format!("{} {} and {}{open}", self.name(), self.takes(), self.trains(baseline)))
     }
 
     /// Why more timing blocks would tell more, where they would: of a variant that needs less memory whether it is more than a

@@ -328,7 +328,12 @@ fn a_time_measured_badly_recommends_no_variant_for_its_memory() {
         };
         check(&results, Some("fp32"), &reason, &more);
     }
-    // Beside one that is shown, only one that would save more is told of.
+}
+
+/// At 8 blocks.
+#[test]
+fn beside_one_that_is_shown_only_one_that_would_save_more_is_told_of() {
+    let kept = "It needs 28% less memory than fp32, trains";
     for (memory, clause, more) in [
         (
             0.6,
@@ -353,6 +358,10 @@ fn a_time_measured_badly_recommends_no_variant_for_its_memory() {
             format!("{kept} at 1.00× the speed of fp32 (0.95–1.05×) and {EQUIVALENT}{clause}.");
         check(&results, Some("bf16-mixed"), &reason, &more);
     }
+}
+
+#[test]
+fn before_its_step_is_timed_a_variant_saves_memory_at_an_unknown_price() {
     // While its step is still to be timed, nothing is known of its price.
     let mut waiting = measured(&[(None, Some(0.72), &KEPT)]);
     waiting.complete = false;

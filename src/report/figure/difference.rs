@@ -264,7 +264,7 @@ mod tests {
         loaded
     }
 
-    /// The reason by the rules of `stats::accuracy`: MIN_PAIRS, then the interval, then Holm's p, then ±δ.
+    /// The reason by the rules of `stats::accuracy`: `MIN_PAIRS`, then the interval, then Holm's p, then ±δ.
     #[test]
     fn why_nothing_is_decided_is_said() {
         let far = [-0.03, -0.02, -0.025, -0.021, -0.024, -0.022, -0.028, -0.03];

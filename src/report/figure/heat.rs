@@ -175,12 +175,11 @@ fn panel(part: &Part<'_>, counted: bool) -> Panel {
                 let place =
                     format!("{}, {}, {}", row.label(), text::printable(layer), text::role(*role));
                 let at = (x, y as f64);
-                match census.get(&(*layer, *role)) {
-                    Some(counts) => cells.push(cell(kind, at, *counts, &place)),
-                    None => {
-                        let words = format!("{place}: no such tensor");
-                        blanks.push(Cell { at, shade: 1.0, label: String::new(), words });
-                    }
+                if let Some(counts) = census.get(&(*layer, *role)) {
+                    cells.push(cell(kind, at, *counts, &place));
+                } else {
+                    let words = format!("{place}: no such tensor");
+                    blanks.push(Cell { at, shade: 1.0, label: String::new(), words });
                 }
             }
         }

@@ -61,7 +61,9 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     let mut panels: Vec<Panel> =
         ROLES.iter().filter_map(|role| panel(table, &layers, *role)).collect();
     if let [above @ .., _] = panels.as_mut_slice() {
-        above.iter_mut().for_each(|panel| panel.x.label.clear());
+        for panel in above {
+            panel.x.label.clear();
+        }
     }
     let rows: usize = panels.iter().map(|panel| panel.y.ticks.len()).sum();
     let each = (8.0 + 5.0 * table.rows.len() as f64).clamp(16.0, 36.0);

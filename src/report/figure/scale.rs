@@ -156,7 +156,7 @@ fn ranges(scaled: &[Scaled<'_>], steps: usize) -> Vec<(f64, f64)> {
         let skips = record.skips.iter().map(|skip| skip.step).filter(move |step| *step >= end);
         scale.chain(skips).collect::<Vec<_>>()
     };
-    let later: Vec<u64> = records().flat_map(|record| later(&record)).collect();
+    let later: Vec<u64> = records().flat_map(later).collect();
     let end = steps.max(1) as f64;
     let mut ranges = Vec::new();
     if opening > 0 {
