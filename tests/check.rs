@@ -115,8 +115,8 @@ const WAYS_NOT_TO_PASS: [(&[&str], fn(&Path), i32, &str); 14] = [
         &[],
         |at| {
             edit(&at.join("run/results.json"), |r| {
-                r["variants"][1]["numerics"]["updates"]["lost"] = json!(99_999)
-            })
+                r["variants"][1]["numerics"]["updates"]["lost"] = json!(99_999);
+            });
         },
         1,
         "1 failed",
@@ -125,8 +125,8 @@ const WAYS_NOT_TO_PASS: [(&[&str], fn(&Path), i32, &str); 14] = [
         &["--strict"],
         |at| {
             edit(&at.join("run/results.json"), |r| {
-                r["variants"][0]["runs"][0]["test_accuracy"] = json!(0.0)
-            })
+                r["variants"][0]["runs"][0]["test_accuracy"] = json!(0.0);
+            });
         },
         1,
         "1 failed",
@@ -156,8 +156,8 @@ const WAYS_NOT_TO_PASS: [(&[&str], fn(&Path), i32, &str); 14] = [
         &[],
         |at| {
             edit(&at.join("run/results.json"), |r| {
-                r["variants"][0]["runs"][0]["status"] = json!("failed")
-            })
+                r["variants"][0]["runs"][0]["status"] = json!("failed");
+            });
         },
         3,
         "1 of 4 runs failed",
@@ -165,7 +165,9 @@ const WAYS_NOT_TO_PASS: [(&[&str], fn(&Path), i32, &str); 14] = [
     (
         &[],
         |at| {
-            edit(&at.join("run/results.json"), |r| r["variants"][0]["runs"][0]["seed"] = json!("x"))
+            edit(&at.join("run/results.json"), |r| {
+                r["variants"][0]["runs"][0]["seed"] = json!("x")
+            });
         },
         2,
         "not a valid results file: variants[0].runs[0].seed",
@@ -282,7 +284,7 @@ fn a_failing_check_prints_its_judgement_in_every_form() {
     let folder = accepted();
     let at = folder.path();
     edit(&at.join("run/results.json"), |r| {
-        r["variants"][0]["runs"][0]["test_accuracy"] = json!(0.0)
+        r["variants"][0]["runs"][0]["test_accuracy"] = json!(0.0);
     });
     for format in [
         "text",
