@@ -166,7 +166,7 @@ const WAYS_NOT_TO_PASS: [(&[&str], fn(&Path), i32, &str); 14] = [
         &[],
         |at| {
             edit(&at.join("run/results.json"), |r| {
-                r["variants"][0]["runs"][0]["seed"] = json!("x")
+                r["variants"][0]["runs"][0]["seed"] = json!("x");
             });
         },
         2,
