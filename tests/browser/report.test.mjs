@@ -200,7 +200,8 @@ describe('a report', () => {
   test('tells values where the pointer is', async () => {
     const { page, close } = await open(REPORT);
     const accuracy = await figure(page, 'accuracy');
-    await accuracy.locator('.plot .points path').first().hover({ force: true });
+    // The marks of the runs come after those of the lines by step.
+    await accuracy.locator('.plot .points path').last().hover({ force: true });
     const label = accuracy.locator('.hovertext');
     await label.first().waitFor();
     assert.match(await label.first().textContent(), /: \d+\.\d+%/);
