@@ -118,7 +118,7 @@ pub enum ExperimentError {
     Foreign(PathBuf),
     /// The folder's results file is not one that this program can go on with.
     #[error(
-        "{}: {reason}; choose another --out, or --force to replace it",
+        "{}: {reason}; remove it to go on with the runs beside it, or choose another --out; --force trains all of them again",
         path.display()
     )]
     Unreadable {

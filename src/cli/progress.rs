@@ -190,7 +190,7 @@ impl Narrator {
             )),
             Event::TimingBlock { of, .. } => {
                 let first = !std::mem::replace(&mut self.timing, true);
-                first.then(|| format!("timing: {of} blocks"))
+                first.then(|| format!("timing: {}", words::plural(*of, "block")))
             }
             Event::Step { .. } | Event::Saved(_) => None,
         }
