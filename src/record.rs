@@ -690,6 +690,17 @@ pub struct RunRecord {
     pub memory: Option<Memory>,
 }
 
+impl RunRecord {
+    /// Steps that were skipped before the first update while the loss scale came down: those from step 0 on without a gap; 0 of
+    /// a run that never made an update.
+    pub fn settling_steps(&self) -> u64 {
+        let skipped = self.skips.iter().zip(0..).take_while(|(skip, step)| skip.step == *step);
+        let skipped = skipped.count() as u64;
+        let scale_moves = self.scale.len() > 1;
+        if scale_moves && skipped < self.summary.steps { skipped } else { 0 }
+    }
+}
+
 /// The model on the test split at one step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {

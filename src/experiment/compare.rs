@@ -105,7 +105,7 @@ pub(super) fn numerics(runs: &[&RunRecord]) -> Numerics {
 
 /// Adds what the counted steps of a run tell.
 fn add_evidence(evidence: &mut Evidence, run: &RunRecord) {
-    let settling = settling_steps(run);
+    let settling = run.settling_steps();
     evidence.settling_steps += settling;
     for counted in &run.counted_steps {
         let steps =
@@ -115,14 +115,6 @@ fn add_evidence(evidence: &mut Evidence, run: &RunRecord) {
             if counted.step < settling { &mut evidence.settling } else { &mut evidence.settled };
         *counts = counts.plus(counted.counts);
     }
-}
-
-/// Steps that a run skipped before its first update while its loss scale came down; 0 of a run that never made one.
-fn settling_steps(run: &RunRecord) -> u64 {
-    let skipped = run.skips.iter().zip(0..).take_while(|(skip, step)| skip.step == *step).count();
-    let scale_moves = run.scale.len() > 1;
-    let updates = (skipped as u64) < run.summary.steps;
-    if scale_moves && updates { skipped as u64 } else { 0 }
 }
 
 /// Fills in the comparison of every variant but the baseline.

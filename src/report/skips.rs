@@ -5,12 +5,9 @@ use crate::record::{RunRecord, Skip};
 use super::table::Row;
 use super::text;
 
-/// The skipped steps of a run before its first update, while its loss scale came down: those from step 0 on without a gap.
+/// The skipped steps of a run while its loss scale settled: [`RunRecord::settling_steps`].
 pub(super) fn settling(record: &RunRecord) -> &[Skip] {
-    let scaled = record.scale.len() > 1;
-    let leading =
-        (0_u64..).zip(&record.skips).take_while(|(step, skip)| scaled && skip.step == *step);
-    &record.skips[..leading.count()]
+    &record.skips[..record.settling_steps() as usize]
 }
 
 /// `2¹⁶`, and a scale that is no power of two as a number.
