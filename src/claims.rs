@@ -20,7 +20,7 @@ use crate::units::Ratio;
 use crate::words::{chosen_share, list, plural, points_apart};
 use needed::{SeedsNeeded, timing_blocks};
 
-pub(crate) use disturbance::disturbances;
+pub(crate) use disturbance::disturbance;
 pub use recommend::{LESS_MEMORY, LITTLE_SLOWER, recommend};
 
 /// One claim.

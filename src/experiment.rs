@@ -229,7 +229,7 @@ pub fn time_again(plan: &Plan, device: &Device) -> Result<Vec<VariantResult>, Ti
 /// A timing phase that could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum TimeError {
-    /// The data cannot be had.
+    /// The data cannot be loaded.
     #[error("data: {0}")]
     Data(#[from] DataError),
     /// The model does not fit the data.
@@ -451,7 +451,7 @@ fn results(
     results.claims = claims::judge(&results);
     results.recommendation = Some(claims::recommend(&results));
     results.environment.notes.extend(claims::nondeterminism(&results));
-    results.environment.notes.extend(claims::disturbances(&results));
+    results.environment.notes.extend(claims::disturbance(&results));
     results
 }
 

@@ -16,18 +16,15 @@ const MANY: f64 = 0.05;
 /// The baseline's step time in the last third of its blocks over that in the first, or the reverse, from which on it is told of.
 const DRIFT: f64 = 1.2;
 
-/// A sentence for each sign that the machine was busy, or changed its speed, while steps were timed. The last says what to do.
-pub(crate) fn disturbances(results: &Results) -> Vec<String> {
+/// What says that the machine was busy, or changed its speed, while steps were timed, and what to do; none where it was quiet.
+pub(crate) fn disturbance(results: &Results) -> Option<String> {
     let found: Vec<String> =
         [busy(results), outliers(results), drift(results)].into_iter().flatten().collect();
-    if found.is_empty() {
-        return found;
-    }
-    vec![format!(
+    (!found.is_empty()).then(|| format!(
         "The machine was not quiet while steps were timed: {}. Close other programs and run the experiment again; ratios are \
          paired by block and suffer least.",
         list(&found)
-    )]
+    ))
 }
 
 fn busy(results: &Results) -> Option<String> {
@@ -121,18 +118,18 @@ mod tests {
         ] {
             let mut results = timed([&baseline, &other]);
             results.other_load = load;
-            let said = disturbances(&results);
+            let said = disturbance(&results);
             let expected = expected.map(|sign| {
                 format!(
                     "The machine was not quiet while steps were timed: {sign}. Close other programs and run the experiment \
                      again; ratios are paired by block and suffer least."
                 )
             });
-            assert_eq!(said, Vec::from_iter(expected));
+            assert_eq!(said, expected);
         }
         let mut fewer = timed([&slower.map(|time| 1.0 / time), &quiet]);
         fewer.other_load = Some(0.2);
-        let said = disturbances(&fewer).concat();
+        let said = disturbance(&fewer).unwrap();
         assert!(
             said.contains("20% of the processor's time and a step of fp32 was 1.30 times as fast"),
             "{said}"

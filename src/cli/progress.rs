@@ -103,7 +103,7 @@ impl Forecast {
     fn hear(&mut self, event: &Event<'_>) {
         match event {
             Event::Started { runs, kept } => {
-                self.all = (runs - kept) as u64 * self.steps + self.timing;
+                self.all = runs.saturating_sub(*kept) as u64 * self.steps + self.timing;
                 self.started = Some(Instant::now());
             }
             Event::Step { done, .. } => self.current = *done,
@@ -113,8 +113,8 @@ impl Forecast {
             }
             Event::TimingKept { blocks } => {
                 let kept = *blocks as u64 * self.block;
-                self.timing -= kept;
-                self.all -= kept;
+                self.timing = self.timing.saturating_sub(kept);
+                self.all = self.all.saturating_sub(kept);
             }
             Event::TimingBlock { done, .. } => {
                 self.over = self.all - self.timing + *done as u64 * self.block;

@@ -37,7 +37,7 @@ impl LoadMeter {
         }
         system.refresh_cpu_usage();
         let processors = system.cpus().len();
-        let own = own_milliseconds(&mut system, process)? - own_before;
+        let own = own_milliseconds(&mut system, process)?.saturating_sub(own_before);
         let busy = f64::from(system.global_cpu_usage()) / 100.0;
         let available = elapsed.as_secs_f64() * 1e3 * processors as f64;
         (processors > 0).then(|| (busy - own as f64 / available).clamp(0.0, 1.0))
