@@ -189,14 +189,8 @@ fn measured(
     }
 }
 
-/// A record whose loss falls with a wobble, and is not finite now and then.
-fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
-    let loss = |step: u64| {
-        let at = step as f64;
-        let wobble = (at * 0.9 + seed as f64).sin() * (at * 0.013 + index as f64).cos();
-        (step % 5003 != 5002).then(|| 2.3 * (-at / 900.0).exp() + 0.1 + 0.04 * wobble)
-    };
-    let skips = (0..steps).step_by(500).map(|step| Skip { step, layer: "layer0".to_owned() });
+/// Counts of every layer and role.
+fn census(index: usize) -> Vec<LayerCensus> {
     let roles = [
         Role::Weights,
         Role::Activations,
@@ -204,7 +198,7 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
         Role::WeightGradients,
         Role::Updates,
     ];
-    let census = (0..LAYERS).flat_map(|layer| {
+    let layers = (0..LAYERS).flat_map(|layer| {
         roles.map(|role| LayerCensus {
             layer: format!("layer{layer}"),
             role,
@@ -223,6 +217,17 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
             },
         })
     });
+    layers.collect()
+}
+
+/// A record whose loss falls with a wobble, and is not finite now and then.
+fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
+    let loss = |step: u64| {
+        let at = step as f64;
+        let wobble = (at * 0.9 + seed as f64).sin() * (at * 0.013 + index as f64).cos();
+        (step % 5003 != 5002).then(|| 2.3 * (-at / 900.0).exp() + 0.1 + 0.04 * wobble)
+    };
+    let skips = (0..steps).step_by(500).map(|step| Skip { step, layer: "layer0".to_owned() });
     RunRecord {
         identity: None,
         variant: variant.to_owned(),
@@ -243,8 +248,9 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
             .map(|step| (step, 2.0_f64.powi((step % 13) as i32)))
             .collect(),
         skips: skips.collect(),
-        census: census.collect(),
+        census: census(index),
         census_steps: vec![0],
+        settling_census: Vec::new(),
         rejected_census: Vec::new(),
         counted_steps: Vec::new(),
         updates: UpdateCounts::default(),

@@ -132,7 +132,7 @@ const CLAIMS: [Claim; 8] = [
         sentence: "16-bit weights without a copy in FP32 lose small updates, and accuracy",
         source: PAPER,
         threshold: |_| {
-            "without master weights: a larger share of lost updates and a worse test accuracy than \
+            "without master weights: a larger share of updates rounded away and a worse test accuracy than \
              with them"
                 .to_owned()
         },
@@ -519,7 +519,8 @@ fn master_weights(case: &Case<'_>) -> Judgement {
         AccuracyVerdict::Better | AccuracyVerdict::Equivalent => (ClaimVerdict::Refuted, None),
         AccuracyVerdict::Inconclusive => {
             let seeds = SeedsNeeded::new(case.variant, mixed.variant, (margin, 1));
-            let shares = format!("lost updates: {lost_without:.2e} without, {lost_with:.2e} with");
+            let shares =
+                format!("updates rounded away: {lost_without:.2e} without, {lost_with:.2e} with");
             (ClaimVerdict::Inconclusive, Some(format!("{seeds} ({shares})")))
         }
     };

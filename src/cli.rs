@@ -12,14 +12,14 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::data;
 use crate::device::{self, Device};
 use crate::experiment::{self, ExperimentError, Options};
 use crate::ops;
-use crate::record::{Environment, Results, Status};
+use crate::record::{self, Environment, Results, Status};
 use crate::regression::baseline;
 use crate::report::{self, ReportError, Verbosity};
 use crate::spec::{self, DataPlan, Overrides, Plan};
@@ -89,12 +89,26 @@ enum Command {
     Baseline(check::BaselineCommand),
     /// List the floating-point formats and their ranges
     Formats,
+    /// Print the JSON schema of a file that experiments write
+    Schema {
+        /// results: results.json; record: record.json of a run
+        #[arg(value_enum, default_value_t)]
+        file: SchemaFile,
+    },
     /// Tell what this machine and this build can do
     Doctor {
         /// As JSON, as in the environment of a results file
         #[arg(long)]
         json: bool,
     },
+}
+
+/// The files that have a JSON schema.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum SchemaFile {
+    #[default]
+    Results,
+    Record,
 }
 
 #[derive(Debug, Args)]
@@ -233,7 +247,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // The same complaint about what can be shown of the arguments.
             let shown = arguments.iter().map(|argument| printable(&argument.to_string_lossy()));
             let error = Arguments::try_parse_from(shown).err().unwrap_or(error);
-            // Help and version go to stdout, complaints to stderr; if that is closed, nobody is left to be told.
+            // Help and version go to stdout, complaints to stderr; if that is closed, nobody is left to print to.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
@@ -246,6 +260,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare { old, new, how } => check::compare(&old, &new, &how),
         Command::Baseline(command) => check::baseline(&command),
         Command::Formats => print(&formats::table()),
+        Command::Schema { file } => schema(file),
         Command::Doctor { json } => doctor(json),
     };
     match outcome {
@@ -255,6 +270,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+fn schema(file: SchemaFile) -> Result<(), Failure> {
+    let schema = match file {
+        SchemaFile::Results => record::schema::results(),
+        SchemaFile::Record => record::schema::record(),
+    };
+    print(&serde_json::to_string_pretty(&schema).map_err(Failure::machine)?)
 }
 
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
@@ -290,7 +313,7 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     failed_runs(&results)
 }
 
-/// What another process is told that wants to write to the same folder.
+/// What another process prints that wants to write to the same folder.
 fn holder(environment: &Environment) -> String {
     let host = device::host_name();
     format!("process {} on {host}, since {}", std::process::id(), environment.started)

@@ -402,6 +402,7 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
         skips: Vec::new(),
         census: Vec::new(),
         census_steps: Vec::new(),
+        settling_census: Vec::new(),
         rejected_census: Vec::new(),
         counted_steps: Vec::new(),
         updates: UpdateCounts::default(),

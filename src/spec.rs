@@ -13,6 +13,7 @@ mod typed;
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::precision::Policy;
@@ -22,18 +23,18 @@ pub use resolve::{Invalid, defaults, limits};
 pub use source::{Overrides, SpecError};
 pub use typed::Spec;
 
-/// Tells how many training images data in files have, or why that cannot be told.
+/// Counts the training images of data in files, or says why that is not possible.
 pub type CountImages<'a> = &'a (dyn Fn(&DataPlan) -> Result<usize, String> + Sync);
 
 /// The experiment that runs without a spec: `experiments/default.toml`.
 pub const DEFAULT: &str = include_str!("../experiments/default.toml");
 
 /// A whole experiment, resolved: no later code meets a default.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Plan {
     /// The experiment's name: letters, digits, `-` and `_`; the default folder under `reports/`.
     pub name: String,
-    /// What is learnt.
+    /// The data.
     pub data: DataPlan,
     /// What learns.
     pub model: ModelPlan,
@@ -56,7 +57,9 @@ pub struct Plan {
 }
 
 /// The baseline trained once more: what differs then, differs without any difference of precision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ControlKind {
     /// With the same seeds: the floor under every difference, 0 where training is deterministic.
@@ -122,7 +125,7 @@ impl Plan {
 }
 
 /// The thresholds of the claims. Ratios are variant ÷ FP32.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ClaimsPlan {
     /// Largest ratio of step times that confirms `train-time`.
@@ -153,19 +156,20 @@ impl Default for ClaimsPlan {
 }
 
 /// One policy under its name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VariantPlan {
     /// Unique in the plan; also a folder's name.
     pub name: String,
     /// The policy.
+    #[schemars(with = "String")]
     pub policy: Policy,
 }
 
 /// The data: images in C × H × W and one label each.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum DataPlan {
-    /// Drawn digits, 1 × 28 × 28, 10 classes: no files.
+    /// Synthetic digits, 1 × 28 × 28, 10 classes: no files.
     Digits {
         /// Training images.
         train: usize,
@@ -200,7 +204,7 @@ pub enum DataPlan {
 }
 
 /// The test split of IDX data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdxTest {
     /// Files of its own.
@@ -215,7 +219,7 @@ pub enum IdxTest {
 }
 
 /// What is done to a training image, drawn anew for every epoch from the run's seed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
     /// Zero padding on every side before a random crop to the original size; 0 crops nothing.
@@ -225,7 +229,7 @@ pub struct Augment {
 }
 
 /// The model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum ModelPlan {
     /// Linear layers with an activation between.
@@ -260,7 +264,7 @@ pub enum ModelPlan {
 }
 
 /// One block of a [`ModelPlan::Cnn`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConvBlock {
     /// Output channels.
     pub channels: usize,
@@ -279,7 +283,7 @@ pub struct ConvBlock {
 }
 
 /// Pooling, 2 × 2 with stride 2, or over the whole image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Pool {
     /// None.
@@ -293,7 +297,7 @@ pub enum Pool {
 }
 
 /// A non-linearity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
     /// max(x, 0).
@@ -303,7 +307,7 @@ pub enum Activation {
 }
 
 /// Training.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrainPlan {
     /// Optimizer steps, skipped ones included. A spec's epochs are these steps from here on.
     pub steps: u64,
@@ -332,7 +336,7 @@ fn default_cuda_graphs() -> bool {
 }
 
 /// The optimizer.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum OptimizerPlan {
     /// Stochastic gradient descent, `PyTorch`'s definition of momentum.
@@ -362,7 +366,7 @@ pub enum OptimizerPlan {
 }
 
 /// The learning rate over the steps: a factor on the peak. A skipped step does not advance it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SchedulePlan {
     /// The shape after the warm-up.
     pub kind: ScheduleKind,
@@ -373,7 +377,7 @@ pub struct SchedulePlan {
 }
 
 /// The shape of the schedule after its warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
     /// 1 throughout.
@@ -385,7 +389,7 @@ pub enum ScheduleKind {
 }
 
 /// What is measured beside training.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MeasurePlan {
     /// A census every so many steps; 0: none.
     pub census_every: u64,

@@ -304,7 +304,7 @@ fn is_partial(name: &str) -> bool {
 }
 
 /// A new file in `folder` that vanishes unless it is kept, with the permissions that any new file gets. It is locked: that is
-/// how it is told from one whose process was killed.
+/// what distinguishes it from one whose process was killed.
 fn partial(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PARTIAL.0).rand_bytes(PARTIAL.1);

@@ -526,6 +526,23 @@ fn rejected_steps_are_counted() {
     assert_eq!((evidence.settling.overflow, evidence.settled), (overflow, Counts::default()));
 }
 
+/// The census of a step in which the loss scale settled is told apart by layer: it is what the same run counts when it ends there.
+#[test]
+fn the_census_of_settling_steps_is_told_apart() {
+    let policy = "params=f32,compute=f16,reduce=f32,scale=dynamic:init=16777216";
+    let mut plan = plan(mlp(), &[policy], 30);
+    plan.measure.census_every = 1;
+    let whole = record(&plan, 0, 2);
+    let settling = whole.settling_steps();
+    assert!(settling > 1 && whole.census_steps.len() as u64 > settling);
+    plan.train.steps = settling;
+    let short = record(&plan, 0, 2);
+    assert_eq!(short.skips.len() as u64, settling);
+    assert_eq!(whole.settling_census, short.census);
+    // A run that makes no update never settles.
+    assert!(short.settling_census.is_empty());
+}
+
 /// What a run holds does not grow with its length, and what a step takes not with its micro-batches.
 #[test]
 fn memory_depends_neither_on_steps_nor_on_micro_batches() {

@@ -10,10 +10,10 @@ const BUSY: f64 = 0.1;
 /// A timed block is an outlier from this multiple of its variant's median on.
 const OUTLIER: f64 = 1.5;
 
-/// More outliers than this share of all blocks are told of.
+/// More outliers than this share of all blocks are reported.
 const MANY: f64 = 0.05;
 
-/// The baseline's step time in the last third of its blocks over that in the first, or the reverse, from which on it is told of.
+/// The baseline's step time in the last third of its blocks over that in the first, or the reverse, from which on it is reported.
 const DRIFT: f64 = 1.2;
 
 /// What says that the machine was busy, or changed its speed, while steps were timed, and what to do; none where it was quiet.

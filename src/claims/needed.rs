@@ -110,7 +110,7 @@ impl fmt::Display for SeedsNeeded {
             }
             None => write!(
                 f,
-                "no number of seeds up to {MOST_PAIRS} would settle it if the spread stays as it is, \
+                "no number of seeds up to {MOST_PAIRS} would decide it if the spread stays as it is, \
                  {given} given"
             ),
         }

@@ -47,7 +47,7 @@ pub fn recommend(results: &Results) -> Recommendation {
             }
         }
     };
-    advice.told(&results.plan)
+    advice.into_recommendation(&results.plan)
 }
 
 /// Why nothing can be compared yet.
@@ -126,7 +126,7 @@ impl Advice {
         self
     }
 
-    fn told(self, plan: &Plan) -> Recommendation {
+    fn into_recommendation(self, plan: &Plan) -> Recommendation {
         Recommendation {
             needed: in_words(plan, self.seeds, self.more_blocks),
             variant: self.variant,
@@ -338,7 +338,7 @@ fn undecided(baseline: &str, open: &[&Candidate<'_>]) -> Advice {
     let advice = Advice::none(format!("No variant is shown equivalent to {baseline} yet"));
     let advice = advice.and(clauses).and(fewest.is_none().then(|| {
         format!(
-            "no number of seeds up to {MOST_PAIRS} would settle it if the spread stays as it is"
+            "no number of seeds up to {MOST_PAIRS} would decide it if the spread stays as it is"
         )
     }));
     let seeds = first.and_then(Candidate::needed);

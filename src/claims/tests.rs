@@ -289,7 +289,7 @@ fn an_open_accuracy_says_how_many_seeds_would_settle_it() {
         (&NOISY, "about 90 seeds needed, 6 given, if the spread stays as it is"),
         (
             &wild,
-            "no number of seeds up to 1000 would settle it if the spread stays as it is, 6 given",
+            "no number of seeds up to 1000 would decide it if the spread stays as it is, 6 given",
         ),
     ] {
         let fill = |results: &mut Results| differ(results, 1, differences);

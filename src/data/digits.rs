@@ -1,4 +1,4 @@
-//! Drawn digits: 28 × 28 grey images of handwritten-like digits, from a seed and no files.
+//! Synthetic digits: 28 × 28 grey images of handwritten-like digits, from a seed and no files.
 //!
 //! Digit `i` of a split shows class `i` mod 10, and is drawn from a generator of its own, keyed by seed, split and `i`: it
 //! does not depend on how many are drawn nor on the threads that draw them.

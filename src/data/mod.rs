@@ -117,9 +117,9 @@ fn runs(labels: impl Iterator<Item = usize>) -> Option<(String, bool)> {
         _ => vec![format!("{first} to {last}")],
     });
     let mut shown: Vec<String> = shown.collect();
-    let told: usize = runs.iter().take(MOST).map(|(first, last)| last - first + 1).sum();
-    if told < number {
-        shown.push(format!("{} others", words::count((number - told) as u64)));
+    let shown_count: usize = runs.iter().take(MOST).map(|(first, last)| last - first + 1).sum();
+    if shown_count < number {
+        shown.push(format!("{} others", words::count((number - shown_count) as u64)));
     }
     let noun = if number == 1 { "Label" } else { "Labels" };
     (number > 0).then(|| (format!("{noun} {}", words::list(&shown)), number > 1))

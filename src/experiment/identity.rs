@@ -64,7 +64,7 @@ pub(super) fn differences(there: &Identity, here: &Identity) -> Vec<String> {
     }
     if there.data != here.data {
         let there = if there.data == DataFacts::default() {
-            "data that are not told".to_owned()
+            "data that are not recorded".to_owned()
         } else {
             there.data.to_string()
         };

@@ -48,13 +48,18 @@ pub struct BatchStatistics {
 }
 
 impl BatchStatistics {
-    /// Takes them into the running statistics of their batch norm, unless `applied` is 0 ([`ops::take_in_statistics`]).
+    /// Updates the running statistics of their batch norm with them, unless `applied` is 0 ([`ops::update_running_statistics`]).
     ///
     /// # Errors
     /// When these are not the statistics of the model.
-    pub fn take_in(&self, running: &[RunningStatistics], applied: &Tensor) -> Result<()> {
+    pub fn update_running(&self, running: &[RunningStatistics], applied: &Tensor) -> Result<()> {
         let RunningStatistics { mean, variance } = &running[self.index];
-        ops::take_in_statistics((mean, variance), (&self.mean, &self.variance), self.count, applied)
+        ops::update_running_statistics(
+            (mean, variance),
+            (&self.mean, &self.variance),
+            self.count,
+            applied,
+        )
     }
 }
 

@@ -48,7 +48,7 @@ pub use loss::{
 pub use matmul::{ISA_VARIABLE, Isa, IsaError, isa, product_paths, work_space};
 pub use norm::{
     BatchNormGradients, BatchNormSaved, batch_norm, batch_norm_backward, batch_norm_inference,
-    take_in_statistics,
+    update_running_statistics,
 };
 pub use philox::{Philox, RandomStream, first_pass, philox4x32};
 pub use pointwise::{

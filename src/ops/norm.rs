@@ -124,7 +124,7 @@ pub fn batch_norm(
 ///
 /// # Errors
 /// When a tensor is not contiguous, not f32, or they differ in shape.
-pub fn take_in_statistics(
+pub fn update_running_statistics(
     running: (&Tensor, &Tensor),
     batch: (&Tensor, &Tensor),
     count: usize,
@@ -136,7 +136,7 @@ pub fn take_in_statistics(
         expect_shape("a batch norm's statistics", tensor, &[c])?;
     }
     expect_shape("whether the update was made", applied, &[1])?;
-    on_gpu!(batch.0 => cuda::take_in_statistics(running, batch, (MOMENTUM, unbiased), applied));
+    on_gpu!(batch.0 => cuda::update_running_statistics(running, batch, (MOMENTUM, unbiased), applied));
     if first::<f32>(applied)? == 0.0 {
         return Ok(());
     }

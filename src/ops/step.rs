@@ -322,7 +322,7 @@ impl Host {
     }
 }
 
-/// Updates every parameter, and returns the number of lost updates.
+/// Updates every parameter, and returns the number of updates that were rounded away.
 fn update_all(
     rule: Update,
     (parameters, gradients): (&[ParameterTensors], &[Tensor]),

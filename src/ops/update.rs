@@ -251,7 +251,7 @@ pub struct Conversion {
 }
 
 /// Updates one parameter in f32, in one pass over all its tensors: gradient converted, unscaled and clipped; moments and
-/// weights updated; the copy in the compute format refreshed. Returns the number of lost updates: Δw ≠ 0 and w + Δw
+/// weights updated; the copy in the compute format refreshed. Returns the number of updates that were rounded away: Δw ≠ 0 and w + Δw
 /// rounded to w.
 ///
 /// # Errors

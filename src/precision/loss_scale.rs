@@ -1,4 +1,4 @@
-//! Loss scaling. Knows no tensor: it is told whether the gradients were finite.
+//! Loss scaling. Knows no tensor: its caller says whether the gradients were finite.
 
 use std::fmt;
 use std::str::FromStr;

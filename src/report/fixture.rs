@@ -432,6 +432,7 @@ fn record(traits: &Traits, index: usize, seed: u64) -> RunRecord {
             census("hidden.1", Role::Activations, counts(800_000, 0, 0)),
         ],
         census_steps: vec![0, 20],
+        settling_census: Vec::new(),
         rejected_census: Vec::new(),
         counted_steps: Vec::new(),
         updates: UpdateCounts::default(),

@@ -387,7 +387,7 @@ fn run_cells(run: &RunSummary) -> [String; 7] {
 
 /// The census by layer and role.
 fn layers(row: &Row<'_>) -> Vec<[String; 8]> {
-    let cells = row.census.iter().map(|LayerSum { layer, role, counts, binades }| {
+    let cells = row.census.iter().map(|LayerSum { layer, role, counts, settling, binades }| {
         let of = |number: u64| match (number, counts.elements) {
             (0, _) | (_, 0) => text::count(number),
             (_, all) => {
@@ -402,14 +402,19 @@ fn layers(row: &Row<'_>) -> Vec<[String; 8]> {
             text::printable(layer),
             text::role(*role).to_owned(),
             text::count(counts.elements),
-            of(counts.overflow),
-            of(counts.underflow),
+            of(counts.overflow) + &settling_part(settling.overflow),
+            of(counts.underflow) + &settling_part(settling.underflow),
             of(counts.subnormal),
             of(counts.nan),
             ends.map_or_else(|| text::NOT_MEASURED.to_owned(), range),
         ]
     });
     cells.collect()
+}
+
+/// How much of a count fell into the steps in which the loss scale settled.
+fn settling_part(count: u64) -> String {
+    if count == 0 { String::new() } else { format!(", {} settling", text::count(count)) }
 }
 
 /// The facts of each environment, side by side.

@@ -18,14 +18,14 @@ pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
             &format!("{}\n\n", escape(&text::origin(&experiment.results.environment).join(" · ")));
     }
     page += &advice(report);
-    if !report.claims.is_empty() {
-        page += &claims(&report.claims);
-    }
     page += "## Comparison\n\n";
     page += &comparison(&report.table);
     page += "\n## What this shows\n\n";
     for sentence in &report.reading {
         let _ = writeln!(page, "- {}", escape(sentence));
+    }
+    if !report.claims.is_empty() {
+        page += &claims(&report.claims);
     }
     page += "\n## Figures\n";
     for figure in figures {
@@ -103,10 +103,10 @@ fn comparison(table: &Table<'_>) -> String {
 }
 
 fn claims(claims: &[Judged]) -> String {
-    let mut lines = format!("## Claims\n\n| {} |\n", Judged::TITLES.join(" | "));
+    let mut lines = format!("\n## Claims\n\n| {} |\n", Judged::TITLES.join(" | "));
     lines += &format!("|{}\n", " --- |".repeat(Judged::TITLES.len()));
     for claim in claims {
         let _ = writeln!(lines, "| {} |", claim.cells().map(escape).join(" | "));
     }
-    lines + "\n"
+    lines
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::claims;
+use crate::claims::{self, wording};
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, ClaimVerdict, Estimate, GradientCounts, Recommendation,
     Status,
@@ -161,7 +161,7 @@ fn sentences_of(loaded: &Loaded, table: &Table<'_>) -> Vec<String> {
     said.extend(no_times(table));
     said.extend(fastest(table));
     for row in table.rows.iter().filter(|row| !row.is_baseline) {
-        let parts: Vec<String> = [cost(row), accuracy(row)].into_iter().flatten().collect();
+        let parts: Vec<String> = [accuracy(row), cost(row)].into_iter().flatten().collect();
         if !parts.is_empty() {
             said.push(format!("{}: {}", row.name, parts.join(" ")));
         }
@@ -176,9 +176,10 @@ fn sentences_of(loaded: &Loaded, table: &Table<'_>) -> Vec<String> {
 fn controls(table: &Table<'_>) -> Vec<String> {
     let said = table.controls.iter().filter_map(|control| {
         let accuracy = accuracy(control)?;
+        let baseline = &control.against_baseline.as_ref()?.baseline;
         let time = control
             .time_ratio()
-            .map(|ratio| format!(" A step takes {} of its time.", text::estimate(ratio)));
+            .map(|ratio| format!(" Training was {}.", wording::speed(ratio, baseline)));
         Some(format!(
             "Control {}: the baseline against itself. {accuracy}{}",
             control.name,
@@ -281,59 +282,30 @@ fn fastest(table: &Table<'_>) -> Option<String> {
     let ran = || table.rows.iter().filter(|row| row.runs.completed > 0);
     let ratios = || ran().filter_map(|row| Some((row, row.time_ratio()?)));
     let baseline = &ratios().next()?.0.against_baseline.as_ref()?.baseline;
-    let faster = ratios().filter(|(_, ratio)| speed(*ratio) == FASTER);
+    let faster = ratios().filter(|(_, ratio)| ratio.high.0 < 1.0);
     let best = faster.min_by(|a, b| a.1.value.0.total_cmp(&b.1.value.0));
     Some(best.map_or_else(
         || format!("No variant trains clearly faster than {baseline} on this machine."),
         |(row, ratio)| {
-            format!(
-                "The fastest to train on this machine is {}, at {} of the step time of {baseline}.",
-                row.name,
-                text::estimate(ratio)
-            )
+            let speed = wording::speed(ratio, baseline);
+            format!("{} trains fastest on this machine: {speed}.", row.name)
         },
     ))
 }
 
+/// Speed and memory against the baseline, of training and of inference.
 fn cost(row: &Row<'_>) -> Option<String> {
     let baseline = row.against_baseline.as_ref()?.baseline.as_str();
-    let mut parts = Vec::new();
-    if let Some(ratio) = row.time_ratio() {
-        parts.push(format!(
-            "a training step takes {} of the time of {baseline} ({}): {}",
-            ratio.value,
-            text::interval(ratio.low, ratio.high),
-            speed(ratio)
-        ));
-    }
-    if let Some(ratio) = row.memory_ratio() {
-        parts.push(format!("training needs {ratio} of its memory"));
-    }
-    if let Some(ratio) = row.inference_time_ratio() {
-        parts.push(format!(
-            "inference takes {} of its time ({}): {}",
-            ratio.value,
-            text::interval(ratio.low, ratio.high),
-            speed(ratio)
-        ));
-    }
-    if let Some(ratio) = row.inference_memory_ratio() {
-        parts.push(format!("inference needs {ratio} of its memory"));
-    }
-    (!parts.is_empty()).then(|| format!("{}.", parts.join("; ")))
-}
-
-const FASTER: &str = "faster";
-
-/// What an interval of time ratios allows to say.
-fn speed(ratio: Estimate<Ratio>) -> &'static str {
-    if ratio.high.0 < 1.0 {
-        FASTER
-    } else if ratio.low.0 > 1.0 {
-        "slower"
-    } else {
-        "neither clearly faster nor slower"
-    }
+    let of = |what: &str, time: Option<Estimate<Ratio>>, memory: Option<Ratio>| {
+        let speed = time.map(|time| format!("is {}", wording::speed(time, baseline)));
+        let needs = memory.map(|memory| format!("needs {}", wording::memory(memory)));
+        let said: Vec<String> = speed.into_iter().chain(needs).collect();
+        (!said.is_empty()).then(|| format!("{what} {}.", text::list(&said)))
+    };
+    let training = of("Training", row.time_ratio(), row.memory_ratio());
+    let inference = of("Inference", row.inference_time_ratio(), row.inference_memory_ratio());
+    let said: Vec<String> = training.into_iter().chain(inference).collect();
+    (!said.is_empty()).then(|| said.join(" "))
 }
 
 fn accuracy(row: &Row<'_>) -> Option<String> {
@@ -423,7 +395,7 @@ fn numerics(table: &Table<'_>) -> Vec<String> {
     for (word, of, on) in [
         ("overflow", (|row| row.counted().overflow) as fn(&Row<'_>) -> u64, counted_steps(table)),
         ("underflow", |row| row.counts.underflow, counted_steps(table)),
-        ("lost updates", |row| row.numerics.updates.lost, None),
+        ("updates rounded away", |row| row.numerics.updates.lost, None),
     ] {
         let said_of = |row: &Row<'_>| {
             let settling = row.settling().filter(|_| word == "overflow");

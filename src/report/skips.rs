@@ -30,7 +30,7 @@ pub(super) fn sentence(row: &Row<'_>) -> Option<String> {
     let noun = if all == 1 { "skipped step" } else { "skipped steps" };
     let counted = format!("{} {noun}", text::count(all));
     if recorded as u64 != all {
-        // Not every record could be read: what is told of the rest would not be of all.
+        // Not every record could be read: a sentence about the rest would not be about all.
         return Some(counted);
     }
     let settling: Vec<&Skip> = row.records.iter().flat_map(|record| settling(record)).collect();

@@ -26,7 +26,7 @@ pub(super) const TITLES: [&str; 11] = [
     "inference memory",
     "overflow",
     "underflow",
-    "lost updates",
+    "updates rounded away",
     "skipped steps",
     "runs",
 ];
@@ -36,7 +36,7 @@ const LEGEND: [&str; 5] = [
     "Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.",
     "Step time: median of the timed blocks of this run; machines drift, so a time in seconds has no interval. × is variant ÷ baseline, paired by block, with its 95% interval; below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; below them their share of this program's fastest matrix multiplication of that format, which is not the hardware's peak.",
     "Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients. Settling: before a run's first update, while the loss scale comes down.",
-    "Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.",
+    "Updates rounded away: they were not 0, and left the weight as it was. They and skipped steps are counted on every step.",
     "— means not measured, never 0.",
 ];
 
@@ -314,6 +314,8 @@ pub(super) struct LayerSum<'a> {
     pub(super) role: Role,
     /// The counts.
     pub(super) counts: Counts,
+    /// Those of the steps before a run's first update, while the loss scale came down.
+    pub(super) settling: Counts,
     /// Values by exponent, for those that have any.
     pub(super) binades: BTreeMap<i32, u64>,
 }
@@ -326,8 +328,8 @@ fn summed<'a>(records: &[&'a RunRecord]) -> Vec<LayerSum<'a>> {
         records.iter().flat_map(|record| &record.census)
     {
         let place = *places.entry((layer, *role)).or_insert_with(|| {
-            let (counts, binades) = (Counts::default(), BTreeMap::new());
-            sums.push(LayerSum { layer, role: *role, counts, binades });
+            let (counts, settling) = (Counts::default(), Counts::default());
+            sums.push(LayerSum { layer, role: *role, counts, settling, binades: BTreeMap::new() });
             sums.len() - 1
         });
         let sum = &mut sums[place];
@@ -336,6 +338,13 @@ fn summed<'a>(records: &[&'a RunRecord]) -> Vec<LayerSum<'a>> {
             if *count > 0 {
                 *sum.binades.entry(exponent).or_default() += count;
             }
+        }
+    }
+    for LayerCensus { layer, role, counts, .. } in
+        records.iter().flat_map(|record| &record.settling_census)
+    {
+        if let Some(place) = places.get(&(layer.as_str(), *role)) {
+            sums[*place].settling = sums[*place].settling.plus(*counts);
         }
     }
     sums

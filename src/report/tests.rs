@@ -68,8 +68,9 @@ fn the_terminal_table_says_everything() {
     not measured.
 
     ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-     variant                    test             step   training      inference   inference   overflow   underflow        lost   skipped         runs 
-                            accuracy             time     memory           time      memory                            updates     steps              
+     variant                    test             step   training      inference   inference   overflow   underflow     updates   skipped         runs 
+                            accuracy             time     memory           time      memory                            rounded     steps              
+                                                                                                                          away                        
     ══════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════════
      fp32              96.08% ± 0.23          4.20 ms   4.42 MiB        1.10 ms    1.88 MiB          0           0           0         0       3 of 3 
      baseline                             286 GFLOP/s                                               0%          0%          0%        0%              
@@ -151,15 +152,9 @@ fn the_summary_reads_well() {
 
     - e5m2: emulated, so the numerics are exact and the times would say nothing of hardware; none are given.
 
-    ## Claims
-
-    | claim | variant | verdict | measured | threshold | needed to decide |
-    | --- | --- | --- | --- | --- | --- |
-    | train-time | bf16-mixed | open | 0.520× (0.499 to 0.541) | step time ÷ baseline at most 0.5 | more timed blocks |
-
     ## Comparison
 
-    | variant | test accuracy | step time | training memory | inference time | inference memory | overflow | underflow | lost updates | skipped steps | runs |
+    | variant | test accuracy | step time | training memory | inference time | inference memory | overflow | underflow | updates rounded away | skipped steps | runs |
     | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
     | fp32<br>baseline | 96.08% ± 0.23 | 4.20 ms<br>286 GFLOP/s<br>71% of fastest | 4.42 MiB | 1.10 ms | 1.88 MiB | 0<br>0% | 0<br>0% | 0<br>0% | 0<br>0% | 3 of 3 |
     | fp16-mixed | 96.08% ± 0.15<br>±0.00 pp<br>(−0.20 to +0.15)<br>inconclusive | 5.75 ms<br>1.37×<br>(1.34–1.41×)<br>209 GFLOP/s<br>26% of fastest | 3.81 MiB<br>0.86× | 1.51 ms<br>1.37×<br>(1.34–1.41×) | 965 KiB<br>0.50× | 83<br>3.6e-4% | 5,507<br>0.024% | 28,700<br>0.016% | 6<br>0.83% | 3 of 3 |
@@ -172,18 +167,24 @@ fn the_summary_reads_well() {
     - fp16-true, seed 2, diverged at step 130 in layer hidden.1: the loss is not finite.
     - fp16-true diverged in 1 of 3 runs: a rate with a 95% interval from 6.1% to 79%.
     - e5m2: emulated, so the numerics are exact and the times would say nothing of hardware; none are given.
-    - The fastest to train on this machine is bf16-mixed, at 0.52× (0.51–0.54×) of the step time of fp32.
-    - fp16-mixed: a training step takes 1.37× of the time of fp32 (1.34–1.41×): slower; training needs 0.86× of its memory; inference takes 1.37× of its time (1.34–1.41×): slower; inference needs 0.50× of its memory. Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000).
-    - bf16-mixed: a training step takes 0.52× of the time of fp32 (0.51–0.54×): faster; training needs 0.86× of its memory; inference takes 0.52× of its time (0.51–0.54×): faster; inference needs 0.50× of its memory. Test accuracy −0.04 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000).
-    - fp16-true: a training step takes 1.12× of the time of fp32 (1.10–1.15×): slower; training needs 0.86× of its memory; inference takes 1.12× of its time (1.10–1.15×): slower; inference needs 0.50× of its memory. Test accuracy −13.70 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000).
-    - e5m2: inference needs 0.50× of its memory. Test accuracy −1.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000).
+    - bf16-mixed trains fastest on this machine: 1.92× as fast as fp32 (1.87–1.96×).
+    - fp16-mixed: Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000). Training is 37% slower than fp32 (34–41%) and needs 14% less memory. Inference is 37% slower than fp32 (34–41%) and needs 50% less memory.
+    - bf16-mixed: Test accuracy −0.04 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000). Training is 1.92× as fast as fp32 (1.87–1.96×) and needs 14% less memory. Inference is 1.92× as fast as fp32 (1.87–1.96×) and needs 50% less memory.
+    - fp16-true: Test accuracy −13.70 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000). Training is 12% slower than fp32 (10–15%) and needs 14% less memory. Inference is 12% slower than fp32 (10–15%) and needs 50% less memory.
+    - e5m2: Test accuracy −1.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250; after Holm's correction, p = 1.000). Inference needs 50% less memory.
     - With 3 seeds no difference of accuracy can reach p &lt; 0.05: the smallest p of a two-sided sign-flip test is then 0.25, and Holm's correction multiplies the least of 4 by 4. It takes at least 8 seeds to call a variant worse or better, and 6 to call it equivalent.
-    - Control fp32+same-seeds: the baseline against itself. Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 1.000). A step takes 1.00× (0.98–1.03×) of its time.
+    - Control fp32+same-seeds: the baseline against itself. Test accuracy ±0.00 pp against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 1.000). Training was at 1.00× the speed of fp32 (0.97–1.02×).
     - Counted overflow: fp16-mixed 83, fp16-true 1,440 and e5m2 26.
     - Counted underflow: fp16-mixed 5,507, bf16-mixed 4, fp16-true 282,100 and e5m2 73,883.
-    - Counted lost updates: fp16-mixed 28,700, bf16-mixed 21, fp16-true 1,470,000 and e5m2 385,000.
+    - Counted updates rounded away: fp16-mixed 28,700, bf16-mixed 21, fp16-true 1,470,000 and e5m2 385,000.
     - fp16-mixed: 6 skipped steps, in steps 2–4.
     - Weight gradients that were not finite, over every step: fp16-mixed 52 infinite, fp16-true 900 infinite and e5m2 17 infinite. The updates of these steps were skipped.
+
+    ## Claims
+
+    | claim | variant | verdict | measured | threshold | needed to decide |
+    | --- | --- | --- | --- | --- | --- |
+    | train-time | bf16-mixed | open | 0.520× (0.499 to 0.541) | step time ÷ baseline at most 0.5 | more timed blocks |
 
     ## Figures
 
@@ -274,7 +275,7 @@ fn the_summary_reads_well() {
     - Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.
     - Step time: median of the timed blocks of this run; machines drift, so a time in seconds has no interval. × is variant ÷ baseline, paired by block, with its 95% interval; below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; below them their share of this program's fastest matrix multiplication of that format, which is not the hardware's peak.
     - Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients. Settling: before a run's first update, while the loss scale comes down.
-    - Lost updates: updates that were not 0 and left the weight as it was. Lost updates and skipped steps are counted on every step.
+    - Updates rounded away: they were not 0, and left the weight as it was. They and skipped steps are counted on every step.
     - — means not measured, never 0.
     "##);
 }
@@ -855,7 +856,7 @@ fn a_folder_is_called_by_the_end_of_its_path_that_no_other_has() {
     assert_eq!(labels(&["a/digits"]), ["digits"]);
     assert_eq!(labels(&["a/digits", "a/mnist"]), ["digits", "mnist"]);
     assert_eq!(labels(&["a/b/x", "c/b/x", "d/x", "y"]), ["a/b/x", "c/b/x", "d/x", "y"]);
-    // The same folder twice is told apart by nothing.
+    // The same folder twice cannot be distinguished.
     let whole = dir.path().join("x").display().to_string();
     assert_eq!(labels(&["x", "x"]), [whole.clone(), whole]);
 }
@@ -876,7 +877,7 @@ fn experiments_stand_side_by_side() {
     let written = render_together(&folders, &out).unwrap();
     assert!(written.iter().all(|path| path.is_file() && path.starts_with(&out)));
 
-    // Folders of one name are told apart by those above them.
+    // Folders of one name are distinguished by those above them.
     let labels = ["a/digits", "b/digits"];
     let sheet = text(&out.join("results.csv"));
     let mut reader = ::csv::Reader::from_reader(sheet.as_bytes());

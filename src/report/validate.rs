@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 /// The range of numbers by the end of their place; an estimate's value and ends have its own. Anything else is below 10¹⁸.
-const RANGES: [(&str, f64, f64); 37] = [
+const RANGES: [(&str, f64, f64); 38] = [
     ("test_accuracy", 0.0, 1.0),
     ("evaluations.accuracy", 0.0, 1.0),
     ("accuracy_difference.value", -1.0, 1.0),
@@ -46,6 +46,7 @@ const RANGES: [(&str, f64, f64); 37] = [
     ("exponents.zeros", 0.0, 1e15),
     ("exponents.non_finite", 0.0, 1e15),
     ("census.counts.elements", 0.0, 1e15),
+    ("settling_census.counts.elements", 0.0, 1e15),
     ("rejected_census.counts.elements", 0.0, 1e15),
     ("step", 0.0, 1e9),
     ("steps", 0.0, 1e9),
@@ -74,7 +75,7 @@ const AT_MOST: [(&str, &str); 15] = [
 /// Says of a results file or a run's record which of its numbers cannot have been measured, if any: the first one.
 pub(super) fn numbers(file: &mut Value) -> Result<(), String> {
     if let Some(fields) = file.as_object_mut() {
-        // Chosen by a person, and told by the machine.
+        // Chosen by a person, and reported by the machine.
         fields.retain(|name, _| !["plan", "environment", "identity"].contains(&name.as_str()));
     }
     below(file, "", "")

@@ -1,4 +1,4 @@
-//! How plans are told apart: a digest, and in words.
+//! How plans differ: a digest, and in words.
 
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::Plan;
 use crate::words;
 
-/// More characters of a value that differs are not told.
+/// A value that differs is cut after so many characters.
 const LONGEST_VALUE: usize = 100;
 
 impl Plan {

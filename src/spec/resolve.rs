@@ -24,9 +24,9 @@ pub mod defaults {
     pub const SEEDS: u64 = 3;
     /// The baseline's name, where a variant of plain f32 has it; else the first variant is the baseline.
     pub const BASELINE: &str = "fp32";
-    /// Drawn digits to train on.
+    /// Synthetic digits to train on.
     pub const DIGITS_TRAIN: usize = 6000;
-    /// Drawn digits to test on.
+    /// Synthetic digits to test on.
     pub const DIGITS_TEST: usize = 2000;
     /// Seed of the drawing.
     pub const DIGITS_SEED: u64 = 0;
@@ -123,7 +123,7 @@ pub mod limits {
     pub const NAME: usize = 64;
 }
 
-/// A value that cannot be.
+/// An invalid value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {what}")]
 pub struct Invalid {
@@ -617,8 +617,12 @@ fn baseline(typed: Option<String>, variants: &[VariantPlan]) -> Checked<String> 
     let Some(name) = typed else {
         return Ok(default_baseline(variants));
     };
-    if variants.iter().any(|variant| variant.name == name) {
+    let is_planned = |name: &str| variants.iter().any(|variant| variant.name == name);
+    if is_planned(&name) {
         return Ok(name);
+    }
+    if let Some(named) = Policy::canonical(&name).filter(|named| is_planned(named)) {
+        return Ok(named.to_owned());
     }
     refuse("baseline", format!("no variant is called {name:?}; known: {}", names(variants)))
 }

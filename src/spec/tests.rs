@@ -486,6 +486,9 @@ fn other_names_of_policies_are_the_policies() {
     // In a spec too, where a name of one's own comes first.
     let listed = GOOD.replace("\"fp16-mixed\"", "\"16-mixed\"");
     assert_eq!(read(&listed), read(GOOD));
+    let baseline = |name: &str| format!("baseline = \"{name}\"\n{GOOD}");
+    assert_eq!(read(&baseline("16-mixed")).unwrap().baseline, "fp16-mixed");
+    assert!(read(&baseline("16-true")).is_err());
     let own = GOOD.replace("\"fp16-mixed\"", "{ name = \"bf16\", policy = \"bf16-true\" }");
     let chosen = choose(&own, "bf16").unwrap();
     assert_eq!((chosen[0].name.as_str(), chosen[0].policy), ("bf16", "bf16-true".parse().unwrap()));

@@ -43,7 +43,7 @@ pub enum FolderError {
 
 impl Folder {
     /// Makes the folder, and those above it, where they are not there, takes its lock, and removes the temporary files of
-    /// processes that were killed. `holder` is what another process is told meanwhile.
+    /// processes that were killed. `holder` is what another process reads meanwhile.
     ///
     /// # Errors
     /// When another process has the lock, or nothing can be written there; folders that were made for it are removed again.
@@ -116,7 +116,7 @@ fn take(folder: &Path, holder: &str) -> Result<File, FolderError> {
 /// Who holds a lock, by its file: the first line, without characters that are no text.
 fn read(file: File) -> String {
     let mut bytes = Vec::new();
-    // What cannot be read is not told.
+    // What cannot be read is left out.
     let _ = file.take(LONGEST_HOLDER).read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes);
     let line: String =

@@ -52,6 +52,8 @@ struct Log {
     /// Of the plan's census steps, and of rejected steps between them.
     census: Census,
     rejected: Census,
+    /// Those of the plan's census steps that came before the first update.
+    before_update: Vec<(u64, Census)>,
     counted: Vec<CountedStep>,
     updates: UpdateCounts,
     gradients: GradientCounts,
@@ -60,8 +62,8 @@ struct Log {
 }
 
 impl Log {
-    /// Takes in what the next step did, and returns its number; `scales` says whether there is a loss scale.
-    fn take_in(&mut self, outcome: StepOutcome, model: &Model, scales: bool) -> u64 {
+    /// Adds what the next step did, and returns its number; `scales` says whether there is a loss scale.
+    fn add_step(&mut self, outcome: StepOutcome, model: &Model, scales: bool) -> u64 {
         let step = self.loss.len() as u64;
         self.loss.push(outcome.loss.is_finite().then_some(f64::from(outcome.loss)));
         let scale = f64::from(outcome.scale);
@@ -84,10 +86,13 @@ impl Log {
         step
     }
 
-    /// Takes in the census of a step.
+    /// Adds the census of a step.
     fn count(&mut self, step: u64, planned: bool, census: Census) {
         let counts = census.totals();
         self.counted.push(CountedStep { step, planned, applied: planned, counts });
+        if planned && self.updates.elements == 0 {
+            self.before_update.push((step, census.clone()));
+        }
         let of = if planned { &mut self.census } else { &mut self.rejected };
         of.merge(census);
     }
@@ -201,7 +206,7 @@ impl<'a> Run<'a> {
         let last_applied = outcomes.iter().rposition(|outcome| outcome.applied);
         let scales = self.variant.policy.scale != LossScale::None;
         for (index, outcome) in outcomes.into_iter().enumerate() {
-            let step = self.log.take_in(outcome, self.model, scales);
+            let step = self.log.add_step(outcome, self.model, scales);
             // The weights are still those that the step had.
             if !outcome.applied && last_applied.is_none_or(|last| index > last) {
                 self.look_into(step, outcome)?;
@@ -310,7 +315,7 @@ impl<'a> Run<'a> {
             failure,
         };
         let planned = log.counted.iter().filter(|counted| counted.planned);
-        RunRecord {
+        let mut record = RunRecord {
             identity: None,
             variant: variant.name.clone(),
             summary,
@@ -320,12 +325,21 @@ impl<'a> Run<'a> {
             skips: log.skips,
             census_steps: planned.map(|counted| counted.step).collect(),
             census: log.census.into_records(&model.layer_names),
+            settling_census: Vec::new(),
             rejected_census: log.rejected.into_records(&model.layer_names),
             counted_steps: log.counted,
             updates: log.updates,
             gradients: log.gradients,
             memory,
+        };
+        let mut settling = Census::default();
+        for (step, census) in log.before_update {
+            if step < record.settling_steps() {
+                settling.merge(census);
+            }
         }
+        record.settling_census = settling.into_records(&model.layer_names);
+        record
     }
 }
 

@@ -290,13 +290,13 @@ impl<'a> Trainer<'a> {
         let Finished { gradients, statistics } = self.gradients(load, native, None, enter)?;
         self.operations = ops::take_operations();
         self.end.finish(&gradients, None, enter)?;
-        self.take_in(&statistics)
+        self.update_statistics(&statistics)
     }
 
     /// Takes the statistics of the step's batches into the running ones, unless the step was rejected.
-    fn take_in(&self, statistics: &[BatchStatistics]) -> Result<()> {
+    fn update_statistics(&self, statistics: &[BatchStatistics]) -> Result<()> {
         let applied = self.end.applied();
-        statistics.iter().try_for_each(|batch| batch.take_in(&self.statistics, applied))
+        statistics.iter().try_for_each(|batch| batch.update_running(&self.statistics, applied))
     }
 
     /// Where the next step finds and puts what is not a batch.
@@ -391,7 +391,7 @@ impl<'a> Trainer<'a> {
         let deltas: Vec<Tensor> =
             shapes.map(|shape| ops::zeros(shape, &self.device)).collect::<Result<_>>()?;
         self.end.finish(&gradients, Some(&deltas), &mut |_| Ok(()))?;
-        self.take_in(&statistics)?;
+        self.update_statistics(&statistics)?;
         self.outcomes.extend(self.end.outcomes()?);
         if self.outcomes.last().is_some_and(|outcome| outcome.applied) {
             for (delta, parameter) in deltas.iter().zip(&self.model.parameters) {

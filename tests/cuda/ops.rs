@@ -383,7 +383,7 @@ fn norms(dtype: DType, shape: [usize; 4], device: &Device) -> Result<Results> {
     let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta, ops::Then::Nothing)?;
     let gradients = ops::batch_norm_backward(&dy, &x, &gamma, &saved, None)?;
     let applied = ops::from_host(vec![1.0_f32], 1, device)?;
-    ops::take_in_statistics((&given[0], &given[1]), (&spread, &spread), 12, &applied)?;
+    ops::update_running_statistics((&given[0], &given[1]), (&spread, &spread), 12, &applied)?;
     Ok(vec![
         ("inference", inference, Near::Exactly),
         ("running mean", given[0].clone(), Near::Exactly),
@@ -416,7 +416,7 @@ fn statistics_stay_as_they_are_where_a_step_is_rejected() {
         let [mean, variance, new] = [1, 2, 3].map(|seed| tensor(seed, 9, DType::F32, &device));
         let before = ops::to_f32(&mean).unwrap();
         let applied = ops::from_host(vec![word], 1, &device).unwrap();
-        ops::take_in_statistics((&mean, &variance), (&new, &new), 5, &applied).unwrap();
+        ops::update_running_statistics((&mean, &variance), (&new, &new), 5, &applied).unwrap();
         assert_eq!(ops::to_f32(&mean).unwrap() != before, moves);
     }
 }
@@ -499,7 +499,7 @@ fn statistics_losses_and_single_values_of_another_type_or_shape_are_errors() {
                 ops::batch_norm_inference(&x, pair, (&four, &four), ops::Then::Nothing).is_err(),
             ),
             ("backward", ops::batch_norm_backward(&x, &x, &four, &saved, None).is_err()),
-            ("running", ops::take_in_statistics(pair, pair, 9, &f32(&[1])).is_err()),
+            ("running", ops::update_running_statistics(pair, pair, 9, &f32(&[1])).is_err()),
             ("losses", ops::mean_loss(&four, 1, true, &f16(&[1])).is_err()),
             ("loss", ops::mean_loss(&f32(&[4]), 1, true, &f32(&[2])).is_err()),
             ("scale", ops::cross_entropy(&logits, &labels, settings, &f32(&[2])).is_err()),
@@ -510,6 +510,6 @@ fn statistics_losses_and_single_values_of_another_type_or_shape_are_errors() {
     }
     let [statistics, applied] = [4, 2].map(|count| ops::zeros(count, &gpu).unwrap());
     let pair = (&statistics, &statistics);
-    let result = ops::take_in_statistics(pair, pair, 9, &applied);
+    let result = ops::update_running_statistics(pair, pair, 9, &applied);
     assert!(result.is_err(), "two words that say whether a step was applied");
 }

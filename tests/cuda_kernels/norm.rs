@@ -237,7 +237,7 @@ fn running_statistics_move_by_their_share_unless_the_step_is_rejected() {
         let expected = [&old_mean, &old_variance].map(|values| tensor(values, 37));
         let batch = (&tensor(&mean, 37), &tensor(&variance, 37));
         let applied = tensor(&[f32::from(u8::from(is_applied))], 1);
-        ops::take_in_statistics((&expected[0], &expected[1]), batch, 12, &applied).unwrap();
+        ops::update_running_statistics((&expected[0], &expected[1]), batch, 12, &applied).unwrap();
         assert_same("mean", &running[0].values(), &values::<f32>(&expected[0]));
         assert_same("variance", &running[1].values(), &values::<f32>(&expected[1]));
     }

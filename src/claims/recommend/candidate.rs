@@ -129,7 +129,8 @@ impl<'a> Candidate<'a> {
 
     /// What speaks for a variant that is recommended for its memory.
     pub(super) fn for_its_memory(&self, baseline: &str) -> String {
-        let memory = self.memory().map(|_| format!("{} than {baseline}", self.takes()));
+        let than = if self.time().is_none() { format!(" than {baseline}") } else { String::new() };
+        let memory = self.memory().map(|_| self.takes() + &than);
         self.sentence(memory.into_iter().chain([self.trains(baseline)]).collect())
     }
 
@@ -221,7 +222,7 @@ impl<'a> Candidate<'a> {
 pub(super) struct TimingNeeded {
     /// What is open.
     pub(super) why: String,
-    /// How many more would settle it, by an estimate; none where that takes too many.
+    /// How many more would decide it, by an estimate; none where that takes too many.
     pub(super) more: Option<usize>,
 }
 

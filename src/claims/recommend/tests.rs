@@ -86,7 +86,7 @@ fn the_fastest_that_keeps_the_accuracy_is_recommended() {
         "It trains 1.82× as fast as fp32 (1.79–1.85×), needs 24% less memory and {EQUIVALENT}."
     );
     mixed(&[(FAST, Some(0.76), &KEPT)], &with_memory, &NOTHING);
-    // A faster one that is worse is out; one that is open is told, a slower one that is open is not.
+    // A faster one that is worse is out; one that is open is named, a slower one that is open is not.
     mixed(&[(FAST, None, &KEPT), (FASTER, None, &WORSE)], &format!("{said}."), &NOTHING);
     mixed(&[(FAST, None, &KEPT), (ALIKE, None, &NOISY)], &format!("{said}."), &NOTHING);
     let open = "bf16-true trains 2.08× as fast as fp32 (2.04–2.13×), its accuracy not settled";
@@ -105,8 +105,7 @@ fn the_fastest_that_keeps_the_accuracy_is_recommended() {
 
 #[test]
 fn with_none_clearly_faster_memory_decides() {
-    let timed =
-        "It needs 30% less memory than fp32, trains at 1.00× the speed of fp32 (0.95–1.05×) and";
+    let timed = "It needs 30% less memory, trains at 1.00× the speed of fp32 (0.95–1.05×) and";
     let untimed = "It needs 30% less memory than fp32, is not timed and";
     for (time, said) in [(ALIKE, timed), (None, untimed)] {
         let results = measured(&[(time, Some(0.7), &KEPT)]);
@@ -199,7 +198,7 @@ fn with_none_shown_good_more_seeds_are_asked_for() {
     check(&two, None, &reason, &More { provisional, ..SEEDS });
     let wild = measured(&[(FAST, None, &NOISY.map(|d| d * 10.0))]);
     let reason = format!(
-        "{none} (±0.00 pp, −24.11 to +22.75, 6 seeds); no number of seeds up to 1000 would settle it if the spread stays as it \
+        "{none} (±0.00 pp, −24.11 to +22.75, 6 seeds); no number of seeds up to 1000 would decide it if the spread stays as it \
          is."
     );
     check(&wild, None, &reason, &More { provisional: Some(not_shown), ..NOTHING });
@@ -292,7 +291,7 @@ fn before_any_comparison_nothing_is_recommended() {
 /// At 8 blocks.
 #[test]
 fn a_time_measured_badly_recommends_no_variant_for_its_memory() {
-    let kept = "It needs 28% less memory than fp32, trains";
+    let kept = "It needs 28% less memory, trains";
     for (time, said) in [
         ([0.99, 1.02, 1.05], "at 0.98× the speed of fp32 (0.95–1.01×)"),
         ([1.01, 1.02, 1.03], "2% slower than fp32 (1–3%)"),
@@ -333,7 +332,7 @@ fn a_time_measured_badly_recommends_no_variant_for_its_memory() {
 /// At 8 blocks.
 #[test]
 fn beside_one_that_is_shown_only_one_that_would_save_more_is_told_of() {
-    let kept = "It needs 28% less memory than fp32, trains";
+    let kept = "It needs 28% less memory, trains";
     for (memory, clause, more) in [
         (
             0.6,

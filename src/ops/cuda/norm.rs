@@ -49,7 +49,7 @@ pub(crate) fn batch_norm_inference(
     Ok(y)
 }
 
-pub(crate) fn take_in_statistics(
+pub(crate) fn update_running_statistics(
     (running_mean, running_variance): (&Tensor, &Tensor),
     (mean, variance): (&Tensor, &Tensor),
     (momentum, unbiased): (f32, f32),

@@ -18,7 +18,7 @@ use crate::report::theme::{Colour, GROUND, INK, Theme};
 /// Height of the font's box, ascent to descent, in its em: the bitmap backend takes this for the size.
 const BOX_PER_EM: f64 = 1.164;
 
-/// The SVG backend writes a font size this many times smaller than what it is told.
+/// The SVG backend writes a font size this many times smaller than what it is given.
 const SVG_PER_EM: f64 = 1.24;
 
 /// From the middle of a capital letter down to its baseline, in em.
@@ -38,7 +38,7 @@ pub(super) enum Type {
 }
 
 impl Type {
-    /// What the backend must be told for a font of one em.
+    /// What the backend must be given for a font of one em.
     fn size(self, em: f64) -> f64 {
         match self {
             Self::Bitmap => em * BOX_PER_EM,

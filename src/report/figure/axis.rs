@@ -92,7 +92,7 @@ impl Axis {
         }
     }
 
-    /// A linear axis over exactly `from` to `to` with ticks at round numbers, labelled by `print`, which is told how
+    /// A linear axis over exactly `from` to `to` with ticks at round numbers, labelled by `print`, which is given how
     /// many decimals tell them apart.
     pub(super) fn linear(
         label: impl Into<String>,
@@ -120,7 +120,7 @@ impl Axis {
         })
     }
 
-    /// A logarithmic axis with ticks at powers of `base`, labelled by `print`, which is told the exponent: at most about
+    /// A logarithmic axis with ticks at powers of `base`, labelled by `print`, which is given the exponent: at most about
     /// eight.
     pub(super) fn powers(
         label: impl Into<String>,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::record::{Counts, Evidence, Numerics, Role};
-use crate::report::table::{Row, Table};
+use crate::report::table::{LayerSum, Row, Table};
 use crate::report::text;
 use crate::report::theme::{Colour, GRID, OVERFLOW, UNDERFLOW};
 
@@ -51,17 +51,32 @@ const GROUP_LETTERS: usize = 110;
 /// Layers that are drawn: the plots of more would be taller than a picture can be.
 const MOST_LAYERS: usize = 200;
 
-/// A variant and its counts by layer and role, where anything was looked at.
-type Census<'a> = (&'a Row<'a>, BTreeMap<(&'a str, Role), Counts>);
+/// The counts of a variant by layer and role: of the steps in which its loss scale settled, or of all others.
+struct Census<'a> {
+    row: &'a Row<'a>,
+    settling: bool,
+    /// Of the tensors of which a value was looked at.
+    counts: BTreeMap<(&'a str, Role), Counts>,
+}
 
-fn census<'a>(row: &'a Row<'_>) -> Census<'a> {
-    let counted = row.census.iter().filter(|sum| sum.counts.elements > 0);
-    (row, counted.map(|sum| ((sum.layer, sum.role), sum.counts)).collect())
+impl<'a> Census<'a> {
+    fn of(row: &'a Row<'_>, settling: bool) -> Self {
+        let counts = |sum: &LayerSum<'_>| {
+            if settling { sum.settling } else { sum.counts.minus(sum.settling) }
+        };
+        let counts = row.census.iter().map(|sum| ((sum.layer, sum.role), counts(sum)));
+        Self { row, settling, counts: counts.filter(|(_, counts)| counts.elements > 0).collect() }
+    }
+
+    fn label(&self) -> String {
+        let settling = if self.settling { ", while settling" } else { "" };
+        format!("{}{settling}", self.row.label())
+    }
 }
 
 /// Every layer of some censuses, in the order of the first that has it.
 fn layers<'a>(censuses: &[&'a Census<'a>]) -> Vec<&'a str> {
-    let sums = censuses.iter().flat_map(|(row, _)| &row.census);
+    let sums = censuses.iter().flat_map(|census| &census.row.census);
     let mut known = BTreeSet::new();
     sums.map(|sum| sum.layer).filter(|layer| known.insert(*layer)).collect()
 }
@@ -78,16 +93,16 @@ struct Part<'a> {
 impl<'a> Part<'a> {
     fn of(kind: &'a Kind, all: &'a [Census<'a>]) -> Self {
         let some = |counts: &Counts| (kind.count)(*counts) > 0;
-        let counted = || all.iter().filter(|(_, counts)| !counts.is_empty());
-        let has = |census: &&Census<'_>| census.1.values().any(some);
+        let counted = || all.iter().filter(|census| !census.counts.is_empty());
+        let has = |census: &&Census<'_>| census.counts.values().any(some);
         let censuses: Vec<_> = counted().filter(has).collect();
         let without: Vec<String> =
-            counted().filter(|census| !has(census)).map(|(row, _)| label(row)).collect();
+            counted().filter(|census| !has(census)).map(Census::label).collect();
         let whole = layers(&censuses);
         let mut kept = whole.clone();
         kept.retain(|layer| {
             let of_layer = |census: &&Census<'_>| {
-                census.1.iter().any(|((name, _), counts)| name == layer && some(counts))
+                census.counts.iter().any(|((name, _), counts)| name == layer && some(counts))
             };
             censuses.iter().any(of_layer)
         });
@@ -108,8 +123,10 @@ impl<'a> Part<'a> {
 
 /// The figure.
 pub(super) fn figure(table: &Table<'_>) -> Figure {
-    let censuses: Vec<Census<'_>> = table.rows.iter().map(census).collect();
-    let counted = censuses.iter().any(|(_, counts)| !counts.is_empty());
+    let rows = table.rows.iter();
+    let censuses: Vec<Census<'_>> =
+        rows.flat_map(|row| [true, false].map(|settling| Census::of(row, settling))).collect();
+    let counted = censuses.iter().any(|census| !census.counts.is_empty());
     let parts = KINDS.each_ref().map(|kind| Part::of(kind, &censuses));
     let signs = ROLES.map(|(role, sign, _)| format!("{sign}: {}", text::role(role)));
     let rows: usize = parts.iter().map(|part| part.layers.len()).sum();
@@ -152,30 +169,23 @@ fn settling(row: &Row<'_>) -> Option<String> {
     })
 }
 
-/// Below a variant's columns: its name, and that all its overflow fell into the steps in which its loss scale settled.
-fn group_label(row: &Row<'_>, kind: &Kind, letters: usize) -> String {
-    let Evidence { settling, settled, .. } = row.numerics.evidence;
-    let only = (kind.count)(settling) > 0 && (kind.count)(settled) == 0;
-    let only = if only { ", only while settling" } else { "" };
-    text::shorten(&format!("{}{only}", row.label()), letters.max(3))
-}
-
 fn panel(part: &Part<'_>, counted: bool) -> Panel {
     let Part { kind, censuses, layers, .. } = part;
     let (mut ticks, mut groups) = (Vec::new(), Vec::new());
     let (mut cells, mut blanks) = (Vec::new(), Vec::new());
-    for (index, (row, census)) in censuses.iter().enumerate() {
+    for (index, census) in censuses.iter().enumerate() {
+        let label = census.label();
         let first = (index * ROLES.len()) as f64;
         let span = (first - 0.5, first + ROLES.len() as f64 - 0.5);
-        groups.push(Group { span, label: group_label(row, kind, GROUP_LETTERS / censuses.len()) });
+        let letters = (GROUP_LETTERS / censuses.len()).max(3);
+        groups.push(Group { span, label: text::shorten(&label, letters) });
         for (place, (role, sign, _)) in ROLES.iter().enumerate() {
             let x = first + place as f64;
             ticks.push(Tick { at: x, label: (*sign).to_owned() });
             for (y, layer) in layers.iter().enumerate() {
-                let place =
-                    format!("{}, {}, {}", row.label(), text::printable(layer), text::role(*role));
+                let place = format!("{label}, {}, {}", text::printable(layer), text::role(*role));
                 let at = (x, y as f64);
-                if let Some(counts) = census.get(&(*layer, *role)) {
+                if let Some(counts) = census.counts.get(&(*layer, *role)) {
                     cells.push(cell(kind, at, *counts, &place));
                 } else {
                     let words = format!("{place}: no such tensor");
@@ -274,6 +284,38 @@ mod tests {
         let Marks::Cells { cells: blanks, .. } = &overflow.layers[0].marks else { panic!() };
         let Marks::Cells { cells, .. } = &overflow.layers[1].marks else { panic!() };
         assert_eq!((blanks.len(), cells.len()), (2 * 2, 2 * 2));
+    }
+
+    /// What was counted while the loss scale settled has columns of its own, and is not in the others.
+    #[test]
+    fn counts_while_the_loss_scale_settled_stand_apart() {
+        let mut loaded = [crate::report::fixture::loaded()];
+        let of = |table: &Table<'_>, group: &str| {
+            let figure = figure(table);
+            let panel = &figure.panels[0];
+            let place = panel.x.groups.iter().position(|g| g.label == group)?;
+            let span = panel.x.groups[place].span;
+            let Marks::Cells { cells, .. } = &panel.layers[1].marks else { panic!("cells") };
+            let inside = cells.iter().filter(|cell| cell.at.0 > span.0 && cell.at.0 < span.1);
+            Some(inside.map(|cell| cell.words.clone()).collect::<Vec<_>>())
+        };
+        let variant = loaded[0].results.variants[1].name.clone();
+        let apart = format!("{variant}, while settling");
+        assert_eq!(of(&Table::of(&loaded), &apart), None);
+        let records = loaded[0].records.iter_mut().filter(|record| record.variant == variant);
+        // Of 5 in every run, 3 fell into the steps in which the scale settled.
+        for record in records {
+            record.census[0].counts.overflow = 5;
+            record.settling_census = record.census[..1].to_vec();
+            let counts = &mut record.settling_census[0].counts;
+            (counts.elements, counts.overflow) = (counts.elements / 2, 3);
+        }
+        let table = Table::of(&loaded);
+        let runs = table.rows[1].records.len();
+        for (group, overflow) in [(&apart, 3 * runs), (&variant, 2 * runs)] {
+            let words = of(&table, group).unwrap();
+            assert!(words[0].contains(&format!(": {overflow} overflow")), "{group}: {words:?}");
+        }
     }
 
     #[test]

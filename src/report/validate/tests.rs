@@ -61,6 +61,7 @@ fn what_was_measured_is_accepted() {
 #[test]
 fn every_rule_is_about_a_number_of_the_files() {
     let mut run = fixture::loaded().records.swap_remove(3);
+    run.settling_census = run.census.clone();
     run.rejected_census = run.census.clone();
     run.evaluations = vec![crate::record::Evaluation { step: 1, accuracy: 0.5, loss: Some(1.0) }];
     let mut kinds = BTreeSet::new();

@@ -1,0 +1,101 @@
+//! A variant against the baseline, and the claims.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Estimate;
+use crate::units::Ratio;
+
+/// A variant against the baseline, paired by block (times) or by seed (accuracy).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AgainstBaseline {
+    /// The baseline's name.
+    pub baseline: String,
+    /// Step time, variant ÷ baseline.
+    pub train_time_ratio: Option<Estimate<Ratio>>,
+    /// Peak training memory, variant ÷ baseline: deterministic, so without an interval.
+    pub train_memory_ratio: Option<Ratio>,
+    /// Inference time, variant ÷ baseline.
+    pub inference_time_ratio: Option<Estimate<Ratio>>,
+    /// Peak inference memory, variant ÷ baseline.
+    pub inference_memory_ratio: Option<Ratio>,
+    /// Test accuracy, variant − baseline.
+    pub accuracy_difference: Option<AccuracyDifference>,
+}
+
+/// The mean paired difference of test accuracy, variant − baseline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AccuracyDifference {
+    /// Mean of the differences by seed.
+    pub value: f64,
+    /// Lower end of the 95 % interval; none with fewer than two pairs.
+    pub low: Option<f64>,
+    /// Upper end of the 95 % interval.
+    pub high: Option<f64>,
+    /// Two-sided sign-flip permutation p, not adjusted.
+    pub p: Option<f64>,
+    /// `p` adjusted by Holm over the experiment's variants; none of a control, which is compared for itself.
+    pub p_holm: Option<f64>,
+    /// Share of pairs in which the variant is better, ties counted half.
+    pub probability_better: Option<f64>,
+    /// Pairs of seeds compared.
+    pub pairs: usize,
+    /// What follows.
+    pub verdict: AccuracyVerdict,
+}
+
+/// What the paired differences allow to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AccuracyVerdict {
+    /// The interval lies below 0 and p < 0.05.
+    Worse,
+    /// The interval lies above 0 and p < 0.05.
+    Better,
+    /// The 90 % interval lies within ±δ of the plan, and would after one more seed had gone 5 standard deviations off.
+    Equivalent,
+    /// None of these: not a statement that they are the same.
+    Inconclusive,
+}
+
+/// How a claim fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClaimVerdict {
+    /// The interval lies wholly on the claim's side of the threshold.
+    Confirmed,
+    /// The interval lies wholly on the other side.
+    Refuted,
+    /// The interval straddles the threshold, or there are too few seeds.
+    Inconclusive,
+    /// Nothing here measures it, or what was measured leaves units of the processor unused.
+    NotMeasured,
+}
+
+/// One claim judged on one variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClaimResult {
+    /// Such as `train-time`.
+    pub id: String,
+    /// The variant it was judged on.
+    pub variant: String,
+    /// The verdict.
+    pub verdict: ClaimVerdict,
+    /// The number it was judged by.
+    pub measured: Option<ClaimMeasure>,
+    /// The threshold in words and numbers.
+    pub threshold: String,
+    /// What is needed to decide, where it is open.
+    pub missing: Option<String>,
+}
+
+/// The number a claim was judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClaimMeasure {
+    /// The point.
+    pub value: f64,
+    /// Lower end of the 95 % interval, where there is one.
+    pub low: Option<f64>,
+    /// Upper end.
+    pub high: Option<f64>,
+}

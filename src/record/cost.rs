@@ -1,0 +1,145 @@
+//! What a variant costs: time, work and memory.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Estimate, Point};
+use crate::units::{Bytes, Flops, Seconds};
+
+/// Training speed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TrainTime {
+    /// Median time of one step, with an interval in this run.
+    pub step_seconds: Estimate<Seconds>,
+    /// Samples of the batch ÷ time of a step, with an interval in this run.
+    pub samples_per_second: Estimate<f64>,
+    /// Where the time of a step goes.
+    #[serde(default)]
+    pub phases: Option<Phases>,
+    /// What a step multiplies, and how fast.
+    #[serde(default)]
+    pub work: Option<Work>,
+    /// How the GPU was doing meanwhile; none on a CPU, and where the driver does not tell.
+    #[serde(default)]
+    pub gpu: Option<GpuLoad>,
+    /// Mean time of one step in each timed block, in the order of the blocks: block i of every variant is a pair.
+    pub blocks: Vec<Seconds>,
+}
+
+/// The time of a training step by phase: for each the median over the blocks of its mean time a step, over all
+/// micro-batches.
+///
+/// Measured in blocks of their own, each phase between two synchronizations, on eager steps: on a GPU, where a captured step
+/// has no gaps, the sum may exceed [`TrainTime::step_seconds`]. That has no `data` in it on
+/// any device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Phases {
+    /// Drawing the batch from the data set, augmentation included, and moving it to the device.
+    pub data: Seconds,
+    /// The input's cast to the compute format, the forward pass and the loss, with its gradient with respect to the logits:
+    /// one operation computes both.
+    pub forward: Seconds,
+    /// The backward pass, and summing the gradients of micro-batches.
+    pub backward: Seconds,
+    /// One pass over the weight gradients that converts them to f32, unscales, counts and squares them, and the decision
+    /// whether to skip or to clip. It writes no gradient: the update converts and unscales again what it reads.
+    pub unscale: Seconds,
+    /// The optimizer's update, and the weights' cast to the compute format in the same pass.
+    pub update: Seconds,
+}
+
+impl Phases {
+    /// The time of one phase.
+    pub fn of(&mut self, phase: Phase) -> &mut Seconds {
+        match phase {
+            Phase::Data => &mut self.data,
+            Phase::Forward => &mut self.forward,
+            Phase::Backward => &mut self.backward,
+            Phase::Unscale => &mut self.unscale,
+            Phase::Update => &mut self.update,
+        }
+    }
+}
+
+/// A phase of a training step: a field of [`Phases`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// [`Phases::data`].
+    Data,
+    /// [`Phases::forward`].
+    Forward,
+    /// [`Phases::backward`].
+    Backward,
+    /// [`Phases::unscale`].
+    Unscale,
+    /// [`Phases::update`].
+    Update,
+}
+
+/// The matrix products of a training step: nearly all of its arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Work {
+    /// Multiplications and additions in the products of one step, as they were counted.
+    pub operations: u64,
+    /// These, over the time of the whole step, with an interval in this run.
+    pub rate: Estimate<Flops>,
+    /// This program's fastest matrix multiplication of the format: the fastest of many large square products on this device,
+    /// all formats in turns, before and after the timed blocks. Not what the hardware can do at most.
+    pub peak: Flops,
+    /// `rate` ÷ `peak`. No interval: the two are measured minutes apart, and how far the machine drifts meanwhile is not
+    /// known.
+    pub share_of_peak: Point,
+}
+
+/// A GPU during the timed blocks of one variant, by NVML. What it does not tell is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GpuLoad {
+    /// Energy of one step; none where blocks are too short for the driver's counter, of which one is a fifth of a second.
+    pub step_joules: Option<f64>,
+    /// Mean power at the end of the blocks.
+    pub power_watts: Option<f64>,
+    /// Lowest clock of the multiprocessors at the end of a block.
+    pub lowest_clock_mhz: Option<u32>,
+    /// Highest clock of the multiprocessors at the end of a block.
+    pub highest_clock_mhz: Option<u32>,
+    /// Highest temperature.
+    pub highest_celsius: Option<u32>,
+    /// Why clocks were held back, by NVML's names.
+    pub throttled: Vec<String>,
+}
+
+/// Inference in the compute format.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Inference {
+    /// Median time of one batch, with an interval in this run; none where the arithmetic is emulated.
+    pub batch_seconds: Option<Estimate<Seconds>>,
+    /// Samples in that batch.
+    pub batch: usize,
+    /// Peak live bytes: weights and the largest moment of the forward pass.
+    pub peak_bytes: Bytes,
+    /// Bytes of the weights in that.
+    pub weights: Bytes,
+    /// Mean time of one batch in each timed block.
+    pub blocks: Vec<Seconds>,
+}
+
+/// Memory of training by category, at the peak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Memory {
+    /// Peak of the live bytes that the run holds.
+    pub peak_bytes: Bytes,
+    /// Weights in the format that computes.
+    pub weights: Bytes,
+    /// Master weights beside them; 0 where the policy has none.
+    pub master_weights: Bytes,
+    /// Weight gradients.
+    pub gradients: Bytes,
+    /// Momentum and Adam moments.
+    pub optimizer: Bytes,
+    /// The rest of the peak: what forward keeps for backward, and work space.
+    pub activations: Bytes,
+    /// What of the activations the matrix products pack their operands into, with one thread: each thread more has some of its
+    /// own. None on a GPU, where all policies have the same, and in older files.
+    #[serde(default)]
+    pub work_space: Option<Bytes>,
+}

@@ -1,0 +1,122 @@
+//! What was counted: overflow, underflow, gradients and updates.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Counts of one role over the census steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Counts {
+    /// Values looked at.
+    pub elements: u64,
+    /// Finite before rounding, past the format's largest value after it: infinite, NaN, or held at that value.
+    pub overflow: u64,
+    /// Not 0 before rounding, 0 after.
+    pub underflow: u64,
+    /// Non-zero subnormal after rounding.
+    pub subnormal: u64,
+    /// NaN after rounding.
+    pub nan: u64,
+}
+
+impl Counts {
+    /// Both counts together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            elements: self.elements + other.elements,
+            overflow: self.overflow + other.overflow,
+            underflow: self.underflow + other.underflow,
+            subnormal: self.subnormal + other.subnormal,
+            nan: self.nan + other.nan,
+        }
+    }
+
+    /// What is left of these counts without `other`; 0 where `other` has more.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self {
+            elements: self.elements.saturating_sub(other.elements),
+            overflow: self.overflow.saturating_sub(other.overflow),
+            underflow: self.underflow.saturating_sub(other.underflow),
+            subnormal: self.subnormal.saturating_sub(other.subnormal),
+            nan: self.nan.saturating_sub(other.nan),
+        }
+    }
+}
+
+/// Updates that were made and those that changed nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpdateCounts {
+    /// Weights updated, over all steps that were not skipped.
+    pub elements: u64,
+    /// Of these, the ones with Δw ≠ 0 where w + Δw rounded to w.
+    pub lost: u64,
+}
+
+/// What the weight gradients were, over every step, as the backward pass leaves them: still multiplied by the loss scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GradientCounts {
+    /// Values looked at.
+    pub elements: u64,
+    /// Exact zeros.
+    pub zero: u64,
+    /// Subnormals of the format that the gradient came out in.
+    pub subnormal: u64,
+    /// Infinities.
+    pub infinite: u64,
+    /// NaNs.
+    pub nan: u64,
+}
+
+impl GradientCounts {
+    /// Both counts together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            elements: self.elements + other.elements,
+            zero: self.zero + other.zero,
+            subnormal: self.subnormal + other.subnormal,
+            infinite: self.infinite + other.infinite,
+            nan: self.nan + other.nan,
+        }
+    }
+}
+
+/// Counts by role. A census looks at every N-th step; `updates`, `gradients` and `skipped_steps` see every step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Numerics {
+    /// Weights cast to the compute format.
+    pub weights: Counts,
+    /// Outputs of layers, forwards.
+    pub activations: Counts,
+    /// Gradients with respect to activations, scaled.
+    pub activation_gradients: Counts,
+    /// Gradients with respect to weights, scaled.
+    pub weight_gradients: Counts,
+    /// Weight updates.
+    pub updates: UpdateCounts,
+    /// Cheap exact counts of every step.
+    pub gradients: GradientCounts,
+    /// Skipped steps, all seeds.
+    pub skipped_steps: u64,
+    /// What was counted in which steps; all 0 in older files.
+    #[serde(default)]
+    pub evidence: Evidence,
+}
+
+/// What is known of values that leave their format's range, all roles together: from the census steps of the plan and from rejected
+/// steps between them. Under a dynamic loss scale that starts too high, the steps before a run's first update are rejected until it
+/// has settled; they are counted separately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Evidence {
+    /// Census steps of the plan, all seeds.
+    pub census_steps: u64,
+    /// Rejected steps beside those that were counted, all seeds.
+    pub rejected_steps: u64,
+    /// Skipped steps before a run's first update, all seeds.
+    pub settling_steps: u64,
+    /// The counts of those that were counted.
+    pub settling: Counts,
+    /// The counts of all other steps that were counted.
+    pub settled: Counts,
+}

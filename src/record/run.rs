@@ -1,0 +1,180 @@
+//! One run.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Counts, GradientCounts, Identity, Memory, UpdateCounts};
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// All its steps were done.
+    Completed,
+    /// The loss became non-finite, or the loss scale fell under its floor: a result, not an error.
+    Diverged,
+    /// The machine or the program could not go on.
+    Failed,
+}
+
+/// One run in one line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunSummary {
+    /// The seed.
+    pub seed: u64,
+    /// How it ended.
+    pub status: Status,
+    /// Correct ÷ all over the test split, 0 to 1, of the weights at the end, diverged or not.
+    pub test_accuracy: Option<f64>,
+    /// Training loss of the last step; none if it was not finite.
+    pub final_loss: Option<f64>,
+    /// Steps attempted, skipped ones included.
+    pub steps: u64,
+    /// Steps whose update was skipped because the loss or a weight gradient was not finite.
+    pub skipped_steps: u64,
+    /// SHA-256 of the final weights as f32, little-endian, in the order of the parameters; none of a failed run.
+    pub weights_digest: Option<String>,
+    /// Why and where it stopped early.
+    pub failure: Option<Failure>,
+}
+
+/// Why a run stopped early.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Failure {
+    /// The step, from 0.
+    pub step: u64,
+    /// The layer to blame, where one is known.
+    pub layer: Option<String>,
+    /// One sentence.
+    pub reason: String,
+}
+
+/// `runs/<variant>/seed-<n>/record.json`: everything one run left behind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunRecord {
+    /// What the run belongs to; absent in older records.
+    #[serde(default)]
+    pub identity: Option<Identity>,
+    /// The variant's name.
+    pub variant: String,
+    /// The run in one line.
+    pub summary: RunSummary,
+    /// Training loss of each step; `null` where it was not finite.
+    pub loss: Vec<Option<f64>>,
+    /// Accuracy and loss on the test split along the way.
+    pub evaluations: Vec<Evaluation>,
+    /// The loss scale: each change as (first step it holds for, scale); empty without loss scaling.
+    pub scale: Vec<(u64, f64)>,
+    /// The skipped steps.
+    pub skips: Vec<Skip>,
+    /// Counts by layer and role, summed over the census steps of the plan.
+    pub census: Vec<LayerCensus>,
+    /// The part of `census` that was counted before the first update, while the loss scale came down.
+    #[serde(default)]
+    pub settling_census: Vec<LayerCensus>,
+    /// Steps of the plan on which a census was taken.
+    pub census_steps: Vec<u64>,
+    /// Counts of rejected steps between those, as far as their weights were still there: of the first sixteen, and of the one
+    /// that ended the run.
+    #[serde(default)]
+    pub rejected_census: Vec<LayerCensus>,
+    /// Every step that has a census, the plan's and the rejected ones, in order of counting.
+    #[serde(default)]
+    pub counted_steps: Vec<CountedStep>,
+    /// Updates over every step.
+    pub updates: UpdateCounts,
+    /// Weight gradients over every step.
+    pub gradients: GradientCounts,
+    /// Memory of this run; none where the arithmetic is emulated.
+    pub memory: Option<Memory>,
+}
+
+impl RunRecord {
+    /// Steps that were skipped before the first update while the loss scale came down: those from step 0 on without a gap; 0 of
+    /// a run that never made an update.
+    pub fn settling_steps(&self) -> u64 {
+        let skipped = self.skips.iter().zip(0..).take_while(|(skip, step)| skip.step == *step);
+        let skipped = skipped.count() as u64;
+        let scale_moves = self.scale.len() > 1;
+        if scale_moves && skipped < self.summary.steps { skipped } else { 0 }
+    }
+}
+
+/// The model on the test split at one step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Evaluation {
+    /// Steps done before it.
+    pub step: u64,
+    /// Correct ÷ all, 0 to 1.
+    pub accuracy: f64,
+    /// Mean loss; none if not finite.
+    pub loss: Option<f64>,
+}
+
+/// A step whose update was skipped, because its loss or a weight gradient was not finite.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Skip {
+    /// The step, from 0.
+    pub step: u64,
+    /// The layer to blame. Where the loss is not finite: the first of the forward pass whose result is not, as far as the
+    /// weights of that step were still there when it was looked for; `loss` where all are. Otherwise the layer whose weight
+    /// gradient was the first of the backward pass not to be finite.
+    pub layer: String,
+}
+
+/// What a census found in one step, all layers and roles together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CountedStep {
+    /// The step, from 0.
+    pub step: u64,
+    /// Whether the plan asked for it; else it was counted because it was rejected.
+    pub planned: bool,
+    /// Whether its update was made.
+    pub applied: bool,
+    /// The counts.
+    pub counts: Counts,
+}
+
+/// The role of a tensor in training.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Weights cast to the compute format.
+    Weights,
+    /// Outputs of layers.
+    Activations,
+    /// Gradients with respect to activations.
+    ActivationGradients,
+    /// Gradients with respect to weights.
+    WeightGradients,
+    /// Weight updates: a histogram of Δw; what is lost is in [`UpdateCounts`].
+    Updates,
+}
+
+/// Counts and exponents of one layer's tensors in one role.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LayerCensus {
+    /// The layer's name.
+    pub layer: String,
+    /// The role.
+    pub role: Role,
+    /// The counts.
+    pub counts: Counts,
+    /// Exponents of the values before rounding.
+    pub exponents: ExponentHistogram,
+}
+
+/// How many values lie in each binade, before rounding: a value v ≠ 0 is in bin floor(log2 |v|).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExponentHistogram {
+    /// Exact zeros.
+    pub zeros: u64,
+    /// Infinities and NaNs.
+    pub non_finite: u64,
+    /// Exponent of the first bin; bins before and after the listed ones are empty.
+    pub first: i32,
+    /// Values in each binade, from `first` on.
+    pub bins: Vec<u64>,
+}
