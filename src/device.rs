@@ -300,7 +300,9 @@ fn notes(unused: &[UnusedUnits], bf16_flushes: bool) -> Vec<String> {
         if let Ok(pin) = std::env::var(variable)
             && !pin.trim().is_empty()
         {
-            notes.push(format!("{variable}={pin} decides how products run, not {instead}."));
+            notes.push(format!(
+                "{variable}={pin} decides how matrix multiplications run, not {instead}."
+            ));
         }
     }
     notes

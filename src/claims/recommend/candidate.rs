@@ -201,19 +201,16 @@ impl<'a> Candidate<'a> {
     pub(super) fn timing_needed(&self) -> Option<TimingNeeded> {
         let time = self.against.train_time_ratio?;
         let given = self.measure.timing_blocks;
-        let (threshold, why) = match (self.unsure(), self.maybe_faster()) {
+        let (threshold, question) = match (self.unsure(), self.maybe_faster()) {
             (Some(_), _) => {
                 let percent = (LITTLE_SLOWER - 1.0) * 100.0;
-                (
-                    LITTLE_SLOWER,
-                    format!("{} and may be more than {percent:.0}% slower", self.takes()),
-                )
+                (LITTLE_SLOWER, format!("more than {percent:.0}% slower"))
             }
-            (None, Some(_)) => (1.0, "may be faster".to_owned()),
+            (None, Some(_)) => (1.0, "faster".to_owned()),
             (None, None) => return None,
         };
         let needed = blocks_to_settle(time, given, threshold);
-        let why = format!("{} {why} ({} of the step time)", self.name(), estimate(time));
+        let why = format!("it is open whether {} is {question}", self.name());
         Some(TimingNeeded { why, more: needed.map(|needed| needed - given) })
     }
 }
@@ -268,10 +265,4 @@ pub(super) fn stopped(variant: &VariantResult) -> Option<String> {
             plural(runs, "run")
         )),
     }
-}
-
-/// `0.55× (0.54–0.56×)`.
-fn estimate(ratio: Estimate<Ratio>) -> String {
-    let Estimate { value, low, high } = ratio;
-    format!("{value} ({:.2}–{high})", low.0)
 }
