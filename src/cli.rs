@@ -5,6 +5,7 @@ mod check;
 mod datasets;
 mod doctor;
 mod formats;
+mod history;
 mod interleave;
 mod progress;
 mod time;
@@ -82,6 +83,9 @@ enum Command {
     /// Accept, list and show baselines
     #[command(subcommand)]
     Baseline(check::BaselineCommand),
+    /// Keep metrics commit by commit, and find where they changed
+    #[command(subcommand)]
+    History(history::HistoryCommand),
     /// List the floating-point formats and their ranges
     Formats,
     /// Print the JSON schema of a file that experiments write
@@ -262,6 +266,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(arguments) => interleave::compare(&arguments),
         Command::Time(arguments) => time::time(&arguments),
         Command::Baseline(command) => check::baseline(&command),
+        Command::History(command) => history::history(&command),
         Command::Formats => print(&formats::table()),
         Command::Schema { file } => schema(file),
         Command::Doctor { json } => doctor(json),

@@ -198,7 +198,7 @@ fn description(path: &Path, baseline: &Baseline) -> Vec<String> {
 }
 
 /// The results of an experiment that is finished, and of which no run failed: of others nothing can be said.
-fn finished(folder: &Path) -> Result<Results, Failure> {
+pub(super) fn finished(folder: &Path) -> Result<Results, Failure> {
     let results = report::load_results(folder)?;
     let place = folder.display();
     if !results.complete {
