@@ -1,19 +1,22 @@
 //! Trends: the values of a metric, commit by commit, a panel a variant and a line a seed, with a divider before the first commit
-//! of each new level.
+//! of each new level, and the levels of times.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Arrange, Axis, Choices, Figure, Key, Layer, Look, MOST_PANELS, Marks, Panel, Spot, Stroke,
+    Arrange, At, Axis, Choices, Figure, Key, Layer, Look, MOST_PANELS, Marks, Panel, Spot, Stroke,
     Swatch, Tick, cost, first_of, room_for,
 };
 use crate::history::Point;
-use crate::regression::Metric;
+use crate::regression::{Kind, Measured, Metric};
 use crate::report::history::Trend;
 use crate::report::text;
 
-/// So many of the latest commits are drawn: more points than a plot has room for.
-const MOST_COMMITS: usize = 500;
+/// So many of the latest commits are drawn.
+const MOST_COMMITS: usize = 2000;
+
+/// With more commits than these, only the first of each new level has a marker: there is no room for others.
+const MOST_MARKED: usize = 100;
 
 /// Commits named on an axis, about.
 const NAMED: usize = 6;
@@ -71,7 +74,7 @@ fn figure(number: usize, metric: Metric, group: &[&Trend<'_>]) -> Figure {
         file: format!("trend-{number}").into(),
         alt: format!("{title} by commit: {told}."),
         title,
-        subtitle: format!("{}. Dashed: before the first commit of a new level.", group[0].title()),
+        subtitle: format!("{}. Upright, dashed: a new level begins.", group[0].title()),
         room: room_for(panels.len(), 190.0),
         arrange: Arrange::Stacked,
         legend: legend(&seeds),
@@ -146,10 +149,21 @@ fn panel(
         low = spots.iter().map(|spot| spot.at.1).fold(low, f64::min);
         high = spots.iter().map(|spot| spot.at.1).fold(high, f64::max);
         let points = spots.iter().map(|spot| spot.at).collect();
-        layers.push(Layer::of(index, Marks::Line { points, look, stroke: Stroke::Main }));
+        let is_crowded = commits.len() > MOST_MARKED;
+        let stroke = if is_crowded { Stroke::Faint } else { Stroke::Main };
+        let plain = Look { dash: &[], ..look };
+        layers.push(Layer::of(index, Marks::Line { points, look: plain, stroke }));
+        let places =
+            trend.changes.iter().filter_map(|change| place(&trend.series.points[change.at]));
+        let places: BTreeSet<usize> = places.collect();
+        let is_shown = |spot: &Spot| !is_crowded || places.contains(&(spot.at.0 as usize));
+        let spots = spots.into_iter().filter(is_shown).collect();
+        layers
+            .extend(levels(trend, &place, factor).map(|points| {
+                Layer::of(index, Marks::Line { points, look, stroke: Stroke::Main })
+            }));
         layers.push(Layer::of(index, Marks::Points { spots, look }));
-        let changes = trend.changes.iter();
-        dividers.extend(changes.filter_map(|change| place(&trend.series.points[change.at])));
+        dividers.extend(places);
     }
     let dividers = dividers.into_iter().map(|at| Layer::plain(Marks::Divider(at as f64 - 0.5)));
     let is_empty = !(low.is_finite() && high.is_finite());
@@ -165,6 +179,31 @@ fn panel(
         empty: is_empty.then(|| "None of the latest values is a number.".to_owned()),
         weight: 1.0,
     }
+}
+
+/// A line a level of a noisy series that changed, as far as it is drawn.
+fn levels(
+    trend: &Trend<'_>,
+    place: &impl Fn(&Point) -> Option<usize>,
+    factor: f64,
+) -> Vec<Vec<At>> {
+    let (points, changes) = (&trend.series.points, &trend.changes);
+    let is_noisy = trend.series.key.metric.kind() == Kind::Noisy;
+    let first = changes.first().filter(|_| is_noisy).map(|change| (0, &change.before));
+    let later = changes.iter().map(|change| (change.at, &change.after));
+    let starts: Vec<(usize, &Measured)> = match first {
+        Some(first) => std::iter::once(first).chain(later).collect(),
+        None => Vec::new(),
+    };
+    let ends: Vec<usize> = changes.iter().map(|change| change.at).chain([points.len()]).collect();
+    let line = |((from, value), end): ((usize, &Measured), usize)| {
+        let mut places = points[from..end].iter().filter_map(place);
+        let first = places.next()?;
+        let last = places.next_back().unwrap_or(first);
+        let level = value.value()? * factor;
+        Some(vec![(first as f64, level), (last as f64, level)])
+    };
+    starts.into_iter().zip(ends).filter_map(line).collect()
 }
 
 /// Commits at equal distances, of which some are named.
