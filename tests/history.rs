@@ -202,7 +202,7 @@ fn eight_writers_at_once_lose_nothing() {
     assert_eq!(values(&at.join("history.db"), "fp16-mixed/lost_updates"), expected);
 }
 
-/// Kills a writer at so many random points. Each time what is there is whole adds, and all that were acknowledged.
+/// Kills so many writers at random points. Each time what is there is whole adds, and all that were acknowledged.
 fn kill_writers(times: usize) {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -211,10 +211,14 @@ fn kill_writers(times: usize) {
     save(at, "run", &of_commit(0, 0, |_| ()));
     let started = std::time::Instant::now();
     assert_eq!(mantissa(at, &["history", "add", "run"]).code, Some(0));
-    let whole = started.elapsed();
+    let mut whole = started.elapsed();
     let (mut acknowledged, mut killed) = (1, 0);
-    for number in 1..=times {
+    for number in 1..=20 * times {
+        if killed == times {
+            break;
+        }
         save(at, "run", &of_commit(number, number as u64, |_| ()));
+        let started = std::time::Instant::now();
         let mut writer = command(at, &["history", "add", "run"]);
         let mut writer: Child = writer.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(whole.mul_f64(rng.random_range(0.0..1.0)));
@@ -222,6 +226,10 @@ fn kill_writers(times: usize) {
         let was_killed = !writer.wait().unwrap().success();
         killed += usize::from(was_killed);
         acknowledged += usize::from(!was_killed);
+        if !was_killed {
+            // Those that end too soon to be killed say how long a write takes by now.
+            whole = whole.min(started.elapsed());
+        }
 
         let all = History::open(&file).unwrap().series(&Filter::default()).unwrap();
         assert_eq!(all.len(), VALUES);
@@ -233,8 +241,7 @@ fn kill_writers(times: usize) {
     let check = rusqlite::Connection::open(&file).unwrap();
     let check: String = check.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
-    println!("{killed} of {times} writers were killed");
-    assert!(killed > times / 4, "{killed} of {times} writers were killed");
+    assert_eq!(killed, times);
 }
 
 #[test]
