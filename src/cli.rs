@@ -5,7 +5,10 @@ mod check;
 mod datasets;
 mod doctor;
 mod formats;
+mod history;
+mod interleave;
 mod progress;
+mod time;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write as _};
@@ -73,20 +76,16 @@ enum Command {
         #[command(flatten)]
         how: check::How,
     },
-    /// Judge the results in B by those in A
-    Compare {
-        /// Folder that `mantissa experiment` wrote
-        #[arg(value_name = "A")]
-        old: PathBuf,
-        /// Another, of the same plan
-        #[arg(value_name = "B")]
-        new: PathBuf,
-        #[command(flatten)]
-        how: check::How,
-    },
+    /// Judge the results in B by those in A; with --interleave, the times of build B by those of build A
+    Compare(interleave::CompareArguments),
+    /// Time one block of every variant of a spec, train nothing, and print the times as JSON
+    Time(time::TimeArguments),
     /// Accept, list and show baselines
     #[command(subcommand)]
     Baseline(check::BaselineCommand),
+    /// Keep metrics commit by commit, and find where they changed
+    #[command(subcommand)]
+    History(history::HistoryCommand),
     /// List the floating-point formats and their ranges
     Formats,
     /// Print the JSON schema of a file that experiments write
@@ -111,13 +110,9 @@ enum SchemaFile {
     Record,
 }
 
+/// The experiment that is meant, and where it runs.
 #[derive(Debug, Args)]
-struct ExperimentArguments {
-    /// The experiment, a TOML file as in experiments/; left out: synthetic digits, five policies, eight seeds
-    spec: Option<PathBuf>,
-    /// Folder of results and report [default: reports/NAME]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+struct Selection {
     /// Where to run: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: Device,
@@ -131,15 +126,26 @@ struct ExperimentArguments {
     /// bf16-mixed, fp16 and 16-mixed are fp16-mixed
     #[arg(long, value_name = "A,B,…", value_delimiter = ',')]
     variants: Option<Vec<String>>,
-    /// Seeds 0 to N - 1 in place of the spec's; more than --out has are added to those
-    #[arg(long, value_name = "N")]
-    seeds: Option<u64>,
     /// Change a value of the spec, such as train.steps=1e4 or train.epochs=3; KEY= removes it; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Worker threads [default: one per logical processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS))]
     threads: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+struct ExperimentArguments {
+    /// The experiment, a TOML file as in experiments/; left out: synthetic digits, five policies, eight seeds
+    spec: Option<PathBuf>,
+    /// Folder of results and report [default: reports/NAME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    selection: Selection,
+    /// Seeds 0 to N - 1 in place of the spec's; more than --out has are added to those
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
     /// Print the results and nothing else
     #[arg(long)]
     quiet: bool,
@@ -257,8 +263,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Show { folder, printed } => show(&folder, printed.verbosity()),
         Command::Report { folders, out, tensorboard } => report(&folders, out, tensorboard),
         Command::Check { folder, baseline, how } => check::check(&folder, &baseline, &how),
-        Command::Compare { old, new, how } => check::compare(&old, &new, &how),
+        Command::Compare(arguments) => interleave::compare(&arguments),
+        Command::Time(arguments) => time::time(&arguments),
         Command::Baseline(command) => check::baseline(&command),
+        Command::History(command) => history::history(&command),
         Command::Formats => print(&formats::table()),
         Command::Schema { file } => schema(file),
         Command::Doctor { json } => doctor(json),
@@ -280,16 +288,50 @@ fn schema(file: SchemaFile) -> Result<(), Failure> {
     print(&serde_json::to_string_pretty(&schema).map_err(Failure::machine)?)
 }
 
+/// A device that is open, worker threads, and what is known of both.
+struct Place {
+    pool: ThreadPool,
+    device: candle_core::Device,
+    environment: Environment,
+}
+
+impl Selection {
+    /// Opens the device and starts the threads.
+    fn open(&self) -> Result<Place, Failure> {
+        let choice = self.device.resolve().map_err(Failure::machine)?;
+        let pool = worker_threads(self.threads)?;
+        let device = choice.open().map_err(Failure::machine)?;
+        let products = ops::product_paths().map_err(Failure::input)?;
+        let environment = device::environment(&choice, pool.current_num_threads(), products);
+        Ok(Place { pool, device, environment })
+    }
+
+    /// The plan that is meant.
+    fn plan(&self, spec: Option<&Path>, seeds: Option<u64>) -> Result<Plan, Failure> {
+        let mut set =
+            datasets::overrides((self.mnist.as_deref(), self.cifar10.as_deref()), spec.is_none())?;
+        set.extend(self.set.iter().cloned());
+        let (file, text) = match spec {
+            Some(path) => {
+                (path.display().to_string(), store::read_to_string(path).map_err(Failure::input)?)
+            }
+            None => ("experiments/default.toml".to_owned(), spec::DEFAULT.to_owned()),
+        };
+        let overrides = Overrides { set, variants: self.variants.clone(), seeds };
+        let count = |data: &DataPlan| {
+            let data = data::load(data).map_err(|error| error.to_string())?;
+            Ok(data.train.labels.len())
+        };
+        Plan::read_counting((&file, &text), &overrides, &count).map_err(Failure::input)
+    }
+}
+
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
-    let (quiet, force, tensorboard) = (arguments.quiet, arguments.force, arguments.tensorboard);
-    let verbosity = arguments.printed.verbosity();
-    let choice = arguments.device.resolve().map_err(Failure::machine)?;
-    let threads = arguments.threads;
-    let (plan, out) = resolve(arguments)?;
-    let pool = worker_threads(threads)?;
-    let device = choice.open().map_err(Failure::machine)?;
-    let products = ops::product_paths().map_err(Failure::input)?;
-    let environment = device::environment(&choice, pool.current_num_threads(), products);
+    let ExperimentArguments { spec, out, selection, seeds, .. } = arguments;
+    let ExperimentArguments { quiet, printed, tensorboard, force, .. } = arguments;
+    let plan = selection.plan(spec.as_deref(), seeds)?;
+    let out = out.unwrap_or_else(|| Path::new("reports").join(&plan.name));
+    let Place { pool, device, environment } = selection.open()?;
     let folder = Folder::lock(&out, &holder(&environment)).map_err(Failure::input)?;
     let options = Options { folder: &folder, force, device: &device, environment: &environment };
     let mut progress = Progress::new(quiet, &plan);
@@ -301,7 +343,7 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
 
     // Every run is in: without a report, there is still the table.
     let reported = complete_report(&results, &out, tensorboard).map_err(Failure::machine);
-    print(&report::terminal(&results, verbosity, width()))?;
+    print(&report::terminal(&results, printed.verbosity(), width()))?;
     reported?;
     if !quiet {
         print(&printable(&format!("report: {}", out.join(report::PAGE).display())))?;
@@ -328,30 +370,6 @@ fn complete_report(results: &Results, out: &Path, tensorboard: bool) -> Result<(
         report::tensorboard(out)?;
     }
     Ok(())
-}
-
-/// What the arguments mean: the plan and the folder of its results.
-fn resolve(arguments: ExperimentArguments) -> Result<(Plan, PathBuf), Failure> {
-    let is_default = arguments.spec.is_none();
-    let mut set = datasets::overrides(
-        (arguments.mnist.as_deref(), arguments.cifar10.as_deref()),
-        is_default,
-    )?;
-    set.extend(arguments.set);
-    let (file, text) = match &arguments.spec {
-        Some(path) => {
-            (path.display().to_string(), store::read_to_string(path).map_err(Failure::input)?)
-        }
-        None => ("experiments/default.toml".to_owned(), spec::DEFAULT.to_owned()),
-    };
-    let overrides = Overrides { set, variants: arguments.variants, seeds: arguments.seeds };
-    let count = |data: &DataPlan| {
-        let data = data::load(data).map_err(|error| error.to_string())?;
-        Ok(data.train.labels.len())
-    };
-    let plan = Plan::read_counting((&file, &text), &overrides, &count).map_err(Failure::input)?;
-    let out = arguments.out.unwrap_or_else(|| Path::new("reports").join(&plan.name));
-    Ok((plan, out))
 }
 
 /// The pool of worker threads.

@@ -25,7 +25,7 @@ use crate::record::{
 };
 use crate::spec::{ControlKind, ControlPlan, Plan, VariantPlan};
 use crate::store::{self, Folder, StoreError};
-use crate::train::{self, RunError, Timing};
+use crate::train::{self, Phase, RunError, Timing};
 use kept::{Found, RESULTS};
 use timed::TimingRecord;
 
@@ -164,11 +164,7 @@ pub fn run(
     options: Options<'_>,
     listen: &mut dyn FnMut(Event<'_>),
 ) -> Result<Results, ExperimentError> {
-    let data = data::load(&plan.data)?;
-    let model = Model::new(&plan.model, data.shape, data.classes)?;
-    model.check_batch(plan.train.batch.max(plan.measure.inference_batch))?;
-    model.check_normalization(plan.train.batch)?;
-    Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
+    let (data, model) = prepare::<ExperimentError>(plan)?;
     let trained = trained(plan);
     let experiment = Experiment { plan, options, data: data.facts(), notes: data.notes() };
     let kept::Part { mut records, timing, .. } = match experiment.begin(&trained, &data, listen)? {
@@ -210,20 +206,38 @@ pub fn run(
 /// # Errors
 /// When the data cannot be read, or the model does not fit it or the machine's memory.
 pub fn time_again(plan: &Plan, device: &Device) -> Result<Vec<VariantResult>, TimeError> {
-    let data = data::load(&plan.data)?;
-    let model = Model::new(&plan.model, data.shape, data.classes)?;
-    let blocks = plan.measure.timing_blocks;
-    let timings = train::time_variants(
-        plan,
-        (&model, &data, device),
-        &plan.variants,
-        0..blocks,
-        &mut |_, _| (),
-    )?;
+    let (_, timings) =
+        time_blocks(plan, device, Phase { blocks: 0..plan.measure.timing_blocks, products: true })?;
     let variants = plan.variants.iter().zip(&timings);
     Ok(variants
         .map(|(variant, timing)| summarize((plan, device), variant, &[], Some(timing)))
         .collect())
+}
+
+/// Times blocks of a plan's timing phase, but for controls. Returns what the data is and one entry a variant, in the
+/// plan's order.
+///
+/// # Errors
+/// When the data cannot be read, or the model does not fit it or the machine's memory.
+pub fn time_blocks(
+    plan: &Plan,
+    device: &Device,
+    phase: Phase,
+) -> Result<(DataFacts, Vec<Timing>), TimeError> {
+    let (data, model) = prepare::<TimeError>(plan)?;
+    let on = (&model, &data, device);
+    let timings = train::time_variants(plan, on, &plan.variants, phase, &mut |_, _| ())?;
+    Ok((data.facts(), timings))
+}
+
+/// The data and the model of a plan, which fit each other.
+fn prepare<E: From<DataError> + From<ModelError>>(plan: &Plan) -> Result<(Dataset, Model), E> {
+    let data = data::load(&plan.data)?;
+    let model = Model::new(&plan.model, data.shape, data.classes)?;
+    model.check_batch(plan.train.batch.max(plan.measure.inference_batch))?;
+    model.check_normalization(plan.train.batch)?;
+    Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
+    Ok((data, model))
 }
 
 /// A timing phase that could not be done.

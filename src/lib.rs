@@ -6,6 +6,8 @@ pub mod cli;
 pub mod experiment;
 pub mod report;
 
+pub mod history;
+
 pub mod regression;
 
 pub mod claims;

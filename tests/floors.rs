@@ -194,3 +194,9 @@ fn only_the_store_opens_files() {
     let opens = ["File::open", "File::options", "fs::read(", "fs::read_to_string"];
     assert_eq!(found(&opens, |module| module != "store"), [""; 0]);
 }
+
+#[test]
+fn only_the_store_opens_databases_and_only_the_history_writes_through_them() {
+    assert_eq!(found(&["Connection::open"], |module| module != "store"), [""; 0]);
+    assert_eq!(found(&["rusqlite"], |module| !["store", "history"].contains(&module)), [""; 0]);
+}

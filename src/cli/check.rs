@@ -23,7 +23,7 @@ use crate::words::{plural, printable};
 pub(super) struct How {
     /// Fail where a metric is inconclusive too
     #[arg(long)]
-    strict: bool,
+    pub(super) strict: bool,
     /// Metrics that may fail, each with a reason.
     #[arg(
         long,
@@ -37,7 +37,7 @@ pub(super) struct How {
 }
 
 impl How {
-    fn allowed(&self) -> Result<Vec<Allowance>, Failure> {
+    pub(super) fn allowed(&self) -> Result<Vec<Allowance>, Failure> {
         self.allow.iter().map(|text| text.parse().map_err(Failure::input)).collect()
     }
 }
@@ -103,7 +103,7 @@ pub(super) fn check(folder: &Path, baseline: &Path, how: &How) -> Result<(), Fai
     }
 }
 
-/// `mantissa compare`: the second results by the first.
+/// `mantissa compare` of two folders: the second results by the first.
 pub(super) fn compare(old: &Path, new: &Path, how: &How) -> Result<(), Failure> {
     let allowed = how.allowed()?;
     let (before, results) = (finished(old)?, finished(new)?);
@@ -198,7 +198,7 @@ fn description(path: &Path, baseline: &Baseline) -> Vec<String> {
 }
 
 /// The results of an experiment that is finished, and of which no run failed: of others nothing can be said.
-fn finished(folder: &Path) -> Result<Results, Failure> {
+pub(super) fn finished(folder: &Path) -> Result<Results, Failure> {
     let results = report::load_results(folder)?;
     let place = folder.display();
     if !results.complete {
@@ -261,7 +261,11 @@ fn other_place(there: &Environment, here: &Environment) -> Option<String> {
 }
 
 /// Prints the judgement, and says what it comes to.
-fn conclude(judgement: &Judgement, how: &How, allowed: &[Allowance]) -> Result<(), Failure> {
+pub(super) fn conclude(
+    judgement: &Judgement,
+    how: &How,
+    allowed: &[Allowance],
+) -> Result<(), Failure> {
     for allowance in allowed {
         allowance.check(judgement).map_err(Failure::input)?;
     }

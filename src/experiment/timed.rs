@@ -15,7 +15,7 @@ use crate::precision::Policy;
 use crate::record::Identity;
 use crate::spec::{Plan, VariantPlan};
 use crate::store::{self, StoreError};
-use crate::train::{self, Timing};
+use crate::train::{self, Phase, Timing};
 use crate::words;
 
 /// `runs/timing.json`: the blocks of all variants, and what they were timed with.
@@ -169,7 +169,8 @@ pub(super) fn complete(
     let mut progress = |done, of| listen(Event::TimingBlock { done, of });
     let load = LoadMeter::start();
     // Without the batches that all share there are no times at all, but what was trained is there.
-    let timings = train::time_variants(plan, on, variants, kept..all, &mut progress)
+    let phase = Phase { blocks: kept..all, products: true };
+    let timings = train::time_variants(plan, on, variants, phase, &mut progress)
         .unwrap_or_else(|error| vec![Timing::failed(&error); variants.len()]);
     record.other_load = [record.other_load, load.others()].into_iter().flatten().reduce(f64::max);
     let mut before = std::mem::take(&mut record.timings);

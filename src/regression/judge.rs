@@ -153,9 +153,21 @@ pub fn judge(baseline: &Baseline, results: &Results, asked: &Asked<'_>) -> Judge
     let mut findings = exact::judge(baseline, results);
     let (of_times, wants_second_timing) = times::judge(baseline, results, asked.second);
     findings.extend(of_times);
+    Judgement {
+        wants_second_timing,
+        ..with_allowances(empty(results, asked), findings, asked.allowed)
+    }
+}
+
+/// A judgement with these findings, of which what fails may be allowed.
+pub(super) fn with_allowances(
+    judgement: Judgement,
+    mut findings: Vec<Finding>,
+    allowed: &[Allowance],
+) -> Judgement {
     findings.sort_by(|a, b| a.key.cmp(&b.key));
     for finding in findings.iter_mut().filter(|finding| finding.verdict == Verdict::Failed) {
-        let allowance = asked.allowed.iter().find(|allowance| allowance.covers(&finding.key));
+        let allowance = allowed.iter().find(|allowance| allowance.covers(&finding.key));
         if let Some(allowance) = allowance {
             finding.verdict = Verdict::Allowed(allowance.reason.clone());
         }
@@ -165,12 +177,12 @@ pub fn judge(baseline: &Baseline, results: &Results, asked: &Asked<'_>) -> Judge
             matches!(finding.verdict, Verdict::Allowed(_)) && allowance.covers(&finding.key)
         })
     };
-    let unneeded = asked.allowed.iter().filter(|allowance| !is_needed(allowance));
-    let notes = unneeded.map(|allowance| {
+    let unneeded = allowed.iter().filter(|allowance| !is_needed(allowance));
+    let unneeded = unneeded.map(|allowance| {
         format!("--allow {allowance}: nothing failed that it names, so it can go.")
     });
-    let notes = notes.collect();
-    Judgement { notes, wants_second_timing, findings, ..empty(results, asked) }
+    let notes = judgement.notes.into_iter().chain(unneeded).collect();
+    Judgement { notes, findings, ..judgement }
 }
 
 /// The judgement where the two cannot be compared at all, for a reason that is a sentence without its end.

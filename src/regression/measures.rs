@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::record::{Results, Status, VariantResult};
+use crate::stats;
 use crate::units::Seconds;
 
 use super::metric::{Key, Measured, Metric};
@@ -113,6 +114,15 @@ impl Times {
             all.insert(Key::of(&key.variant, metric), ratios);
         }
         all
+    }
+
+    /// The median of each noisy metric, those of the ratios to `baseline` with them.
+    pub fn medians(&self, baseline: &str) -> BTreeMap<Key, Measured> {
+        let medians = self
+            .with_ratios(baseline)
+            .into_iter()
+            .filter_map(|(key, blocks)| Some((key, Measured::number(stats::median(&blocks)?))));
+        medians.collect()
     }
 }
 

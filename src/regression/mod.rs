@@ -3,7 +3,10 @@
 
 mod allowance;
 pub mod baseline;
+mod block;
+mod builds;
 mod compact;
+mod comparison;
 mod exact;
 pub mod export;
 pub mod fingerprint;
@@ -17,6 +20,8 @@ mod times;
 
 pub use allowance::{Allowance, AllowanceError};
 pub use baseline::{Baseline, BaselineError};
+pub use block::{BLOCK_VERSION, BlockError, TimedBlock};
+pub use builds::{Rounds, judge_builds, unlike};
 pub use judge::{Asked, Counts, Finding, Judgement, Outcome, Second, Verdict, judge, refused};
 pub use measures::{Times, exact_metrics};
 pub use metric::{BYTES_MARGIN, Better, Key, Kind, Measured, Metric, TIME_MARGIN};

@@ -46,7 +46,7 @@ fn identity(row: &Row<'_>) -> Vec<Field> {
 
 /// A text of somebody else as a cell that no spreadsheet takes for a formula: behind an apostrophe where it begins like one.
 /// Numbers are written elsewhere, and stay numbers below 0 too.
-fn words(text: &str) -> String {
+pub(super) fn words(text: &str) -> String {
     let text = text::printable(text);
     let is_formula = text.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
     if is_formula { format!("'{text}") } else { text }

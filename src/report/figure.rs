@@ -11,12 +11,16 @@ mod layers;
 mod loss;
 mod scale;
 mod trade;
+mod trend;
+
+use std::borrow::Cow;
 
 use super::table::{Row, Table};
 use super::text;
 use super::theme::{Colour, PALETTE};
 
 pub(super) use axis::{Axis, Choices, Group, Scale, Tick};
+pub(super) use trend::trends;
 
 /// A point on the axes of a panel.
 pub(super) type At = (f64, f64);
@@ -25,7 +29,7 @@ pub(super) type At = (f64, f64);
 #[derive(Clone, Debug)]
 pub(super) struct Figure {
     /// The file's name without its ending.
-    pub(super) file: &'static str,
+    pub(super) file: Cow<'static, str>,
     /// What it shows.
     pub(super) title: String,
     /// How to read it.

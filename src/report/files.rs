@@ -44,17 +44,22 @@ fn names() -> impl Iterator<Item = String> {
     TEXTS.map(str::to_owned).into_iter().chain(FILES.into_iter().flat_map(drawings))
 }
 
+/// Whether this program wrote a page.
+pub(super) fn is_page(page: &Path) -> Result<bool, StoreError> {
+    if !store::is_file(page)? {
+        return Ok(false);
+    }
+    let start = store::read_start(page, START)?;
+    Ok(start.windows(MARK.len()).any(|bytes| bytes == MARK))
+}
+
 /// A file in `dir` that a report would replace, where nothing there says that this program wrote it: the page of a report would.
 ///
 /// # Errors
 /// When the file system does not say.
 pub fn foreign(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
-    let page = dir.join(PAGE);
-    if store::is_file(&page)? {
-        let start = store::read_start(&page, START)?;
-        if start.windows(MARK.len()).any(|bytes| bytes == MARK) {
-            return Ok(None);
-        }
+    if is_page(&dir.join(PAGE))? {
+        return Ok(None);
     }
     for name in names() {
         let path = dir.join(name);

@@ -9,6 +9,7 @@ use crate::claims;
 use crate::record::{ClaimVerdict, Environment, GpuLoad, RunSummary};
 
 use super::figure::{FOLDED, Figure, Scale};
+use super::history::Group;
 use super::reading::{Advice, Judged};
 use super::summary::{self, COLUMNS};
 use super::table::{LayerSum, Line, Row, TITLES, Table};
@@ -40,18 +41,13 @@ struct Page<'a> {
     rows: Vec<HtmlRow>,
     legend: Vec<&'static str>,
     reading: &'a [String],
-    figures: Vec<HtmlFigure>,
+    figures: Vec<HtmlFigure<'a>>,
     details: Vec<Detail>,
     labels: Vec<String>,
     environment: Vec<Fact>,
     plans: Vec<(String, String)>,
     downloads: Vec<Download>,
-    css: String,
-    js: &'static str,
-    /// What stands for each colour on a dark ground, as JSON.
-    dark: String,
-    /// plotly.js, compressed, in base 64.
-    plotly: String,
+    frame: Frame,
 }
 
 /// Where an experiment ran.
@@ -94,8 +90,8 @@ struct HtmlRow {
     cells: Vec<(Vec<Line>, String)>,
 }
 
-struct HtmlFigure {
-    file: &'static str,
+struct HtmlFigure<'a> {
+    file: &'a str,
     title: String,
     subtitle: String,
     /// Whether it is shown on request only.
@@ -139,6 +135,49 @@ struct Download {
     url: String,
 }
 
+/// What is the same in every page: how it looks and moves.
+struct Frame {
+    css: String,
+    js: &'static str,
+    /// What stands for each colour on a dark ground, as JSON.
+    dark: String,
+    /// plotly.js, compressed, in base 64.
+    plotly: String,
+}
+
+impl Frame {
+    fn new() -> Result<Self, String> {
+        Ok(Self {
+            css: format!("{}{}", include_str!("report.css"), dark_drawings()),
+            js: include_str!("report.js"),
+            dark: dark_colours()?,
+            plotly: BASE64_STANDARD.encode(interactive::compressed_script()?),
+        })
+    }
+}
+
+/// The page of a history.
+#[derive(Template)]
+#[template(path = "history.html")]
+struct HistoryPage<'a> {
+    title: &'a str,
+    groups: &'a [Group],
+    notes: &'a [String],
+    figures: Vec<HtmlFigure<'a>>,
+    frame: Frame,
+}
+
+/// The bytes of a history's page.
+pub(super) fn history(
+    title: &str,
+    (groups, notes): (&[Group], &[String]),
+    drawings: &[Drawing<'_>],
+) -> Result<Vec<u8>, String> {
+    let figures = drawings.iter().map(html_figure).collect::<Result<_, _>>()?;
+    let page = HistoryPage { title, groups, notes, figures, frame: Frame::new()? };
+    page.render().map(String::into_bytes).map_err(|error| error.to_string())
+}
+
 /// The page's bytes.
 pub(super) fn render(
     report: &Report<'_>,
@@ -166,10 +205,7 @@ pub(super) fn render(
         environment: environment(report),
         plans: plans(report)?,
         downloads: downloads(report, files)?,
-        css: format!("{}{}", include_str!("report.css"), dark_drawings()),
-        js: include_str!("report.js"),
-        dark: dark_colours()?,
-        plotly: BASE64_STANDARD.encode(interactive::compressed_script()?),
+        frame: Frame::new()?,
     };
     page.render().map(String::into_bytes).map_err(|error| error.to_string())
 }
@@ -248,7 +284,7 @@ fn html_row(table: &Table<'_>, row: &Row<'_>) -> HtmlRow {
     HtmlRow { baseline: row.is_baseline, name, cells }
 }
 
-fn html_figure(drawing: &Drawing<'_>) -> Result<HtmlFigure, String> {
+fn html_figure<'a>(drawing: &Drawing<'a>) -> Result<HtmlFigure<'a>, String> {
     let figure = drawing.figure;
     let keys = figure.legend.iter().map(|key| {
         Ok::<_, String>((key.series, draw::sample(key.swatch)?, text::printable(&key.label)))
@@ -263,10 +299,10 @@ fn html_figure(drawing: &Drawing<'_>) -> Result<HtmlFigure, String> {
         axes.flatten().collect::<Vec<_>>().join(" ")
     };
     Ok(HtmlFigure {
-        file: figure.file,
+        file: &figure.file,
         title: figure.title.clone(),
         subtitle: figure.subtitle.clone(),
-        folded: FOLDED.contains(&figure.file),
+        folded: FOLDED.contains(&&*figure.file),
         alt: figure.alt.clone(),
         svg: drawing.svg.clone(),
         data: interactive::json(figure),

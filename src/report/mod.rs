@@ -2,7 +2,7 @@
 //!
 //! What is said is computed once (`table`, `reading`, `skips`, `figure`); how it looks is decided elsewhere (`csv`, `markdown`,
 //! `latex`, `terminal`, `html`, `draw`, `interactive`). `tensorboard` makes its files of the run
-//! records alone.
+//! records alone, and `history` a table and a page of a history.
 
 mod csv;
 mod draw;
@@ -10,6 +10,7 @@ mod figure;
 mod files;
 #[cfg(test)]
 mod fixture;
+mod history;
 mod html;
 mod interactive;
 mod latex;
@@ -34,6 +35,9 @@ use crate::store::{self, StoreError};
 
 pub use figure::FILES as FIGURES;
 pub use files::{PAGE, clear, foreign, has_events, is_current};
+pub use history::{
+    HISTORY_PAGE, Trend, foreign_history, history_csv, history_terminal, render_history,
+};
 pub use load::{Loaded, load, load_results};
 pub use terminal::{Verbosity, terminal};
 

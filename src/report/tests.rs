@@ -519,7 +519,7 @@ fn pictures_decode_to_twice_the_size_of_the_drawing() {
 fn a_legend_names_each_variant_once() {
     let loaded = loaded();
     let figures = figures(&loaded);
-    for figure in figures.iter().filter(|f| ["loss", "exponents"].contains(&f.file)) {
+    for figure in figures.iter().filter(|f| ["loss", "exponents"].contains(&&*f.file)) {
         let svg = svg(figure);
         for variant in &loaded.results.variants {
             let text = format!(">\n{}\n</text>", variant.name);
@@ -782,7 +782,8 @@ fn the_grid_shows_the_first_layers() {
 
 #[test]
 fn the_figures_of_a_report_are_those_that_are_declared() {
-    let files: Vec<&str> = figures(&loaded()).iter().map(|figure| figure.file).collect();
+    let figures = figures(&loaded());
+    let files: Vec<&str> = figures.iter().map(|figure| &*figure.file).collect();
     assert_eq!(files, super::FIGURES);
 }
 

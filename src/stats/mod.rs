@@ -6,6 +6,7 @@
 
 mod accuracy;
 mod bootstrap;
+mod changes;
 mod describe;
 mod interval;
 mod permutation;
@@ -15,6 +16,7 @@ pub use accuracy::{
     MIN_PAIRS, SIGNIFICANCE, accuracy_difference, adjust, least_pairs, paired_differences,
 };
 pub use bootstrap::{RESAMPLES, bca, median_estimate, paired_ratio};
+pub use changes::{LEAST_LEVEL, LEAST_SERIES, change_points, exact_changes};
 pub use describe::{mean, median, sd};
 pub use interval::{
     FAR_OFF, TOST_LEVEL, equivalent, mean_difference, mean_interval, probability_better,

@@ -9,5 +9,5 @@ mod trainer;
 pub use peak::Peaks;
 pub use run::{RunError, run};
 pub use schedule::factor;
-pub use timing::{Load, Timing, time_variants};
+pub use timing::{Load, Phase, Timing, time_variants};
 pub use trainer::{DeviceBatch, Inferencer, LoadBatch, Test, Trainer};

@@ -208,9 +208,17 @@ impl<'a> TimedVariant<'a> {
     }
 }
 
-/// Times training steps and inference of every variant with native arithmetic, in these `blocks` of the phase: all, or those
-/// that follow the ones of an earlier call ([`Timing::followed_by`]). `progress(done, of)` is called after each block. Returns
-/// one entry a variant.
+/// What is timed in one call.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    /// These blocks of the phase: all, or those that follow the ones of an earlier call ([`Timing::followed_by`]).
+    pub blocks: Range<usize>,
+    /// Whether the fastest products of each format are measured beside.
+    pub products: bool,
+}
+
+/// Times training steps and inference of every variant with native arithmetic. `progress(done, of)` is called after each
+/// block. Returns one entry a variant.
 ///
 /// # Errors
 /// When the batches do not fit the data or an operation fails.
@@ -218,7 +226,7 @@ pub fn time_variants(
     plan: &Plan,
     (model, data, device): (&Model, &Dataset, &Device),
     variants: &[VariantPlan],
-    blocks: Range<usize>,
+    Phase { blocks, products }: Phase,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Timing>, RunError> {
     let seed = plan.seeds.first().copied().unwrap_or(0);
@@ -234,7 +242,8 @@ pub fn time_variants(
         return Ok(vec![Timing::default(); variants.len()]);
     };
     let sample = DeviceBatch::new(sample?, data.shape, device)?;
-    let mut peaks = peaks(if blocks.is_empty() { &[] } else { variants }, device);
+    let has_peaks = products && !blocks.is_empty();
+    let mut peaks = peaks(if has_peaks { variants } else { &[] }, device);
     let mut timings = vec![Timing::default(); variants.len()];
     let mut timed = Vec::new();
     for (index, variant) in variants.iter().enumerate() {

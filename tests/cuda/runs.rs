@@ -235,7 +235,8 @@ fn long_blocks_are_timed() {
     let data = data::load(&plan.data).unwrap();
     let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
     let on = (&model, &data, &device);
-    let timings = train::time_variants(&plan, on, &plan.variants, 0..2, &mut |_, _| ()).unwrap();
+    let phase = train::Phase { blocks: 0..2, products: true };
+    let timings = train::time_variants(&plan, on, &plan.variants, phase, &mut |_, _| ()).unwrap();
     for (timing, policy) in timings.iter().zip(policies) {
         assert_eq!(timing.failure, None, "{policy}");
         let blocks = [timing.train.len(), timing.phases.len(), timing.inference.len()];
@@ -251,7 +252,8 @@ fn every_policy_is_timed() {
     let data = data::load(&plan.data).unwrap();
     let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
     let on = (&model, &data, &device);
-    let timings = train::time_variants(&plan, on, &plan.variants, 0..2, &mut |_, _| ()).unwrap();
+    let phase = train::Phase { blocks: 0..2, products: true };
+    let timings = train::time_variants(&plan, on, &plan.variants, phase, &mut |_, _| ()).unwrap();
     for (timing, policy) in timings.iter().zip(POLICIES) {
         assert_eq!(timing.train.len(), 2, "{policy}");
         assert!(timing.train.iter().chain(&timing.inference).all(|time| time.0 > 0.0), "{policy}");

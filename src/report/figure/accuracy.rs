@@ -31,7 +31,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     }
     let room = room_for(table.rows.len(), 30.0);
     Figure {
-        file: "accuracy",
+        file: "accuracy".into(),
         title: "Test accuracy".to_owned(),
         subtitle: match &over_steps {
             Some(_) => "Above: mean over the seeds; the band is from the lowest to the highest. Below: every seed at the end, mean ± standard deviation.",

@@ -178,6 +178,11 @@ impl Axis {
         Self { groups, grid: false, ..Self::new("", Scale::Linear, range, ticks) }
     }
 
+    /// A horizontal axis of commits, of which some are named.
+    pub(super) fn commits(range: (f64, f64), ticks: Vec<Tick>) -> Self {
+        Self { grid: false, ..Self::new("commit", Scale::Linear, range, ticks) }
+    }
+
     /// An axis of steps from 0, with ticks at whole ones; without ticks where no step was made.
     pub(super) fn steps(steps: usize) -> Self {
         let mut axis = Self::step_range((0.0, steps.max(1) as f64));

@@ -146,7 +146,7 @@ pub(super) fn step_time(table: &Table<'_>) -> Figure {
         (row.train.as_ref().map(|train| train.step_seconds.value), row.time_ratio())
     });
     Figure {
-        file: "step-time",
+        file: "step-time".into(),
         title: "Time of one training step".to_owned(),
         subtitle: "Bar: median of this run. × is variant ÷ baseline; less is faster.".to_owned(),
         alt: alt("Time of one training step", table, step_words),
@@ -207,7 +207,7 @@ pub(super) fn memory(table: &Table<'_>) -> Figure {
         row.memory.map(|memory| (memory, memory.peak_bytes, row.memory_ratio()))
     });
     Figure {
-        file: "memory",
+        file: "memory".into(),
         title: "Peak memory of training".to_owned(),
         subtitle:
             "Live bytes at the peak, by what they hold. × is variant ÷ baseline; less is smaller."
@@ -240,7 +240,7 @@ pub(super) fn inference(table: &Table<'_>) -> Figure {
         Some((inference, peak, row.inference_memory_ratio()))
     });
     Figure {
-        file: "inference",
+        file: "inference".into(),
         title: "Time and memory of inference".to_owned(),
         subtitle: "Weights in the compute format only. × is variant ÷ baseline; less is better."
             .to_owned(),

@@ -39,7 +39,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     let gutter = rows().map(|(place, (_, row))| (place as f64, verdict(table, row)));
     let empty = compared.is_empty().then(|| "There is no variant beside the baseline.".to_owned());
     Figure {
-        file: "accuracy-difference",
+        file: "accuracy-difference".into(),
         title: "Test accuracy against the baseline".to_owned(),
         subtitle: "Each point: one seed, variant − baseline. Right of 0 is better.".to_owned(),
         alt: alt(table, &compared),

@@ -89,7 +89,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         )
     });
     Figure {
-        file: "exponents",
+        file: "exponents".into(),
         title: "Magnitudes by role".to_owned(),
         subtitle: "Share of the values in each binade before rounding, on census steps, all layers; zeros are left out.".to_owned(),
         alt: alt("Range of magnitudes by role", table, words),

@@ -134,7 +134,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     notes.extend(parts.iter().flat_map(|part| part.left_out.iter().cloned()));
     notes.extend(table.rows.iter().filter_map(settling));
     Figure {
-        file: "overflow-underflow",
+        file: "overflow-underflow".into(),
         title: "Overflow and underflow by layer and role".to_owned(),
         subtitle:
             "Share of the values on census steps. The tint follows the logarithm of the share."

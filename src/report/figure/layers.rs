@@ -73,7 +73,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     }
     let legend = variant_keys(table, Swatch::Point, |row| !row.census.is_empty());
     Figure {
-        file: "exponents-by-layer",
+        file: "exponents-by-layer".into(),
         title: "Magnitudes by layer and role".to_owned(),
         subtitle: "Mark: median exponent. Line: the middle 98% of the values before rounding, on census steps, without zeros."
             .to_owned(),

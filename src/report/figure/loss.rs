@@ -120,7 +120,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     let by_time = by_time(table, &curves);
     let panels: Vec<Panel> = [Some(by_step), difference, by_time].into_iter().flatten().collect();
     Figure {
-        file: "loss",
+        file: "loss".into(),
         title: "Training loss".to_owned(),
         subtitle: "Line: smoothed mean over the seeds. Band: from the lowest to the highest seed. Faint: not smoothed."
             .to_owned(),

@@ -90,7 +90,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         legend.push(Key::of_mark("skipped step", Swatch::Cross));
     }
     Figure {
-        file: "loss-scale",
+        file: "loss-scale".into(),
         title: "Loss scale and skipped steps".to_owned(),
         subtitle: "Runs whose loss scale is the same are one line. Shown: the steps in which something happens."
             .to_owned(),

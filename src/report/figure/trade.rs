@@ -76,7 +76,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         notes.push("A mark on the lower edge lies below it.".to_owned());
     }
     Figure {
-        file: "trade-off",
+        file: "trade-off".into(),
         title: "Accuracy vs. cost".to_owned(),
         subtitle:
             "Each variant against the baseline, which is at 1× and 0. Up and right is better."

@@ -1,0 +1,47 @@
+//! `mantissa time`: one timed block of every variant, for a program that reads it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Failure, Place, Selection, print};
+use crate::experiment::{self, TimeError};
+use crate::regression::TimedBlock;
+use crate::train::Phase;
+use crate::units::Seconds;
+
+/// More rounds than these are a slip of the pen.
+pub(super) const MOST_ROUNDS: u64 = 1000;
+
+#[derive(Debug, Args)]
+pub(super) struct TimeArguments {
+    /// The experiment, a TOML file as in experiments/; left out: the default experiment
+    spec: Option<PathBuf>,
+    #[command(flatten)]
+    selection: Selection,
+    /// Which block of a timing phase this is: odd ones go through the variants backwards
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..MOST_ROUNDS))]
+    block: u64,
+}
+
+/// Times a block and prints it.
+pub(super) fn time(arguments: &TimeArguments) -> Result<(), Failure> {
+    let plan = arguments.selection.plan(arguments.spec.as_deref(), None)?;
+    let Place { pool, device, environment } = arguments.selection.open()?;
+    let block = arguments.block as usize;
+    let phase = Phase { blocks: block..block + 1, products: false };
+    let timed = pool.install(|| experiment::time_blocks(&plan, &device, phase));
+    let (data, timings) = timed.map_err(|error| match error {
+        TimeError::Data(_) | TimeError::Model(_) => Failure::input(error),
+        TimeError::Run(_) => Failure::machine(error),
+    })?;
+    let mut timed = TimedBlock::new(&plan, &environment, &data.digest);
+    let one = |blocks: &[Seconds]| blocks.first().map(|seconds| seconds.0);
+    for (variant, timing) in plan.variants.iter().zip(timings) {
+        timed.put(&variant.name, one(&timing.train), one(&timing.inference));
+        if let Some(reason) = timing.failure {
+            timed.untimed.insert(variant.name.clone(), reason);
+        }
+    }
+    print(&serde_json::to_string_pretty(&timed).map_err(Failure::machine)?)
+}
