@@ -119,7 +119,8 @@ fn compare_numbers(
         Better::Neither => false,
     };
     let [was, is] = [was, is].map(|value| metric.text(value));
-    let judged = if is_better { "better than the baseline, and nobody said so" } else { "worse" };
+    let judged =
+        if is_better { "better than the baseline, which was not expected" } else { "worse" };
     (Verdict::Failed, format!("was {was}, is {is} ({by}): {judged}; {ACCEPT}"))
 }
 

@@ -1,6 +1,7 @@
 //! Results held against a baseline: a judgement, which is data. Reads no file, writes none, prints nothing.
 
 use crate::record::{Estimate, Results};
+use crate::spec::{MeasurePlan, Plan};
 use crate::units::Ratio;
 use crate::words::plural;
 
@@ -141,7 +142,7 @@ pub struct Asked<'a> {
 
 /// Judges results by a baseline.
 pub fn judge(baseline: &Baseline, results: &Results, asked: &Asked<'_>) -> Judgement {
-    if let Some(difference) = baseline.plan.differences(&results.plan).first() {
+    if let Some(difference) = of_training(&baseline.plan, &results.plan).first() {
         let reason = format!("the baseline is of another plan: {difference}");
         return refused(results, asked, reason);
     }
@@ -157,6 +158,13 @@ pub fn judge(baseline: &Baseline, results: &Results, asked: &Asked<'_>) -> Judge
         wants_second_timing,
         ..with_allowances(empty(results, asked), findings, asked.allowed)
     }
+}
+
+/// How two plans differ in what exact metrics depend on: neither timing nor the thresholds of claims changes them.
+fn of_training(old: &Plan, new: &Plan) -> Vec<String> {
+    let MeasurePlan { timing_blocks, timing_steps, timing_warmup, .. } = new.measure;
+    let measure = MeasurePlan { timing_blocks, timing_steps, timing_warmup, ..old.measure };
+    Plan { measure, claims: new.claims, ..old.clone() }.differences(new)
 }
 
 /// A judgement with these findings, of which what fails may be allowed.

@@ -166,7 +166,7 @@ fn meant(what: &str) -> String {
 
 /// What is said of an improvement.
 fn surprise(what: &str) -> String {
-    meant(&format!("{what}: better than the baseline, and nobody said so"))
+    meant(&format!("{what}: better than the baseline, which was not expected"))
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use crate::record::Results;
+use crate::spec::Plan;
 use crate::words::plural;
 
 use super::baseline::{Baseline, MachineTimes};
@@ -40,8 +41,10 @@ pub(super) fn judge(
 ) -> (Vec<Finding>, bool) {
     let new = Times::of(results);
     let here = Machine::of(&results.environment);
-    let Some(old) = baseline.machines.values().find(|times| times.machine == here) else {
-        let why = no_times(baseline, &here);
+    let of_here = baseline.machines.values().find(|times| times.machine == here);
+    let other_plan = other_timing(&baseline.plan, &results.plan);
+    let (Some(old), None) = (of_here, &other_plan) else {
+        let why = other_plan.unwrap_or_else(|| no_times(baseline, &here));
         let blocks = new.with_ratios(&results.plan.baseline);
         let finding = |(key, blocks): (Key, Vec<f64>)| Finding {
             verdict: Verdict::NotJudged,
@@ -70,6 +73,13 @@ pub(super) fn judge(
         unlike: &|key| other_state(results, products, key),
     };
     comparison.findings()
+}
+
+/// How a plan times in another way than the baseline's.
+fn other_timing(old: &Plan, new: &Plan) -> Option<String> {
+    let same = Plan { claims: new.claims, ..old.clone() };
+    let difference = same.differences(new).into_iter().next()?;
+    Some(format!("the baseline was timed in another way: {difference}"))
 }
 
 /// Why there are no times to compare with.

@@ -41,6 +41,20 @@ fn a_time_fails_only_beyond_its_margin_and_confirmed() {
     }
 }
 
+/// Exact metrics do not depend on how steps were timed, nor on the thresholds of claims.
+#[test]
+fn another_timing_phase_leaves_the_exact_metrics_judged() {
+    let mut other = results();
+    other.plan.claims.train_time = 0.75;
+    assert_eq!(judged(&other).summary(), judged(&results()).summary());
+    other.plan.measure.timing_steps += 1;
+    let judgement = judged(&other);
+    let counts = judgement.counts();
+    assert_eq!((counts.passed, counts.failed, counts.not_judged), (42, 0, 6));
+    let [(why, _)] = judgement.not_judged()[..] else { panic!("one reason") };
+    assert!(why.starts_with("the baseline was timed in another way: measure.timing_steps is "));
+}
+
 #[test]
 fn a_busy_machine_has_no_absolute_times_and_keeps_its_ratios() {
     let mut results = results();
