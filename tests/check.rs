@@ -242,6 +242,16 @@ fn a_malformed_baseline_is_exit_code_4() {
             "did not match any variant",
         ),
         ("{\"name\": \"package.json\"}".to_owned(), "it has no schema number"),
+        (
+            whole.replacen(
+                "\"fp32/lost_updates\"",
+                "\"fp32/lost_updates\": 1,\n\"fp32/lost_updates\"",
+                1,
+            ),
+            "metrics: fp32/lost_updates stands there twice",
+        ),
+        (format!("<<<<<<< ours\n{whole}"), "not a baseline of mantissa (expected value at line 1"),
+        ("\u{7f}ELF\u{2}\0\0".to_owned(), "not a baseline of mantissa (expected value at line 1"),
     ];
     for (text, said) in rows {
         assert_ne!(text, whole, "{said}");
@@ -278,6 +288,72 @@ fn a_malformed_baseline_is_exit_code_4() {
     assert_eq!(store::read(&file).unwrap(), b"{\"schema\": 2}");
 }
 
+/// The same of results: exit code 2, and the file is named.
+#[test]
+fn malformed_results_are_exit_code_2() {
+    let folder = accepted();
+    let at = folder.path();
+    let file = at.join("run/results.json");
+    let whole = String::from_utf8(store::read(&file).unwrap()).unwrap();
+    let rows = [
+        (String::new(), "cut short: EOF while parsing a value at line 1 column 0"),
+        (whole[..whole.len() / 2].to_owned(), "cut short: EOF"),
+        (format!("{whole}{whole}"), "trailing characters"),
+        ("\u{7f}ELF\u{2}\0\0".to_owned(), "expected value at line 1 column 1"),
+        ("{}".to_owned(), "missing field `schema`"),
+        ("[1]".to_owned(), "not a valid results file"),
+        (whole.replacen("\"schema\": ", "\"schema\": 9", 1), "is newer than this program's"),
+        (
+            whole.replacen("\"complete\": true", "\"complete\": 1", 1),
+            "complete: invalid type: integer `1`",
+        ),
+        (
+            whole.replacen("\"complete\": true", "\"complete\": true, \"complete\": true", 1),
+            "duplicate field `complete`",
+        ),
+        (whole.replacen("\"status\": \"", "\"status\": \"un", 1), "status: unknown variant"),
+        (whole.replacen("\"test_accuracy\": 0.", "\"test_accuracy\": 7.", 1), "outside 0 to 1"),
+        (
+            whole.replacen("\"test_accuracy\": 0.", "\"test_accuracy\": NaN0.", 1),
+            "test_accuracy: expected value",
+        ),
+        (
+            whole.replacen("\"test_accuracy\": 0.", "\"test_accuracy\": -1e999, \"x\": 0.", 1),
+            "number out of range",
+        ),
+        (whole.replacen("\"lost\": ", "\"lost\": 99999999999999999999", 1), "lost: "),
+    ];
+    for (text, said) in rows {
+        assert_ne!(text, whole, "{said}");
+        store::write(&file, text.as_bytes()).unwrap();
+        for command in [&["check", "run"][..], &["baseline", "accept", "run"], &["show", "run"]] {
+            let ran = mantissa(at, command);
+            assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{said}: {}", ran.stderr);
+            let named = ran.stderr.starts_with("mantissa: run/results.json: ");
+            assert!(named && ran.stderr.contains(said), "{said}: {}", ran.stderr);
+        }
+    }
+    store::write(&file, b"\xff\xfe").unwrap();
+    assert_eq!(mantissa(at, &["check", "run"]).code, Some(2));
+    // A sparse file, larger than any results.
+    std::fs::File::create(&file).unwrap().set_len(store::MOST_RESULTS + 1).unwrap();
+    let ran = mantissa(at, &["check", "run"]);
+    assert!(ran.stderr.contains("run/results.json: cannot read: has "), "{}", ran.stderr);
+    assert!(matches!(ran.code, Some(2 | 3)), "{:?}", ran.code);
+    store::remove(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let ran = mantissa(at, &["check", "run"]);
+    assert!(
+        ran.code == Some(2) && ran.stderr.contains("run/results.json: not found"),
+        "{}",
+        ran.stderr
+    );
+}
+
+/// What a check says of one failure.
+const SUMMARY: &str =
+    "42 metrics judged: 41 passed, 1 failed, 0 inconclusive, 0 allowed; 0 not judged";
+
 /// The judgement is printed in every form, whatever the exit code.
 #[test]
 fn a_failing_check_prints_its_judgement_in_every_form() {
@@ -299,9 +375,24 @@ fn a_failing_check_prints_its_judgement_in_every_form() {
         let ran = mantissa(at, &["check", "run", "--format", format]);
         assert_eq!(ran.code, Some(1), "{format}");
         assert!(ran.stdout.lines().count() > 1, "{format}: {}", ran.stdout);
-        let summary =
-            "42 metrics judged: 41 passed, 1 failed, 0 inconclusive, 0 allowed; 0 not judged";
-        assert_eq!(ran.stderr.lines().last(), Some(&*format!("mantissa: {summary}")), "{format}");
+        assert_eq!(ran.stderr.lines().last(), Some(&*format!("mantissa: {SUMMARY}")), "{format}");
+    }
+    // The same to a file, beside what is printed.
+    let json = mantissa(at, &["check", "run", "--format=json"]).stdout;
+    let ran = mantissa(
+        at,
+        &["check", "run", "--write=json=new/check.json", "--write", "junit=junit.xml"],
+    );
+    assert_eq!((ran.code, ran.stdout.lines().last()), (Some(1), Some(SUMMARY)));
+    assert_eq!(store::read_to_string(&at.join("new/check.json")).unwrap(), json);
+    assert!(store::read_to_string(&at.join("junit.xml")).unwrap().contains("<failure "));
+    for (written, said) in [
+        ("--write=json", "expected FORMAT=PATH, such as junit=junit.xml"),
+        ("--write=json=", "expected FORMAT=PATH, such as junit=junit.xml"),
+        ("--write=xml=a", "unknown format \"xml\"; known: text, json,"),
+    ] {
+        let ran = mantissa(at, &["check", "run", written]);
+        assert!(ran.code == Some(2) && ran.stderr.contains(said), "{}", ran.stderr);
     }
     let ran = mantissa(at, &["check", "run", "--allow", "fp32/test_accuracy/seed-0=known"]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);

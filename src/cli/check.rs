@@ -1,6 +1,7 @@
 //! `mantissa check`, `compare` and `baseline`: results judged, and accepted as what later ones are held against.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 
@@ -10,7 +11,7 @@ use crate::experiment;
 use crate::ops;
 use crate::record::{Environment, Results};
 use crate::regression::baseline::{self, FOLDER};
-use crate::regression::export::Format;
+use crate::regression::export::{Format, UnknownFormat};
 use crate::regression::{
     self, Allowance, Asked, Baseline, BaselineError, Judgement, Outcome, Second,
 };
@@ -34,6 +35,29 @@ pub(super) struct How {
     /// How to print the judgement: text, json, markdown, junit, github, bencher, benchmark-action or openmetrics
     #[arg(long, default_value_t)]
     format: Format,
+    /// Also write the judgement to a file in another format, such as junit=junit.xml; may be repeated
+    #[arg(long, value_name = "FORMAT=PATH")]
+    write: Vec<Written>,
+}
+
+/// A format of the judgement, and the file to write it to.
+#[derive(Clone, Debug)]
+struct Written {
+    format: Format,
+    path: PathBuf,
+}
+
+impl FromStr for Written {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (format, path) = text.split_once('=').unwrap_or((text, ""));
+        if path.is_empty() {
+            return Err("expected FORMAT=PATH, such as junit=junit.xml".to_owned());
+        }
+        let format = format.parse().map_err(|error: UnknownFormat| error.to_string())?;
+        Ok(Self { format, path: PathBuf::from(path) })
+    }
 }
 
 impl How {
@@ -270,6 +294,10 @@ pub(super) fn conclude(
         allowance.check(judgement).map_err(Failure::input)?;
     }
     print(&how.format.render(judgement).map_err(Failure::machine)?)?;
+    for Written { format, path } in &how.write {
+        let text = format.render(judgement).map_err(Failure::machine)?;
+        store::write(path, text.as_bytes())?;
+    }
     let summary = judgement.summary();
     match judgement.outcome() {
         Outcome::Fine => {

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod tests;
+mod unique;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,8 +53,10 @@ pub struct Baseline {
     /// SHA-256 of the data.
     pub data_digest: String,
     /// The exact metrics, by [`Key`].
+    #[serde(deserialize_with = "unique::map")]
     pub metrics: BTreeMap<String, Measured>,
     /// The times, by the fingerprint of the machine.
+    #[serde(deserialize_with = "unique::map")]
     pub machines: BTreeMap<String, MachineTimes>,
 }
 
@@ -83,8 +86,10 @@ pub struct MachineTimes {
     /// The program that was timed.
     pub program: Program,
     /// The timed blocks, by [`Key`].
+    #[serde(deserialize_with = "unique::map")]
     pub blocks: BTreeMap<String, Vec<f64>>,
     /// The fastest product of each format, in operations a second.
+    #[serde(deserialize_with = "unique::map")]
     pub products: BTreeMap<String, f64>,
 }
 
@@ -208,7 +213,9 @@ impl Baseline {
         if schema > u64::from(SCHEMA) {
             return Err(BaselineError::Newer { path: path.to_owned(), schema });
         }
-        let baseline: Self = serde_path_to_error::deserialize(value)
+        // From the text again: a value has lost what stood twice.
+        let mut text = serde_json::Deserializer::from_slice(bytes);
+        let baseline: Self = serde_path_to_error::deserialize(&mut text)
             .map_err(|error| malformed(format!("{}: {}", error.path(), error.inner())))?;
         if let Some(key) = baseline.foreign_key() {
             return Err(malformed(format!("{key} is no metric")));

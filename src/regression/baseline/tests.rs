@@ -127,3 +127,22 @@ fn every_malformed_baseline_is_refused_in_its_own_words() {
         "absent.json: no baseline; make results the baseline with `mantissa baseline accept DIR`";
     assert_eq!(absent, expected);
 }
+
+#[test]
+fn a_key_that_stands_twice_is_refused_and_not_lost() {
+    let (_folder, path) = accepted();
+    let text = String::from_utf8(store::read(&path).unwrap()).unwrap();
+    let block =
+        text.lines().find(|line| line.contains("/step_seconds\": ")).unwrap().trim_end_matches(',');
+    for (line, said) in [
+        ("\"bf16-mixed/lost_updates\": 7", "bf16-mixed/lost_updates stands there twice"),
+        ("\"reason\": \"first\"", "duplicate field `reason`"),
+        (block, "/step_seconds stands there twice"),
+    ] {
+        let twice = text.replacen(line, &format!("{line},\n{line}"), 1);
+        assert_ne!(twice, text, "{line}");
+        store::write(&path, twice.as_bytes()).unwrap();
+        let error = Baseline::read(&path).unwrap_err().to_string();
+        assert!(error.starts_with(&path.display().to_string()) && error.contains(said), "{error}");
+    }
+}

@@ -1,9 +1,12 @@
 //! Each form of one judgement, whole; hostile names and many failures in each; and what reads them.
 
+mod readers;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use self::readers::{junit_faults, read_openmetrics};
 use super::Format;
 use crate::record::Estimate;
 use crate::regression::baseline::Program;
@@ -125,7 +128,7 @@ fn github_gets_annotations() {
 fn junit_has_a_suite_a_variant() {
     insta::assert_snapshot!(render(Format::Junit, &judgement()), @r#"
     <?xml version="1.0" encoding="UTF-8"?>
-    <testsuites name="mantissa ci" tests="6" skipped="2" failures="1" errors="0">
+    <testsuites name="mantissa ci" tests="6" failures="1" errors="0">
         <testsuite name="bf16" tests="4" skipped="1" errors="0" failures="1">
             <testcase name="test_accuracy seed-0" classname="mantissa.bf16"/>
             <testcase name="lost_updates" classname="mantissa.bf16">
@@ -327,7 +330,31 @@ fn junit_is_read_back_with_its_counts() {
     assert_eq!((report.tests, report.failures, report.errors), (1, 0, 1));
 }
 
-/// Bencher Metric Format: an object of objects of objects with a number `value`.
+#[test]
+fn junit_keeps_the_schema_of_jenkins() {
+    let nothing = Judgement { findings: Vec::new(), ..judgement() };
+    let named = Judgement { experiment: " skipped=\"9\" <testsuite ".to_owned(), ..judgement() };
+    for judgement in [judgement(), hostile(), nothing, named] {
+        for strict in [false, true] {
+            let text = render(Format::Junit, &Judgement { strict, ..judgement.clone() });
+            assert_eq!(junit_faults(&text), [""; 0], "{text}");
+        }
+    }
+    // What the library writes by itself, and other things that the schema does not have.
+    let text = render(Format::Junit, &judgement());
+    for (from, to, fault) in [
+        ("<testsuites ", "<testsuites skipped=\"2\" ", "testsuites has skipped"),
+        ("<testcase name", "<testcase title", "testcase has title"),
+        ("<testcase name", "<testcase title", "testcase lacks name"),
+        ("<skipped message=\"inc", "<warning message=\"inc", "element warning"),
+        ("<failure ", "<testsuite ", "testsuite in Some(\"testcase\")"),
+    ] {
+        let faults = junit_faults(&text.replacen(from, to, 1));
+        assert!(faults.iter().any(|found| found == fault), "{fault}: {faults:?}");
+    }
+}
+
+/// Bencher Metric Format: an object of objects of objects with a number `value`. Its schema is at <https://bencher.dev/bmf.json>.
 #[test]
 fn bencher_s_form_is_three_objects_deep() {
     for judgement in [judgement(), hostile()] {
@@ -354,80 +381,7 @@ fn benchmark_action_s_form_is_a_list() {
     }
 }
 
-/// A sample's family and labels.
-type Sample = (String, Vec<(String, String)>);
-
-/// Whether a text is a name as this program gives them.
-fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-}
-
-/// Labels behind their opening brace, and what follows the closing one.
-fn read_labels(text: &str) -> Option<(Vec<(String, String)>, &str)> {
-    let mut chars = text.chars();
-    let mut labels = Vec::new();
-    loop {
-        let label: String = chars.by_ref().take_while(|c| *c != '=').collect();
-        if !is_name(&label) || chars.next() != Some('"') {
-            return None;
-        }
-        let mut value = String::new();
-        loop {
-            match chars.next()? {
-                '"' => break,
-                '\\' => match chars.next()? {
-                    'n' => value.push('\n'),
-                    c @ ('\\' | '"') => value.push(c),
-                    _ => return None,
-                },
-                c => value.push(c),
-            }
-        }
-        labels.push((label, value));
-        match chars.next()? {
-            ',' => {}
-            '}' => return Some((labels, chars.as_str())),
-            _ => return None,
-        }
-    }
-}
-
-/// Reads OpenMetrics 1.0 of gauges by its grammar, strictly: families whole, descriptors before samples and once, the unit in
-/// the name, labels escaped, no sample twice, numbers, `# EOF` at the end.
-fn read_openmetrics(text: &str) -> Result<Vec<Sample>, String> {
-    let body = text.strip_suffix("# EOF\n").ok_or("no # EOF")?;
-    let (mut family, mut families, mut samples) = (String::new(), BTreeSet::new(), Vec::new());
-    for line in body.split_terminator('\n') {
-        let wrong = |why: &str| Err(format!("{why}: {line}"));
-        if let Some(rest) = line.strip_prefix("# ") {
-            let parts: Vec<&str> = rest.splitn(3, ' ').collect();
-            let [keyword, name, value] = parts[..] else { return wrong("descriptor") };
-            match keyword {
-                "TYPE" if value == "gauge" && families.insert(name.to_owned()) => {
-                    name.clone_into(&mut family);
-                }
-                "UNIT" if name == family && name.ends_with(&format!("_{value}")) => {}
-                "HELP" if name == family => {}
-                _ => return wrong("descriptor"),
-            }
-            continue;
-        }
-        let name_end = line.find('{').ok_or("no labels")?;
-        let (name, rest) = line.split_at(name_end);
-        if name != family || !is_name(name) {
-            return wrong("family");
-        }
-        let (labels, number) = read_labels(&rest[1..]).ok_or(line)?;
-        let number = number.strip_prefix(' ').and_then(|text| text.parse::<f64>().ok());
-        let sample = (name.to_owned(), labels);
-        if number.is_none() || samples.contains(&sample) {
-            return wrong("sample");
-        }
-        samples.push(sample);
-    }
-    Ok(samples)
-}
-
+// By Prometheus' own reader: list(prometheus_client.openmetrics.parser.text_string_to_metric_families(text)).
 #[test]
 fn openmetrics_is_read_back() {
     let samples = read_openmetrics(&render(Format::OpenMetrics, &judgement())).unwrap();
