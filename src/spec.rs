@@ -14,7 +14,7 @@ mod typed;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::precision::Policy;
 
@@ -239,6 +239,7 @@ pub enum ModelPlan {
         /// Between the layers.
         activation: Activation,
         /// Probability of dropping a hidden activation, 0 ≤ p < 1.
+        #[serde(deserialize_with = "finite")]
         dropout: f32,
     },
     /// Blocks of convolution, optional batch norm, activation and pooling; then linear layers.
@@ -252,6 +253,7 @@ pub enum ModelPlan {
         /// Batch norm after each convolution.
         batch_norm: bool,
         /// Probability of dropping before each linear layer.
+        #[serde(deserialize_with = "finite")]
         dropout: f32,
     },
     /// The CIFAR residual network of He et al. 2015, section 4.2.
@@ -322,6 +324,7 @@ pub struct TrainPlan {
     /// Largest global norm of the unscaled gradient.
     pub clip_norm: Option<f64>,
     /// ε of label smoothing, 0 ≤ ε < 1.
+    #[serde(deserialize_with = "finite")]
     pub label_smoothing: f32,
     /// Test the model every so many steps, beside the end; none: only at the end.
     pub evaluate_every: Option<u64>,
@@ -333,6 +336,13 @@ pub struct TrainPlan {
 /// What results say that were written before there was a choice.
 fn default_cuda_graphs() -> bool {
     defaults::CUDA_GRAPHS
+}
+
+/// A number that f32 holds. One beyond would be read as infinite, and be written as `null`, which is no number.
+fn finite<'de, D: Deserializer<'de>>(text: D) -> Result<f32, D::Error> {
+    let value = f32::deserialize(text)?;
+    let is_finite = value.is_finite();
+    is_finite.then_some(value).ok_or_else(|| D::Error::custom("is beyond what f32 holds"))
 }
 
 /// The optimizer.

@@ -266,6 +266,14 @@ fn a_malformed_baseline_is_exit_code_4() {
         );
         assert_eq!(mantissa(at, &["baseline", "list"]).code, Some(4));
     }
+}
+
+#[test]
+fn a_baseline_that_is_no_regular_file_is_exit_code_4_and_accepting_mends_what_is_broken() {
+    let folder = accepted();
+    let at = folder.path();
+    let file = baseline(at);
+    let whole = store::read(&file).unwrap();
     // A sparse file of a gigabyte.
     std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
     let ran = mantissa(at, &["check", "run"]);
@@ -282,7 +290,7 @@ fn a_malformed_baseline_is_exit_code_4() {
     std::fs::remove_dir(&file).unwrap();
     store::write(&file, b"{").unwrap();
     assert_eq!(mantissa(at, &["baseline", "accept", "run", "--reason", "first"]).code, Some(0));
-    assert_eq!(store::read(&file).unwrap(), whole.as_bytes());
+    assert_eq!(store::read(&file).unwrap(), whole);
     store::write(&file, b"{\"schema\": 2}").unwrap();
     assert_eq!(mantissa(at, &["baseline", "accept", "run"]).code, Some(4));
     assert_eq!(store::read(&file).unwrap(), b"{\"schema\": 2}");

@@ -65,6 +65,17 @@ fn of_several_baselines_the_one_of_this_arithmetic_is_found_else_one_that_can_be
     }
 }
 
+/// A message without the line and the column at the end of its brackets.
+fn without_place(error: &str) -> String {
+    match error
+        .split_once(" at line ")
+        .and_then(|(start, rest)| Some((start, rest.split_once(')')?)))
+    {
+        Some((start, (_, end))) => format!("{start}){end}"),
+        None => error.to_owned(),
+    }
+}
+
 #[test]
 fn every_malformed_baseline_is_refused_in_its_own_words() {
     let (folder, path) = accepted();
@@ -76,8 +87,8 @@ fn every_malformed_baseline_is_refused_in_its_own_words() {
         text.replacen(from, to, 1)
     };
     let rows = [
-        (String::new(), malformed("EOF while parsing a value at line 1 column 0")),
-        ("{".to_owned(), malformed("EOF while parsing an object at line 1 column 1")),
+        (String::new(), malformed("EOF while parsing a value")),
+        ("{".to_owned(), malformed("EOF while parsing an object")),
         ("[]".to_owned(), malformed("it has no schema number")),
         ("{\"name\": \"x\"}".to_owned(), malformed("it has no schema number")),
         ("{\"schema\": \"1\"}".to_owned(), malformed("it has no schema number")),
@@ -88,7 +99,7 @@ fn every_malformed_baseline_is_refused_in_its_own_words() {
         ),
         (
             replaced("\"bf16-mixed/lost_updates\": 7", "\"bf16-mixed/lost_updates\": NaN"),
-            malformed("expected value at line 41 column 32"),
+            malformed("expected value"),
         ),
         (
             replaced("\"bf16-mixed/lost_updates\": 7", "\"bf16-mixed/lost_updates\": [7]"),
@@ -110,7 +121,7 @@ fn every_malformed_baseline_is_refused_in_its_own_words() {
     ];
     for (text, why) in rows {
         store::write(&path, text.as_bytes()).unwrap();
-        let error = Baseline::read(&path).unwrap_err().to_string();
+        let error = without_place(&Baseline::read(&path).unwrap_err().to_string());
         assert_eq!(error, format!("{}: {why}", path.display()));
     }
     // Cut anywhere, it is refused and never read in part.
