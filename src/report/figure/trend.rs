@@ -158,8 +158,9 @@ fn panel(
         let places: BTreeSet<usize> = places.collect();
         let is_shown = |spot: &Spot| !is_crowded || places.contains(&(spot.at.0 as usize));
         let spots = spots.into_iter().filter(is_shown).collect();
+        let lines = levels(trend, &place, factor).into_iter();
         layers
-            .extend(levels(trend, &place, factor).map(|points| {
+            .extend(lines.map(|points| {
                 Layer::of(index, Marks::Line { points, look, stroke: Stroke::Main })
             }));
         layers.push(Layer::of(index, Marks::Points { spots, look }));
