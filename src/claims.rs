@@ -5,10 +5,11 @@
 //! ([`recommend`]).
 
 mod disturbance;
-mod needed;
 mod recommend;
+mod sample_size;
 pub(crate) mod wording;
 
+use crate::formatting::{chosen_share, list, plural, points_apart};
 use crate::precision::{Format, LossScale, Policy};
 use crate::record::{
     AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict, Counts, Estimate,
@@ -17,8 +18,7 @@ use crate::record::{
 use crate::spec::{ClaimsPlan, ControlKind, Plan};
 use crate::stats::{accuracy_difference, wilson};
 use crate::units::Ratio;
-use crate::words::{chosen_share, list, plural, points_apart};
-use needed::{SeedsNeeded, timing_blocks};
+use sample_size::{SeedsNeeded, timing_blocks};
 
 pub(crate) use disturbance::disturbance;
 pub use recommend::{LESS_MEMORY, LITTLE_SLOWER, recommend};

@@ -21,13 +21,13 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::data;
 use crate::device::{self, Device};
 use crate::experiment::{self, ExperimentError, Options};
+use crate::formatting::printable;
 use crate::ops;
 use crate::record::{self, Environment, Results, Status};
 use crate::regression::baseline;
 use crate::report::{self, ReportError, Verbosity};
 use crate::spec::{self, DataPlan, Overrides, Plan};
 use crate::store::{self, Folder, StoreError};
-use crate::words::printable;
 use progress::Progress;
 
 /// Which floating-point precision should a model be trained and served in, on this machine?

@@ -27,9 +27,9 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
+use crate::formatting::list;
 use crate::record::{Environment, UnusedUnits};
 use crate::units::Bytes;
-use crate::words::list;
 use gpu::{Build, GpuError};
 
 pub use captured_graph::CapturedGraph;

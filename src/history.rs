@@ -14,11 +14,11 @@ use rusqlite::{
 use sha2::{Digest as _, Sha256};
 
 use crate::claims;
+use crate::formatting;
 use crate::record::Results;
 use crate::regression::fingerprint::{Arithmetic, Machine};
 use crate::regression::{Key, Kind, Measured, Metric, Times, exact_metrics};
 use crate::store::database::{DatabaseError, Layout, make_database, open_database};
-use crate::words;
 
 pub use change::Change;
 
@@ -288,7 +288,7 @@ fn digest(results: &Results, plan: &str, values: &[(String, Key, Measured)]) -> 
         (&environment.started, &environment.version, &environment.git, &environment.source),
         values,
     );
-    words::hex(&Sha256::digest(serde_json::to_vec(&all).unwrap_or_default()))
+    formatting::hex(&Sha256::digest(serde_json::to_vec(&all).unwrap_or_default()))
 }
 
 /// A value as SQLite stores it: an integer, a real number, a text, or null where it is not finite.

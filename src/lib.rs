@@ -31,7 +31,7 @@ pub mod record;
 pub mod spec;
 
 pub mod device;
+pub mod formatting;
 pub mod memory;
 pub mod store;
 pub mod units;
-pub mod words;

@@ -1,8 +1,8 @@
 //! What disturbed the timing phase, and what to do about it.
 
+use crate::formatting::list;
 use crate::record::{Results, VariantResult};
 use crate::stats::median;
-use crate::words::list;
 
 /// Other programs that take more than this share of the processors' time move the times.
 const BUSY: f64 = 0.1;

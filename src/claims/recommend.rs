@@ -3,11 +3,11 @@
 mod candidate;
 
 use super::accuracies;
-use super::needed::SeedsNeeded;
+use super::sample_size::SeedsNeeded;
+use crate::formatting::{list, plural};
 use crate::record::{Recommendation, Results, VariantResult};
 use crate::spec::Plan;
 use crate::stats::MOST_PAIRS;
-use crate::words::{list, plural};
 use candidate::{Candidate, Standing, TimingNeeded, stopped};
 
 /// A variant that is not clearly faster is recommended for its memory only where its peak in training is under this share of

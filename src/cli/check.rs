@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use super::{Failure, print, say, worker_threads};
 use crate::device::{self, Device};
 use crate::experiment;
+use crate::formatting::{plural, printable};
 use crate::ops;
 use crate::record::{Environment, Results};
 use crate::regression::baseline::{self, FOLDER};
@@ -17,7 +18,6 @@ use crate::regression::{
 };
 use crate::report;
 use crate::store;
-use crate::words::{plural, printable};
 
 /// What `check` and `compare` have in common.
 #[derive(Debug, Args)]

@@ -7,11 +7,11 @@ use clap::{Args, Subcommand};
 use super::check::finished;
 use super::{Failure, print};
 use crate::experiment::ExperimentError;
+use crate::formatting::{self, plural, printable};
 use crate::history::{FILE, Filter, History, Series};
 use crate::regression::Metric;
 use crate::report::{self, Trend};
 use crate::store::database::DatabaseError;
-use crate::words::{self, plural, printable};
 
 /// Where the page goes if `--out` names no folder.
 const FOLDER: &str = "reports/history";
@@ -131,7 +131,7 @@ fn nothing_meant(file: &Path) -> Result<String, Failure> {
     let all = History::open(file)?.series(&Filter::default())?;
     let distinct = |name: fn(&Series) -> String| {
         let names: std::collections::BTreeSet<String> = all.iter().map(name).collect();
-        words::list(&names.into_iter().collect::<Vec<_>>())
+        formatting::list(&names.into_iter().collect::<Vec<_>>())
     };
     Ok(format!(
         "{}: has no such metric of such a variant; it has the variants {}, and the metrics {}",

@@ -8,9 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::say;
 use crate::data::Dataset;
 use crate::experiment::Event;
+use crate::formatting::{self, printable};
 use crate::record::{RunSummary, Status};
 use crate::spec::Plan;
-use crate::words::{self, printable};
 
 /// Listens to an experiment and shows how far it is.
 pub(super) struct Progress {
@@ -172,7 +172,7 @@ impl Narrator {
                 Some(format!("{variant}, seed {seed}, is done again: {reason}"))
             }
             Event::TimingKept { blocks } => {
-                let blocks = words::plural(*blocks, "timed block");
+                let blocks = formatting::plural(*blocks, "timed block");
                 Some(format!("{blocks} of every variant were finished before and are kept"))
             }
             Event::TimedAgain { reason } => Some(format!("all variants are timed again: {reason}")),
@@ -190,7 +190,7 @@ impl Narrator {
             )),
             Event::TimingBlock { of, .. } => {
                 let first = !std::mem::replace(&mut self.timing, true);
-                first.then(|| format!("timing: {}", words::plural(*of, "block")))
+                first.then(|| format!("timing: {}", formatting::plural(*of, "block")))
             }
             Event::Step { .. } | Event::Saved(_) => None,
         }
@@ -200,9 +200,9 @@ impl Narrator {
 /// What the data is.
 fn contents(data: &Dataset) -> String {
     let [train, test] =
-        [&data.train, &data.test].map(|split| words::count(split.labels.len() as u64));
+        [&data.train, &data.test].map(|split| formatting::count(split.labels.len() as u64));
     let shape = data.shape.map(|size| size.to_string()).join(" × ");
-    let classes = words::count(data.classes as u64);
+    let classes = formatting::count(data.classes as u64);
     let noun = if data.classes == 1 { "class" } else { "classes" };
     format!("data: {train} training and {test} test images of {shape}, {classes} {noun}")
 }
@@ -214,7 +214,7 @@ fn outcome(summary: &RunSummary) -> String {
         parts.push(format!("accuracy {:.2} %", 100.0 * accuracy));
     }
     if let Some(loss) = summary.final_loss {
-        parts.push(format!("loss {}", words::four_digits(loss)));
+        parts.push(format!("loss {}", formatting::four_digits(loss)));
     }
     match summary.skipped_steps {
         0 => {}

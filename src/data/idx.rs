@@ -282,7 +282,7 @@ fn element(found: u32, expected: u32) -> Result<Element, (String, String)> {
             Err((found, wanted(name)))
         }
         Some(known) => {
-            let axes = crate::words::plural(dimensions.into(), "dimension");
+            let axes = crate::formatting::plural(dimensions.into(), "dimension");
             let found = format!("magic {found}: {} in {axes}", known.name());
             Err((found, format!("{}: {explained}", wanted(name))))
         }

@@ -14,10 +14,10 @@ pub use batches::{Batch, Batches};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::formatting;
 use crate::record::DataFacts;
 use crate::spec::{Augment, DataPlan};
 use crate::store::StoreError;
-use crate::words;
 
 /// A data set in memory: train and test split of labelled images.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Dataset {
             }
         }
         DataFacts {
-            digest: words::hex(&digest.finalize()),
+            digest: formatting::hex(&digest.finalize()),
             train: self.train.labels.len(),
             test: self.test.labels.len(),
             classes: self.classes,
@@ -84,7 +84,7 @@ impl Dataset {
             |chosen: &dyn Fn(usize) -> bool| runs((0..self.classes).filter(|&i| chosen(i)));
         let nowhere = labels(&|class| !train[class] && !test[class]);
         let not_learnt = labels(&|class| !train[class] && test[class]);
-        let classes = words::count(self.classes as u64);
+        let classes = formatting::count(self.classes as u64);
         let nowhere = nowhere.map(|(labels, several)| {
             let (occur, count) = if several { ("do", "count") } else { ("does", "counts") };
             format!(
@@ -119,10 +119,10 @@ fn runs(labels: impl Iterator<Item = usize>) -> Option<(String, bool)> {
     let mut shown: Vec<String> = shown.collect();
     let shown_count: usize = runs.iter().take(MOST).map(|(first, last)| last - first + 1).sum();
     if shown_count < number {
-        shown.push(format!("{} others", words::count((number - shown_count) as u64)));
+        shown.push(format!("{} others", formatting::count((number - shown_count) as u64)));
     }
     let noun = if number == 1 { "Label" } else { "Labels" };
-    (number > 0).then(|| (format!("{noun} {}", words::list(&shown)), number > 1))
+    (number > 0).then(|| (format!("{noun} {}", formatting::list(&shown)), number > 1))
 }
 
 /// Why data cannot be loaded.

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::data;
+use crate::formatting;
 use crate::precision::Policy;
 use crate::record::{DataFacts, Environment, Identity, Results};
 use crate::spec::{Plan, values_that_differ};
-use crate::words;
 
 /// More values that differ are only counted.
 const MOST_DIFFERENCES: usize = 6;
@@ -39,7 +39,7 @@ pub(super) fn identity(
     let commit = git.as_deref().unwrap_or("no commit");
     let decided = json!([deciding(plan), policy]);
     Identity {
-        plan: words::hex(&Sha256::digest(decided.to_string())),
+        plan: formatting::hex(&Sha256::digest(decided.to_string())),
         build: format!("mantissa {version} of {commit}, sources {source}, {build}"),
         device: environment.device_name.clone(),
         product_paths: environment.product_paths.clone(),
@@ -104,7 +104,7 @@ pub(super) fn whole_differences(
     if values.len() > MOST_DIFFERENCES {
         let more = values.len() - MOST_DIFFERENCES;
         values.truncate(MOST_DIFFERENCES);
-        values.push(format!("{} more", words::plural(more, "value")));
+        values.push(format!("{} more", formatting::plural(more, "value")));
     }
     let of_plan = (!values.is_empty()).then(|| format!("another plan: {}", values.join(", ")));
     let there = Identity { plan: here.plan.clone(), ..there };

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::timed::{self, Timed, TimingRecord};
 use super::{Experiment, ExperimentError, Options, Records, Trained, identity, json, record_path};
+use crate::formatting;
 use crate::record::{Identity, Results, RunRecord, RunSummary, Status};
 use crate::report;
 use crate::spec::{ControlKind, Plan, VariantPlan};
 use crate::store::{self, StoreError};
-use crate::words;
 
 /// The results file, and the mark of a folder as this program's.
 pub(super) const RESULTS: &str = "results.json";
@@ -132,7 +132,7 @@ fn dropped(old: &Results, runs: &[Place]) -> Option<String> {
     if more > 0 {
         shown.push(format!("{more} more"));
     }
-    let runs = words::plural(dropped.len(), "run");
+    let runs = formatting::plural(dropped.len(), "run");
     (!dropped.is_empty()).then(|| format!("this plan is without {runs}: {}", shown.join("; ")))
 }
 

@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::{Event, ExperimentError, Options, Timings, identity, json};
 use crate::data::Dataset;
 use crate::device::LoadMeter;
+use crate::formatting;
 use crate::model::Model;
 use crate::precision::Policy;
 use crate::record::Identity;
 use crate::spec::{Plan, VariantPlan};
 use crate::store::{self, StoreError};
 use crate::train::{self, Phase, Timing};
-use crate::words;
 
 /// `runs/timing.json`: the blocks of all variants, and what they were timed with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,7 +109,7 @@ impl TimingRecord {
             .map(|variant| variant.name.clone())
             .collect();
         if !new.is_empty() {
-            let new = words::list(&new);
+            let new = formatting::list(&new);
             return Some(format!("{new} must take turns with the others to be compared"));
         }
         variants.iter().find_map(|variant| {
@@ -122,7 +122,7 @@ impl TimingRecord {
 
 /// What to say of times that were taken with another number of threads.
 pub(super) fn other_threads(there: usize, here: usize) -> String {
-    let [there, here] = [there, here].map(|threads| words::plural(threads, "thread"));
+    let [there, here] = [there, here].map(|threads| formatting::plural(threads, "thread"));
     format!("its times are those of {there}, this is with {here}")
 }
 

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::formatting::plural;
 use crate::record::Estimate;
 use crate::stats;
 use crate::units::Ratio;
-use crate::words::plural;
 
 use super::judge::{Finding, Verdict};
 use super::metric::{Key, Measured, Metric};

@@ -7,9 +7,9 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::formatting;
 use crate::precision::Policy;
 use crate::record::{Environment, Gpu};
-use crate::words;
 
 /// What exact metrics depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,7 +175,7 @@ fn device_kind(environment: &Environment) -> &str {
 /// The first 8 hexadecimal digits of the SHA-256 of a value as JSON.
 fn digest(value: &impl Serialize) -> String {
     let json = serde_json::to_vec(value).unwrap_or_default();
-    words::hex(&Sha256::digest(json)[..4])
+    formatting::hex(&Sha256::digest(json)[..4])
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Results held against a baseline: a judgement, which is data. Reads no file, writes none, prints nothing.
 
+use crate::formatting::plural;
 use crate::record::{Estimate, Results};
 use crate::spec::{MeasurePlan, Plan};
 use crate::units::Ratio;
-use crate::words::plural;
 
 use super::allowance::Allowance;
 use super::baseline::{Baseline, Program};

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::formatting;
 use crate::units::{Bytes, Ratio, Seconds};
-use crate::words;
 
 /// What a check looks at, in the order of its reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,7 +176,7 @@ impl Metric {
     pub fn text(self, value: &Measured) -> String {
         match (self, value) {
             (Self::TrainPeakBytes | Self::InferencePeakBytes, Measured::Count(bytes)) => {
-                format!("{} ({} bytes)", Bytes(*bytes), words::count(*bytes))
+                format!("{} ({} bytes)", Bytes(*bytes), formatting::count(*bytes))
             }
             (Self::StepSeconds | Self::InferenceSeconds, Measured::Number(value)) => {
                 Seconds(*value).to_string()
@@ -185,7 +185,7 @@ impl Metric {
                 format!("{value:.3}×")
             }
             (Self::StepJoules, Measured::Number(value)) => {
-                format!("{} J", words::four_digits(*value))
+                format!("{} J", formatting::four_digits(*value))
             }
             (Self::WeightsDigest, Measured::Text(digest)) => {
                 format!("{}…", digest.get(..12).unwrap_or(digest))
@@ -289,7 +289,7 @@ impl Measured {
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Count(count) => f.pad(&words::count(*count)),
+            Self::Count(count) => f.pad(&formatting::count(*count)),
             Self::Number(number) => f.pad(&number.to_string()),
             Self::Text(text) => f.pad(text),
             Self::NotFinite => f.pad("not a finite number"),

@@ -9,9 +9,9 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use crate::formatting::plural;
 use crate::record::Results;
 use crate::spec::Plan;
-use crate::words::plural;
 
 use super::baseline::{Baseline, MachineTimes};
 use super::comparison::{Comparison, Old, Sides, median};

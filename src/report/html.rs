@@ -10,7 +10,7 @@ use crate::record::{ClaimVerdict, Environment, GpuLoad, RunSummary};
 
 use super::figure::{FOLDED, Figure, Scale};
 use super::history::Group;
-use super::reading::{Advice, Judged};
+use super::sentences::{Advice, Judged};
 use super::summary::{self, COLUMNS};
 use super::table::{LayerSum, Line, Row, TITLES, Table};
 use super::theme::DARK;
@@ -40,7 +40,7 @@ struct Page<'a> {
     titles: Vec<Title>,
     rows: Vec<HtmlRow>,
     legend: Vec<&'static str>,
-    reading: &'a [String],
+    sentences: &'a [String],
     figures: Vec<HtmlFigure<'a>>,
     details: Vec<Detail>,
     labels: Vec<String>,
@@ -198,7 +198,7 @@ pub(super) fn render(
         titles: titles(report),
         rows: rows().map(|row| html_row(&report.table, row)).collect(),
         legend: report.table.legend(),
-        reading: &report.reading,
+        sentences: &report.sentences,
         figures: drawings.iter().map(html_figure).collect::<Result<_, _>>()?,
         details: rows().chain(&report.table.controls).enumerate().map(detail).collect(),
         labels,

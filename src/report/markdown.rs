@@ -4,11 +4,11 @@
 use std::fmt::Write as _;
 
 use super::figure::Figure;
-use super::reading::Judged;
+use super::sentences::Judged;
 use super::summary::COLUMNS;
 use super::table::{TITLES, Table};
 use super::{Report, text};
-use crate::words::markdown as escape;
+use crate::formatting::markdown as escape;
 
 /// The whole file.
 pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
@@ -21,7 +21,7 @@ pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
     page += "## Comparison\n\n";
     page += &comparison(&report.table);
     page += "\n## What this shows\n\n";
-    for sentence in &report.reading {
+    for sentence in &report.sentences {
         let _ = writeln!(page, "- {}", escape(sentence));
     }
     if !report.claims.is_empty() {

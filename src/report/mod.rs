@@ -1,6 +1,6 @@
 //! The report: from results folders to figures, tables and pages. Reads records, computes no measurement.
 //!
-//! What is said is computed once (`table`, `reading`, `skips`, `figure`); how it looks is decided elsewhere (`csv`, `markdown`,
+//! What is said is computed once (`table`, `sentences`, `skips`, `figure`); how it looks is decided elsewhere (`csv`, `markdown`,
 //! `latex`, `terminal`, `html`, `draw`, `interactive`). `tensorboard` makes its files of the run
 //! records alone, and `history` a table and a page of a history.
 
@@ -16,7 +16,7 @@ mod interactive;
 mod latex;
 mod load;
 mod markdown;
-mod reading;
+mod sentences;
 mod skips;
 mod summary;
 mod table;
@@ -42,7 +42,7 @@ pub use load::{Loaded, load, load_results};
 pub use terminal::{Verbosity, terminal};
 
 use figure::Figure;
-use reading::{Advice, Judged};
+use sentences::{Advice, Judged};
 use table::Table;
 use theme::Theme;
 
@@ -97,7 +97,7 @@ struct Report<'a> {
     advice: Vec<Advice>,
     claims: Vec<Judged>,
     table: Table<'a>,
-    reading: Vec<String>,
+    sentences: Vec<String>,
 }
 
 impl<'a> Report<'a> {
@@ -114,10 +114,10 @@ impl<'a> Report<'a> {
         Self {
             experiments,
             title,
-            advice: reading::advice(experiments),
-            claims: reading::judged(experiments),
+            advice: sentences::advice(experiments),
+            claims: sentences::judged(experiments),
             table: Table::of(experiments),
-            reading: reading::sentences(experiments),
+            sentences: sentences::sentences(experiments),
         }
     }
 }

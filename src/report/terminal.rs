@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table as Grid};
 use crate::record::Results;
 
 use super::load::Loaded;
-use super::reading::{Advice, Judged, advice, judged};
+use super::sentences::{Advice, Judged, advice, judged};
 use super::summary::{self, COLUMNS, Column};
 use super::table::{TITLES, Table};
 use super::text;

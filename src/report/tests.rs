@@ -816,7 +816,7 @@ fn characters_that_are_not_seen_are_shown_escaped() {
     }
     for text in &texts {
         let unseen = |c: &char| {
-            !matches!(c, '\n') && !crate::words::printable(&c.to_string()).starts_with(*c)
+            !matches!(c, '\n') && !crate::formatting::printable(&c.to_string()).starts_with(*c)
         };
         assert_eq!(text.chars().find(unseen), None, "{}", &text[..300.min(text.len())]);
     }

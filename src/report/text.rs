@@ -6,7 +6,7 @@ use crate::record::{
     AccuracyVerdict, ClaimMeasure, ClaimVerdict, Environment, Estimate, Failure, Role, Status,
 };
 
-pub(super) use crate::words::{count, list, plural, points, printable};
+pub(super) use crate::formatting::{count, list, plural, points, printable};
 
 /// What stands where nothing was measured.
 pub(super) const NOT_MEASURED: &str = "—";

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::Plan;
-use crate::words;
+use crate::formatting;
 
 /// A value that differs is cut after so many characters.
 const LONGEST_VALUE: usize = 100;
@@ -12,7 +12,7 @@ const LONGEST_VALUE: usize = 100;
 impl Plan {
     /// SHA-256 of the plan as compact JSON, in hexadecimal digits.
     pub fn digest(&self) -> String {
-        words::hex(&Sha256::digest(serde_json::to_vec(self).unwrap_or_default()))
+        formatting::hex(&Sha256::digest(serde_json::to_vec(self).unwrap_or_default()))
     }
 
     /// The values in which a plan that is here differs from this one, such as `train.steps is 3 there, 4 here`.

@@ -1,15 +1,15 @@
 //! A variant that might take the baseline's place: how its accuracy stands, what it costs, and both in words.
 
 use super::{LESS_MEMORY, LITTLE_SLOWER};
-use crate::claims::needed::SeedsNeeded;
+use crate::claims::sample_size::SeedsNeeded;
 use crate::claims::wording;
+use crate::formatting::{list, plural, points, points_apart};
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, AgainstBaseline, Estimate, Results, Status, VariantResult,
 };
 use crate::spec::MeasurePlan;
 use crate::stats::blocks_to_settle;
 use crate::units::Ratio;
-use crate::words::{list, plural, points, points_apart};
 
 /// A variant that might be recommended.
 pub(super) struct Candidate<'a> {

@@ -1,8 +1,8 @@
 //! Annotations of GitHub's workflows: commands on stdout, of which GitHub shows ten of a kind a step. The last line is plain.
 
 use super::{group, to_look_at};
+use crate::formatting::{plural, printable};
 use crate::regression::judge::{Judgement, Verdict};
-use crate::words::{plural, printable};
 
 /// The most annotations.
 const MOST: usize = 10;

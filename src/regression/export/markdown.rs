@@ -1,8 +1,8 @@
 //! For a comment or the summary of a step, short enough for both.
 
 use super::{group, program, to_look_at};
+use crate::formatting::{markdown as escape, plural};
 use crate::regression::judge::{Judgement, Outcome, Verdict};
-use crate::words::{markdown as escape, plural};
 
 /// The most bytes: a comment on GitHub has at most 65,536 characters, a step's summary 1 MiB.
 pub(super) const MOST_BYTES: usize = 60_000;

@@ -18,7 +18,7 @@ use std::str::FromStr;
 
 use super::judge::{Finding, Judgement, Verdict};
 use super::metric::Key;
-use crate::words::plural;
+use crate::formatting::plural;
 
 /// A form of a judgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

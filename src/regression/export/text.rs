@@ -1,8 +1,8 @@
 //! Lines for a terminal or a log.
 
 use super::{group, program, to_look_at};
+use crate::formatting::printable;
 use crate::regression::judge::Judgement;
-use crate::words::printable;
 
 pub(super) fn render(judgement: &Judgement) -> String {
     let Judgement { experiment, against, .. } = judgement;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::claims::{self, wording};
+use crate::formatting::points_apart;
 use crate::record::{
     AccuracyDifference, AccuracyVerdict, ClaimVerdict, Estimate, GradientCounts, Recommendation,
     Status,
 };
 use crate::stats::{MIN_PAIRS, SIGNIFICANCE, least_pairs, wilson};
 use crate::units::Ratio;
-use crate::words::points_apart;
 
 use super::load::Loaded;
 use super::table::{Row, Table, variants};

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::accuracies;
+use crate::formatting::plural;
 use crate::record::{Estimate, Results, VariantResult};
 use crate::spec::VariantPlan;
 use crate::stats::{
@@ -10,7 +11,6 @@ use crate::stats::{
     paired_differences, pairs_to_settle,
 };
 use crate::units::Ratio;
-use crate::words::plural;
 
 /// How many seeds it takes to decide a difference of accuracies that is inconclusive, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
