@@ -51,7 +51,9 @@ fn of_commit(results: &Results, (number, of): (usize, usize), rng: &mut ChaCha8R
         let shift = if is_late { 1.1 } else { 1.0 };
         let mut vary = |blocks: &mut Vec<Seconds>, shift: f64| {
             let factor = shift * (1.0 + rng.random_range(-0.02..0.02));
-            blocks.iter_mut().for_each(|block| block.0 *= factor);
+            for block in blocks {
+                block.0 *= factor;
+            }
         };
         if let Some(train) = &mut variant.train {
             vary(&mut train.blocks, shift);

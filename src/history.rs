@@ -4,7 +4,7 @@
 
 mod change;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::ValueRef;
@@ -160,7 +160,7 @@ impl History {
     }
 
     /// The runs in their order, by their ids.
-    fn runs(&self) -> rusqlite::Result<HashMap<i64, (usize, Run)>> {
+    fn runs(&self) -> rusqlite::Result<BTreeMap<i64, (usize, Run)>> {
         let sql = "SELECT id, commit_id, source, started, version FROM run ORDER BY started, id";
         let mut statement = self.connection.prepare(sql)?;
         let run = |row: &Row<'_>| {
@@ -200,7 +200,7 @@ impl History {
 fn points(
     statement: &mut Statement<'_>,
     series: i64,
-    runs: &HashMap<i64, (usize, Run)>,
+    runs: &BTreeMap<i64, (usize, Run)>,
 ) -> rusqlite::Result<Vec<Point>> {
     let mut rows = statement.query([series])?;
     let mut points = Vec::new();

@@ -196,7 +196,9 @@ fn eight_writers_at_once_lose_nothing() {
         }
     };
     std::thread::scope(|scope| {
-        (0..WRITERS).for_each(|writer| drop(scope.spawn(move || write(writer))));
+        for writer in 0..WRITERS {
+            scope.spawn(move || write(writer));
+        }
     });
     let expected: Vec<Measured> = (0..WRITERS * EACH).map(|n| Measured::Count(n as u64)).collect();
     assert_eq!(values(&at.join("history.db"), "fp16-mixed/lost_updates"), expected);

@@ -30,8 +30,8 @@ pub(super) enum HistoryCommand {
     Show {
         #[command(flatten)]
         at: At,
-        /// Only this metric, such as step_seconds; may be repeated. With --out, it is drawn whether it changed or not
-        #[arg(long = "metric", value_name = "METRIC", value_parser = metric)]
+        /// Only these metrics.
+        #[arg(long = "metric", help = "Only this metric, such as step_seconds; may be repeated. With --out, it is drawn whether it changed or not", value_name = "METRIC", value_parser = metric)]
         metrics: Vec<Metric>,
         /// Only this variant; may be repeated. With --out, it is drawn whether it changed or not
         #[arg(long = "variant", value_name = "VARIANT")]

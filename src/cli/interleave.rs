@@ -34,8 +34,11 @@ pub(super) struct CompareArguments {
     /// Compare two builds: their binaries time the variants of SPEC in turns on this machine
     #[arg(long, requires = "spec")]
     interleave: bool,
-    /// With --interleave: blocks of each build [default: measure.timing_blocks, or more where fewer could decide nothing]
-    #[arg(long, value_name = "N", requires = "interleave", value_parser = clap::value_parser!(u64).range(2..=MOST_ROUNDS))]
+    /// With --interleave: blocks of each build.
+    #[arg(
+        long,
+        help = "With --interleave: blocks of each build [default: measure.timing_blocks, or more where fewer could decide nothing]",
+        value_name = "N", requires = "interleave", value_parser = clap::value_parser!(u64).range(2..=MOST_ROUNDS))]
     rounds: Option<u64>,
     #[command(flatten, next_help_heading = "With --interleave, as for `mantissa experiment`")]
     selection: Selection,
@@ -127,10 +130,8 @@ impl Builds<'_> {
             say(&format!("{what}: round {}{of}", round + 1));
             let is_even = round % 2 == 0;
             for is_a in [is_even, !is_even] {
-                let (name, binary, blocks) = match is_a {
-                    true => ("A", self.a, &mut rounds.a),
-                    false => ("B", self.b, &mut rounds.b),
-                };
+                let (name, binary, blocks) =
+                    if is_a { ("A", self.a, &mut rounds.a) } else { ("B", self.b, &mut rounds.b) };
                 blocks.push(block(binary, name, round, &self.options)?);
             }
             if let (Some(a), Some(b)) = (rounds.a.last(), rounds.b.last()) {

@@ -144,7 +144,9 @@ pub fn make_database(path: &Path, layout: &Layout) -> Result<Connection, Databas
         Ok(connection)
     })();
     if opened.is_err() {
-        made.iter().for_each(|folder| remove_if_empty(folder));
+        for folder in &made {
+            remove_if_empty(folder);
+        }
     }
     opened
 }

@@ -53,7 +53,9 @@ fn a_drift_of_the_machine_moves_both_builds_and_is_no_change() {
     let mut drifting = rounds(8, 1.0);
     for blocks in [&mut drifting.a, &mut drifting.b] {
         for block in &mut blocks[4..] {
-            block.times.values_mut().for_each(|time| *time *= 2.0);
+            for time in block.times.values_mut() {
+                *time *= 2.0;
+            }
         }
     }
     let judgement = judge_builds(&drifting, None, &Asked::default());
