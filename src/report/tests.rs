@@ -250,11 +250,11 @@ fn the_summary_reads_well() {
 
     W: weights, A: activations, ∂A: activation gradients, ∂W: weight gradients. A 0 is exactly none.
 
-    No overflow at all: fp32, bf16-mixed and e5m2.
+    No overflow on census steps: fp32, bf16-mixed and e5m2.
 
     No overflow in any variant: 1 other layer.
 
-    No underflow at all: fp32 and bf16-mixed.
+    No underflow on census steps: fp32 and bf16-mixed.
 
     No underflow in any variant: 1 other layer.
 

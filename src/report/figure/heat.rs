@@ -69,7 +69,7 @@ impl<'a> Census<'a> {
     }
 
     fn label(&self) -> String {
-        let settling = if self.settling { ", while settling" } else { "" };
+        let settling = if self.settling { " (while settling)" } else { "" };
         format!("{}{settling}", self.row.label())
     }
 }
@@ -111,7 +111,7 @@ impl<'a> Part<'a> {
         kept.truncate(MOST_LAYERS);
         let left_out = [
             (!without.is_empty() && !censuses.is_empty())
-                .then(|| format!("No {} at all: {}.", kind.name, text::list(&without))),
+                .then(|| format!("No {} on census steps: {}.", kind.name, text::list(&without))),
             (zero > 0).then(|| {
                 format!("No {} in any variant: {}.", kind.name, text::plural(zero, "other layer"))
             }),
@@ -278,7 +278,7 @@ mod tests {
         let [overflow, _] = figure.panels.as_slice() else { panic!("two panels") };
         assert_eq!(names(overflow), ["hidden.0"]);
         assert!(overflow.x.groups.iter().all(|group| group.label != "fp32"));
-        let said = "No overflow at all: fp32, bf16-mixed and e5m2.";
+        let said = "No overflow on census steps: fp32, bf16-mixed and e5m2.";
         assert!(figure.notes.iter().any(|note| note == said), "{:?}", figure.notes);
         // hidden.0 has no counts of two roles: blank, which is not 0.
         let Marks::Cells { cells: blanks, .. } = &overflow.layers[0].marks else { panic!() };
@@ -300,7 +300,7 @@ mod tests {
             Some(inside.map(|cell| cell.words.clone()).collect::<Vec<_>>())
         };
         let variant = loaded[0].results.variants[1].name.clone();
-        let apart = format!("{variant}, while settling");
+        let apart = format!("{variant} (while settling)");
         assert_eq!(of(&Table::of(&loaded), &apart), None);
         let records = loaded[0].records.iter_mut().filter(|record| record.variant == variant);
         // Of 5 in every run, 3 fell into the steps in which the scale settled.
