@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::{Failure, Place, Selection, print};
 use crate::experiment::{self, TimeError};
-use crate::regression::TimedBlock;
+use crate::record::Phases;
+use crate::regression::{Metric, TimedBlock};
 use crate::train::Phase;
 use crate::units::Seconds;
 
@@ -38,7 +39,16 @@ pub(super) fn time(arguments: &TimeArguments) -> Result<(), Failure> {
     let mut timed = TimedBlock::new(&plan, &environment, &data.digest);
     let one = |blocks: &[Seconds]| blocks.first().map(|seconds| seconds.0);
     for (variant, timing) in plan.variants.iter().zip(timings) {
-        timed.put(&variant.name, one(&timing.train), one(&timing.inference));
+        let of = |phase: fn(&Phases) -> Seconds| timing.phases.first().map(|all| phase(all).0);
+        let times = [
+            (Metric::StepSeconds, one(&timing.train)),
+            (Metric::ForwardSeconds, of(|phases| phases.forward)),
+            (Metric::BackwardSeconds, of(|phases| phases.backward)),
+            (Metric::UnscaleSeconds, of(|phases| phases.unscale)),
+            (Metric::UpdateSeconds, of(|phases| phases.update)),
+            (Metric::InferenceSeconds, one(&timing.inference)),
+        ];
+        timed.put(&variant.name, &times);
         if let Some(reason) = timing.failure {
             timed.untimed.insert(variant.name.clone(), reason);
         }

@@ -33,7 +33,7 @@ pub struct TimedBlock {
     pub plan: Value,
     /// SHA-256 of the data.
     pub data_digest: String,
-    /// Seconds of a training step and of a batch of inference, by [`Key`].
+    /// Seconds of a training step, of its phases and of a batch of inference, by [`Key`].
     pub times: BTreeMap<String, f64>,
     /// Why a variant has no times, by its name.
     pub untimed: BTreeMap<String, String>,
@@ -66,11 +66,13 @@ impl TimedBlock {
         }
     }
 
-    /// Adds what a variant took, as far as it was timed.
-    pub fn put(&mut self, variant: &str, step: Option<f64>, inference: Option<f64>) {
-        let times = [(Metric::StepSeconds, step), (Metric::InferenceSeconds, inference)];
-        let times = times.into_iter().filter_map(|(metric, time)| Some((metric, time?)));
-        self.times.extend(times.map(|(metric, time)| (Key::of(variant, metric).to_string(), time)));
+    /// Adds what a variant took; what was not measured is none, or 0.
+    pub fn put(&mut self, variant: &str, times: &[(Metric, Option<f64>)]) {
+        for (metric, time) in times {
+            if let Some(time) = time.filter(|time| *time > 0.0) {
+                self.times.insert(Key::of(variant, *metric).to_string(), time);
+            }
+        }
     }
 
     /// Reads what a program printed.

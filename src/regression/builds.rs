@@ -49,6 +49,7 @@ pub fn judge_builds(first: &Rounds, second: Option<&Rounds>, asked: &Asked<'_>) 
     }
     let comparison = Comparison {
         of: Old::BuildA,
+        strict: asked.strict,
         first: sides(first),
         second: second.map(|second| Ok(sides(second))),
         untimed: &|variant| b?.untimed.get(variant).cloned(),

@@ -61,6 +61,8 @@ pub(super) struct Comparison<'a> {
     pub(super) of: Old,
     /// The timing phase that finds a change.
     pub(super) first: Sides,
+    /// Whether what is inconclusive counts as failed.
+    pub(super) strict: bool,
     /// The one that confirms it, or why there can be none; none where it was not tried.
     pub(super) second: Option<Result<Sides, String>>,
     /// Why a variant has no new times, where that is known.
@@ -78,8 +80,8 @@ enum Sight {
 }
 
 impl Comparison<'_> {
-    /// What became of each metric. Also says whether one of them would fail if a second timing phase, which was not tried, said
-    /// the same.
+    /// What became of each metric. Also says whether a second timing phase, which was not tried, could make one of them fail, or
+    /// pass under `strict`.
     pub(super) fn findings(&self) -> (Vec<Finding>, bool) {
         let mut wants_second = false;
         let Sides { old, new } = &self.first;
@@ -101,9 +103,9 @@ impl Comparison<'_> {
                 Sight::Moved(change) => {
                     let p = adjusted.next().unwrap_or(1.0);
                     let margin = key.metric.margin();
-                    let is_enough = change.pairs >= least;
                     let is_slower = change.is_slower_than(margin) && p < stats::SIGNIFICANCE;
-                    wants_second |= is_enough && is_slower && self.second.is_none();
+                    let is_open = is_slower || self.strict && change.ratio.value.0 > 1.0 + margin;
+                    wants_second |= change.pairs >= least && is_open && self.second.is_none();
                     let (verdict, why) = self.decide(key, change, (p, least));
                     (verdict, why, Some(change.ratio))
                 }
@@ -179,42 +181,28 @@ impl Comparison<'_> {
             let hint = if faster { self.of.accept(" to hold it") } else { String::new() };
             return (Verdict::Passed, format!("{moved}{hint}"));
         }
-        if !(change.is_slower_than(margin) && p < stats::SIGNIFICANCE) {
-            return (Verdict::Inconclusive, format!("{moved}: that may be chance (p = {p:.2})"));
-        }
+        let is_slower = change.is_slower_than(margin) && p < stats::SIGNIFICANCE;
+        let inconclusive = |why: &str| (Verdict::Inconclusive, format!("{moved}{why}"));
         match &self.second {
-            None => {
-                (Verdict::Inconclusive, format!("{moved}; no second timing phase has confirmed it"))
-            }
-            Some(Err(reason)) => {
-                let why =
-                    format!("{moved}; not confirmed, as there is no second timing phase: {reason}");
-                (Verdict::Inconclusive, why)
-            }
             Some(Ok(Sides { old, new })) => {
                 let again = new.get(key).zip(old.get(key));
                 let again = again.and_then(|(new, old)| Change::of(new, old, margin));
-                self.confirm(&moved, again, margin)
+                match again {
+                    Some(again) => {
+                        let verdict = with_second(is_slower, again, margin);
+                        (
+                            verdict,
+                            format!("{moved}; a second timing phase: {}", self.moved(again.ratio)),
+                        )
+                    }
+                    None => inconclusive("; a second timing phase has no such times"),
+                }
             }
-        }
-    }
-
-    /// What a second timing phase makes of a time that the first found slower.
-    fn confirm(&self, moved: &str, again: Option<Change>, margin: f64) -> (Verdict, String) {
-        match again {
-            Some(again) if again.is_slower_than(margin) => {
-                let again = self.moved(again.ratio);
-                (Verdict::Failed, format!("{moved}; a second timing phase: {again}"))
-            }
-            Some(again) => {
-                let again = self.moved(again.ratio);
-                let why = format!("{moved}; a second timing phase does not confirm it: {again}");
-                (Verdict::Inconclusive, why)
-            }
-            None => {
-                let why = "a second timing phase does not confirm it: it has no such times";
-                (Verdict::Inconclusive, format!("{moved}; {why}"))
-            }
+            _ if !is_slower => inconclusive(&format!(": that may be chance (p = {p:.2})")),
+            None => inconclusive("; no second timing phase has confirmed it"),
+            Some(Err(reason)) => inconclusive(&format!(
+                "; not confirmed, as there is no second timing phase: {reason}"
+            )),
         }
     }
 
@@ -222,6 +210,18 @@ impl Comparison<'_> {
     fn moved(&self, ratio: Estimate<Ratio>) -> String {
         let [value, low, high] = [ratio.value, ratio.low, ratio.high].map(|ratio| ratio.0);
         format!("is {value:.3} times {}'s ({low:.3} to {high:.3})", self.of.name())
+    }
+}
+
+/// What two timing phases come to, of which the first found a time above its margin: for sure, or perhaps. It fails where both
+/// are sure, and passes where the first is not and the second does not find it.
+fn with_second(is_slower: bool, again: Change, margin: f64) -> Verdict {
+    if is_slower && again.is_slower_than(margin) {
+        Verdict::Failed
+    } else if !is_slower && again.ratio.value.0 <= 1.0 + margin {
+        Verdict::Passed
+    } else {
+        Verdict::Inconclusive
     }
 }
 

@@ -152,7 +152,7 @@ pub fn judge(baseline: &Baseline, results: &Results, asked: &Asked<'_>) -> Judge
         return refused(results, asked, reason);
     }
     let mut findings = exact::judge(baseline, results);
-    let (of_times, wants_second_timing) = times::judge(baseline, results, asked.second);
+    let (of_times, wants_second_timing) = times::judge(baseline, results, asked);
     findings.extend(of_times);
     Judgement {
         wants_second_timing,

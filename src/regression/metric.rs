@@ -47,6 +47,14 @@ pub enum Metric {
     StepSeconds,
     /// Time of a training step ÷ that of the experiment's baseline variant in the same block.
     StepRatio,
+    /// Time of the forward pass in a training step.
+    ForwardSeconds,
+    /// Time of the backward pass.
+    BackwardSeconds,
+    /// Time of unscaling the gradients and looking for infinities.
+    UnscaleSeconds,
+    /// Time of the update.
+    UpdateSeconds,
     /// Time of a batch of inference.
     InferenceSeconds,
     /// Time of a batch of inference ÷ that of the experiment's baseline variant in the same block.
@@ -86,7 +94,7 @@ pub const TIME_MARGIN: f64 = 0.10;
 struct Row(Metric, &'static str, Kind, Better, f64);
 
 /// One row a metric, in their order.
-const TABLE: [Row; 21] = {
+const TABLE: [Row; 25] = {
     use Better::{Higher, Lower, Neither};
     use Kind::{Exact, Noisy};
     use Metric as M;
@@ -109,6 +117,10 @@ const TABLE: [Row; 21] = {
         Row(M::InferencePeakBytes, "inference_peak_bytes", Exact, Lower, BYTES_MARGIN),
         Row(M::StepSeconds, "step_seconds", Noisy, Lower, TIME_MARGIN),
         Row(M::StepRatio, "step_ratio", Noisy, Lower, TIME_MARGIN),
+        Row(M::ForwardSeconds, "forward_seconds", Noisy, Lower, TIME_MARGIN),
+        Row(M::BackwardSeconds, "backward_seconds", Noisy, Lower, TIME_MARGIN),
+        Row(M::UnscaleSeconds, "unscale_seconds", Noisy, Lower, TIME_MARGIN),
+        Row(M::UpdateSeconds, "update_seconds", Noisy, Lower, TIME_MARGIN),
         Row(M::InferenceSeconds, "inference_seconds", Noisy, Lower, TIME_MARGIN),
         Row(M::InferenceRatio, "inference_ratio", Noisy, Lower, TIME_MARGIN),
         Row(M::StepJoules, "step_joules", Noisy, Lower, TIME_MARGIN),
@@ -147,7 +159,15 @@ impl Metric {
 
     /// Whether it is an absolute time, which moves with the machine's speed.
     pub fn moves_with_machine(self) -> bool {
-        matches!(self, Self::StepSeconds | Self::InferenceSeconds)
+        matches!(
+            self,
+            Self::StepSeconds
+                | Self::ForwardSeconds
+                | Self::BackwardSeconds
+                | Self::UnscaleSeconds
+                | Self::UpdateSeconds
+                | Self::InferenceSeconds
+        )
     }
 
     /// Whether it is one of a seed's run, and not of all seeds together.
@@ -165,7 +185,7 @@ impl Metric {
     pub fn unit(self) -> &'static str {
         match self {
             Self::TrainPeakBytes | Self::InferencePeakBytes => "bytes",
-            Self::StepSeconds | Self::InferenceSeconds => "seconds",
+            _ if self.moves_with_machine() => "seconds",
             Self::StepJoules => "joules",
             Self::StepRatio | Self::InferenceRatio => "ratio",
             _ => "",
@@ -178,7 +198,7 @@ impl Metric {
             (Self::TrainPeakBytes | Self::InferencePeakBytes, Measured::Count(bytes)) => {
                 format!("{} ({} bytes)", Bytes(*bytes), formatting::count(*bytes))
             }
-            (Self::StepSeconds | Self::InferenceSeconds, Measured::Number(value)) => {
+            (_, Measured::Number(value)) if self.moves_with_machine() => {
                 Seconds(*value).to_string()
             }
             (Self::StepRatio | Self::InferenceRatio, Measured::Number(value)) => {

@@ -16,7 +16,7 @@ use crate::spec::Plan;
 use super::baseline::{Baseline, MachineTimes};
 use super::comparison::{Comparison, Old, Sides, median};
 use super::fingerprint::Machine;
-use super::judge::{Finding, Verdict};
+use super::judge::{Asked, Finding, Verdict};
 use super::measures::Times;
 use super::metric::Key;
 
@@ -32,12 +32,11 @@ pub enum Second {
     Impossible(String),
 }
 
-/// Judges the noisy metrics. Also says whether one of them would fail if a second timing phase, which is not there, said the
-/// same.
+/// Judges the noisy metrics. Also says whether a second timing phase, which is not there, could decide one of them.
 pub(super) fn judge(
     baseline: &Baseline,
     results: &Results,
-    second: Option<&Second>,
+    asked: &Asked<'_>,
 ) -> (Vec<Finding>, bool) {
     let new = Times::of(results);
     let here = Machine::of(&results.environment);
@@ -60,13 +59,14 @@ pub(super) fn judge(
     let old = old.times();
     let sides =
         |new: &Times| Sides { old: old.with_ratios(variant), new: new.with_ratios(variant) };
-    let second = second.map(|second| match second {
+    let second = asked.second.map(|second| match second {
         Second::Done(again) => Ok(sides(again)),
         Second::Impossible(reason) => Err(reason.clone()),
     });
     let products = [&old.products, &new.products];
     let comparison = Comparison {
         of: Old::Baseline,
+        strict: asked.strict,
         first: sides(&new),
         second,
         untimed: &|variant| untimed(results, variant),

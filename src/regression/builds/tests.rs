@@ -1,6 +1,7 @@
 //! Two builds, by blocks made by hand.
 
 use super::super::judge::{Outcome, Verdict};
+use super::super::metric::Metric;
 use super::super::tests::results;
 use super::*;
 
@@ -8,8 +9,11 @@ use super::*;
 fn block(factor: f64) -> TimedBlock {
     let results = results();
     let mut block = TimedBlock::new(&results.plan, &results.environment, "data");
-    block.put("fp32", Some(0.010), Some(0.004));
-    block.put("bf16-mixed", Some(0.006 * factor), Some(0.002));
+    let times = |step, inference| {
+        [(Metric::StepSeconds, Some(step)), (Metric::InferenceSeconds, Some(inference))]
+    };
+    block.put("fp32", &times(0.010, 0.004));
+    block.put("bf16-mixed", &times(0.006 * factor, 0.002));
     block
 }
 
