@@ -28,6 +28,7 @@ pub(crate) fn disturbance(results: &Results) -> Option<String> {
 }
 
 fn busy(results: &Results) -> Option<String> {
+    results.variants.iter().find(|variant| variant.train.is_some())?;
     let load = results.other_load.filter(|load| *load > BUSY)?;
     Some(format!("other programs took {:.0}% of the processor's time", load * 100.0))
 }
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_not_quiet_is_told_of() {
+    fn a_machine_that_is_not_quiet_is_reported() {
         let quiet = [1.0, 1.1, 0.9, 1.0, 1.0, 1.1, 1.0, 0.9, 1.0];
         let slower = [1.0, 1.0, 1.0, 1.1, 1.1, 1.1, 1.3, 1.3, 1.3];
         // Two of eighteen.
@@ -134,5 +135,8 @@ mod tests {
             said.contains("20% of the processor's time and a step of fp32 was 1.30 times as fast"),
             "{said}"
         );
+        // Without a timing phase nothing was disturbed.
+        fewer.variants.iter_mut().for_each(|variant| variant.train = None);
+        assert_eq!(disturbance(&fewer), None);
     }
 }
