@@ -131,6 +131,7 @@ fn a_build_against_itself_is_timed_in_turns_and_does_not_fail() {
     let summary = "12 metrics judged: 0 passed, 0 failed, 12 inconclusive, 0 allowed; 0 not judged";
     assert_eq!(ran.stdout.lines().last(), Some(summary), "{}", ran.stderr);
     assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+    assert!(ran.told().contains("nothing could be judged: every metric is inconclusive; "));
     assert!(ran.stderr.contains("timing: round 3 of 3\n"), "{}", ran.stderr);
 }
 

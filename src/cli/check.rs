@@ -310,7 +310,8 @@ pub(super) fn conclude(
         Outcome::NothingJudged => {
             let why = judgement.notes.first().map(String::as_str);
             let first = judgement.not_judged().first().map(|(why, _)| (*why).to_owned());
-            let why = why.map(str::to_owned).or(first).unwrap_or_default();
+            let inconclusive = || "every metric is inconclusive".to_owned();
+            let why = why.map(str::to_owned).or(first).unwrap_or_else(inconclusive);
             Err(Failure::NotComparable(format!("nothing could be judged: {why}; {summary}")))
         }
     }
