@@ -31,7 +31,7 @@ pub const SCHEMA: u32 = 1;
 /// `results.json`: one experiment, complete or interrupted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Results {
-    /// [`SCHEMA`] of the program that wrote the file.
+    /// Version of this form: 1.
     pub schema: u32,
     /// The experiment's name.
     pub experiment: String,

@@ -265,7 +265,7 @@ pub enum ModelPlan {
     },
 }
 
-/// One block of a [`ModelPlan::Cnn`].
+/// One block of a convolutional network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConvBlock {
     /// Output channels.

@@ -204,8 +204,10 @@ fn eight_writers_at_once_lose_nothing() {
     assert_eq!(values(&at.join("history.db"), "fp16-mixed/lost_updates"), expected);
 }
 
-/// Kills so many writers at random points. Each time what is there is whole adds, and all that were acknowledged.
-fn kill_writers(times: usize) {
+/// Writers are killed at random points. Each time what is there is whole adds, and all that were acknowledged.
+#[test]
+fn a_hundred_killed_writers_leave_whole_adds_only() {
+    const TIMES: usize = 100;
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let file = at.join("history.db");
@@ -215,8 +217,8 @@ fn kill_writers(times: usize) {
     assert_eq!(mantissa(at, &["history", "add", "run"]).code, Some(0));
     let mut whole = started.elapsed();
     let (mut acknowledged, mut killed) = (1, 0);
-    for number in 1..=20 * times {
-        if killed == times {
+    for number in 1..=20 * TIMES {
+        if killed == TIMES {
             break;
         }
         save(at, "run", &of_commit(number, number as u64, |_| ()));
@@ -243,18 +245,7 @@ fn kill_writers(times: usize) {
     let check = rusqlite::Connection::open(&file).unwrap();
     let check: String = check.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
-    assert_eq!(killed, times);
-}
-
-#[test]
-fn a_killed_writer_leaves_whole_adds_only() {
-    kill_writers(20);
-}
-
-#[test]
-#[ignore = "100 killed writers take half a minute"]
-fn a_hundred_killed_writers_leave_whole_adds_only() {
-    kill_writers(100);
+    assert_eq!(killed, TIMES);
 }
 
 /// What stands in the place of a history, its exit code for `show` and for `add`, and what is told.

@@ -233,7 +233,7 @@ pub(super) fn finished(folder: &Path) -> Result<Results, Failure> {
     Ok(results)
 }
 
-/// Judges, and where a time is slower times the plan's variants once more, to see whether that repeats.
+/// Judges, and where a time may be slower times the plan's variants once more, to see whether that repeats.
 fn judged_twice(
     baseline: &Baseline,
     results: &Results,
@@ -243,7 +243,7 @@ fn judged_twice(
     if !judgement.wants_second_timing {
         return Ok(judgement);
     }
-    say("a time is slower than in the baseline: timing a second time");
+    say("a time may be slower than in the baseline: timing a second time");
     let second = second_timing(results)?;
     Ok(regression::judge(baseline, results, &Asked { second: Some(&second), ..asked }))
 }

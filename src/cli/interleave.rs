@@ -17,8 +17,8 @@ use crate::store;
 /// The most bytes that are read of what a build prints: a block of 1000 variants has less.
 const MOST_PRINTED: u64 = 1 << 24;
 
-/// Lines of a failed build's stderr that are told, its last ones.
-const LINES_TOLD: usize = 3;
+/// Lines of a failed build's stderr that are shown, its last ones.
+const LINES_SHOWN: usize = 3;
 
 #[derive(Debug, Args)]
 pub(super) struct CompareArguments {
@@ -71,7 +71,7 @@ pub(super) fn compare(arguments: &CompareArguments) -> Result<(), Failure> {
     let asked = Asked { against: &against, strict: how.strict, allowed: &allowed, second: None };
     let mut judgement = regression::judge_builds(&first, None, &asked);
     if judgement.wants_second_timing {
-        say("a time is slower in B than in A: timing both a second time");
+        say("a time may be slower in B than in A: timing both a second time");
         let second = builds.phase("second timing")?;
         judgement = regression::judge_builds(&first, Some(&second), &asked);
     }
@@ -171,7 +171,7 @@ fn block(
     }
     let lines: Vec<&str> = ran.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
     if ran.status.code() != Some(2) {
-        let last = lines[lines.len().saturating_sub(LINES_TOLD)..].join("; ");
+        let last = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("; ");
         return Err(Failure::Machine(format!("{place}: {}: {last}", ended(ran.status))));
     }
     // Wrong usage: of the command, which an older build does not know, or of what was asked of it.

@@ -30,7 +30,7 @@ pub struct TrainTime {
 /// micro-batches.
 ///
 /// Measured in blocks of their own, each phase between two synchronizations, on eager steps: on a GPU, where a captured step
-/// has no gaps, the sum may exceed [`TrainTime::step_seconds`]. That has no `data` in it on
+/// has no gaps, the sum may exceed `step_seconds`. That has no `data` in it on
 /// any device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Phases {

@@ -17,7 +17,7 @@ pub struct Estimate<T> {
     pub high: T,
 }
 
-/// A point that has no interval, in the shape of an [`Estimate`]: both ends are `null`.
+/// A point that has no interval: both ends are `null`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Point {
     /// The point.

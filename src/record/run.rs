@@ -149,7 +149,7 @@ pub enum Role {
     ActivationGradients,
     /// Gradients with respect to weights.
     WeightGradients,
-    /// Weight updates: a histogram of Δw; what is lost is in [`UpdateCounts`].
+    /// Weight updates: a histogram of Δw; updates that were rounded away are in `updates`.
     Updates,
 }
 

@@ -99,7 +99,7 @@ impl Allowance {
     /// # Errors
     /// When nothing is.
     pub fn check(&self, judgement: &Judgement) -> Result<(), AllowanceError> {
-        /// Keys that are told.
+        /// Keys that there are.
         const SOME: usize = 5;
         let findings = &judgement.findings;
         if findings.is_empty() || findings.iter().any(|finding| self.covers(&finding.key)) {

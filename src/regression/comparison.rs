@@ -129,7 +129,7 @@ impl Comparison<'_> {
             }
             // Whether the driver tells the energy is not the program's doing.
             (Some(_), None) if key.metric == Metric::StepJoules => {
-                return not_judged("is missing: the driver did not tell it".to_owned());
+                return not_judged("is missing: the driver did not report it".to_owned());
             }
             (Some(_), None) => return Sight::Settled(Verdict::Failed, self.missing(key)),
         };

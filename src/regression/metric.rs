@@ -59,7 +59,7 @@ pub enum Metric {
     InferenceSeconds,
     /// Time of a batch of inference ÷ that of the experiment's baseline variant in the same block.
     InferenceRatio,
-    /// Energy of a training step: one value a timing phase, so it is told and not judged.
+    /// Energy of a training step: one value a timing phase, so it is reported and not judged.
     StepJoules,
 }
 

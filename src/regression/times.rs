@@ -2,7 +2,7 @@
 //!
 //! A machine that is busy, or runs at another clock, is slower in everything. Ratios to the experiment's baseline variant,
 //! timed in turns, do not see that. Absolute times do: they are judged only where the machine's fastest products are as fast
-//! as they were, and told where not.
+//! as they were, and otherwise the check says so.
 
 #[cfg(test)]
 mod tests;

@@ -70,9 +70,9 @@ impl<'a> Trend<'a> {
     }
 
     /// Each change as a sentence without its end.
-    pub(super) fn told(&self) -> Vec<String> {
-        let told = |change: &Change| format!("{}: {}", self.series.key, self.change(change));
-        self.changes.iter().map(|change| text::printable(&told(change))).collect()
+    pub(super) fn sentences(&self) -> Vec<String> {
+        let sentence = |change: &Change| format!("{}: {}", self.series.key, self.change(change));
+        self.changes.iter().map(|change| text::printable(&sentence(change))).collect()
     }
 
     /// `0123456789ab: 10.0 ms → 12.0 ms (+20.0%)`.

@@ -21,8 +21,8 @@ const MOST_MARKED: usize = 100;
 /// Commits named on an axis, about.
 const NAMED: usize = 6;
 
-/// Changes told below a figure.
-const MOST_TOLD: usize = 8;
+/// Changes named below a figure.
+const MOST_CHANGES: usize = 8;
 
 /// The commits of a figure, in their order: each with the time at which its experiment started.
 type Commits<'a> = Vec<(&'a str, &'a str)>;
@@ -57,11 +57,11 @@ fn figure(number: usize, metric: Metric, group: &[&Trend<'_>]) -> Figure {
     });
     let panels: Vec<Panel> = panels.collect();
     let name = metric.name().replace('_', " ");
-    let changes: Vec<String> = group.iter().flat_map(|trend| trend.told()).collect();
+    let changes: Vec<String> = group.iter().flat_map(|trend| trend.sentences()).collect();
     let mut notes: Vec<String> =
-        changes.iter().take(MOST_TOLD).map(|told| format!("{told}.")).collect();
-    if changes.len() > MOST_TOLD {
-        let more = text::count((changes.len() - MOST_TOLD) as u64);
+        changes.iter().take(MOST_CHANGES).map(|change| format!("{change}.")).collect();
+    if changes.len() > MOST_CHANGES {
+        let more = text::count((changes.len() - MOST_CHANGES) as u64);
         notes.push(format!("And {more} more, which the table names."));
     }
     notes.extend(first_of(MOST_PANELS, variants.len(), "variants", "the table has them all"));
@@ -69,10 +69,10 @@ fn figure(number: usize, metric: Metric, group: &[&Trend<'_>]) -> Figure {
         notes.push(format!("The latest {MOST_COMMITS} commits are drawn."));
     }
     let title = format!("{}{}", name[..1].to_uppercase(), &name[1..]);
-    let told = if changes.is_empty() { "no change".to_owned() } else { changes.join("; ") };
+    let summary = if changes.is_empty() { "no change".to_owned() } else { changes.join("; ") };
     Figure {
         file: format!("trend-{number}").into(),
-        alt: format!("{title} by commit: {told}."),
+        alt: format!("{title} by commit: {summary}."),
         title,
         subtitle: format!("{}. Upright, dashed: a new level begins.", group[0].title()),
         room: room_for(panels.len(), 190.0),
@@ -141,8 +141,8 @@ fn panel(
         let spots = trend.series.points.iter().filter_map(|point| {
             let value = point.value.value()? * factor;
             let at = (place(point)? as f64, value);
-            let told = key.metric.text(&point.value);
-            let words = format!("{key}: {told} at {}, {}", point.commit, point.started);
+            let value = key.metric.text(&point.value);
+            let words = format!("{key}: {value} at {}, {}", point.commit, point.started);
             Some(Spot { at, words: text::printable(&words) })
         });
         let spots: Vec<Spot> = spots.collect();
