@@ -166,7 +166,12 @@ fn ranges(scaled: &[Scaled<'_>], steps: usize) -> Vec<(f64, f64)> {
         let air = ((last - first) as f64 * 0.1).max(4.0);
         let near = ((*first as f64 - air).floor().max(0.0), (*last as f64 + air).ceil().min(end));
         let whole = near.1 - near.0 > 0.5 * end;
-        ranges.push(if whole { (0.0, end) } else { near });
+        match ranges.last_mut() {
+            _ if whole => ranges.push((0.0, end)),
+            // One plot of both, where they meet.
+            Some((_, opening)) if near.0 <= *opening => *opening = opening.max(near.1),
+            _ => ranges.push(near),
+        }
     }
     if ranges.is_empty() {
         ranges.push((0.0, end));
@@ -403,6 +408,8 @@ mod tests {
         assert_eq!(shown(&|record| set(record, &[0, 1], &settles)), [(0.0, 7.0)]);
         let rises = [(0, 4.0), (1, 2.0), (100, 4.0)];
         assert_eq!(shown(&|record| set(record, &[0], &rises)), [(0.0, 5.0), (96.0, 104.0)]);
+        let soon = [(0, 4.0), (1, 2.0), (8, 1.0)];
+        assert_eq!(shown(&|record| set(record, &[0, 7], &soon)), [(0.0, 12.0)]);
         assert_eq!(shown(&|record| set(record, &[3, 200], &[(0, 4.0)])), [(0.0, 240.0)]);
     }
 }
