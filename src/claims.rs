@@ -20,6 +20,7 @@ use crate::stats::{accuracy_difference, wilson};
 use crate::units::Ratio;
 use sample_size::{SeedsNeeded, timing_blocks};
 
+pub use disturbance::BUSY;
 pub(crate) use disturbance::disturbance;
 pub use recommend::{LESS_MEMORY, LITTLE_SLOWER, recommend};
 

@@ -17,6 +17,7 @@ use candle_core::Device;
 
 use crate::claims;
 use crate::data::{self, Batches, DataError, Dataset};
+use crate::device::LoadMeter;
 use crate::model::{Model, ModelError};
 use crate::precision::Policy;
 use crate::record::{
@@ -200,18 +201,22 @@ pub fn run(
     Ok(results)
 }
 
-/// Times the variants of a plan once more, as the timing phase of [`run`] does, but for controls. Returns their results with
-/// nothing but times in them, in the plan's order.
+/// Times the variants of results once more, as the timing phase of [`run`] does, but for controls. Returns the results with the
+/// new times: variants have nothing but times in them.
 ///
 /// # Errors
 /// When the data cannot be read, or the model does not fit it or the machine's memory.
-pub fn time_again(plan: &Plan, device: &Device) -> Result<Vec<VariantResult>, TimeError> {
+pub fn time_again(results: &Results, device: &Device) -> Result<Results, TimeError> {
+    let plan = &results.plan;
+    let load = LoadMeter::start();
     let (_, timings) =
         time_blocks(plan, device, Phase { blocks: 0..plan.measure.timing_blocks, products: true })?;
+    let other_load = load.others();
     let variants = plan.variants.iter().zip(&timings);
-    Ok(variants
+    let variants = variants
         .map(|(variant, timing)| summarize((plan, device), variant, &[], Some(timing)))
-        .collect())
+        .collect();
+    Ok(Results { variants, other_load, ..results.clone() })
 }
 
 /// Times blocks of a plan's timing phase, but for controls. Returns what the data is and one entry a variant, in the

@@ -5,7 +5,7 @@ use crate::record::{Results, VariantResult};
 use crate::stats::median;
 
 /// Other programs that take more than this share of the processors' time move the times.
-const BUSY: f64 = 0.1;
+pub const BUSY: f64 = 0.1;
 
 /// A timed block is an outlier from this multiple of its variant's median on.
 const OUTLIER: f64 = 1.5;

@@ -266,11 +266,8 @@ fn second_timing(results: &Results) -> Result<Second, Failure> {
         return Ok(Second::Impossible(difference));
     }
     let pool = worker_threads(u16::try_from(there.threads).ok())?;
-    match pool.install(|| experiment::time_again(&results.plan, &opened)) {
-        Ok(variants) => {
-            let again = Results { variants, ..results.clone() };
-            Ok(Second::Done(regression::Times::of(&again)))
-        }
+    match pool.install(|| experiment::time_again(results, &opened)) {
+        Ok(again) => Ok(Second::Done(regression::Times::of(&again))),
         Err(error) => Ok(Second::Impossible(error.to_string())),
     }
 }

@@ -138,7 +138,7 @@ impl Baseline {
         let metrics =
             exact_metrics(results).into_iter().map(|(key, value)| (key.to_string(), value));
         let machine = Machine::of(environment);
-        let Times { blocks, products } = Times::of(results);
+        let Times { blocks, products, .. } = Times::of(results);
         let times = MachineTimes {
             program: Program::of(environment),
             blocks: blocks.into_iter().map(|(key, blocks)| (key.to_string(), blocks)).collect(),
@@ -249,6 +249,7 @@ impl MachineTimes {
         Times {
             blocks: blocks.map(|(key, blocks): (Key, _)| (key, blocks.clone())).collect(),
             products: self.products.clone(),
+            other_load: None,
         }
     }
 }

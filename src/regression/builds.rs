@@ -53,7 +53,6 @@ pub fn judge_builds(first: &Rounds, second: Option<&Rounds>, asked: &Asked<'_>) 
         first: sides(first),
         second: second.map(|second| Ok(sides(second))),
         untimed: &|variant| b?.untimed.get(variant).cloned(),
-        unlike: &|_| None,
     };
     let (findings, wants_second_timing) = comparison.findings();
     let judgement = Judgement {
@@ -69,7 +68,7 @@ pub fn judge_builds(first: &Rounds, second: Option<&Rounds>, asked: &Asked<'_>) 
 }
 
 fn sides(rounds: &Rounds) -> Sides {
-    Sides { old: blocks(&rounds.a), new: blocks(&rounds.b) }
+    Sides { old: blocks(&rounds.a), new: blocks(&rounds.b), ..Sides::default() }
 }
 
 /// The blocks of each metric that every round has: those of both builds are pairs, and a gap would shift them.

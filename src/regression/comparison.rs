@@ -16,9 +16,14 @@ use super::noise::Change;
 pub(super) type Blocks = BTreeMap<Key, Vec<f64>>;
 
 /// The old and the new blocks of one timing phase. Those at one place are a pair.
+#[derive(Default)]
 pub(super) struct Sides {
     pub(super) old: Blocks,
     pub(super) new: Blocks,
+    /// Why the old and the new times of a metric cannot be compared, where they cannot.
+    pub(super) unlike: BTreeMap<Key, String>,
+    /// That other programs kept the machine busy: then a change that is not certain says nothing.
+    pub(super) busy: Option<String>,
 }
 
 /// Where old times come from, and the words that depend on it.
@@ -67,8 +72,6 @@ pub(super) struct Comparison<'a> {
     pub(super) second: Option<Result<Sides, String>>,
     /// Why a variant has no new times, where that is known.
     pub(super) untimed: &'a dyn Fn(&str) -> Option<String>,
-    /// Why the old and the new times of a metric cannot be compared, where they cannot.
-    pub(super) unlike: &'a dyn Fn(&Key) -> Option<String>,
 }
 
 /// What is known of a metric before all are looked at together.
@@ -84,7 +87,7 @@ impl Comparison<'_> {
     /// pass under `strict`.
     pub(super) fn findings(&self) -> (Vec<Finding>, bool) {
         let mut wants_second = false;
-        let Sides { old, new } = &self.first;
+        let Sides { old, new, .. } = &self.first;
         let keys: BTreeSet<&Key> = old.keys().chain(new.keys()).collect();
         let sights: Vec<(&Key, Sight)> =
             keys.into_iter().map(|key| (key, self.look_at(key))).collect();
@@ -106,7 +109,12 @@ impl Comparison<'_> {
                     let is_slower = change.is_slower_than(margin) && p < stats::SIGNIFICANCE;
                     let is_open = is_slower || self.strict && change.ratio.value.0 > 1.0 + margin;
                     wants_second |= change.pairs >= least && is_open && self.second.is_none();
-                    let (verdict, why) = self.decide(key, change, (p, least));
+                    let (verdict, why) = match (self.decide(key, change, (p, least)), self.busy()) {
+                        ((Verdict::Inconclusive, _), Some(busy)) => {
+                            (Verdict::NotJudged, busy.clone())
+                        }
+                        (decided, _) => decided,
+                    };
                     (verdict, why, Some(change.ratio))
                 }
             };
@@ -115,6 +123,12 @@ impl Comparison<'_> {
             Finding { key: key.clone(), verdict, baseline, measured, change, why }
         };
         (sights.into_iter().map(finding).collect(), wants_second)
+    }
+
+    /// Why what the times leave open says nothing: the machine was busy in one of the phases.
+    fn busy(&self) -> Option<&String> {
+        let second = self.second.iter().flatten().find_map(|second| second.busy.as_ref());
+        self.first.busy.as_ref().or(second)
     }
 
     /// One metric by itself.
@@ -146,8 +160,8 @@ impl Comparison<'_> {
             let (old, new) = (plural(old.len(), "block"), new.len());
             return not_judged(format!("has {old} in {name} and {new} now"));
         }
-        if let Some(why) = (self.unlike)(key) {
-            return not_judged(why);
+        if let Some(why) = self.first.unlike.get(key) {
+            return not_judged(why.clone());
         }
         match Change::of(new, old, key.metric.margin()) {
             Some(change) => Sight::Moved(change),
@@ -184,7 +198,10 @@ impl Comparison<'_> {
         let is_slower = change.is_slower_than(margin) && p < stats::SIGNIFICANCE;
         let inconclusive = |why: &str| (Verdict::Inconclusive, format!("{moved}{why}"));
         match &self.second {
-            Some(Ok(Sides { old, new })) => {
+            Some(Ok(Sides { unlike, .. })) if unlike.contains_key(key) => {
+                inconclusive(&format!("; a second timing phase does not tell: {}", unlike[key]))
+            }
+            Some(Ok(Sides { old, new, .. })) => {
                 let again = new.get(key).zip(old.get(key));
                 let again = again.and_then(|(new, old)| Change::of(new, old, margin));
                 match again {

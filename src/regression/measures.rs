@@ -69,12 +69,14 @@ pub struct Times {
     pub blocks: BTreeMap<Key, Vec<f64>>,
     /// The fastest product of each format that a variant computes in, in operations a second: how fast the machine was.
     pub products: BTreeMap<String, f64>,
+    /// The share of the processors' time that other programs took ([`Results::other_load`]).
+    pub other_load: Option<f64>,
 }
 
 impl Times {
     /// The times of results.
     pub fn of(results: &Results) -> Self {
-        let mut times = Self::default();
+        let mut times = Self { other_load: results.other_load, ..Self::default() };
         for (variant, planned) in results.variants.iter().zip(&results.plan.variants) {
             let mut put = |metric, blocks: Vec<f64>| {
                 if !blocks.is_empty() {

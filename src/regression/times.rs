@@ -1,14 +1,15 @@
 //! Noisy metrics against stored times: compared only with those of the same machine.
 //!
 //! A machine that is busy, or runs at another clock, is slower in everything. Ratios to the experiment's baseline variant,
-//! timed in turns, do not see that. Absolute times do: they are judged only where the machine's fastest products are as fast
-//! as they were, and otherwise the check says so.
+//! timed in turns, do not see that. Absolute times do: they are judged only where other programs left the processor alone and the
+//! machine's fastest products are as fast as they were, and otherwise the check says so.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
+use crate::claims::BUSY;
 use crate::formatting::plural;
 use crate::record::Results;
 use crate::spec::Plan;
@@ -57,20 +58,27 @@ pub(super) fn judge(
     };
     let variant = &results.plan.baseline;
     let old = old.times();
-    let sides =
-        |new: &Times| Sides { old: old.with_ratios(variant), new: new.with_ratios(variant) };
+    let sides = |times: &Times| {
+        let new = times.with_ratios(variant);
+        let busy = busy(times);
+        let unlike = new.keys().filter_map(|key| {
+            let products = [&old.products, &times.products];
+            let busy = || busy.clone().filter(|_| key.metric.moves_with_machine());
+            let why = busy().or_else(|| other_state(results, products, key))?;
+            Some((key.clone(), why))
+        });
+        Sides { old: old.with_ratios(variant), unlike: unlike.collect(), new, busy }
+    };
     let second = asked.second.map(|second| match second {
         Second::Done(again) => Ok(sides(again)),
         Second::Impossible(reason) => Err(reason.clone()),
     });
-    let products = [&old.products, &new.products];
     let comparison = Comparison {
         of: Old::Baseline,
         strict: asked.strict,
         first: sides(&new),
         second,
         untimed: &|variant| untimed(results, variant),
-        unlike: &|key| other_state(results, products, key),
     };
     comparison.findings()
 }
@@ -98,6 +106,16 @@ fn no_times(baseline: &Baseline, here: &Machine) -> String {
 /// Why a time has none beside it now.
 fn untimed(results: &Results, variant: &str) -> Option<String> {
     results.variants.iter().find(|result| result.name == variant)?.untimed.clone()
+}
+
+/// That other programs took much of the processors' time. They slow the timed blocks, and may leave the fastest products as they
+/// are.
+fn busy(times: &Times) -> Option<String> {
+    let load = times.other_load.filter(|load| *load > BUSY)?;
+    Some(format!(
+        "other programs took {:.0}% of the processor's time; close them, or time two versions in turns",
+        load * 100.0
+    ))
 }
 
 /// How the machine is not as fast as it was, by the fastest products of the variant's format.

@@ -74,6 +74,36 @@ fn a_busy_machine_has_no_absolute_times_and_keeps_its_ratios() {
     assert_eq!(judgement.outcome(), Outcome::Fine);
 }
 
+/// A time that is slower in both phases, while other programs ran in one of them.
+#[test]
+fn other_programs_leave_only_what_is_certain() {
+    let busy = |factor| Results { other_load: Some(0.4), ..slower(factor) };
+    let baseline = Baseline::of(&results(), "");
+    let find = |results: &Results, second: Option<&Second>, key: &str| {
+        let asked = Asked { strict: true, second, ..Asked::default() };
+        let judgement = judge(&baseline, results, &asked);
+        let found = judgement.findings.into_iter().find(|f| f.key.to_string() == key).unwrap();
+        (found.verdict, found.why)
+    };
+    let (step, ratio) = ("bf16-mixed/step_seconds", "bf16-mixed/step_ratio");
+    let why = "other programs took 40% of the processor's time; close them, or time two versions in turns";
+    let not_judged = (Verdict::NotJudged, why.to_owned());
+    assert_eq!(find(&busy(1.2), None, step), not_judged);
+    // A ratio is not confirmed: the same by the first phase, and by a second that does not find it.
+    assert_eq!(find(&busy(1.2), None, ratio), not_judged);
+    let again = |results: &Results| Second::Done(Times::of(results));
+    assert_eq!(find(&busy(1.2), Some(&again(&results())), ratio), not_judged);
+    // Certain in both: variants take turns, so that others slow all of them.
+    let (verdict, _) = find(&busy(1.2), Some(&again(&busy(1.2))), ratio);
+    assert_eq!(verdict, Verdict::Failed);
+    // Quiet first, busy then.
+    assert_eq!(find(&slower(1.2), Some(&again(&busy(1.2))), step), not_judged);
+    // As much as a quiet machine has.
+    let quiet = Results { other_load: Some(0.05), ..slower(1.2) };
+    let (verdict, _) = find(&quiet, Some(&again(&quiet)), step);
+    assert_eq!(verdict, Verdict::Failed);
+}
+
 #[test]
 fn few_blocks_decide_nothing_and_strict_says_so() {
     let mut short = results();
