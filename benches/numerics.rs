@@ -6,6 +6,7 @@ use std::hint::black_box;
 use candle_core::{DType, Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mantissa::data::{self, Batches};
+use mantissa::memory;
 use mantissa::model::Model;
 use mantissa::numerics::{self, Census};
 use mantissa::ops::{
@@ -163,6 +164,7 @@ fn update(c: &mut Criterion) {
 }
 
 fn whole_steps(c: &mut Criterion) {
+    memory::keep_freed_pages();
     let plan = Plan::read("default", DEFAULT, &Overrides::default()).expect("the default plan");
     let data = data::load(&plan.data).expect("digits");
     let model = Model::new(&plan.model, data.shape, data.classes).expect("a model");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use mantissa::experiment::record_path;
-use mantissa::memory::HostMeter;
+use mantissa::memory::{CountingAllocator, HostMeter};
 use mantissa::record::{
     AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
     Counts, Environment, Estimate, ExponentHistogram, GradientCounts, Inference, LayerCensus,
@@ -19,6 +19,9 @@ use mantissa::record::{
 use mantissa::spec::{self, Overrides, Plan, VariantPlan};
 use mantissa::units::{Bytes, Ratio, Seconds};
 use mantissa::{claims, report, store};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// What goes wrong here, to be printed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -41,7 +44,8 @@ fn main() -> Result<(), Failure> {
     for steps in [steps / 4, steps / 2, steps] {
         let dir = PathBuf::from(dir);
         save(&dir, variants, seeds, steps)?;
-        let (meter, clock) = (HostMeter::start(), Instant::now());
+        let meter = HostMeter::start().ok_or("memory is not counted")?;
+        let clock = Instant::now();
         let written = report::render(&dir)?;
         let (seconds, peak) = (clock.elapsed().as_secs_f64(), meter.peak());
         let page = written.last().ok_or("no file was written")?;
@@ -171,7 +175,7 @@ fn measured(
         inference: Some(Inference {
             batch_seconds: Some(seconds(0.001 * wobble)),
             batch: 256,
-            peak_bytes: Bytes(2 * bytes.0),
+            peak_bytes: Some(Bytes(2 * bytes.0)),
             weights: bytes,
             blocks: Vec::new(),
         }),

@@ -8,6 +8,7 @@
 
 use mantissa::data::{self, Batches, Dataset, Split};
 use mantissa::device::{self, Stopwatch};
+use mantissa::memory;
 use mantissa::model::Model;
 use mantissa::precision::Policy;
 use mantissa::spec::{
@@ -26,7 +27,8 @@ const STEPS_TOGETHER: u64 = 10;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> Result<(), Failure> {
-    // In the pool, as the program itself works.
+    // As the program itself works: freed pages are kept, and steps are done in the pool.
+    memory::keep_freed_pages();
     rayon::scope(|_| run())
 }
 

@@ -28,6 +28,7 @@ use jiff::Timestamp;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use crate::formatting::list;
+use crate::memory;
 use crate::record::{Environment, UnusedUnits};
 use crate::units::Bytes;
 use gpu::{Build, GpuError};
@@ -222,6 +223,8 @@ pub fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> E
         }
     };
     let flushes = products.bf16_flushes && !matches!(choice.device, Device::Cuda(_));
+    let notes = notes(&unused_units, flushes).into_iter();
+    let notes = notes.chain(allocator_notes(choice.device)).chain(choice.note.clone());
     Environment {
         device: choice.device.to_string(),
         device_name: name,
@@ -229,7 +232,7 @@ pub fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> E
         logical_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_total: (memory > 0).then_some(Bytes(memory)),
         product_paths: products.paths,
-        notes: notes(&unused_units, flushes).into_iter().chain(choice.note.clone()).collect(),
+        notes: notes.collect(),
         unused_units,
         cpu_features: features.into_iter().map(str::to_owned).collect(),
         os: operating_system(),
@@ -272,6 +275,27 @@ pub fn host_name() -> String {
 fn operating_system() -> String {
     let name = System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned());
     format!("{name}, {}", std::env::consts::ARCH)
+}
+
+/// What a CPU's numbers lack where a program that uses this library has not set up its allocator.
+fn allocator_notes(device: Device) -> Vec<String> {
+    let mut notes = Vec::new();
+    if matches!(device, Device::Cuda(_)) {
+        return notes;
+    }
+    if !memory::CountingAllocator::is_installed() {
+        notes.push(
+            "Memory is not measured: this program does not allocate through mantissa::memory::CountingAllocator.".to_owned(),
+        );
+    }
+    if memory::may_return_freed_pages() {
+        notes.push(
+            "Times may contain the zeroing of memory pages, most in f32: this program did not call \
+             mantissa::memory::keep_freed_pages."
+                .to_owned(),
+        );
+    }
+    notes
 }
 
 /// What would mislead a reader who does not know it.

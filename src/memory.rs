@@ -1,5 +1,8 @@
 //! Memory. An allocator that counts the live bytes of the thread that asks for it, and their peak.
 //!
+//! A program decides how it allocates, so the library sets nothing: a program that is to measure memory installs
+//! [`CountingAllocator`], and calls [`keep_freed_pages`] before it times. Without the first no memory is measured.
+//!
 //! Only blocks that the measuring thread itself allocates count: tensors and work space of the engine, which it allocates
 //! before it hands work to other threads. What handing work over takes is left out with [`uncounted`], and the work space of
 //! products, of which each thread has its own, is counted apart. So the figures do not depend on the number of threads, and are
@@ -11,8 +14,10 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::hint::black_box;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::units::Bytes;
 
@@ -37,7 +42,7 @@ pub struct OutOfMemory(pub u64);
 /// When there is no memory for that many values, or none to keep back beside them.
 pub fn reserve<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
     let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
-    if !spare::is_held() {
+    if CountingAllocator::is_installed() && !spare::is_held() {
         return Err(OutOfMemory(bytes.saturating_add(spare::SIZE as u64)));
     }
     let mut values = Vec::new();
@@ -67,7 +72,7 @@ pub fn filled<T: Clone>(value: T, len: usize) -> Result<Vec<T>, OutOfMemory> {
     Ok(values)
 }
 
-/// The block that is kept back. It is never touched, so that it takes addresses and no pages.
+/// The block that is kept back for [`CountingAllocator`]. It is never touched, so that it takes addresses and no pages.
 mod spare {
     use super::{AtomicPtr, GlobalAlloc as _, Layout, Ordering, System, ptr};
 
@@ -124,12 +129,28 @@ fn count_new(block: *mut u8, change: i64) {
     }
 }
 
-/// The system's allocator, counting.
+/// The system's allocator, counting. A program installs it with one line:
+///
+/// ```
+/// #[global_allocator]
+/// static ALLOCATOR: mantissa::memory::CountingAllocator = mantissa::memory::CountingAllocator;
+///
+/// assert!(mantissa::memory::CountingAllocator::is_installed());
+/// ```
 #[derive(Debug)]
 pub struct CountingAllocator;
 
-#[global_allocator]
-static ALLOCATOR: CountingAllocator = CountingAllocator;
+impl CountingAllocator {
+    /// Whether this program allocates through it, which an allocation tells.
+    pub fn is_installed() -> bool {
+        static INSTALLED: OnceLock<bool> = OnceLock::new();
+        *INSTALLED.get_or_init(|| {
+            let (probe, bytes) = counted_apart(|| black_box(Box::new(0_u8)));
+            uncounted(|| drop(probe));
+            bytes > 0
+        })
+    }
+}
 
 /// Adds `change` to the live bytes of this thread if it is counting.
 fn count(change: i64) {
@@ -173,19 +194,23 @@ unsafe impl GlobalAlloc for CountingAllocator {
 
 /// Tells the system's allocator to keep what is freed. By default glibc hands large blocks back to the kernel, which zeroes
 /// every page anew at each step: a tax on tensors above its threshold, so on f32 before 16 bits, that is not the arithmetic's.
-/// Does nothing where the allocator is another.
+/// Does nothing where the allocator is another. It is a setting of the whole process, so only a program calls it.
 pub fn keep_freed_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
-            // SAFETY: `mallopt` changes settings of the allocator and may be called at any time.
-            unsafe {
-                libc::mallopt(libc::M_MMAP_MAX, 0);
-                libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
-            }
-        });
+    // SAFETY: `mallopt` changes settings of the allocator and may be called at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
+    FREED_PAGES_KEPT.store(true, Ordering::Relaxed);
+}
+
+static FREED_PAGES_KEPT: AtomicBool = AtomicBool::new(false);
+
+/// Whether glibc's allocator is here and was not told to [`keep_freed_pages`].
+pub fn may_return_freed_pages() -> bool {
+    let glibc = cfg!(all(target_os = "linux", target_env = "gnu"));
+    glibc && !FREED_PAGES_KEPT.load(Ordering::Relaxed)
 }
 
 /// Counts this thread's live bytes from its creation until it is dropped. One at a time on a thread.
@@ -193,12 +218,15 @@ pub fn keep_freed_pages() {
 pub struct HostMeter(());
 
 impl HostMeter {
-    /// Starts counting from 0.
-    pub fn start() -> Self {
+    /// Starts counting from 0. None where [`CountingAllocator`] is not installed: nothing would be counted.
+    pub fn start() -> Option<Self> {
+        if !CountingAllocator::is_installed() {
+            return None;
+        }
         LIVE.set(0);
         PEAK.set(0);
         COUNTING.set(true);
-        Self(())
+        Some(Self(()))
     }
 
     /// Bytes allocated and not freed since the start.
@@ -223,20 +251,29 @@ impl Drop for HostMeter {
     }
 }
 
-/// Runs `work`, which gets memory that the thread keeps for its next product. That memory is not counted by [`HostMeter`], since it outlives a run; [`work_space_of_this_thread`] tells it.
+/// Runs `work`, which gets memory that the thread keeps for its next product. That memory is not counted by [`HostMeter`], since it
+/// outlives a run; [`work_space_of_this_thread`] tells it.
 pub fn work_space<R>(work: impl FnOnce() -> R) -> R {
-    let (counting, live, peak) = (COUNTING.replace(true), LIVE.get(), PEAK.get());
-    let result = work();
-    WORK_SPACE.set(WORK_SPACE.get() + LIVE.get() - live);
-    LIVE.set(live);
-    PEAK.set(peak);
-    COUNTING.set(counting);
+    let (result, bytes) = counted_apart(work);
+    WORK_SPACE.set(WORK_SPACE.get() + bytes);
     result
 }
 
-/// What this thread allocated in [`work_space`] and keeps. Where a product hands work to other threads, that is in it too.
-pub fn work_space_of_this_thread() -> Bytes {
-    Bytes(WORK_SPACE.get().max(0) as u64)
+/// Runs `work`, and says by how many bytes more this thread holds after it. [`HostMeter`] does not count them.
+fn counted_apart<R>(work: impl FnOnce() -> R) -> (R, i64) {
+    let (counting, live, peak) = (COUNTING.replace(true), LIVE.get(), PEAK.get());
+    let result = work();
+    let bytes = LIVE.get() - live;
+    LIVE.set(live);
+    PEAK.set(peak);
+    COUNTING.set(counting);
+    (result, bytes)
+}
+
+/// What this thread allocated in [`work_space`] and keeps. Where a product hands work to other threads, that is in it too. None
+/// where [`CountingAllocator`] is not installed.
+pub fn work_space_of_this_thread() -> Option<Bytes> {
+    CountingAllocator::is_installed().then(|| Bytes(WORK_SPACE.get().max(0) as u64))
 }
 
 /// Runs `work` without counting what this thread allocates in it. What it frees must be its own.
@@ -251,9 +288,13 @@ pub fn uncounted<R>(work: impl FnOnce() -> R) -> R {
 mod tests {
     use super::*;
 
+    /// Of the crate's unit tests.
+    #[global_allocator]
+    static ALLOCATOR: CountingAllocator = CountingAllocator;
+
     #[test]
     fn live_and_peak_bytes_follow_a_known_sequence() {
-        let meter = HostMeter::start();
+        let meter = HostMeter::start().unwrap();
         let first = vec![0_u8; 1000];
         assert_eq!((meter.live(), meter.peak()), (Bytes(1000), Bytes(1000)));
         let second = vec![1.0_f32; 500];
@@ -271,7 +312,7 @@ mod tests {
     /// More than any address space holds, and more than a `Vec` may.
     #[test]
     fn what_cannot_be_had_is_an_error_and_counts_nothing() {
-        let meter = HostMeter::start();
+        let meter = HostMeter::start().unwrap();
         for len in [1 << 45, usize::MAX] {
             let bytes = (len as u64).saturating_mul(8);
             assert_eq!(reserve::<u64>(len), Err(OutOfMemory(bytes)));
@@ -293,13 +334,13 @@ mod tests {
 
     #[test]
     fn work_space_is_counted_apart() {
-        let meter = HostMeter::start();
-        let before = work_space_of_this_thread();
+        let meter = HostMeter::start().unwrap();
+        let before = work_space_of_this_thread().unwrap();
         let kept = work_space(|| drop_one_keep_one(3000, 500));
         assert_eq!((meter.live(), meter.peak()), (Bytes(0), Bytes(0)));
-        assert_eq!(work_space_of_this_thread(), Bytes(before.0 + 500));
+        assert_eq!(work_space_of_this_thread(), Some(Bytes(before.0 + 500)));
         work_space(|| drop(kept));
-        assert_eq!(work_space_of_this_thread(), before);
+        assert_eq!(work_space_of_this_thread(), Some(before));
     }
 
     fn drop_one_keep_one(dropped: usize, kept: usize) -> Vec<u8> {
@@ -309,7 +350,7 @@ mod tests {
 
     #[test]
     fn other_threads_do_not_count() {
-        let meter = HostMeter::start();
+        let meter = HostMeter::start().unwrap();
         let before = meter.live();
         let kept = uncounted(|| std::thread::spawn(|| vec![0_u8; 1 << 20]).join()).unwrap();
         assert_eq!(meter.live(), before);

@@ -153,7 +153,7 @@ pub struct VariantResult {
     pub untimed: Option<String>,
     /// Inference time and memory with weights in the compute format only.
     pub inference: Option<Inference>,
-    /// Memory of training: the largest over the seeds.
+    /// Memory of training: the largest over the seeds; none where it was not measured.
     pub memory: Option<Memory>,
     /// Counts summed over the seeds' census steps.
     pub numerics: Numerics,

@@ -12,6 +12,7 @@ use mantissa::claims;
 use mantissa::data::{self, Batches, Dataset};
 use mantissa::device::PhaseClock;
 use mantissa::experiment::{self, Event, Options};
+use mantissa::memory::{CountingAllocator, HostMeter};
 use mantissa::model::Model;
 use mantissa::numerics::Census;
 use mantissa::ops::StepOutcome;
@@ -26,6 +27,9 @@ use mantissa::spec::{
 };
 use mantissa::store::Folder;
 use mantissa::train::{self, DeviceBatch, Trainer};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn cnn() -> ModelPlan {
     let block = |channels, pool| ConvBlock {
@@ -559,7 +563,7 @@ fn memory_depends_neither_on_steps_nor_on_micro_batches() {
     plan.train.accumulate = 1;
     let held = [10, 1_000_000_000].map(|steps| {
         plan.train.steps = steps;
-        let meter = mantissa::memory::HostMeter::start();
+        let meter = HostMeter::start().unwrap();
         with_trainer(&plan, |_trainer, _| meter.live())
     });
     // The thread pool's queues grow by a block of 1.5 KiB when they please.

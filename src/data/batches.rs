@@ -303,7 +303,7 @@ mod tests {
         let data = data(64, 1);
         let mut batches = Batches::new(&data, 64, PLAIN, 7).unwrap();
         let mut batch = batches.batch(0).unwrap();
-        let meter = HostMeter::start();
+        let meter = HostMeter::start().unwrap();
         for step in 0..200 {
             batches.fill(step, &mut batch).unwrap();
         }

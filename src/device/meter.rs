@@ -18,20 +18,20 @@ pub enum Meter {
 }
 
 impl Meter {
-    /// Starts counting from 0.
+    /// Starts counting from 0. None on the CPU where the allocator does not count: see [`memory::CountingAllocator`].
     ///
     /// # Errors
     /// When the device fails; so for all that follows.
-    pub fn start(device: &Device) -> Result<Self> {
+    pub fn start(device: &Device) -> Result<Option<Self>> {
         #[cfg(feature = "cuda")]
         if let Some(pool) = Pool::of(device) {
             let pool = pool.map_err(device_error)?;
             let before = pool.live().map_err(device_error)?;
             pool.reset_peak().map_err(device_error)?;
-            return Ok(Self::Gpu(pool, before));
+            return Ok(Some(Self::Gpu(pool, before)));
         }
         let _ = device;
-        Ok(Self::Host(memory::HostMeter::start()))
+        Ok(memory::HostMeter::start().map(Self::Host))
     }
 
     /// Bytes allocated and not freed since the start.

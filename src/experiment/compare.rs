@@ -159,8 +159,7 @@ fn compare(
     let train = |v: &VariantResult| blocks(v.train.as_ref().map(|train| &train.blocks));
     let inference = |v: &VariantResult| blocks(v.inference.as_ref().map(|i| &i.blocks));
     let train_memory = |v: &VariantResult| v.memory.map(|memory| memory.peak_bytes.0 as f64);
-    let inference_memory =
-        |v: &VariantResult| v.inference.as_ref().map(|inference| inference.peak_bytes.0 as f64);
+    let inference_memory = |v: &VariantResult| Some(v.inference.as_ref()?.peak_bytes?.0 as f64);
     let memory_ratio = |measure: &dyn Fn(&VariantResult) -> Option<f64>| {
         measure(variant).zip(measure(baseline)).map(|(of, to)| Ratio(of / to))
     };

@@ -144,7 +144,7 @@ mod tests {
     /// A thread outside rayon's pool allocates a block of the pool's queue with every 63rd task, and another thread frees it.
     #[test]
     fn handing_work_over_is_not_counted() {
-        let meter = HostMeter::start();
+        let meter = HostMeter::start().unwrap();
         for _ in 0..200 {
             for_each(vec![0_u8; 4], |_, _| ());
             assert_eq!(map_indices(4, |index| index), [0, 1, 2, 3]);

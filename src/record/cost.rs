@@ -115,8 +115,8 @@ pub struct Inference {
     pub batch_seconds: Option<Estimate<Seconds>>,
     /// Samples in that batch.
     pub batch: usize,
-    /// Peak live bytes: weights and the largest moment of the forward pass.
-    pub peak_bytes: Bytes,
+    /// Peak live bytes: weights and the largest moment of the forward pass. None where memory was not measured.
+    pub peak_bytes: Option<Bytes>,
     /// Bytes of the weights in that.
     pub weights: Bytes,
     /// Mean time of one batch in each timed block.

@@ -85,7 +85,7 @@ pub struct RunRecord {
     pub updates: UpdateCounts,
     /// Weight gradients over every step.
     pub gradients: GradientCounts,
-    /// Memory of this run; none where the arithmetic is emulated.
+    /// Memory of this run; none where the arithmetic is emulated, and where memory was not measured.
     pub memory: Option<Memory>,
 }
 

@@ -57,7 +57,8 @@ fn of_variant(variant: &VariantResult) -> impl Iterator<Item = (Key, Measured)> 
     let updates = Some((Metric::LostUpdates, numerics.updates.lost));
     let train = variant.memory.map(|memory| (Metric::TrainPeakBytes, memory.peak_bytes.0));
     let inference = variant.inference.as_ref();
-    let inference = inference.map(|found| (Metric::InferencePeakBytes, found.peak_bytes.0));
+    let inference =
+        inference.and_then(|found| Some((Metric::InferencePeakBytes, found.peak_bytes?.0)));
     let values = counts.chain(updates).chain(train).chain(inference);
     values.map(|(metric, value)| (Key::of(&variant.name, metric), Measured::Count(value)))
 }

@@ -63,7 +63,7 @@ fn variant(name: &str, step: f64, lost: u64) -> VariantResult {
         inference: Some(Inference {
             batch_seconds: None,
             batch: 256,
-            peak_bytes: Bytes(4_000_000),
+            peak_bytes: Some(Bytes(4_000_000)),
             weights: Bytes(2_000_000),
             blocks: blocks(step / 4.0),
         }),

@@ -133,7 +133,7 @@ fn inference(row: &Row<'_>) -> Vec<Field> {
     ));
     let ratio = row.inference_memory_ratio().map(|ratio| ratio.0);
     fields.extend([
-        ("inference_peak_bytes", optional(inference.map(|i| i.peak_bytes.0))),
+        ("inference_peak_bytes", optional(inference.and_then(|i| Some(i.peak_bytes?.0)))),
         ("inference_weights_bytes", optional(inference.map(|i| i.weights.0))),
         ("inference_memory_ratio", optional(ratio)),
     ]);

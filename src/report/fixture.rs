@@ -290,7 +290,7 @@ fn variant(traits: &Traits, index: usize) -> VariantResult {
         inference: Some(Inference {
             batch_seconds: seconds(0.0011),
             batch: 256,
-            peak_bytes: Bytes(if wide { 1930 * KIB } else { 965 * KIB }),
+            peak_bytes: Some(Bytes(if wide { 1930 * KIB } else { 965 * KIB })),
             weights: Bytes(if wide { 1080 * KIB } else { 540 * KIB }),
             blocks: Vec::new(),
         }),

@@ -433,7 +433,7 @@ impl<'a> Row<'a> {
                 self.inference_time_ratio(),
             ),
             memory_cell(
-                self.inference.as_ref().map(|i| i.peak_bytes),
+                self.inference.as_ref().and_then(|i| i.peak_bytes),
                 self.inference_memory_ratio(),
             ),
             self.overflow_cell(),
@@ -455,7 +455,7 @@ impl<'a> Row<'a> {
             self.train.as_ref().map(|train| train.step_seconds.value.0),
             self.memory.map(|memory| memory.peak_bytes.0 as f64),
             inference.and_then(|i| Some(i.batch_seconds?.value.0)),
-            inference.map(|i| i.peak_bytes.0 as f64),
+            inference.and_then(|i| Some(i.peak_bytes?.0 as f64)),
             share(self.counted().overflow, self.counted().elements),
             share(self.counts.underflow, self.counts.elements),
             share(updates.lost, updates.elements),

@@ -701,6 +701,24 @@ fn an_untimed_experiment_shows_no_time() {
     check_degenerate("untimed", change, &["step time not measured", "emulated: no time"]);
 }
 
+/// As of a program that does not install the counting allocator.
+#[test]
+fn an_experiment_without_memory_has_dashes_in_its_place() {
+    let change = |loaded: &mut Loaded| {
+        for variant in &mut loaded.results.variants {
+            variant.memory = None;
+            if let Some(inference) = &mut variant.inference {
+                inference.peak_bytes = None;
+            }
+            if let Some(against) = &mut variant.against_baseline {
+                against.train_memory_ratio = None;
+                against.inference_memory_ratio = None;
+            }
+        }
+    };
+    check_degenerate("without memory", change, &["; memory not measured"]);
+}
+
 #[test]
 fn no_runs_at_all_is_still_a_report() {
     let change = |loaded: &mut Loaded| {

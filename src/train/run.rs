@@ -113,9 +113,8 @@ struct Run<'a> {
     image: [usize; 3],
     batches: Batches<'a>,
     trainer: Trainer<'a>,
-    meter: Meter,
-    /// What the run's state takes.
-    held: Bytes,
+    /// What counts memory, and what the run's state takes; none where memory is not measured.
+    meter: Option<(Meter, Bytes)>,
     log: Log,
     failure: Option<Failure>,
 }
@@ -160,9 +159,9 @@ impl<'a> Run<'a> {
         let meter = Meter::start(device)?;
         let on = (data.shape, device);
         let trainer = Trainer::new(model, &plan.train, variant.policy, seed, on)?;
-        let held = meter.live()?;
+        let meter = meter.map(|meter| meter.live().map(|held| (meter, held))).transpose()?;
         let (image, log) = (data.shape, Log::default());
-        Ok(Self { plan, model, variant, image, batches, trainer, meter, held, log, failure: None })
+        Ok(Self { plan, model, variant, image, batches, trainer, meter, log, failure: None })
     }
 
     /// One step, with a census or with its memory measured where that is due.
@@ -170,7 +169,8 @@ impl<'a> Run<'a> {
         let every = self.plan.measure.census_every;
         let with_census = every > 0 && step.is_multiple_of(every);
         let measures = self.log.passing.is_none() && !with_census && step >= STEPS_BEFORE_MEMORY;
-        let before = measures.then(|| self.meter.start_peak()).transpose()?;
+        let meter = self.meter.as_ref().filter(|_| measures);
+        let before = meter.map(|(meter, _)| meter.start_peak()).transpose()?;
         let device = self.trainer.device().clone();
         let on = (self.image, &device);
         let mut load = loader(&mut self.batches, (step, self.plan.train.accumulate), on);
@@ -181,8 +181,8 @@ impl<'a> Run<'a> {
         } else {
             self.trainer.step(&mut load, None)?;
         }
-        if let Some(before) = before {
-            self.log.passing = Some(self.meter.peak()?.0 - before.0);
+        if let (Some((meter, _)), Some(before)) = (&self.meter, before) {
+            self.log.passing = Some(meter.peak()?.0 - before.0);
         }
         Ok(())
     }
@@ -262,9 +262,13 @@ impl<'a> Run<'a> {
     }
 
     /// Memory by category: what the allocator says the run's state holds, how far one step rose above what was live before it,
-    /// and the work space of its products. None where the arithmetic is emulated: its tensors are wider than the format.
+    /// and the work space of its products. None where memory is not measured, and where the arithmetic is emulated: its tensors
+    /// are wider than the format.
     fn memory(&mut self) -> Result<Option<Memory>, RunError> {
         let device = self.trainer.device().clone();
+        let Some((meter, held)) = &self.meter else {
+            return Ok(None);
+        };
         if self.variant.policy.is_emulated(device.is_cuda()) {
             return Ok(None);
         }
@@ -278,16 +282,17 @@ impl<'a> Run<'a> {
             for _ in 0..STEPS_BEFORE_MEMORY {
                 trainer.try_step(&mut load)?;
             }
-            let before = self.meter.start_peak()?;
+            let before = meter.start_peak()?;
             trainer.try_step(&mut load)?;
-            self.meter.peak()?.0 - before.0
+            meter.peak()?.0 - before.0
         };
         let work_space =
             device.is_cpu().then(|| ops::work_space(|| trainer.try_step(&mut load))).transpose()?;
+        let work_space = work_space.flatten();
         let [weights, master_weights, optimizer] = trainer.tensor_bytes();
         // A gradient is stored as the weights that compute are; sums over micro-batches are in f32.
         let gradients = if accumulate == 1 { weights } else { 4 * trainer.weight_count() };
-        let peak = self.held.0 + passing + work_space.map_or(0, |space| space.0);
+        let peak = held.0 + passing + work_space.map_or(0, |space| space.0);
         let named = weights + master_weights + optimizer + gradients;
         Ok(Some(Memory {
             peak_bytes: Bytes(peak),

@@ -48,8 +48,8 @@ pub struct Timing {
     pub inference: Vec<Seconds>,
     /// Why there are no times, where some could be expected.
     pub failure: Option<String>,
-    /// Peak live bytes of inference, and the weights in it; none where the arithmetic is emulated.
-    pub inference_memory: Option<(Bytes, Bytes)>,
+    /// Peak live bytes of inference, where memory is measured, and the weights in it; none where the arithmetic is emulated.
+    pub inference_memory: Option<(Option<Bytes>, Bytes)>,
 }
 
 impl Timing {
@@ -330,20 +330,23 @@ fn prepared(
     move |index| Ok(batches[index % batches.len()].clone())
 }
 
-/// The peak of one batch of inference with the weights and the batch in the compute format, and the weights alone.
+/// The peak of one batch of inference with the weights and the batch in the compute format, where memory is measured, and the
+/// weights alone.
 fn inference_memory(
     inferencer: &Inferencer<'_>,
     sample: &DeviceBatch,
     device: &Device,
-) -> Result<(Bytes, Bytes), RunError> {
+) -> Result<(Option<Bytes>, Bytes), RunError> {
     // Once without measuring, so that work space that libraries keep is there.
     inferencer.forward(sample)?;
     let weights = inferencer.weight_bytes();
     let forward = || inferencer.forward(sample).map(drop);
-    let work_space = if device.is_cpu() { ops::work_space(forward)?.0 } else { 0 };
-    let meter = Meter::start(device)?;
+    let work_space = if device.is_cpu() { ops::work_space(forward)? } else { Some(Bytes(0)) };
+    let (Some(work_space), Some(meter)) = (work_space, Meter::start(device)?) else {
+        return Ok((None, Bytes(weights)));
+    };
     inferencer.forward_own(sample)?;
-    Ok((Bytes(weights + meter.peak()?.0 + work_space), Bytes(weights)))
+    Ok((Some(Bytes(weights + meter.peak()?.0 + work_space.0)), Bytes(weights)))
 }
 
 /// One block of one variant: training steps, as many by phase, then batches of inference.
@@ -392,7 +395,7 @@ mod tests {
             train: seconds(times),
             inference: seconds(times),
             work: Some((10, Flops(peak))),
-            inference_memory: Some((Bytes(3), Bytes(2))),
+            inference_memory: Some((Some(Bytes(3)), Bytes(2))),
             ..Timing::default()
         };
         let (old, new) = (timing(&[1.0, 2.0], 7.0), timing(&[3.0], 5.0));

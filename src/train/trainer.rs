@@ -9,7 +9,7 @@ use crate::device::{CapturedGraph, PhaseClock};
 use crate::layers::{
     Arithmetic, BatchStatistics, Finished, Mode, Parameter, Pass, RunningStatistics,
 };
-use crate::memory::{self, OutOfMemory};
+use crate::memory::OutOfMemory;
 use crate::model::Model;
 use crate::numerics::Census;
 use crate::ops::{
@@ -157,7 +157,6 @@ impl<'a> Trainer<'a> {
         seed: u64,
         (image, device): ([usize; 3], &Device),
     ) -> Result<Self> {
-        memory::keep_freed_pages();
         let arithmetic = Arithmetic::on(policy.compute, device);
         let held = if arithmetic.wide { policy.compute } else { arithmetic.storage() };
         let formats = [policy.params, held];

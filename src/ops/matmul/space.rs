@@ -70,15 +70,18 @@ pub(crate) fn as_elements<T: Element>(words: &[u32]) -> &[T] {
 }
 
 /// The memory into which the products of `work` pack their operands, with this thread alone: with more threads each has some of
-/// its own.
+/// its own. None where memory is not measured.
 ///
 /// # Errors
 /// Those of `work`.
-pub fn work_space(work: impl FnOnce() -> candle_core::Result<()>) -> candle_core::Result<Bytes> {
+pub fn work_space(
+    work: impl FnOnce() -> candle_core::Result<()>,
+) -> candle_core::Result<Option<Bytes>> {
     let kept = FREE.take();
     let before = memory::work_space_of_this_thread();
     let outcome = alone(work);
     let after = memory::work_space_of_this_thread();
     memory::work_space(|| drop(FREE.replace(kept)));
-    outcome.map(|()| Bytes(after.0.saturating_sub(before.0)))
+    let grown = after.zip(before).map(|(after, before)| Bytes(after.0.saturating_sub(before.0)));
+    outcome.map(|()| grown)
 }

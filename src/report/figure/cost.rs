@@ -32,15 +32,20 @@ const MEMORY: [Part<Memory, Bytes>; 5] = [
     ("activations and work space", |memory| memory.activations, fill(PALETTE[4], Hatch::Crossed)),
 ];
 
-/// The parts of the peak of inference.
-const INFERENCE: [Part<Inference, Bytes>; 2] = [
-    ("weights", |inference| inference.weights, fill(PALETTE[1], Hatch::Plain)),
+/// The parts of the peak of inference: the peak, and the weights in it.
+const INFERENCE: [Part<(Bytes, Bytes), Bytes>; 2] = [
+    ("weights", |(_, weights)| *weights, fill(PALETTE[1], Hatch::Plain)),
     (
         "activations and work space",
-        |inference| Bytes(inference.peak_bytes.0.saturating_sub(inference.weights.0)),
+        |(peak, weights)| Bytes(peak.0.saturating_sub(weights.0)),
         fill(PALETTE[4], Hatch::Crossed),
     ),
 ];
+
+/// The peak of inference, and the weights in it, where memory was measured.
+fn inference_memory(inference: &Inference) -> Option<(Bytes, Bytes)> {
+    Some((inference.peak_bytes?, inference.weights))
+}
 
 /// The phases of a step, in their order.
 const PHASES: [Part<Phases, Seconds>; 5] = [
@@ -235,9 +240,8 @@ pub(super) fn inference(table: &Table<'_>) -> Figure {
         (time.map(|time| time.value), row.inference_time_ratio())
     });
     let peaks = peaks(table, "peak memory", &INFERENCE, |row| {
-        let inference = row.inference.clone()?;
-        let peak = inference.peak_bytes;
-        Some((inference, peak, row.inference_memory_ratio()))
+        let memory = inference_memory(row.inference.as_ref()?)?;
+        Some((memory, memory.0, row.inference_memory_ratio()))
     });
     Figure {
         file: "inference".into(),
@@ -261,8 +265,11 @@ fn inference_words(row: &Row<'_>) -> String {
         || no_time(row),
         |time| format!("{}{}", time.value, ratio_words(row.inference_time_ratio())),
     );
-    let ratio = row.inference_memory_ratio();
-    format!("{time}; {}", parts_words(inference.peak_bytes, ratio, inference, &INFERENCE))
+    let memory = inference_memory(inference).map_or_else(
+        || "memory not measured".to_owned(),
+        |memory| parts_words(memory.0, row.inference_memory_ratio(), &memory, &INFERENCE),
+    );
+    format!("{time}; {memory}")
 }
 
 /// Peaks of memory by what they hold.
