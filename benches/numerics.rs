@@ -5,16 +5,15 @@ use std::hint::black_box;
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use mantissa::data::{self, Batches};
 use mantissa::memory;
-use mantissa::model::Model;
 use mantissa::numerics::{self, Census};
 use mantissa::ops::{
     self, AdamW, ConvSettings, ConvWanted, Conversion, Operands, Update, UpdateTensors,
 };
 use mantissa::precision::{Format, Policy};
 use mantissa::spec::{DEFAULT, Overrides, Plan};
-use mantissa::train::{DeviceBatch, Trainer};
+use mantissa::task::Task;
+use mantissa::train::{DeviceBatch, Setup, Trainer};
 
 const TYPES: [(&str, DType); 3] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
 
@@ -166,17 +165,14 @@ fn update(c: &mut Criterion) {
 fn whole_steps(c: &mut Criterion) {
     memory::keep_freed_pages();
     let plan = Plan::read("default", DEFAULT, &Overrides::default()).expect("the default plan");
-    let data = data::load(&plan.data).expect("digits");
-    let model = Model::new(&plan.model, data.shape, data.classes).expect("a model");
-    let mut batches =
-        Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0).expect("batches");
-    let batch = DeviceBatch::new(batches.batch(0).expect("memory"), data.shape, &Device::Cpu)
-        .expect("a batch");
+    let task = Task::of_plan(&plan).expect("digits and their model");
+    let setup = Setup::new(&plan, &task, &Device::Cpu);
+    let mut batches = setup.batches(0).expect("batches");
+    let batch = batches.batch(0).expect("memory");
+    let batch = DeviceBatch::new(batch, task.data.shape, &Device::Cpu).expect("a batch");
     let mut group = c.benchmark_group("one step of the default experiment");
     for variant in &plan.variants {
-        let mut trainer =
-            Trainer::new(&model, &plan.train, variant.policy, 0, (data.shape, &Device::Cpu))
-                .expect("a run");
+        let mut trainer = Trainer::new(setup, variant.policy, 0).expect("a run");
         group.bench_function(BenchmarkId::new("native", &variant.name), |b| {
             b.iter(|| step(&mut trainer, &batch, None));
         });

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use mantissa::experiment::record_path;
 use mantissa::memory::{CountingAllocator, HostMeter};
+use mantissa::model::Engine;
 use mantissa::record::{
     AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
     Counts, Environment, Estimate, ExponentHistogram, GradientCounts, Inference, LayerCensus,
@@ -72,6 +73,7 @@ fn save(dir: &Path, variants: usize, seeds: u64, steps: u64) -> Result<(), Failu
         schema: SCHEMA,
         experiment: "large".to_owned(),
         complete: true,
+        engine: Engine::Mantissa,
         environment: Environment::default(),
         data: None,
         variants: Vec::new(),
@@ -206,13 +208,13 @@ fn census(index: usize) -> Vec<LayerCensus> {
         roles.map(|role| LayerCensus {
             layer: format!("layer{layer}"),
             role,
-            counts: Counts {
+            counts: Some(Counts {
                 elements: 100_000,
                 overflow: (layer * index % 7) as u64,
                 underflow: (layer * 31 * index % 900) as u64,
                 subnormal: 0,
                 nan: 0,
-            },
+            }),
             exponents: ExponentHistogram {
                 zeros: 5,
                 non_finite: 0,

@@ -6,16 +6,17 @@
 //! wait for the host after each, and each of these is told to have taken the mean of them.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-use mantissa::data::{self, Batches, Dataset, Split};
+use mantissa::data::{self, Dataset, Split};
 use mantissa::device::{self, Stopwatch};
 use mantissa::memory;
-use mantissa::model::Model;
+use mantissa::networks;
 use mantissa::precision::Policy;
 use mantissa::spec::{
-    Activation, Augment, ConvBlock, DataPlan, ModelPlan, OptimizerPlan, Pool, ScheduleKind,
-    SchedulePlan, TrainPlan,
+    Activation, Augment, ConvBlock, DEFAULT, DataPlan, ModelPlan, OptimizerPlan, Overrides, Plan,
+    Pool, ScheduleKind, SchedulePlan, TrainPlan,
 };
-use mantissa::train::{DeviceBatch, Trainer};
+use mantissa::task::Task;
+use mantissa::train::{DeviceBatch, Setup, Trainer};
 
 /// Steps before the clock starts.
 const WARM_UP: u64 = 5;
@@ -46,12 +47,16 @@ fn run() -> Result<(), Failure> {
         "resnet20" => noise([3, 32, 32], batch * 8),
         _ => data::load(&DataPlan::Digits { train: batch * 8, test: batch, seed: 0 })?,
     };
-    let model = Model::new(&plan, data.shape, data.classes)?;
+    let model = networks::model(&plan, data.shape, data.classes)?;
+    let shape = data.shape;
     let train = train_plan(name, batch, steps + WARM_UP);
-    let mut source = Batches::new(&data, batch, Augment::default(), 0)?;
-    let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape, &device))?;
+    let measure = Plan::read("default", DEFAULT, &Overrides::default())?.measure;
+    let task = Task { model, data, augment: Augment::default(), notes: Vec::new() };
+    let setup = Setup { task: &task, train: &train, measure: &measure, device: &device };
+    let mut source = setup.batches(0)?;
+    let mut trainer = Trainer::new(setup, policy, 0)?;
     for step in 0..WARM_UP {
-        let batch = DeviceBatch::new(source.batch(step)?, data.shape, &device)?;
+        let batch = DeviceBatch::new(source.batch(step)?, shape, &device)?;
         trainer.step(&mut |_| Ok(batch.clone()), None)?;
     }
     let together = if device.is_cpu() { 1 } else { STEPS_TOGETHER };
@@ -59,8 +64,7 @@ fn run() -> Result<(), Failure> {
     let mut done = 0;
     while done < steps {
         let count = together.min(steps - done);
-        let load =
-            |step| DeviceBatch::new(source.batch(WARM_UP + done + step)?, data.shape, &device);
+        let load = |step| DeviceBatch::new(source.batch(WARM_UP + done + step)?, shape, &device);
         let batches = (0..count).map(load).collect::<Result<Vec<_>, _>>()?;
         trainer.outcomes()?;
         let clock = Stopwatch::start(&device)?;

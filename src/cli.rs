@@ -20,7 +20,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::data;
 use crate::device::{self, Device};
-use crate::experiment::{self, ExperimentError, Options};
+use crate::experiment::{Experiment, ExperimentError, Machine, MachineError, Options};
 use crate::formatting::printable;
 use crate::ops;
 use crate::record::{self, Environment, Results, Status};
@@ -28,6 +28,7 @@ use crate::regression::baseline;
 use crate::report::{self, ReportError, Verbosity};
 use crate::spec::{self, DataPlan, Overrides, Plan};
 use crate::store::{self, Folder, StoreError};
+use crate::task::Task;
 use progress::Progress;
 
 /// Which floating-point precision should a model be trained and served in, on this machine?
@@ -219,9 +220,16 @@ impl From<ExperimentError> for Failure {
             ExperimentError::Store(error) => error.into(),
             ExperimentError::Occupied { .. }
             | ExperimentError::Foreign(_)
-            | ExperimentError::Unreadable { .. }
-            | ExperimentError::Data(_)
-            | ExperimentError::Model(_) => Self::input(error),
+            | ExperimentError::Unreadable { .. } => Self::input(error),
+        }
+    }
+}
+
+impl From<MachineError> for Failure {
+    fn from(error: MachineError) -> Self {
+        match error {
+            MachineError::Device(error) => Self::machine(error),
+            MachineError::Instructions(error) => Self::input(error),
         }
     }
 }
@@ -298,11 +306,8 @@ struct Place {
 impl Selection {
     /// Opens the device and starts the threads.
     fn open(&self) -> Result<Place, Failure> {
-        let choice = self.device.resolve().map_err(Failure::machine)?;
         let pool = worker_threads(self.threads)?;
-        let device = choice.open().map_err(Failure::machine)?;
-        let products = ops::product_paths().map_err(Failure::input)?;
-        let environment = device::environment(&choice, pool.current_num_threads(), products);
+        let Machine { device, environment } = pool.install(|| Machine::open(self.device))?;
         Ok(Place { pool, device, environment })
     }
 
@@ -332,12 +337,12 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let plan = selection.plan(spec.as_deref(), seeds)?;
     let out = out.unwrap_or_else(|| Path::new("reports").join(&plan.name));
     let Place { pool, device, environment } = selection.open()?;
+    let experiment = pool.install(|| experiment_of(plan))?;
     let folder = Folder::lock(&out, &holder(&environment)).map_err(Failure::input)?;
     let options = Options { folder: &folder, force, device: &device, environment: &environment };
-    let mut progress = Progress::new(quiet, &plan);
+    let mut progress = Progress::new(quiet, experiment.plan());
     // From inside the pool, where an operation hands out its work without waking a sleeping thread for it.
-    let outcome =
-        pool.install(|| experiment::run(&plan, options, &mut |event| progress.hear(&event)));
+    let outcome = pool.install(|| experiment.run(options, &mut |event| progress.hear(&event)));
     progress.finish();
     let results = outcome?;
 
@@ -353,6 +358,12 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
         }
     }
     failed_runs(&results)
+}
+
+/// The experiment of a plan, with its data read and its model made.
+fn experiment_of(plan: Plan) -> Result<Experiment, Failure> {
+    let task = Task::of_plan(&plan).map_err(Failure::input)?;
+    Experiment::new(plan, task).map_err(Failure::input)
 }
 
 /// What another process prints that wants to write to the same folder.

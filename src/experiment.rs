@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use crate::claims;
-use crate::data::{self, Batches, DataError, Dataset};
-use crate::device::LoadMeter;
-use crate::model::{Model, ModelError};
+use crate::data::{Batches, Dataset};
+use crate::device::{self, DeviceError, LoadMeter};
+use crate::model::Engine;
+use crate::ops;
 use crate::precision::Policy;
 use crate::record::{
     Control, DataFacts, Environment, Failure, GradientCounts, Identity, Results, RunRecord,
@@ -26,7 +27,8 @@ use crate::record::{
 };
 use crate::spec::{ControlKind, ControlPlan, Plan, VariantPlan};
 use crate::store::{self, Folder, StoreError};
-use crate::train::{self, Phase, RunError, Timing};
+use crate::task::{Task, TaskError};
+use crate::train::{self, Phase, RunError, Setup, Timing};
 use kept::{Found, RESULTS};
 use timed::TimingRecord;
 
@@ -131,12 +133,39 @@ pub enum ExperimentError {
     /// A file could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The data cannot be loaded.
-    #[error("data: {0}")]
-    Data(#[from] DataError),
-    /// The model does not fit the data.
+}
+
+/// A device that is open, and what is known of where this runs.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The device.
+    pub device: Device,
+    /// The environment, as results have it.
+    pub environment: Environment,
+}
+
+impl Machine {
+    /// Opens a device, for work on the current rayon pool.
+    ///
+    /// # Errors
+    /// When there is no such device, or `MANTISSA_ISA` asks for instructions that the processor lacks.
+    pub fn open(device: device::Device) -> Result<Self, MachineError> {
+        let choice = device.resolve()?;
+        let products = ops::product_paths()?;
+        let environment = device::environment(&choice, rayon::current_num_threads(), products);
+        Ok(Self { device: choice.open()?, environment })
+    }
+}
+
+/// A device that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// It is not there or does not answer.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Device(#[from] DeviceError),
+    /// The instructions that were asked for are not there.
+    #[error(transparent)]
+    Instructions(#[from] ops::IsaError),
 }
 
 /// How to run, beside the plan.
@@ -152,123 +181,153 @@ pub struct Options<'a> {
     pub environment: &'a Environment,
 }
 
-/// Runs every variant and seed of the plan and its controls, then the timing phase, and leaves `results.json` and a record a
-/// run in `options.folder`. Seeds are the outer loop, and controls come last in each round, so that the first full comparison
-/// is there soonest. Runs and timed blocks that an earlier call finished are kept where this plan asks for the same ones, by the
-/// same build on the same device and data; where all are there, nothing is done.
-///
-/// # Errors
-/// When the data cannot be read, the model does not fit it, the folder cannot be written or holds something else. A run
-/// that diverges or fails is a result, not an error.
-pub fn run(
-    plan: &Plan,
-    options: Options<'_>,
-    listen: &mut dyn FnMut(Event<'_>),
-) -> Result<Results, ExperimentError> {
-    let (data, model) = prepare::<ExperimentError>(plan)?;
-    let trained = trained(plan);
-    let experiment = Experiment { plan, options, data: data.facts(), notes: data.notes() };
-    let kept::Part { mut records, timing, .. } = match experiment.begin(&trained, &data, listen)? {
-        Found::Finished(results) => return Ok(*results),
-        Found::Part(part) => part,
-    };
-    let timing = timing.map_or_else(|| experiment.nothing_timed(), |timing| *timing);
-    let on = (&model, &data, options.device);
-    for (variant, seed) in in_order(&trained) {
-        let key = (variant.name.clone(), seed);
-        if records.contains_key(&key) {
-            continue;
-        }
-        listen(Event::RunStarted { variant: &variant.name, seed });
-        let of = plan.train.steps;
-        let mut progress = |done| listen(Event::Step { done, of });
-        let record = train::run(plan, on, (variant, seed), &mut progress)
-            .unwrap_or_else(|error| failed(variant, seed, &error));
-        let identity = Some(experiment.identity(Some(&variant.policy)));
-        let record = RunRecord { identity, ..record };
-        kept::save_record(options, &record)?;
-        listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
-        records.insert(key, record);
-        let (_, path) = experiment.save(&records, &timing.timings, Stage::Running)?;
-        listen(Event::Saved(&path));
+impl<'a> Options<'a> {
+    /// A run on `machine` that goes on with what `folder` holds.
+    pub fn new(folder: &'a Folder, machine: &'a Machine) -> Self {
+        let Machine { device, environment } = machine;
+        Self { folder, force: false, device, environment }
     }
-    let variants: Vec<VariantPlan> =
-        trained.into_iter().filter(Trained::is_timed).map(|trained| trained.variant).collect();
-    let timing = timed::complete(plan, on, (timing, &variants), (options, listen))?;
-    let stage = Stage::Finished { other_load: timing.other_load };
-    let (results, path) = experiment.save(&records, &timing.timings, stage)?;
-    listen(Event::Saved(&path));
-    Ok(results)
 }
 
-/// Times the variants of results once more, as the timing phase of [`run`] does, but for controls. Returns the results with the
-/// new times: variants have nothing but times in them.
+/// A plan and the task that it is carried out on.
 ///
-/// # Errors
-/// When the data cannot be read, or the model does not fit it or the machine's memory.
-pub fn time_again(results: &Results, device: &Device) -> Result<Results, TimeError> {
-    let plan = &results.plan;
-    let load = LoadMeter::start();
-    let (_, timings) =
-        time_blocks(plan, device, Phase { blocks: 0..plan.measure.timing_blocks, products: true })?;
-    let other_load = load.others();
-    let variants = plan.variants.iter().zip(&timings);
-    let variants = variants
-        .map(|(variant, timing)| summarize((plan, device), variant, &[], Some(timing)))
-        .collect();
-    Ok(Results { variants, other_load, ..results.clone() })
-}
-
-/// Times blocks of a plan's timing phase, but for controls. Returns what the data is and one entry a variant, in the
-/// plan's order.
+/// ```
+/// use mantissa::experiment::Experiment;
+/// use mantissa::spec::{DEFAULT, Overrides, Plan};
+/// use mantissa::task::Task;
 ///
-/// # Errors
-/// When the data cannot be read, or the model does not fit it or the machine's memory.
-pub fn time_blocks(
-    plan: &Plan,
-    device: &Device,
-    phase: Phase,
-) -> Result<(DataFacts, Vec<Timing>), TimeError> {
-    let (data, model) = prepare::<TimeError>(plan)?;
-    let on = (&model, &data, device);
-    let timings = train::time_variants(plan, on, &plan.variants, phase, &mut |_, _| ())?;
-    Ok((data.facts(), timings))
+/// let plan = Plan::read("default.toml", DEFAULT, &Overrides::default())?;
+/// let task = Task::of_plan(&plan)?;
+/// let experiment = Experiment::new(plan, task)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Experiment {
+    plan: Plan,
+    task: Task,
 }
 
-/// The data and the model of a plan, which fit each other.
-fn prepare<E: From<DataError> + From<ModelError>>(plan: &Plan) -> Result<(Dataset, Model), E> {
-    let data = data::load(&plan.data)?;
-    let model = Model::new(&plan.model, data.shape, data.classes)?;
-    model.check_batch(plan.train.batch.max(plan.measure.inference_batch))?;
-    model.check_normalization(plan.train.batch)?;
-    Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
-    Ok((data, model))
+impl Experiment {
+    /// The experiment that does what `plan` says on `task`.
+    ///
+    /// # Errors
+    /// When the plan's batches do not fit the data, the model or this machine's address space.
+    pub fn new(plan: Plan, task: Task) -> Result<Self, TaskError> {
+        let (train, model) = (&plan.train, &task.model);
+        model.check_batch(train.batch.max(plan.measure.inference_batch))?;
+        model.check_normalization(train.batch)?;
+        Batches::new(&task.data, train.batch, task.augment, 0)?;
+        Ok(Self { plan, task })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What tells its data from any other.
+    pub fn data(&self) -> DataFacts {
+        self.task.data.facts()
+    }
+
+    fn setup<'a>(&'a self, device: &'a Device) -> Setup<'a> {
+        Setup::new(&self.plan, &self.task, device)
+    }
+
+    /// Runs every variant and seed of the plan and its controls, then the timing phase, and leaves `results.json` and a record
+    /// a run in `options.folder`. Seeds are the outer loop, and controls come last in each round, so that the first full
+    /// comparison is there soonest. Runs and timed blocks that an earlier call finished are kept where this plan asks for the
+    /// same ones, by the same build on the same device and data; where all are there, nothing is done.
+    ///
+    /// # Errors
+    /// When the folder cannot be written or holds something else. A run that diverges or fails is a result, not an error.
+    pub fn run(
+        &self,
+        options: Options<'_>,
+        listen: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Results, ExperimentError> {
+        let Self { plan, task } = self;
+        let (data, mut notes) = (task.data.facts(), task.data.notes());
+        notes.extend(task.notes.iter().cloned());
+        let engine = task.model.engine();
+        let session = Session { plan, options, engine, data, notes };
+        let trained = trained(plan);
+        let kept::Part { mut records, timing, .. } =
+            match session.begin(&trained, &task.data, listen)? {
+                Found::Finished(results) => return Ok(*results),
+                Found::Part(part) => part,
+            };
+        let timing = timing.map_or_else(|| session.nothing_timed(), |timing| *timing);
+        let setup = self.setup(options.device);
+        for (variant, seed) in in_order(&trained) {
+            let key = (variant.name.clone(), seed);
+            if records.contains_key(&key) {
+                continue;
+            }
+            listen(Event::RunStarted { variant: &variant.name, seed });
+            let of = plan.train.steps;
+            let mut progress = |done| listen(Event::Step { done, of });
+            let record = train::run(setup, (variant, seed), &mut progress)
+                .unwrap_or_else(|error| failed(variant, seed, &error));
+            let identity = Some(session.identity(Some(&variant.policy)));
+            let record = RunRecord { identity, ..record };
+            kept::save_record(options, &record)?;
+            listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
+            records.insert(key, record);
+            let (_, path) = session.save(&records, &timing.timings, Stage::Running)?;
+            listen(Event::Saved(&path));
+        }
+        let variants: Vec<VariantPlan> =
+            trained.into_iter().filter(Trained::is_timed).map(|trained| trained.variant).collect();
+        let timing = timed::complete(plan, setup, (timing, &variants), (options, listen))?;
+        let stage = Stage::Finished { other_load: timing.other_load };
+        let (results, path) = session.save(&records, &timing.timings, stage)?;
+        listen(Event::Saved(&path));
+        Ok(results)
+    }
+
+    /// Times blocks of the plan's timing phase, but for controls. Returns one entry a variant, in the plan's order.
+    ///
+    /// # Errors
+    /// When a batch cannot be made or moved to the device.
+    pub fn time_blocks(&self, device: &Device, phase: Phase) -> Result<Vec<Timing>, RunError> {
+        let (seed, variants) = (first_seed(&self.plan), &self.plan.variants);
+        train::time_variants(self.setup(device), seed, variants, phase, &mut |_, _| ())
+    }
+
+    /// Times the variants of `results`, which are of this experiment, once more, as the timing phase of [`Experiment::run`]
+    /// does, but for controls. Returns the results with the new times: variants have nothing but times in them.
+    ///
+    /// # Errors
+    /// As [`Experiment::time_blocks`].
+    pub fn time_again(&self, results: &Results, device: &Device) -> Result<Results, RunError> {
+        let plan = &self.plan;
+        let load = LoadMeter::start();
+        let timings = self.time_blocks(device, Phase::all(&plan.measure))?;
+        let other_load = load.others();
+        let variants = plan.variants.iter().zip(&timings);
+        let variants = variants
+            .map(|(variant, timing)| summarize((plan, device), variant, &[], Some(timing)))
+            .collect();
+        Ok(Results { variants, other_load, ..results.clone() })
+    }
 }
 
-/// A timing phase that could not be done.
-#[derive(Debug, thiserror::Error)]
-pub enum TimeError {
-    /// The data cannot be loaded.
-    #[error("data: {0}")]
-    Data(#[from] DataError),
-    /// The model does not fit the data.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// An operation failed.
-    #[error(transparent)]
-    Run(#[from] RunError),
+/// The seed of the weights and batches that are timed.
+fn first_seed(plan: &Plan) -> u64 {
+    plan.seeds.first().copied().unwrap_or_default()
 }
 
 /// What the results file says beside the runs.
-struct Experiment<'a> {
+struct Session<'a> {
     plan: &'a Plan,
     options: Options<'a>,
+    engine: Engine,
     data: DataFacts,
     /// What is to be said of the data.
     notes: Vec<String>,
 }
 
-impl Experiment<'_> {
+impl Session<'_> {
     /// What decides the runs of a policy; without one, what those of all policies have in common.
     fn identity(&self, policy: Option<&Policy>) -> Identity {
         identity::identity(self.plan, policy, self.options.environment, &self.data)
@@ -432,7 +491,7 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
 
 /// The results file from what there is so far.
 fn results(
-    experiment: &Experiment<'_>,
+    session: &Session<'_>,
     (records, timings): (&Records, &Timings),
     stage: Stage,
 ) -> Results {
@@ -440,7 +499,7 @@ fn results(
         Stage::Running => (false, None),
         Stage::Finished { other_load } => (true, other_load),
     };
-    let Experiment { plan, options, ref data, .. } = *experiment;
+    let Session { plan, options, ref data, .. } = *session;
     let summary = |variant: &VariantPlan, seeds: &[u64]| {
         let record = |seed: &u64| records.get(&(variant.name.clone(), *seed));
         let runs: Vec<&RunRecord> = seeds.iter().filter_map(record).collect();
@@ -460,6 +519,7 @@ fn results(
         experiment: plan.name.clone(),
         complete,
         plan: plan.clone(),
+        engine: session.engine,
         environment: options.environment.clone(),
         data: Some(data.clone()),
         variants,

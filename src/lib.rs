@@ -15,6 +15,10 @@ pub mod stats;
 
 pub mod train;
 
+pub mod task;
+
+pub mod networks;
+
 pub mod model;
 
 pub mod layers;

@@ -23,6 +23,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::model::Engine;
 use crate::spec::{ControlKind, Plan};
 
 /// The version of the results file that this program writes and reads.
@@ -39,6 +40,9 @@ pub struct Results {
     pub complete: bool,
     /// The resolved spec.
     pub plan: Plan,
+    /// Whose operations computed the models; left out of the file where they are this program's.
+    #[serde(default, skip_serializing_if = "Engine::is_own")]
+    pub engine: Engine,
     /// Where it ran.
     pub environment: Environment,
     /// The data; absent in older files.

@@ -178,6 +178,13 @@ pub enum DataPlan {
         /// Seed of the drawing.
         seed: u64,
     },
+    /// Those of a task made in Rust; no spec can ask for them.
+    Own {
+        /// Training images.
+        train: usize,
+        /// Test images.
+        test: usize,
+    },
     /// IDX files (MNIST, Fashion-MNIST), plain or gzip.
     Idx {
         /// Image file, magic 2051.
@@ -201,6 +208,33 @@ pub enum DataPlan {
         /// Augmentation of the training images.
         augment: Augment,
     },
+}
+
+/// What a task in Rust brings instead of the `data` and `model` of a spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnPlan {
+    /// Training images.
+    pub train: usize,
+    /// Test images.
+    pub test: usize,
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Their values.
+    pub values: u64,
+    /// SHA-256 of whose operations compute it, and of the names, shapes and initializations of its parameters, in hexadecimal
+    /// digits.
+    pub digest: String,
+}
+
+impl OwnPlan {
+    pub(crate) fn data(&self) -> DataPlan {
+        DataPlan::Own { train: self.train, test: self.test }
+    }
+
+    pub(crate) fn model(&self) -> ModelPlan {
+        let Self { parameters, values, digest, .. } = self.clone();
+        ModelPlan::Own { parameters, values, digest }
+    }
 }
 
 /// The test split of IDX data.
@@ -241,6 +275,16 @@ pub enum ModelPlan {
         /// Probability of dropping a hidden activation, 0 ≤ p < 1.
         #[serde(deserialize_with = "finite")]
         dropout: f32,
+    },
+    /// The one of a task made in Rust; no spec can ask for it.
+    Own {
+        /// Parameters.
+        parameters: usize,
+        /// Their values.
+        values: u64,
+        /// SHA-256 of whose operations compute it, and of the names, shapes and initializations of the parameters, in hexadecimal
+        /// digits.
+        digest: String,
     },
     /// Blocks of convolution, optional batch norm, activation and pooling; then linear layers.
     Cnn {

@@ -10,6 +10,10 @@ use std::io::{Error, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use sha2::{Digest as _, Sha256};
+
+use crate::formatting;
+
 pub use folder::{Folder, FolderError, sweep};
 
 /// The most bytes of a text that a person wrote, such as a spec: with each of 10,000 seeds in it a spec has 200 KB.
@@ -218,6 +222,23 @@ pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
     file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot_read(path))?;
     if bytes.len() as u64 > most { Err(too_long(bytes.len() as u64)) } else { Ok(bytes) }
+}
+
+/// The SHA-256 of a file in hexadecimal digits.
+///
+/// # Errors
+/// When it is not a regular file, or cannot be read.
+pub fn sha256(path: &Path) -> Result<String, StoreError> {
+    let (mut file, _) = open(path)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(cannot_read(path))? {
+            0 => break,
+            length => digest.update(&buffer[..length]),
+        }
+    }
+    Ok(formatting::hex(&digest.finalize()))
 }
 
 /// Reads a text file of at most [`MOST_TEXT`] bytes whole.

@@ -128,6 +128,7 @@ pub(super) fn results(variants: Vec<VariantPlan>) -> Results {
         complete: true,
         variants: variants.iter().map(unmeasured).collect(),
         plan: plan(variants),
+        engine: crate::model::Engine::Mantissa,
         environment: Environment::default(),
         data: None,
         claims: vec![],

@@ -7,7 +7,6 @@ use clap::{Args, Subcommand};
 
 use super::{Failure, print, say, worker_threads};
 use crate::device::{self, Device};
-use crate::experiment;
 use crate::formatting::{plural, printable};
 use crate::ops;
 use crate::record::{Environment, Results};
@@ -266,7 +265,11 @@ fn second_timing(results: &Results) -> Result<Second, Failure> {
         return Ok(Second::Impossible(difference));
     }
     let pool = worker_threads(u16::try_from(there.threads).ok())?;
-    match pool.install(|| experiment::time_again(results, &opened)) {
+    let experiment = match super::experiment_of(results.plan.clone()) {
+        Ok(experiment) => experiment,
+        Err(error) => return Ok(Second::Impossible(error.to_string())),
+    };
+    match pool.install(|| experiment.time_again(results, &opened)) {
         Ok(again) => Ok(Second::Done(regression::Times::of(&again))),
         Err(error) => Ok(Second::Impossible(error.to_string())),
     }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failure, Place, Selection, print};
-use crate::experiment::{self, TimeError};
 use crate::record::Phases;
 use crate::regression::{Metric, TimedBlock};
 use crate::train::Phase;
@@ -31,12 +30,11 @@ pub(super) fn time(arguments: &TimeArguments) -> Result<(), Failure> {
     let Place { pool, device, environment } = arguments.selection.open()?;
     let block = arguments.block as usize;
     let phase = Phase { blocks: block..block + 1, products: false };
-    let timed = pool.install(|| experiment::time_blocks(&plan, &device, phase));
-    let (data, timings) = timed.map_err(|error| match error {
-        TimeError::Data(_) | TimeError::Model(_) => Failure::input(error),
-        TimeError::Run(_) => Failure::machine(error),
-    })?;
-    let mut timed = TimedBlock::new(&plan, &environment, &data.digest);
+    let experiment = super::experiment_of(plan)?;
+    let timings = pool.install(|| experiment.time_blocks(&device, phase));
+    let timings = timings.map_err(Failure::machine)?;
+    let plan = experiment.plan();
+    let mut timed = TimedBlock::new(plan, &environment, &experiment.data().digest);
     let one = |blocks: &[Seconds]| blocks.first().map(|seconds| seconds.0);
     for (variant, timing) in plan.variants.iter().zip(timings) {
         let of = |phase: fn(&Phases) -> Seconds| timing.phases.first().map(|all| phase(all).0);

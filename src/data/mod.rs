@@ -164,6 +164,11 @@ pub enum DataError {
         /// Images in the file.
         images: usize,
     },
+    /// The data of a task made in Rust, which only the program that made it has.
+    #[error(
+        "the data are those of a task made in Rust: only the program that made it can load them"
+    )]
+    Own,
     /// A split without images.
     #[error("the {split} split has no images: give it at least 1")]
     Empty {
@@ -212,6 +217,7 @@ pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {
         DataPlan::Idx { train_images, train_labels, test } => {
             idx::load(train_images, train_labels, test)?
         }
+        DataPlan::Own { .. } => return Err(DataError::Own),
         DataPlan::Cifar10 { path, .. } => cifar::load(path, &cifar::CIFAR10)?,
         DataPlan::Cifar100 { path, .. } => cifar::load(path, &cifar::CIFAR100)?,
     };
@@ -226,7 +232,7 @@ pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {
 /// The augmentation that a plan asks for: none for data that have no such key.
 pub fn augmentation(plan: &DataPlan) -> Augment {
     match plan {
-        DataPlan::Digits { .. } | DataPlan::Idx { .. } => Augment::default(),
+        DataPlan::Digits { .. } | DataPlan::Idx { .. } | DataPlan::Own { .. } => Augment::default(),
         DataPlan::Cifar10 { augment, .. } | DataPlan::Cifar100 { augment, .. } => *augment,
     }
 }

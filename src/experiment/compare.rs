@@ -92,7 +92,7 @@ pub(super) fn numerics(runs: &[&RunRecord]) -> Numerics {
                 Role::WeightGradients => &mut total.weight_gradients,
                 Role::Updates => continue,
             };
-            *role = role.plus(layer.counts);
+            *role = role.plus(layer.counts.unwrap_or_default());
         }
         total.updates.elements += run.updates.elements;
         total.updates.lost += run.updates.lost;

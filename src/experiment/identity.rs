@@ -1,6 +1,8 @@
 //! What decides a run, and in what two experiments differ: runs that agree in all of it can stand in one comparison,
 //! whatever experiment asked for them.
 
+use std::sync::OnceLock;
+
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -8,7 +10,8 @@ use crate::data;
 use crate::formatting;
 use crate::precision::Policy;
 use crate::record::{DataFacts, Environment, Identity, Results};
-use crate::spec::{Plan, values_that_differ};
+use crate::spec::{ModelPlan, Plan, values_that_differ};
+use crate::store;
 
 /// More values that differ are only counted.
 const MOST_DIFFERENCES: usize = 6;
@@ -37,14 +40,29 @@ pub(super) fn identity(
 ) -> Identity {
     let Environment { version, git, source, build, .. } = environment;
     let commit = git.as_deref().unwrap_or("no commit");
+    let program = match plan.model {
+        ModelPlan::Own { .. } => format!(", in a program of SHA-256 {}", program_digest()),
+        _ => String::new(),
+    };
     let decided = json!([deciding(plan), policy]);
     Identity {
         plan: formatting::hex(&Sha256::digest(decided.to_string())),
-        build: format!("mantissa {version} of {commit}, sources {source}, {build}"),
+        build: format!("mantissa {version} of {commit}, sources {source}, {build}{program}"),
         device: environment.device_name.clone(),
         product_paths: environment.product_paths.clone(),
         data: data.clone(),
     }
+}
+
+/// The digest of the running program, which has the code of a task made in Rust. Where it cannot be read no run is kept for
+/// another process.
+fn program_digest() -> &'static str {
+    static DIGEST: OnceLock<String> = OnceLock::new();
+    DIGEST.get_or_init(|| {
+        let file = std::env::current_exe().ok();
+        let digest = file.and_then(|file| store::sha256(&file).ok());
+        digest.unwrap_or_else(|| format!("unknown, process {}", std::process::id()))
+    })
 }
 
 /// In what two runs of one variant differ, or a run and one that is to be.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::timed::{self, Timed, TimingRecord};
-use super::{Experiment, ExperimentError, Options, Records, Trained, identity, json, record_path};
+use super::{ExperimentError, Options, Records, Session, Trained, identity, json, record_path};
 use crate::formatting;
 use crate::record::{Identity, Results, RunRecord, RunSummary, Status};
 use crate::report;
@@ -14,7 +14,7 @@ use crate::store::{self, StoreError};
 /// The results file, and the mark of a folder as this program's.
 pub(super) const RESULTS: &str = "results.json";
 
-/// The folders of an experiment.
+/// The folders of an session.
 const FOLDERS: [&str; 3] = ["runs", "figures", report::TENSORBOARD];
 
 /// More runs that would be dropped are only counted.
@@ -22,7 +22,7 @@ const MOST_DROPPED: usize = 4;
 
 /// What a folder holds.
 pub(super) enum Found {
-    /// The whole experiment.
+    /// The whole session.
     Finished(Box<Results>),
     /// A part of it, or nothing.
     Part(Part),
@@ -52,11 +52,8 @@ pub(super) struct Lost {
 ///
 /// # Errors
 /// When going on would discard runs or times, or replace files of somebody else.
-pub(super) fn look(
-    experiment: &Experiment<'_>,
-    trained: &[Trained],
-) -> Result<Found, ExperimentError> {
-    let Experiment { plan, options, .. } = *experiment;
+pub(super) fn look(session: &Session<'_>, trained: &[Trained]) -> Result<Found, ExperimentError> {
+    let Session { plan, options, .. } = *session;
     let out = options.folder.path();
     refuse_links(out, trained)?;
     let place = out.join(RESULTS);
@@ -76,10 +73,10 @@ pub(super) fn look(
             let reason = format!("is not a results file of this version ({error})");
             ExperimentError::Unreadable { path: place, reason }
         })?;
-    let runs = runs(experiment, trained)?;
+    let runs = runs(session, trained)?;
     let mut why = match &old {
         Some(old) => {
-            let here = (options.environment, &experiment.data);
+            let here = (options.environment, &session.data);
             identity::whole_differences(plan, here, old)
         }
         None => runs.iter().find_map(|run| run.foreign.clone()).into_iter().collect(),
@@ -97,7 +94,7 @@ pub(super) fn look(
     let was_complete = old.as_ref().is_some_and(|old| old.complete);
     let variants: Vec<&VariantPlan> =
         trained.iter().filter(|trained| trained.is_timed()).map(|t| &t.variant).collect();
-    let wanted = experiment.nothing_timed();
+    let wanted = session.nothing_timed();
     let timed = timed::look((out, was_complete), plan, &variants, &wanted)?;
     if let Timed::Other(differences) = &timed {
         why.extend(differences.iter().cloned());
@@ -188,7 +185,7 @@ struct Place {
     control: Option<String>,
     /// Why the record that is there is not kept.
     wrong: Option<String>,
-    /// Why it is of another experiment.
+    /// Why it is of another session.
     foreign: Option<String>,
 }
 
@@ -205,14 +202,14 @@ impl Place {
 
 /// Looks into the place of every run of the plan. A run of the baseline that is missing may have been one of the control with
 /// other seeds, when the plan had fewer: that is the same run.
-fn runs(experiment: &Experiment<'_>, trained: &[Trained]) -> Result<Vec<Place>, StoreError> {
-    let plan = experiment.plan;
+fn runs(session: &Session<'_>, trained: &[Trained]) -> Result<Vec<Place>, StoreError> {
+    let plan = session.plan;
     let mut places = Vec::new();
     for (variant, seed) in super::in_order(trained) {
-        let mut place = read(experiment, (variant, &variant.name), seed)?;
+        let mut place = read(session, (variant, &variant.name), seed)?;
         if variant.name == plan.baseline && !place.is_there() {
             let control = ControlKind::OtherSeeds.of(&variant.name);
-            let other = read(experiment, (variant, &control), seed)?;
+            let other = read(session, (variant, &control), seed)?;
             if let Some(record) = other.record {
                 let record = RunRecord { variant: variant.name.clone(), ..record };
                 place = Place { record: Some(record), control: Some(control), ..place };
@@ -225,11 +222,11 @@ fn runs(experiment: &Experiment<'_>, trained: &[Trained]) -> Result<Vec<Place>, 
 
 /// Looks for the record of a run under a name, which is the variant's or that of a control.
 fn read(
-    experiment: &Experiment<'_>,
+    session: &Session<'_>,
     (variant, name): (&VariantPlan, &str),
     seed: u64,
 ) -> Result<Place, StoreError> {
-    let path = record_path(experiment.options.folder.path(), name, seed);
+    let path = record_path(session.options.folder.path(), name, seed);
     let empty = Place {
         variant: variant.name.clone(),
         seed,
@@ -249,14 +246,14 @@ fn read(
             return Ok(Place { wrong, foreign, ..empty });
         }
     };
-    let difference = record_difference(&record, &experiment.identity(Some(&variant.policy)));
+    let difference = record_difference(&record, &session.identity(Some(&variant.policy)));
     let foreign = difference.as_ref().map(|why| format!("{}: {why}", path.display()));
-    let wrong = impossible(&record, (name, seed), experiment.plan).or(difference);
+    let wrong = impossible(&record, (name, seed), session.plan).or(difference);
     let record = wrong.is_none().then_some(record);
     Ok(Place { record, wrong, foreign, ..empty })
 }
 
-/// How a record is of another experiment.
+/// How a record is of another session.
 fn record_difference(record: &RunRecord, here: &Identity) -> Option<String> {
     let Some(there) = &record.identity else {
         return Some("its record does not tell what it belongs to".to_owned());

@@ -4,19 +4,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{Event, ExperimentError, Options, Timings, identity, json};
-use crate::data::Dataset;
+use super::{Event, ExperimentError, Options, Timings, first_seed, identity, json};
 use crate::device::LoadMeter;
 use crate::formatting;
-use crate::model::Model;
 use crate::precision::Policy;
 use crate::record::Identity;
 use crate::spec::{Plan, VariantPlan};
 use crate::store::{self, StoreError};
-use crate::train::{self, Phase, Timing};
+use crate::train::{self, Phase, Setup, Timing};
 
 /// `runs/timing.json`: the blocks of all variants, and what they were timed with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,7 +57,7 @@ impl TimingRecord {
         Self {
             identity,
             threads: options.environment.threads,
-            seed: plan.seeds.first().copied().unwrap_or_default(),
+            seed: first_seed(plan),
             steps: plan.measure.timing_steps,
             warmup: plan.measure.timing_warmup,
             blocks: 0,
@@ -158,7 +155,7 @@ pub(super) fn look(
 /// Times what is missing of the blocks of the plan and saves all.
 pub(super) fn complete(
     plan: &Plan,
-    on: (&Model, &Dataset, &Device),
+    setup: Setup<'_>,
     (mut record, variants): (TimingRecord, &[VariantPlan]),
     (options, listen): (Options<'_>, &mut dyn FnMut(Event<'_>)),
 ) -> Result<TimingRecord, ExperimentError> {
@@ -170,7 +167,7 @@ pub(super) fn complete(
     let load = LoadMeter::start();
     // Without the batches that all share there are no times at all, but what was trained is there.
     let phase = Phase { blocks: kept..all, products: true };
-    let timings = train::time_variants(plan, on, variants, phase, &mut progress)
+    let timings = train::time_variants(setup, first_seed(plan), variants, phase, &mut progress)
         .unwrap_or_else(|error| vec![Timing::failed(&error); variants.len()]);
     record.other_load = [record.other_load, load.others()].into_iter().flatten().reduce(f64::max);
     let mut before = std::mem::take(&mut record.timings);

@@ -6,7 +6,13 @@ mod norm;
 mod pass;
 mod shape;
 
-use candle_core::{Result, Tensor};
+use std::f64::consts::TAU;
+
+use candle_core::Tensor;
+use rand::Rng as _;
+use rand_chacha::ChaCha8Rng;
+
+use crate::memory::{self, OutOfMemory};
 
 pub use conv::{Conv2d, ConvSizes};
 pub use linear::Linear;
@@ -15,20 +21,23 @@ pub use pass::{Arithmetic, Finished, Mode, Pass, Saved};
 pub use shape::{Activate, Dropout, Flatten, Pooling, Residual, Sequential};
 
 /// A step of a model. What forward puts on the pass's tape, backward takes off it.
-pub trait Layer: Send + Sync {
+pub trait Layer {
     /// The result for a batch `x`.
     ///
     /// # Errors
     /// When the shape of `x` does not fit the layer.
-    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor>;
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> candle_core::Result<Tensor>;
 
     /// The gradient with respect to x, from the one with respect to the result; gradients of weights go to the pass. None
     /// from the layer that the data enters, where nobody asks for it.
     ///
     /// # Errors
     /// When `dy` is not of the result's shape, or forward was not called before.
-    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>>;
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> candle_core::Result<Option<Tensor>>;
 }
+
+/// A layer as models hold it.
+pub type BoxedLayer = Box<dyn Layer + Send + Sync>;
 
 /// One trainable tensor of a model: what it is, not its values.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +62,58 @@ pub enum Init {
         /// Inputs that one output sees.
         fan_in: usize,
     },
+    /// Uniform from `low` to below `high`.
+    Uniform {
+        /// The lower bound.
+        low: f32,
+        /// The upper bound.
+        high: f32,
+    },
+    /// Normal.
+    Normal {
+        /// The mean.
+        mean: f32,
+        /// The standard deviation.
+        deviation: f32,
+    },
+}
+
+impl Init {
+    /// `len` values. 24 random bits make a uniform value in [0, 1) that f32 holds exactly; normal ones come two by two from the
+    /// transform of Box and Muller (1958), in f64.
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub fn values(self, len: usize, random: &mut ChaCha8Rng) -> Result<Vec<f32>, OutOfMemory> {
+        let mut bits = || random.next_u32() >> 8;
+        match self {
+            Self::Constant(value) => memory::filled(value, len),
+            Self::He { fan_in } => {
+                let bound = (6.0 / fan_in as f32).sqrt();
+                let mut uniform = || bits() as f32 / 16_777_216.0;
+                memory::collect((0..len).map(|_| bound * (2.0 * uniform() - 1.0)))
+            }
+            Self::Uniform { low, high } => {
+                let mut uniform = || bits() as f32 / 16_777_216.0;
+                memory::collect((0..len).map(|_| low + (high - low) * uniform()))
+            }
+            Self::Normal { mean, deviation } => {
+                // In (0, 1], so that the logarithm is finite.
+                let mut uniform = || f64::from(bits() + 1) / 16_777_216.0;
+                let mut second = None;
+                let mut normal = || {
+                    second.take().unwrap_or_else(|| {
+                        let radius = (-2.0 * libm::log(uniform())).sqrt();
+                        let (sin, cos) = libm::sincos(TAU * uniform());
+                        second = Some(radius * sin);
+                        radius * cos
+                    })
+                };
+                let scaled = |value: f64| (f64::from(mean) + f64::from(deviation) * value) as f32;
+                memory::collect((0..len).map(|_| scaled(normal())))
+            }
+        }
+    }
 }
 
 impl Parameter {

@@ -197,6 +197,23 @@ impl<'a> Pass<'a> {
         if relu { ops::relu_backward(&dy, &self.take_tensor()?) } else { Ok(dy) }
     }
 
+    /// Whether this pass counts.
+    pub fn counts(&self) -> bool {
+        self.census.is_some()
+    }
+
+    /// Counts the values of a tensor as they came out of rounding, where this pass counts: what a value was before is not known.
+    ///
+    /// # Errors
+    /// When the tensor cannot be read.
+    pub fn observe(&mut self, layer: &str, role: Role, tensor: &Tensor) -> Result<()> {
+        if let Some(census) = &mut self.census {
+            let values = ops::cast(&tensor.detach().contiguous()?, DType::F32)?;
+            census.add_rounded(layer, role, &ops::observe(&values)?);
+        }
+        Ok(())
+    }
+
     /// A parameter's value in the compute format.
     pub fn weight(&self, parameter: usize) -> Tensor {
         self.weights[parameter].clone()

@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Layer, Pass, Registry, Saved};
+use super::{BoxedLayer, Layer, Pass, Registry, Saved};
 use crate::ops::{self, Then};
 use crate::spec::{Activation, Pool};
 
@@ -160,7 +160,7 @@ impl Layer for Flatten {
 
 /// Layers one after the other.
 #[derive(Default)]
-pub struct Sequential(pub Vec<Box<dyn Layer>>);
+pub struct Sequential(pub Vec<BoxedLayer>);
 
 impl Layer for Sequential {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {

@@ -1,23 +1,62 @@
-//! Models: layers put together as a plan says, with the values that their parameters start from.
+//! A model: layers and their parameters, with the values that these start from.
 
-mod cnn;
-mod mlp;
-mod resnet;
 mod sizes;
 
-use candle_core::{Result, Tensor};
-use rand::{Rng as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
+use std::sync::Arc;
 
-use crate::layers::{Init, Layer as _, Parameter, Pass, Registry, Sequential};
-use crate::memory::{self, OutOfMemory};
-use crate::spec::ModelPlan;
+use candle_core::{Result, Tensor};
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::layers::{Layer, Parameter, Registry, Sequential};
+use crate::memory::OutOfMemory;
+
+/// Whose operations compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// This crate's.
+    #[default]
+    Mantissa,
+    /// candle's, which do not keep this crate's arithmetic contract.
+    Candle,
+}
+
+impl Engine {
+    /// Whether operations are this crate's.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    pub fn is_own(&self) -> bool {
+        *self == Self::Mantissa
+    }
+}
+
+/// Makes the layers of a model whose operations are not this crate's.
+pub trait Build: Send + Sync {
+    /// Layers that compute with `weights`, one a parameter, and keep what no gradient reaches in `state`. With `trains`, weights
+    /// are candle variables, so that a gradient can be had for each.
+    ///
+    /// # Errors
+    /// When the layers cannot be made in the weights' type.
+    fn build(&self, weights: &[Tensor], state: &[Tensor], trains: bool) -> Result<Box<dyn Layer>>;
+}
+
+/// Where the layers of a model come from.
+enum Body {
+    /// They read their weights from the pass.
+    Layers(Arc<dyn Layer + Send + Sync>),
+    /// They are made over their weights.
+    Built(Box<dyn Build>),
+}
 
 /// A model: its layers and what they need, without values.
 pub struct Model {
-    layers: Sequential,
+    body: Body,
     /// The trainable tensors, in the order of the layers.
     pub parameters: Vec<Parameter>,
+    /// Tensors that the layers keep and that no gradient reaches, such as running statistics of a candle module.
+    pub state: Vec<Parameter>,
     /// Names of the layers, in order.
     pub layer_names: Vec<String>,
     /// Channels of each batch norm's running statistics.
@@ -33,32 +72,68 @@ pub struct Model {
 pub struct ModelError(pub String);
 
 impl Model {
-    /// The model of a plan for images of `shape` (C, H, W) and a number of classes.
+    /// The model whose layers `build` makes, and registers with their parameters, for images of `shape` (C, H, W).
     ///
     /// # Errors
-    /// When a convolution or pooling does not fit the images, or a parameter or what an image becomes has more than
+    /// Those of `build`, and when a parameter or what an image becomes has more than
     /// [`VALUES`](crate::spec::limits::VALUES).
-    pub fn new(
-        plan: &ModelPlan,
+    pub fn of_layers(
         shape: [usize; 3],
-        classes: usize,
+        build: impl FnOnce(&mut Registry) -> std::result::Result<Sequential, ModelError>,
     ) -> std::result::Result<Self, ModelError> {
         let mut registry = Registry::default();
-        let layers = match plan {
-            ModelPlan::Mlp { hidden, activation, dropout } => {
-                let inputs = shape.into_iter().fold(1, usize::saturating_mul);
-                let settings = mlp::Head { hidden, activation: *activation, dropout: *dropout };
-                mlp::layers(&mut registry, inputs, classes, &settings)
-            }
-            ModelPlan::Cnn { .. } => cnn::layers(&mut registry, plan, shape, classes)?,
-            ModelPlan::Resnet { depth, width } => {
-                resnet::layers(&mut registry, (*depth, *width), shape, classes)?
-            }
-        };
+        let body = Body::Layers(Arc::new(build(&mut registry)?));
+        Self::with_body(body, registry, shape)
+    }
+
+    /// The model whose layers `build` makes, with the parameters and layer names of `registry`, and `state` beside.
+    ///
+    /// # Errors
+    /// As [`Model::of_layers`].
+    pub fn of_build(
+        shape: [usize; 3],
+        registry: Registry,
+        state: Vec<Parameter>,
+        build: Box<dyn Build>,
+    ) -> std::result::Result<Self, ModelError> {
+        let model = Self::with_body(Body::Built(build), registry, shape)?;
+        Ok(Self { state, ..model })
+    }
+
+    fn with_body(
+        body: Body,
+        registry: Registry,
+        shape: [usize; 3],
+    ) -> std::result::Result<Self, ModelError> {
         let largest = sizes::check(&registry, shape)?;
         let Registry { parameters, layers: layer_names, statistics, smallest_normed, .. } =
             registry;
-        Ok(Self { layers, parameters, layer_names, statistics, largest, smallest_normed })
+        let state = Vec::new();
+        Ok(Self { body, parameters, state, layer_names, statistics, largest, smallest_normed })
+    }
+
+    /// Whose operations compute.
+    pub fn engine(&self) -> Engine {
+        match self.body {
+            Body::Layers(_) => Engine::Mantissa,
+            Body::Built(_) => Engine::Candle,
+        }
+    }
+
+    /// The layers, over these weights and this state where their operations are candle's.
+    ///
+    /// # Errors
+    /// As [`Build::build`].
+    pub fn layers(
+        &self,
+        weights: &[Tensor],
+        state: &[Tensor],
+        trains: bool,
+    ) -> Result<Arc<dyn Layer>> {
+        match &self.body {
+            Body::Layers(layers) => Ok(layers.clone()),
+            Body::Built(build) => Ok(Arc::from(build.build(weights, state, trains)?)),
+        }
     }
 
     /// Checks the sizes of a batch of images and all that they become.
@@ -83,94 +158,25 @@ impl Model {
         }
     }
 
-    /// Logits, N × classes, of images N × C × H × W.
-    ///
-    /// # Errors
-    /// When the images are not of the model's shape.
-    pub fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        self.layers.forward(x, pass)
-    }
-
-    /// Gradients of all parameters, into the pass, from the one of the logits.
-    ///
-    /// # Errors
-    /// When forward was not called before.
-    pub fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<()> {
-        self.layers.backward(dy, pass).map(drop)
-    }
-
     /// The values that the parameters start from, in f32, one parameter after the other: the same for every policy. Each
     /// parameter has its own stream. An error where there is no memory for them.
     pub fn initial_values(
         &self,
         seed: u64,
     ) -> impl Iterator<Item = std::result::Result<Vec<f32>, OutOfMemory>> {
-        let values = move |(index, parameter): (usize, &Parameter)| match parameter.init {
-            Init::Constant(value) => memory::filled(value, parameter.len()),
-            Init::He { fan_in } => {
-                let bound = (6.0 / fan_in as f32).sqrt();
-                let mut random = ChaCha8Rng::seed_from_u64(seed);
-                random.set_stream(index as u64);
-                // 24 random bits make a uniform value in [0, 1) that f32 holds exactly.
-                let mut uniform = || (random.next_u32() >> 8) as f32 / 16_777_216.0;
-                memory::collect((0..parameter.len()).map(|_| bound * (2.0 * uniform() - 1.0)))
-            }
-        };
-        self.parameters.iter().enumerate().map(values)
+        draw(&self.parameters, seed)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::{Activation, ConvBlock, Pool};
-
-    /// A block of one channel.
-    const BLOCK: ConvBlock = ConvBlock {
-        channels: 1,
-        kernel: 3,
-        stride: 1,
-        padding: 0,
-        dilation: 1,
-        groups: 1,
-        pool: Pool::None,
+/// Values of parameters from their [`Init`], in f32, each from its own stream of `seed`.
+pub(crate) fn draw(
+    parameters: &[Parameter],
+    seed: u64,
+) -> impl Iterator<Item = std::result::Result<Vec<f32>, OutOfMemory>> {
+    let values = move |(index, parameter): (usize, &Parameter)| {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(index as u64);
+        parameter.init.values(parameter.len(), &mut random)
     };
-
-    fn cnn(blocks: Vec<ConvBlock>, batch_norm: bool) -> ModelPlan {
-        let (hidden, activation, dropout) = (vec![], Activation::Relu, 0.0);
-        ModelPlan::Cnn { blocks, hidden, activation, batch_norm, dropout }
-    }
-
-    /// What `torch.nn.BatchNorm2d(1)(torch.ones(1, 1, 1, 1))` says in PyTorch 2.15: "Expected more than 1 value per channel when
-    /// training, got input size torch.Size([1, 1, 1, 1])". Of 2 images, or 1 × 2 pixels, it says nothing.
-    #[test]
-    fn batch_norm_of_one_value_a_channel_is_refused() {
-        let pooled = ConvBlock { pool: Pool::Max, ..BLOCK };
-        #[rustfmt::skip]
-        let table = [
-            // model, height and width of the images, the norm that a batch of one image is too small for
-            (cnn(vec![BLOCK], true), (3, 3), Some("norm1")),
-            (cnn(vec![BLOCK], true), (3, 4), None),
-            (cnn(vec![BLOCK], false), (3, 3), None),
-            // Pooling comes after batch norm: 2 × 2 pixels, then 1 × 1.
-            (cnn(vec![pooled], true), (4, 4), None),
-            (cnn(vec![pooled, ConvBlock { kernel: 1, ..BLOCK }], true), (4, 4), Some("norm2")),
-            (cnn(vec![ConvBlock { stride: 9, ..BLOCK }], true), (9, 9), Some("norm1")),
-            (cnn(vec![ConvBlock { padding: 1, dilation: 2, ..BLOCK }], true), (3, 3), Some("norm1")),
-            (ModelPlan::Resnet { depth: 8, width: 1 }, (4, 4), Some("stage3.block1.1.norm")),
-            (ModelPlan::Resnet { depth: 8, width: 1 }, (4, 5), None),
-            (ModelPlan::Mlp { hidden: vec![1], activation: Activation::Relu, dropout: 0.0 }, (1, 1), None),
-        ];
-        for (plan, (height, width), norm) in table {
-            let model = Model::new(&plan, [1, height, width], 2).unwrap();
-            let what = format!("{plan:?} on {height} × {width}");
-            let refusal = model.check_normalization(1).err().map(|error| error.to_string());
-            let expected = norm.map(|norm| format!(
-                "model: train.batch is 1, and {norm} sees 1 × 1 pixels of an image: batch norm needs more than one value a \
-                 channel; set train.batch to 2 or more"
-            ));
-            assert_eq!(refusal, expected, "{what}");
-            assert_eq!(model.check_normalization(2), Ok(()), "{what}");
-        }
-    }
+    parameters.iter().enumerate().map(values)
 }

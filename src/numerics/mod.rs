@@ -23,6 +23,8 @@ const CHUNK: usize = 16 * 1024;
 #[derive(Clone, Debug, Default)]
 pub struct Census {
     tallies: BTreeMap<(String, Role), Tally>,
+    /// Of tensors that are known only after rounding.
+    rounded: BTreeMap<(String, Role), Tally>,
 }
 
 impl Census {
@@ -31,10 +33,18 @@ impl Census {
         self.tallies.entry((layer.to_owned(), role)).or_default().add(tally);
     }
 
+    /// Adds the tally of one tensor that is known only after rounding: it has exponents, and no counts of what rounding did.
+    pub fn add_rounded(&mut self, layer: &str, role: Role, tally: &Tally) {
+        self.rounded.entry((layer.to_owned(), role)).or_default().add(tally);
+    }
+
     /// Adds all of another census.
     pub fn merge(&mut self, other: Self) {
-        for (key, tally) in other.tallies {
-            self.tallies.entry(key).or_default().add(&tally);
+        for (all, more) in [(&mut self.tallies, other.tallies), (&mut self.rounded, other.rounded)]
+        {
+            for (key, tally) in more {
+                all.entry(key).or_default().add(&tally);
+            }
         }
     }
 
@@ -48,16 +58,23 @@ impl Census {
     /// after those, by name.
     pub fn into_records(self, layers: &[String]) -> Vec<LayerCensus> {
         let place = |layer: &str| layers.iter().position(|known| known == layer);
-        let mut tallies: Vec<_> = self.tallies.into_iter().collect();
-        // Stable, and the map is sorted by layer and role already.
-        tallies.sort_by_key(|((layer, _), _)| place(layer).unwrap_or(layers.len()));
-        let record = |((layer, role), tally): ((String, Role), Tally)| LayerCensus {
+        let record = |((layer, role), tally): ((String, Role), Tally), counts| LayerCensus {
             layer,
             role,
-            counts: tally.counts,
+            counts,
             exponents: tally.exponents.to_record(),
         };
-        tallies.into_iter().map(record).collect()
+        let counted = self.tallies.into_iter().map(|entry| {
+            let counts = entry.1.counts;
+            record(entry, Some(counts))
+        });
+        let rounded = self.rounded.into_iter().map(|entry| record(entry, None));
+        let mut records: Vec<LayerCensus> = counted.chain(rounded).collect();
+        let key = |record: &LayerCensus| {
+            (place(&record.layer).unwrap_or(layers.len()), record.layer.clone(), record.role)
+        };
+        records.sort_by_cached_key(key);
+        records
     }
 }
 
@@ -205,9 +222,10 @@ mod tests {
                     let mut census = Census::default();
                     census.add("layer", Role::Weights, &round_counted(format, &mut after));
                     let record = record(census);
+                    let (counts, exponents) = naive(format, &before);
                     assert_eq!(
                         (record.counts, record.exponents),
-                        naive(format, &before),
+                        (Some(counts), exponents),
                         "{name} {count}"
                     );
                     assert!(
@@ -250,7 +268,7 @@ mod tests {
             let expected = LayerCensus {
                 layer: "layer".to_owned(),
                 role: Role::Activations,
-                counts: Counts { elements: 1, overflow, underflow, subnormal, nan },
+                counts: Some(Counts { elements: 1, overflow, underflow, subnormal, nan }),
                 exponents: ExponentHistogram {
                     zeros,
                     non_finite,
@@ -271,7 +289,7 @@ mod tests {
             &round_counted(Format::FP8_E4M3, &mut [480.0, f32::INFINITY, f32::NAN, 448.0]),
         );
         let counts = record(census).counts;
-        assert_eq!((counts.overflow, counts.nan), (1, 3));
+        assert_eq!(counts.map(|counts| (counts.overflow, counts.nan)), Some((1, 3)));
     }
 
     /// A value that is held at the largest one has left the range like one that becomes infinite.
@@ -306,7 +324,7 @@ mod tests {
             let (counts, exponents) = naive(Format::F32, &values);
             let expected =
                 Counts { elements: counts.elements, nan: counts.nan, ..Counts::default() };
-            assert_eq!((record.counts, record.exponents), (expected, exponents), "{count}");
+            assert_eq!((record.counts, record.exponents), (Some(expected), exponents), "{count}");
         }
     }
 
@@ -326,7 +344,12 @@ mod tests {
         let seen: Vec<_> = records
             .iter()
             .map(|record| {
-                (record.layer.as_str(), record.role, record.counts.elements, record.exponents.zeros)
+                (
+                    record.layer.as_str(),
+                    record.role,
+                    record.counts.unwrap().elements,
+                    record.exponents.zeros,
+                )
             })
             .collect();
         let expected = [

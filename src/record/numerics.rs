@@ -82,16 +82,40 @@ impl GradientCounts {
     }
 }
 
-/// Counts by role. A census looks at every N-th step; `updates`, `gradients` and `skipped_steps` see every step.
+/// Counts that are `null` in files where nothing was counted.
+mod counted {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Counts;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    pub(super) fn serialize<S: Serializer>(counts: &Counts, to: S) -> Result<S::Ok, S::Error> {
+        (counts.elements > 0).then_some(counts).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Counts, D::Error> {
+        Ok(Option::<Counts>::deserialize(from)?.unwrap_or_default())
+    }
+}
+
+/// Counts by role, `null` where nothing was counted. A census looks at every N-th step; `updates`, `gradients` and `skipped_steps` see every step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Numerics {
     /// Weights cast to the compute format.
+    #[serde(with = "counted")]
+    #[schemars(with = "Option<Counts>")]
     pub weights: Counts,
     /// Outputs of layers, forwards.
+    #[serde(with = "counted")]
+    #[schemars(with = "Option<Counts>")]
     pub activations: Counts,
     /// Gradients with respect to activations, scaled.
+    #[serde(with = "counted")]
+    #[schemars(with = "Option<Counts>")]
     pub activation_gradients: Counts,
     /// Gradients with respect to weights, scaled.
+    #[serde(with = "counted")]
+    #[schemars(with = "Option<Counts>")]
     pub weight_gradients: Counts,
     /// Weight updates.
     pub updates: UpdateCounts,

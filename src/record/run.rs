@@ -160,9 +160,9 @@ pub struct LayerCensus {
     pub layer: String,
     /// The role.
     pub role: Role,
-    /// The counts.
-    pub counts: Counts,
-    /// Exponents of the values before rounding.
+    /// The counts; none where the values are known only after rounding, as those of candle's operations.
+    pub counts: Option<Counts>,
+    /// Exponents of the values before rounding; after it where there are no counts.
     pub exponents: ExponentHistogram,
 }
 

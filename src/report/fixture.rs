@@ -139,6 +139,7 @@ fn results() -> Results {
         experiment: "digits".to_owned(),
         complete: true,
         plan: plan(),
+        engine: crate::model::Engine::Mantissa,
         environment: Environment {
             device: "cpu".to_owned(),
             device_name: "Example Processor 9000".to_owned(),
@@ -396,7 +397,7 @@ fn summary(traits: &Traits, seed: u64) -> RunSummary {
 fn census(layer: &str, role: Role, counts: Counts) -> LayerCensus {
     let bins = vec![0, 5, 100, 90, 0];
     let exponents = ExponentHistogram { zeros: 10, non_finite: 0, first: -20, bins };
-    LayerCensus { layer: layer.to_owned(), role, counts, exponents }
+    LayerCensus { layer: layer.to_owned(), role, counts: Some(counts), exponents }
 }
 
 /// A falling curve with a wobble of its own for each seed.

@@ -425,11 +425,13 @@ fn run_cells(run: &RunSummary) -> [String; 7] {
 fn layers(row: &Row<'_>) -> Vec<[String; 8]> {
     let cells = row.census.iter().map(|LayerSum { layer, role, counts, settling, binades }| {
         let of = |number: u64| match (number, counts.elements) {
-            (0, _) | (_, 0) => text::count(number),
+            (_, 0) => text::NOT_MEASURED.to_owned(),
+            (0, _) => text::count(number),
             (_, all) => {
                 format!("{} ({})", text::count(number), text::share(number as f64 / all as f64))
             }
         };
+        let elements = counts.elements;
         let ends = binades.first_key_value().zip(binades.last_key_value());
         let range = |((low, _), (high, _)): ((&i32, &u64), (&i32, &u64))| {
             format!("2{} to 2{}", text::raised(*low), text::raised(*high))
@@ -437,7 +439,7 @@ fn layers(row: &Row<'_>) -> Vec<[String; 8]> {
         [
             text::printable(layer),
             text::role(*role).to_owned(),
-            text::count(counts.elements),
+            if elements == 0 { of(0) } else { text::count(elements) },
             of(counts.overflow) + &settling_part(settling.overflow),
             of(counts.underflow) + &settling_part(settling.underflow),
             of(counts.subnormal),

@@ -312,7 +312,7 @@ pub(super) struct LayerSum<'a> {
     pub(super) layer: &'a str,
     /// The role.
     pub(super) role: Role,
-    /// The counts.
+    /// The counts; of no elements where values are known only after rounding.
     pub(super) counts: Counts,
     /// Those of the steps before a run's first update, while the loss scale came down.
     pub(super) settling: Counts,
@@ -333,7 +333,7 @@ fn summed<'a>(records: &[&'a RunRecord]) -> Vec<LayerSum<'a>> {
             sums.len() - 1
         });
         let sum = &mut sums[place];
-        sum.counts = sum.counts.plus(*counts);
+        sum.counts = sum.counts.plus(counts.unwrap_or_default());
         for (exponent, count) in (exponents.first..).zip(&exponents.bins) {
             if *count > 0 {
                 *sum.binades.entry(exponent).or_default() += count;
@@ -344,7 +344,7 @@ fn summed<'a>(records: &[&'a RunRecord]) -> Vec<LayerSum<'a>> {
         records.iter().flat_map(|record| &record.settling_census)
     {
         if let Some(place) = places.get(&(layer.as_str(), *role)) {
-            sums[*place].settling = sums[*place].settling.plus(*counts);
+            sums[*place].settling = sums[*place].settling.plus(counts.unwrap_or_default());
         }
     }
     sums

@@ -1,6 +1,6 @@
 //! `Spec` → [`Plan`]: fills in what was left out and refuses what cannot be. The variants and seeds that the command line picks
 //! afterwards are checked here too, by `choose` and `reseed`; what only the data can tell is checked once they are
-//! read (`data::load`, `model::Model::new`).
+//! read (`data::load`, `networks::model`).
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -12,7 +12,7 @@ use super::typed::{
 };
 use super::{
     Augment, ClaimsPlan, ControlKind, ConvBlock, CountImages, DataPlan, IdxTest, MeasurePlan,
-    ModelPlan, OptimizerPlan, Plan, Pool, SchedulePlan, Spec, TrainPlan, VariantPlan,
+    ModelPlan, OptimizerPlan, OwnPlan, Plan, Pool, SchedulePlan, Spec, TrainPlan, VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
@@ -177,10 +177,21 @@ impl Plan {
     ///
     /// # Errors
     /// When a value cannot be: the first found, with its key.
-    pub(super) fn resolve(spec: Spec, count: CountImages<'_>) -> Checked<Self> {
+    pub(super) fn resolve(
+        spec: Spec,
+        count: CountImages<'_>,
+        own: Option<&OwnPlan>,
+    ) -> Checked<Self> {
         folder_name("name", &spec.name)?;
-        let data = data(spec.data)?;
-        let model = model(spec.model, Shape::of(&data))?;
+        let missing = |key: &str| Invalid { key: key.to_owned(), what: "is missing".to_owned() };
+        let (data, model) = match own {
+            Some(own) => (own.data(), own.model()),
+            None => {
+                let data = data(spec.data.ok_or_else(|| missing("data"))?)?;
+                let image = Shape::of(&data);
+                (data, model(spec.model.ok_or_else(|| missing("model"))?, image)?)
+            }
+        };
         let train = train(&spec.train, &data, count)?;
         normalized(&model, train.batch, Shape::of(&data))?;
         let measure = measure(spec.measure, &train, &data)?;
@@ -275,7 +286,7 @@ impl Shape {
     fn of(data: &DataPlan) -> Self {
         let (channels, side) = match data {
             DataPlan::Digits { .. } => (1, Some(28)),
-            DataPlan::Idx { .. } => (1, None),
+            DataPlan::Idx { .. } | DataPlan::Own { .. } => (1, None),
             DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => (3, Some(CIFAR_SIDE)),
         };
         Self { channels, side }
@@ -442,7 +453,7 @@ fn after(key: &str, block: ConvBlock, image: Shape) -> Checked<Shape> {
 fn train(spec: &TrainSpec, data: &DataPlan, count: CountImages<'_>) -> Checked<TrainPlan> {
     let batch = whole("train.batch", spec.batch, 1..=limits::WIDTH)?;
     let images = match data {
-        DataPlan::Digits { train, .. } => Some(*train),
+        DataPlan::Digits { train, .. } | DataPlan::Own { train, .. } => Some(*train),
         _ if spec.epochs.is_some() => {
             Some(count(data).map_err(|what| Invalid { key: "data".to_owned(), what })?)
         }
@@ -558,7 +569,7 @@ fn schedule(spec: ScheduleSpec, steps: u64) -> Checked<SchedulePlan> {
 
 fn measure(spec: MeasureSpec, train: &TrainPlan, data: &DataPlan) -> Checked<MeasurePlan> {
     let test_images = match data {
-        DataPlan::Digits { test, .. } => *test,
+        DataPlan::Digits { test, .. } | DataPlan::Own { test, .. } => *test,
         DataPlan::Idx { test: IdxTest::HeldOut(images), .. } => *images,
         _ => usize::MAX,
     };

@@ -12,7 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::keys::with_suggestion;
-use super::{CountImages, DataPlan, Invalid, Plan, Spec};
+use super::{CountImages, DataPlan, Invalid, OwnPlan, Plan, Spec};
 use crate::precision::Policy;
 
 /// What the command line changes in a spec.
@@ -60,6 +60,19 @@ impl Plan {
         Self::read_counting((file, text), overrides, &unknown)
     }
 
+    /// As [`Plan::read`], of a spec without `data` and `model`, for a task that brings its own: `own` describes them.
+    ///
+    /// # Errors
+    /// As [`Plan::read`], and when the spec has data or a model.
+    pub fn read_for_task(
+        (file, text): (&str, &str),
+        overrides: &Overrides,
+        own: &OwnPlan,
+    ) -> Result<Self, SpecError> {
+        let count = |_: &DataPlan| Ok(own.train);
+        on_a_deep_stack(file, || Self::read_here((file, text), overrides, (&count, Some(own))))
+    }
+
     /// As [`Plan::read`], with what tells the number of training images of data that are in files: with `train.epochs`, the steps
     /// follow from it.
     ///
@@ -70,30 +83,21 @@ impl Plan {
         overrides: &Overrides,
         count: CountImages<'_>,
     ) -> Result<Self, SpecError> {
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK);
-            let read = || Self::read_here((file, text), overrides, count);
-            match thread.spawn_scoped(scope, read) {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                Err(error) => Err(SpecError {
-                    place: file.to_owned(),
-                    what: format!("cannot start a thread to read it: {error}"),
-                }),
-            }
-        })
+        on_a_deep_stack(file, || Self::read_here((file, text), overrides, (count, None)))
     }
 
     fn read_here(
         (file, text): (&str, &str),
         overrides: &Overrides,
-        count: CountImages<'_>,
+        (count, own): (CountImages<'_>, Option<&OwnPlan>),
     ) -> Result<Self, SpecError> {
         let assignments = assignments(text.len(), &overrides.set)?;
         let mut source = Source::parse(file, text, &assignments)?;
         for assignment in &assignments {
             source.assign(assignment)?;
         }
-        let plan = Self::resolve(source.typed()?, count);
+        source.expect_task(own.is_some())?;
+        let plan = Self::resolve(source.typed()?, count, own);
         let mut plan = plan.map_err(|error| source.place(&error))?;
         let of_option = |Invalid { key, what }| SpecError { place: key, what };
         if let Some(chosen) = &overrides.variants {
@@ -104,6 +108,23 @@ impl Plan {
         }
         Ok(plan)
     }
+}
+
+/// What reads a spec, on a thread whose stack is deep enough for any.
+fn on_a_deep_stack(
+    file: &str,
+    read: impl FnOnce() -> Result<Plan, SpecError> + Send,
+) -> Result<Plan, SpecError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        match thread.spawn_scoped(scope, read) {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(error) => Err(SpecError {
+                place: file.to_owned(),
+                what: format!("cannot start a thread to read it: {error}"),
+            }),
+        }
+    })
 }
 
 /// One `--set key.path=value`.
@@ -227,6 +248,23 @@ impl<'a> Source<'a> {
         if there.is_some_and(|span| span.start < self.text.len()) {
             remove(table, path);
         }
+    }
+
+    /// Checks that the spec has data and a model, or with a task that brings its own, that it has not.
+    fn expect_task(&self, is_own: bool) -> Result<(), SpecError> {
+        for key in ["data", "model"] {
+            let there = self.table.get_ref().get_key_value(key);
+            let (place, what) = match there {
+                None if !is_own => (self.position(0), format!("missing key \"{key}\"")),
+                Some((found, _)) if is_own => {
+                    let what = format!("{key}: the task brings its own; remove this key");
+                    (self.position(found.span().start), what)
+                }
+                _ => continue,
+            };
+            return Err(SpecError { place, what });
+        }
+        Ok(())
     }
 
     fn typed(&self) -> Result<Spec, SpecError> {

@@ -14,8 +14,10 @@ use super::{Activation, Augment, ControlKind, Pool, ScheduleKind};
 #[serde(deny_unknown_fields)]
 pub struct Spec {
     pub(super) name: String,
-    pub(super) data: DataSpec,
-    pub(super) model: ModelSpec,
+    /// None where a task brings its own.
+    pub(super) data: Option<DataSpec>,
+    /// None where a task brings its own.
+    pub(super) model: Option<ModelSpec>,
     pub(super) train: TrainSpec,
     #[serde(default)]
     pub(super) measure: MeasureSpec,

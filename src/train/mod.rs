@@ -11,3 +11,37 @@ pub use run::{RunError, run};
 pub use schedule::factor;
 pub use timing::{Load, Phase, Timing, time_variants};
 pub use trainer::{DeviceBatch, Inferencer, LoadBatch, Test, Trainer};
+
+use candle_core::Device;
+
+use crate::data::{Batches, DataError};
+use crate::spec::{MeasurePlan, Plan, TrainPlan};
+use crate::task::Task;
+
+/// What runs have in common: the task, how it is trained, what is measured, and where.
+#[derive(Clone, Copy)]
+pub struct Setup<'a> {
+    /// The model and its data.
+    pub task: &'a Task,
+    /// How the model is trained.
+    pub train: &'a TrainPlan,
+    /// What is measured.
+    pub measure: &'a MeasurePlan,
+    /// Where.
+    pub device: &'a Device,
+}
+
+impl<'a> Setup<'a> {
+    /// What a plan says of how its runs are done.
+    pub fn new(plan: &'a Plan, task: &'a Task, device: &'a Device) -> Self {
+        Self { task, train: &plan.train, measure: &plan.measure, device }
+    }
+
+    /// The batches of a seed.
+    ///
+    /// # Errors
+    /// As [`Batches::new`].
+    pub fn batches(&self, seed: u64) -> Result<Batches<'a>, DataError> {
+        Batches::new(&self.task.data, self.train.batch, self.task.augment, seed)
+    }
+}

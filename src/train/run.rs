@@ -2,8 +2,9 @@
 
 use candle_core::Device;
 
+use super::Setup;
 use super::trainer::{DeviceBatch, LOSS, Trainer};
-use crate::data::{Batches, DataError, Dataset, augmentation};
+use crate::data::{Batches, DataError};
 use crate::device::Meter;
 use crate::memory::OutOfMemory;
 use crate::model::Model;
@@ -14,7 +15,7 @@ use crate::record::{
     CountedStep, Evaluation, Failure, GradientCounts, Memory, RunRecord, RunSummary, Skip, Status,
     UpdateCounts,
 };
-use crate::spec::{Plan, VariantPlan};
+use crate::spec::VariantPlan;
 use crate::units::Bytes;
 
 /// Steps before the one whose memory is measured: work space that libraries keep is there by then.
@@ -107,10 +108,8 @@ impl Log {
 
 /// A run on its way.
 struct Run<'a> {
-    plan: &'a Plan,
-    model: &'a Model,
+    setup: Setup<'a>,
     variant: &'a VariantPlan,
-    image: [usize; 3],
     batches: Batches<'a>,
     trainer: Trainer<'a>,
     /// What counts memory, and what the run's state takes; none where memory is not measured.
@@ -119,18 +118,17 @@ struct Run<'a> {
     failure: Option<Failure>,
 }
 
-/// Trains one variant under one seed on a device and returns its record; `progress(step)` is called after each step.
+/// Trains one variant under one seed and returns its record; `progress(step)` is called after each step.
 ///
 /// # Errors
 /// When the batches do not fit the data or an operation fails; a run that diverges is a record.
 pub fn run(
-    plan: &Plan,
-    on: (&Model, &Dataset, &Device),
+    setup: Setup<'_>,
     (variant, seed): (&VariantPlan, u64),
     progress: &mut dyn FnMut(u64),
 ) -> Result<RunRecord, RunError> {
-    let mut run = Run::start(plan, on, (variant, seed))?;
-    for step in 0..plan.train.steps {
+    let mut run = Run::start(setup, (variant, seed))?;
+    for step in 0..setup.train.steps {
         run.step(step)?;
         progress(step + 1);
         if run.reads_after(step + 1) {
@@ -150,30 +148,24 @@ pub fn run(
 }
 
 impl<'a> Run<'a> {
-    fn start(
-        plan: &'a Plan,
-        (model, data, device): (&'a Model, &'a Dataset, &Device),
-        (variant, seed): (&'a VariantPlan, u64),
-    ) -> Result<Self, RunError> {
-        let batches = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
-        let meter = Meter::start(device)?;
-        let on = (data.shape, device);
-        let trainer = Trainer::new(model, &plan.train, variant.policy, seed, on)?;
+    fn start(setup: Setup<'a>, (variant, seed): (&'a VariantPlan, u64)) -> Result<Self, RunError> {
+        let batches = setup.batches(seed)?;
+        let meter = Meter::start(setup.device)?;
+        let trainer = Trainer::new(setup, variant.policy, seed)?;
         let meter = meter.map(|meter| meter.live().map(|held| (meter, held))).transpose()?;
-        let (image, log) = (data.shape, Log::default());
-        Ok(Self { plan, model, variant, image, batches, trainer, meter, log, failure: None })
+        Ok(Self { setup, variant, batches, trainer, meter, log: Log::default(), failure: None })
     }
 
     /// One step, with a census or with its memory measured where that is due.
     fn step(&mut self, step: u64) -> Result<(), RunError> {
-        let every = self.plan.measure.census_every;
+        let every = self.setup.measure.census_every;
         let with_census = every > 0 && step.is_multiple_of(every);
         let measures = self.log.passing.is_none() && !with_census && step >= STEPS_BEFORE_MEMORY;
         let meter = self.meter.as_ref().filter(|_| measures);
         let before = meter.map(|(meter, _)| meter.start_peak()).transpose()?;
         let device = self.trainer.device().clone();
-        let on = (self.image, &device);
-        let mut load = loader(&mut self.batches, (step, self.plan.train.accumulate), on);
+        let on = (self.setup.task.data.shape, &device);
+        let mut load = loader(&mut self.batches, (step, self.setup.train.accumulate), on);
         if with_census {
             let mut census = Census::default();
             self.trainer.step(&mut load, Some(&mut census))?;
@@ -188,16 +180,16 @@ impl<'a> Run<'a> {
     }
 
     fn evaluates_after(&self, done: u64) -> bool {
-        let every = self.plan.train.evaluate_every;
-        every.is_some_and(|every| done.is_multiple_of(every)) && done < self.plan.train.steps
+        let every = self.setup.train.evaluate_every;
+        every.is_some_and(|every| done.is_multiple_of(every)) && done < self.setup.train.steps
     }
 
     /// Whether what the steps did must be known before the next: one that counts or evaluates must not be one after the run's
     /// end.
     fn reads_after(&self, done: u64) -> bool {
-        let every = self.plan.measure.census_every;
+        let every = self.setup.measure.census_every;
         let before_census = every > 0 && done.is_multiple_of(every);
-        let last = done == self.plan.train.steps;
+        let last = done == self.setup.train.steps;
         before_census || last || self.evaluates_after(done) || self.trainer.has_news()
     }
 
@@ -206,7 +198,7 @@ impl<'a> Run<'a> {
         let last_applied = outcomes.iter().rposition(|outcome| outcome.applied);
         let scales = self.variant.policy.scale != LossScale::None;
         for (index, outcome) in outcomes.into_iter().enumerate() {
-            let step = self.log.add_step(outcome, self.model, scales);
+            let step = self.log.add_step(outcome, &self.setup.task.model, scales);
             // The weights are still those that the step had.
             if !outcome.applied && last_applied.is_none_or(|last| index > last) {
                 self.look_into(step, outcome)?;
@@ -222,8 +214,8 @@ impl<'a> Run<'a> {
     /// loss that is not finite, and what rounding did.
     fn look_into(&mut self, step: u64, outcome: StepOutcome) -> Result<(), RunError> {
         let device = self.trainer.device().clone();
-        let on = (self.image, &device);
-        let mut load = loader(&mut self.batches, (step, self.plan.train.accumulate), on);
+        let on = (self.setup.task.data.shape, &device);
+        let mut load = loader(&mut self.batches, (step, self.setup.train.accumulate), on);
         if !outcome.loss.is_finite()
             && let Some(layer) = self.trainer.layer_to_blame(step, &mut load)?
             && let Some(skip) = self.log.skips.last_mut()
@@ -253,7 +245,7 @@ impl<'a> Run<'a> {
     }
 
     fn evaluate(&mut self) -> Result<(), RunError> {
-        let batches = self.batches.test_batches(self.plan.measure.inference_batch);
+        let batches = self.batches.test_batches(self.setup.measure.inference_batch);
         let test = self.trainer.test(batches)?;
         let loss = test.loss.is_finite().then_some(test.loss);
         let step = self.log.loss.len() as u64;
@@ -272,8 +264,9 @@ impl<'a> Run<'a> {
         if self.variant.policy.is_emulated(device.is_cuda()) {
             return Ok(None);
         }
-        let accumulate = self.plan.train.accumulate;
-        let mut load = loader(&mut self.batches, (0, accumulate), (self.image, &device));
+        let accumulate = self.setup.train.accumulate;
+        let mut load =
+            loader(&mut self.batches, (0, accumulate), (self.setup.task.data.shape, &device));
         let trainer = &self.trainer;
         let passing = if let Some(passing) = self.log.passing {
             passing
@@ -307,7 +300,8 @@ impl<'a> Run<'a> {
 
     /// The record of a run that is over.
     fn into_record(self, seed: u64, memory: Option<Memory>, digest: String) -> RunRecord {
-        let Self { log, failure, model, variant, .. } = self;
+        let Self { log, failure, variant, .. } = self;
+        let model = &self.setup.task.model;
         let status = if failure.is_some() { Status::Diverged } else { Status::Completed };
         let summary = RunSummary {
             seed,

@@ -7,16 +7,16 @@ use std::ops::Range;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use super::Setup;
 use super::peak::Peaks;
 use super::run::{RunError, loader};
 use super::trainer::{DeviceBatch, Inferencer, Trainer};
-use crate::data::{Batches, Dataset, augmentation};
+use crate::data::Batches;
 use crate::device::{Meter, PhaseClock, Probe, Reading, Stopwatch};
-use crate::model::Model;
 use crate::ops;
 use crate::precision::Format;
 use crate::record::{GpuLoad, Phases};
-use crate::spec::{Plan, VariantPlan};
+use crate::spec::{MeasurePlan, VariantPlan};
 use crate::units::{Bytes, Flops, Seconds};
 
 /// Steps beyond the warm-up that a loss scale may take to settle before timing starts.
@@ -93,7 +93,7 @@ fn joined<T>(mut first: Vec<T>, later: Vec<T>, (blocks, more): (usize, usize)) -
 struct TimedVariant<'a> {
     index: usize,
     trainer: Trainer<'a>,
-    inferencer: Inferencer<'a>,
+    inferencer: Inferencer,
     turn: usize,
     /// Where steps that are timed by phase draw their batches from, and which step's are next.
     source: Batches<'a>,
@@ -157,11 +157,11 @@ impl<'a> TimedVariant<'a> {
     /// A variant that is settled, with what can be said of it before the clock starts.
     fn load(
         (index, mut trainer): (usize, Trainer<'a>),
-        plan: &Plan,
+        measure: &MeasurePlan,
         (source, batches, sample): (&Batches<'a>, &[Vec<DeviceBatch>], &DeviceBatch),
         timing: &mut Timing,
     ) -> Result<Self, RunError> {
-        let diverged = settle(&mut trainer, plan, batches)?;
+        let diverged = settle(&mut trainer, measure, batches)?;
         let inferencer = trainer.for_inference()?;
         timing.inference_memory = Some(inference_memory(&inferencer, sample, trainer.device())?);
         let (source, load) = (source.clone(), Load::default());
@@ -217,31 +217,38 @@ pub struct Phase {
     pub products: bool,
 }
 
+impl Phase {
+    /// The whole timing phase.
+    pub fn all(measure: &MeasurePlan) -> Self {
+        Self { blocks: 0..measure.timing_blocks, products: true }
+    }
+}
+
 /// Times training steps and inference of every variant with native arithmetic. `progress(done, of)` is called after each
 /// block. Returns one entry a variant.
 ///
 /// # Errors
 /// When the batches do not fit the data or an operation fails.
 pub fn time_variants(
-    plan: &Plan,
-    (model, data, device): (&Model, &Dataset, &Device),
+    setup: Setup<'_>,
+    seed: u64,
     variants: &[VariantPlan],
     Phase { blocks, products }: Phase,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Timing>, RunError> {
-    let seed = plan.seeds.first().copied().unwrap_or(0);
-    let mut source = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
-    let accumulate = plan.train.accumulate;
-    let batches: Vec<Vec<DeviceBatch>> = (0..plan.measure.timing_steps.min(PREPARED) as u64)
+    let Setup { task, train, measure, device } = setup;
+    let mut source = setup.batches(seed)?;
+    let accumulate = train.accumulate;
+    let batches: Vec<Vec<DeviceBatch>> = (0..measure.timing_steps.min(PREPARED) as u64)
         .map(|step| {
-            let load = loader(&mut source, (step, accumulate), (data.shape, device));
+            let load = loader(&mut source, (step, accumulate), (task.data.shape, device));
             (0..accumulate.min(PREPARED)).map(load).collect()
         })
         .collect::<Result<_, _>>()?;
-    let Some(sample) = source.test_batches(plan.measure.inference_batch).next() else {
+    let Some(sample) = source.test_batches(measure.inference_batch).next() else {
         return Ok(vec![Timing::default(); variants.len()]);
     };
-    let sample = DeviceBatch::new(sample?, data.shape, device)?;
+    let sample = DeviceBatch::new(sample?, task.data.shape, device)?;
     let has_peaks = products && !blocks.is_empty();
     let mut peaks = peaks(if has_peaks { variants } else { &[] }, device);
     let mut timings = vec![Timing::default(); variants.len()];
@@ -250,11 +257,11 @@ pub fn time_variants(
         if variant.policy.is_emulated(device.is_cuda()) {
             continue;
         }
-        let trainer = Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device));
+        let trainer = Trainer::new(setup, variant.policy, seed);
         let loaded = trainer.map_err(RunError::from).and_then(|trainer| {
             let timing = &mut timings[index];
             let data = (&source, batches.as_slice(), &sample);
-            TimedVariant::load((index, trainer), plan, data, timing)
+            TimedVariant::load((index, trainer), measure, data, timing)
         });
         match loaded {
             Ok(variant) => timed.push(variant),
@@ -270,7 +277,7 @@ pub fn time_variants(
         }
         timed.retain_mut(|variant| {
             let timing = &mut timings[variant.index];
-            let outcome = time_block(variant, (&batches, &sample), plan, (timing, &probe));
+            let outcome = time_block(variant, (&batches, &sample), setup, (timing, &probe));
             outcome.map_err(|error| *timing = Timing::failed(&error)).is_ok()
         });
         if block % 2 == 1 {
@@ -303,10 +310,10 @@ fn peaks(variants: &[VariantPlan], device: &Device) -> Peaks {
 /// Untimed steps, until the warm-up is over, the last step made an update, and steps are done as all that follow will be. Whether the run diverged meanwhile.
 fn settle(
     trainer: &mut Trainer<'_>,
-    plan: &Plan,
+    measure: &MeasurePlan,
     batches: &[Vec<DeviceBatch>],
 ) -> Result<bool, RunError> {
-    let warmup = plan.measure.timing_warmup.max(1);
+    let warmup = measure.timing_warmup.max(1);
     for step in 0..warmup + STEPS_TO_SETTLE {
         trainer.step(&mut prepared(batches, step), None)?;
         let outcomes = trainer.outcomes()?;
@@ -333,7 +340,7 @@ fn prepared(
 /// The peak of one batch of inference with the weights and the batch in the compute format, where memory is measured, and the
 /// weights alone.
 fn inference_memory(
-    inferencer: &Inferencer<'_>,
+    inferencer: &Inferencer,
     sample: &DeviceBatch,
     device: &Device,
 ) -> Result<(Option<Bytes>, Bytes), RunError> {
@@ -353,11 +360,11 @@ fn inference_memory(
 fn time_block(
     variant: &mut TimedVariant<'_>,
     (batches, sample): (&[Vec<DeviceBatch>], &DeviceBatch),
-    plan: &Plan,
+    Setup { train, measure, .. }: Setup<'_>,
     (timing, probe): (&mut Timing, &Option<Probe>),
 ) -> Result<(), RunError> {
     let device = variant.trainer.device().clone();
-    let steps = plan.measure.timing_steps;
+    let steps = measure.timing_steps;
     // One step outside the clock: the caches hold another variant's tensors.
     variant.step(batches)?;
     let before = probe.as_ref().map(Probe::read);
@@ -372,7 +379,7 @@ fn time_block(
     }
     variant.check()?;
 
-    timing.phases.push(variant.phases(steps, plan.train.accumulate)?);
+    timing.phases.push(variant.phases(steps, train.accumulate)?);
     variant.check()?;
 
     variant.inferencer.forward(sample)?;

@@ -1,16 +1,19 @@
 //! The state of one training run, and one step of it by the contract of `ARCHITECTURE.md`.
 
-use candle_core::{DType, Device, Error, Result, Shape, Tensor};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var};
 use sha2::{Digest as _, Sha256};
 
+use super::Setup;
 use super::schedule::factor;
 use crate::data::Batch;
 use crate::device::{CapturedGraph, PhaseClock};
 use crate::layers::{
-    Arithmetic, BatchStatistics, Finished, Mode, Parameter, Pass, RunningStatistics,
+    Arithmetic, BatchStatistics, Finished, Layer, Mode, Parameter, Pass, RunningStatistics,
 };
 use crate::memory::OutOfMemory;
-use crate::model::Model;
+use crate::model::{Engine, Model, draw};
 use crate::numerics::Census;
 use crate::ops::{
     self, AdamW, LossSettings, ParameterTensors, RateSchedule, Rates, Sgd, StepEnd, StepOutcome,
@@ -53,6 +56,9 @@ struct CapturedStep {
 /// The state of one run: weights, optimizer, statistics, loss scale.
 pub struct Trainer<'a> {
     model: &'a Model,
+    layers: Arc<dyn Layer>,
+    /// What the layers keep beside their weights, where their operations are candle's.
+    state: Vec<Tensor>,
     plan: &'a TrainPlan,
     policy: Policy,
     /// How steps without a census compute.
@@ -151,12 +157,11 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When a tensor cannot be made.
     pub fn new(
-        model: &'a Model,
-        plan: &'a TrainPlan,
+        Setup { task, train: plan, device, .. }: Setup<'a>,
         policy: Policy,
         seed: u64,
-        (image, device): ([usize; 3], &Device),
     ) -> Result<Self> {
+        let model = &task.model;
         let arithmetic = Arithmetic::on(policy.compute, device);
         let held = if arithmetic.wide { policy.compute } else { arithmetic.storage() };
         let formats = [policy.params, held];
@@ -168,7 +173,16 @@ impl<'a> Trainer<'a> {
                 let values = ops::from_host(values?, parameter.shape.as_slice(), device)?;
                 parameter_tensors(&values, formats, plan)
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
+        let (parameters, state) = match model.engine() {
+            Engine::Mantissa => (parameters, Vec::new()),
+            Engine::Candle => {
+                (with_variables(parameters)?, initial_state(model, arithmetic, device)?)
+            }
+        };
+        let weights: Vec<Tensor> =
+            parameters.iter().map(|tensors| tensors.computing().clone()).collect();
+        let layers = model.layers(&weights, &state, true)?;
         let settings = StepSettings {
             rule: rule(plan.optimizer),
             rates: rates(plan),
@@ -180,6 +194,8 @@ impl<'a> Trainer<'a> {
         let statistics = model.statistics.iter().map(|c| RunningStatistics::new(*c, device));
         Ok(Self {
             model,
+            layers,
+            state,
             plan,
             policy,
             arithmetic,
@@ -194,7 +210,7 @@ impl<'a> Trainer<'a> {
             steps: 0,
             read: 0,
             outcomes: Vec::new(),
-            image,
+            image: task.data.shape,
         })
     }
 
@@ -327,10 +343,9 @@ impl<'a> Trainer<'a> {
         census: &mut Census,
     ) -> Result<()> {
         let values = self.values_of(step, scale)?;
-        let arithmetic = Arithmetic { format: self.policy.compute, wide: true };
         let weights = self.weights_wide(census)?;
-        let wide = (arithmetic, weights.as_slice(), values.at());
-        self.gradients(load, wide, Some(census), &mut |_| Ok(()))?;
+        let counting = (self.counting(), weights.as_slice(), values.at());
+        self.gradients(load, counting, Some(census), &mut |_| Ok(()))?;
         Ok(())
     }
 
@@ -352,7 +367,8 @@ impl<'a> Trainer<'a> {
     /// Whether steps are captured in a graph and launched from it.
     fn repeats(&self) -> bool {
         let few = self.plan.accumulate <= CAPTURED_MICRO_BATCHES;
-        self.plan.cuda_graphs && few && self.device.is_cuda()
+        let is_own = self.model.engine() == Engine::Mantissa;
+        self.plan.cuda_graphs && few && is_own && self.device.is_cuda()
     }
 
     /// Whether steps are done as all that follow will be: where they come from a graph, that it is captured.
@@ -378,13 +394,20 @@ impl<'a> Trainer<'a> {
         Ok(CapturedStep { batches, graph })
     }
 
-    /// A step that runs wide, and counts.
+    /// The arithmetic of passes that count: wide, but for candle's operations, which round by themselves.
+    fn counting(&self) -> Arithmetic {
+        match self.model.engine() {
+            Engine::Mantissa => Arithmetic { format: self.policy.compute, wide: true },
+            Engine::Candle => self.arithmetic,
+        }
+    }
+
+    /// A step that counts.
     fn census_step(&mut self, load: &mut LoadBatch<'_>, census: &mut Census) -> Result<()> {
-        let arithmetic = Arithmetic { format: self.policy.compute, wide: true };
         let weights = self.weights_wide(census)?;
-        let wide = (arithmetic, weights.as_slice(), self.values());
+        let counting = (self.counting(), weights.as_slice(), self.values());
         let Finished { gradients, statistics } =
-            self.gradients(load, wide, Some(census), &mut |_| Ok(()))?;
+            self.gradients(load, counting, Some(census), &mut |_| Ok(()))?;
         drop(weights);
         let shapes = self.model.parameters.iter().map(|parameter| parameter.shape.as_slice());
         let deltas: Vec<Tensor> =
@@ -446,13 +469,13 @@ impl<'a> Trainer<'a> {
             let mut pass =
                 Pass::new(arithmetic, self.training(values.pass), weights, &self.statistics)
                     .with_census(census.as_deref_mut());
-            let logits = self.model.forward(batch.input(arithmetic)?, &mut pass)?;
+            let logits = self.layers.forward(batch.input(arithmetic)?, &mut pass)?;
             let outcome = ops::cross_entropy(&logits, &batch.labels, settings, values.scale)?;
             drop(logits);
             ops::mean_loss(&outcome.losses, micro_batches, index == 0, values.loss)?;
             enter(Phase::Backward)?;
             let gradient = pass.activation_gradient(LOSS, outcome.gradient)?;
-            self.model.backward(gradient, &mut pass)?;
+            self.layers.backward(gradient, &mut pass)?;
             let finished = pass.finish()?;
             ops::next_pass(values.pass)?;
             step.statistics.extend(finished.statistics);
@@ -480,7 +503,7 @@ impl<'a> Trainer<'a> {
             count += batch.labels.len();
             let batch = DeviceBatch::new(batch, self.image, &self.device)?;
             let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &self.statistics);
-            let logits = self.model.forward(batch.input(arithmetic)?, &mut pass)?;
+            let logits = self.layers.forward(batch.input(arithmetic)?, &mut pass)?;
             correct += ops::count_correct(&logits, &batch.labels)?;
             let losses = ops::to_f32(&ops::cross_entropy_loss(&logits, &batch.labels)?)?;
             loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
@@ -502,7 +525,7 @@ impl<'a> Trainer<'a> {
             let batch = load(index)?;
             let mode = self.training(&number);
             let mut pass = Pass::new(arithmetic, mode, &weights, &self.statistics).watching();
-            self.model.forward(batch.input(arithmetic)?, &mut pass)?;
+            self.layers.forward(batch.input(arithmetic)?, &mut pass)?;
             if let Some(layer) = pass.first_non_finite() {
                 return Ok(Some(layer.to_owned()));
             }
@@ -558,11 +581,12 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// When a tensor cannot be copied.
-    pub fn for_inference(&self) -> Result<Inferencer<'a>> {
-        let weights = self.weights().iter().map(ops::copy).collect::<Result<_>>()?;
+    pub fn for_inference(&self) -> Result<Inferencer> {
+        let copies = |tensors: &[Tensor]| tensors.iter().map(ops::copy).collect::<Result<Vec<_>>>();
+        let weights = copies(&self.weights())?;
         let statistics = self.statistics.iter().map(RunningStatistics::copy);
         Ok(Inferencer {
-            model: self.model,
+            layers: self.model.layers(&weights, &copies(&self.state)?, false)?,
             weights,
             statistics: statistics.collect::<Result<_>>()?,
             arithmetic: self.arithmetic,
@@ -584,14 +608,14 @@ impl OwnValues {
 }
 
 /// A trained model with weights in the compute format only.
-pub struct Inferencer<'a> {
-    model: &'a Model,
+pub struct Inferencer {
+    layers: Arc<dyn Layer>,
     weights: Vec<Tensor>,
     statistics: Vec<RunningStatistics>,
     arithmetic: Arithmetic,
 }
 
-impl Inferencer<'_> {
+impl Inferencer {
     /// Logits of a batch.
     ///
     /// # Errors
@@ -614,7 +638,7 @@ impl Inferencer<'_> {
 
     fn logits(&self, input: Tensor) -> Result<Tensor> {
         let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics);
-        self.model.forward(input, &mut pass)
+        self.layers.forward(input, &mut pass)
     }
 
     /// Bytes of the weights.
@@ -648,6 +672,28 @@ fn parameter_tensors(
         first: state(0)?,
         second: state(1)?,
     })
+}
+
+/// The tensors with weights that compute as variables: candle records what is computed of these, and has gradients for them.
+fn with_variables(parameters: Vec<ParameterTensors>) -> Result<Vec<ParameterTensors>> {
+    let variable = |tensor: &Tensor| Var::from_tensor(tensor).map(Var::into_inner);
+    let with_variable = |tensors: ParameterTensors| {
+        Ok(match &tensors.copy {
+            Some(copy) => ParameterTensors { copy: Some(variable(copy)?), ..tensors },
+            None => ParameterTensors { weights: variable(&tensors.weights)?, ..tensors },
+        })
+    };
+    parameters.into_iter().map(with_variable).collect()
+}
+
+/// What the layers keep beside their weights, as it starts: the same for every seed.
+fn initial_state(model: &Model, arithmetic: Arithmetic, device: &Device) -> Result<Vec<Tensor>> {
+    let values = draw(&model.state, 0);
+    let tensor = |(parameter, values): (&Parameter, _)| {
+        let values = ops::from_host(values?, parameter.shape.as_slice(), device)?;
+        Ok(Var::from_tensor(&in_format(&values, arithmetic)?)?.into_inner())
+    };
+    model.state.iter().zip(values).map(tensor).collect()
 }
 
 /// The optimizer's rule, without the rates that change.

@@ -2,14 +2,13 @@
 //! steps are captured or eager.
 
 use candle_core::Device;
-use mantissa::data;
-use mantissa::model::Model;
 use mantissa::record::{Phases, RunRecord, Status};
 use mantissa::spec::{
     Activation, ClaimsPlan, ConvBlock, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
     ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
-use mantissa::train;
+use mantissa::task::Task;
+use mantissa::train::{self, Setup};
 
 use crate::gpu;
 
@@ -77,10 +76,9 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
 }
 
 fn record(plan: &Plan, variant: usize, device: &Device) -> RunRecord {
-    let data = data::load(&plan.data).unwrap();
-    let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
-    let on = (&model, &data, device);
-    train::run(plan, on, (&plan.variants[variant], 0), &mut |_| ()).unwrap()
+    let task = Task::of_plan(plan).unwrap();
+    let setup = Setup::new(plan, &task, device);
+    train::run(setup, (&plan.variants[variant], 0), &mut |_| ()).unwrap()
 }
 
 const POLICIES: [&str; 6] = ["fp32", "tf32", "fp16-mixed", "bf16-mixed", "fp16-true", "bf16-true"];
@@ -108,7 +106,7 @@ fn a_run_on_the_gpu_is_the_run_on_the_cpu_but_for_the_order_of_sums() {
             assert_eq!(here.gradients.elements, there.gradients.elements);
             let seen = |record: &RunRecord| -> Vec<_> {
                 let census = record.census.iter();
-                census.map(|c| (c.layer.clone(), c.role, c.counts.elements)).collect()
+                census.map(|c| (c.layer.clone(), c.role, c.counts.unwrap().elements)).collect()
             };
             assert_eq!(seen(&here), seen(&there), "{policy}");
             let steps = |record: &RunRecord| -> Vec<u64> {
@@ -232,11 +230,10 @@ fn long_blocks_are_timed() {
     let mut plan = plan(mlp(), &policies, 4);
     plan.train.accumulate = 1;
     plan.measure.timing_steps = 70;
-    let data = data::load(&plan.data).unwrap();
-    let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
-    let on = (&model, &data, &device);
+    let task = Task::of_plan(&plan).unwrap();
+    let setup = Setup::new(&plan, &task, &device);
     let phase = train::Phase { blocks: 0..2, products: true };
-    let timings = train::time_variants(&plan, on, &plan.variants, phase, &mut |_, _| ()).unwrap();
+    let timings = train::time_variants(setup, 0, &plan.variants, phase, &mut |_, _| ()).unwrap();
     for (timing, policy) in timings.iter().zip(policies) {
         assert_eq!(timing.failure, None, "{policy}");
         let blocks = [timing.train.len(), timing.phases.len(), timing.inference.len()];
@@ -249,11 +246,10 @@ fn long_blocks_are_timed() {
 fn every_policy_is_timed() {
     let Some((device, _guard)) = gpu() else { return };
     let plan = plan(mlp(), &POLICIES, 4);
-    let data = data::load(&plan.data).unwrap();
-    let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
-    let on = (&model, &data, &device);
+    let task = Task::of_plan(&plan).unwrap();
+    let setup = Setup::new(&plan, &task, &device);
     let phase = train::Phase { blocks: 0..2, products: true };
-    let timings = train::time_variants(&plan, on, &plan.variants, phase, &mut |_, _| ()).unwrap();
+    let timings = train::time_variants(setup, 0, &plan.variants, phase, &mut |_, _| ()).unwrap();
     for (timing, policy) in timings.iter().zip(POLICIES) {
         assert_eq!(timing.train.len(), 2, "{policy}");
         assert!(timing.train.iter().chain(&timing.inference).all(|time| time.0 > 0.0), "{policy}");

@@ -61,7 +61,7 @@ fn record(tally: &[u64]) -> (Counts, ExponentHistogram) {
 fn recorded(census: Census) -> (Counts, ExponentHistogram) {
     let mut records = census.into_records(&[]);
     let record = records.remove(0);
-    (record.counts, record.exponents)
+    (record.counts.unwrap(), record.exponents)
 }
 
 fn check_rounding(device: Device, format: Format) {

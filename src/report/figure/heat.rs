@@ -305,9 +305,9 @@ mod tests {
         let records = loaded[0].records.iter_mut().filter(|record| record.variant == variant);
         // Of 5 in every run, 3 fell into the steps in which the scale settled.
         for record in records {
-            record.census[0].counts.overflow = 5;
+            record.census[0].counts.as_mut().unwrap().overflow = 5;
             record.settling_census = record.census[..1].to_vec();
-            let counts = &mut record.settling_census[0].counts;
+            let counts = record.settling_census[0].counts.as_mut().unwrap();
             (counts.elements, counts.overflow) = (counts.elements / 2, 3);
         }
         let table = Table::of(&loaded);

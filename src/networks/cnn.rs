@@ -1,10 +1,10 @@
 //! Blocks of convolution, optional batch norm, activation and pooling; then linear layers.
 
-use super::ModelError;
 use super::mlp::{Head, head};
 use crate::layers::{
-    Activate, BatchNorm, Conv2d, ConvSizes, Flatten, Layer, Pooling, Registry, Sequential,
+    Activate, BatchNorm, BoxedLayer, Conv2d, ConvSizes, Flatten, Pooling, Registry, Sequential,
 };
+use crate::model::ModelError;
 use crate::ops::ConvSettings;
 use crate::spec::{Activation, ConvBlock, ModelPlan, Pool};
 
@@ -18,7 +18,7 @@ pub(super) fn layers(
     let ModelPlan::Cnn { blocks, hidden, activation, batch_norm, dropout } = plan else {
         return Err(ModelError("not a convolutional model".to_owned()));
     };
-    let mut layers: Vec<Box<dyn Layer>> = Vec::new();
+    let mut layers: Vec<BoxedLayer> = Vec::new();
     let [mut channels, mut height, mut width] = shape;
     let mut is_flat = false;
     for (index, block) in blocks.iter().enumerate() {
@@ -50,7 +50,7 @@ fn block_layers(
     block: &ConvBlock,
     (index, inputs): (usize, usize),
     (activation, batch_norm): (Activation, bool),
-) -> Result<Vec<Box<dyn Layer>>, ModelError> {
+) -> Result<Vec<BoxedLayer>, ModelError> {
     let ConvBlock { channels: outputs, kernel, stride, padding, dilation, groups, pool } = *block;
     if !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
         return Err(ModelError(format!(
@@ -64,14 +64,14 @@ fn block_layers(
     let conv = Conv2d::new(registry, &name, sizes, settings, index == 0);
     let norm = batch_norm.then(|| BatchNorm::new(registry, &format!("norm{number}"), outputs));
     let name = format!("activation.conv{number}");
-    let mut layers: Vec<Box<dyn Layer>> = match (norm, activation) {
+    let mut layers: Vec<BoxedLayer> = match (norm, activation) {
         (Some(norm), Activation::Relu) => {
             vec![Box::new(conv), Box::new(norm.with_relu(registry, &name))]
         }
         (None, Activation::Relu) => vec![Box::new(conv.with_relu(registry, &name))],
         (norm, Activation::Gelu) => {
-            let mut layers: Vec<Box<dyn Layer>> = vec![Box::new(conv)];
-            layers.extend(norm.map(|norm| Box::new(norm) as Box<dyn Layer>));
+            let mut layers: Vec<BoxedLayer> = vec![Box::new(conv)];
+            layers.extend(norm.map(|norm| Box::new(norm) as BoxedLayer));
             layers.push(Box::new(Activate::new(registry, &name, activation)));
             layers
         }

@@ -1,6 +1,6 @@
 //! Linear layers with an activation between: a model of its own, and the head of the convolutional one.
 
-use crate::layers::{Activate, Dropout, Flatten, Layer, Linear, Registry, Sequential};
+use crate::layers::{Activate, BoxedLayer, Dropout, Flatten, Linear, Registry, Sequential};
 use crate::spec::Activation;
 
 /// The hidden layers.
@@ -20,7 +20,7 @@ pub(super) fn layers(
     classes: usize,
     settings: &Head<'_>,
 ) -> Sequential {
-    let mut layers: Vec<Box<dyn Layer>> = vec![Box::new(Flatten)];
+    let mut layers: Vec<BoxedLayer> = vec![Box::new(Flatten)];
     layers.extend(head(registry, (inputs, classes), settings, true));
     Sequential(layers)
 }
@@ -31,8 +31,8 @@ pub(super) fn head(
     (inputs, classes): (usize, usize),
     settings: &Head<'_>,
     takes_data: bool,
-) -> Vec<Box<dyn Layer>> {
-    let mut layers: Vec<Box<dyn Layer>> = Vec::new();
+) -> Vec<BoxedLayer> {
+    let mut layers: Vec<BoxedLayer> = Vec::new();
     let mut width = inputs;
     for (index, next) in settings.hidden.iter().enumerate() {
         let number = index + 1;

@@ -2,10 +2,10 @@
 //! 3 × 3 convolutions, depth 6n + 2. Where a stage changes the shape, the shortcut is a 1 × 1 convolution with batch norm
 //! (their option B; the paper's CIFAR models use the parameter-free option A).
 
-use super::ModelError;
 use crate::layers::{
-    BatchNorm, Conv2d, ConvSizes, Layer, Linear, Pooling, Registry, Residual, Sequential,
+    BatchNorm, BoxedLayer, Conv2d, ConvSizes, Linear, Pooling, Registry, Residual, Sequential,
 };
+use crate::model::ModelError;
 use crate::ops::ConvSettings;
 use crate::spec::Pool;
 
@@ -80,7 +80,7 @@ fn convolution(
     name: &str,
     convolution: Convolution,
     place: Place,
-) -> Vec<Box<dyn Layer>> {
+) -> Vec<BoxedLayer> {
     let Convolution { inputs, outputs, kernel, stride } = convolution;
     let settings = ConvSettings { stride, padding: kernel / 2, dilation: 1, groups: 1 };
     let sizes = ConvSizes { inputs, outputs, kernel, bias: false };
@@ -99,7 +99,7 @@ fn residual(
     name: &str,
     (inputs, outputs): (usize, usize),
     stride: usize,
-) -> Box<dyn Layer> {
+) -> BoxedLayer {
     let first = Convolution { stride, ..Convolution::new(inputs, outputs) };
     let mut body = convolution(registry, &format!("{name}.1"), first, Place::First);
     let second = Convolution::new(outputs, outputs);
