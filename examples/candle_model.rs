@@ -13,12 +13,17 @@ use mantissa::data::{self, DataError, Dataset};
 use mantissa::device::Device;
 use mantissa::experiment::{Experiment, Machine, Options};
 use mantissa::layers::{BoxedLayer, Conv2d, ConvSizes, Flatten, Linear, Sequential};
+use mantissa::memory::{self, CountingAllocator};
 use mantissa::model::Model;
 use mantissa::ops::ConvSettings;
 use mantissa::report;
 use mantissa::spec::DataPlan;
 use mantissa::store::Folder;
 use mantissa::task::{CandleTask, Task, observe};
+
+/// Counts memory: without it, results have none.
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// What goes wrong here, to be printed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -113,6 +118,7 @@ fn run(out: &Path, name: &str, task: Task) -> std::result::Result<PathBuf, Failu
 }
 
 fn main() -> std::result::Result<(), Failure> {
+    memory::keep_freed_pages();
     let out = std::env::args().nth(1).ok_or("usage: candle_model FOLDER")?;
     let out = Path::new(&out);
     let folders = [

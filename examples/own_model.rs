@@ -9,12 +9,17 @@ use mantissa::data;
 use mantissa::device::Device;
 use mantissa::experiment::{Experiment, Machine, Options};
 use mantissa::layers::{BoxedLayer, Flatten, Linear, Residual, Sequential};
+use mantissa::memory::{self, CountingAllocator};
 use mantissa::model::Model;
 use mantissa::record::Results;
 use mantissa::report;
 use mantissa::spec::DataPlan;
 use mantissa::store::Folder;
 use mantissa::task::Task;
+
+/// Counts memory: without it, results have none.
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// What goes wrong here, to be printed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -66,6 +71,7 @@ pub fn experiment(out: &Path) -> Result<Results, Failure> {
 }
 
 fn main() -> Result<(), Failure> {
+    memory::keep_freed_pages();
     let out = std::env::args().nth(1).ok_or("usage: own_model FOLDER")?;
     let results = experiment(Path::new(&out))?;
     println!("{}", report::terminal(&results, report::Verbosity::Summary, 100));

@@ -12,12 +12,16 @@ use candle_nn::{
 };
 use mantissa::data::{self, Dataset};
 use mantissa::experiment::{Experiment, Options};
+use mantissa::memory::CountingAllocator;
 use mantissa::model::Engine;
 use mantissa::record::{Environment, Results, Role, RunRecord, Status};
 use mantissa::spec::{DataPlan, Plan};
 use mantissa::store::Folder;
 use mantissa::task::{CandleTask, Task, observe};
 use mantissa::train::{self, DeviceBatch, Setup, Trainer};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn digits() -> Dataset {
     data::load(&DataPlan::Digits { train: 200, test: 100, seed: 0 }).unwrap()

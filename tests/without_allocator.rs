@@ -3,13 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not there")]
 
-use mantissa::device::{self, Device};
-use mantissa::experiment::{self, Options};
+use mantissa::device::Device;
+use mantissa::experiment::{Experiment, Machine, Options};
 use mantissa::memory::{CountingAllocator, HostMeter, may_return_freed_pages};
 use mantissa::ops;
 use mantissa::record::ClaimVerdict;
 use mantissa::spec::{DEFAULT, Overrides, Plan};
 use mantissa::store::Folder;
+use mantissa::task::Task;
 
 fn small_plan() -> Plan {
     let set = [
@@ -39,18 +40,17 @@ fn nothing_is_counted() {
 #[test]
 fn an_experiment_has_everything_but_memory() {
     let plan = small_plan();
-    let choice = Device::Cpu.resolve().unwrap();
-    let environment = device::environment(&choice, 1, ops::product_paths().unwrap());
-    let says = |what: &str| environment.notes.iter().any(|note| note.contains(what));
-    assert!(says("Memory is not measured"), "{:?}", environment.notes);
+    let machine = Machine::open(Device::Cpu).unwrap();
+    let notes = &machine.environment.notes;
+    let says = |what: &str| notes.iter().any(|note| note.contains(what));
+    assert!(says("Memory is not measured"), "{notes:?}");
     assert_eq!(says("keep_freed_pages"), may_return_freed_pages());
 
     let folder = tempfile::tempdir().unwrap();
     let lock = Folder::lock(folder.path(), "a test").unwrap();
-    let device = choice.open().unwrap();
-    let options =
-        Options { folder: &lock, force: false, device: &device, environment: &environment };
-    let results = experiment::run(&plan, options, &mut |_| ()).unwrap();
+    let task = Task::of_plan(&plan).unwrap();
+    let experiment = Experiment::new(plan, task).unwrap();
+    let results = experiment.run(Options::new(&lock, &machine), &mut |_| ()).unwrap();
     assert!(results.complete);
     for variant in &results.variants {
         assert_eq!(variant.runs.len(), 2);

@@ -216,24 +216,27 @@ fn trial(
             names.push(name);
         }
     }
-    let held: Vec<u64> = (0..3)
-        .map(|_| {
-            let meter = HostMeter::start();
-            guarded("its backward pass", || {
-                output(module.as_ref(), images, true, outputs)?.sum_all()?.backward().map(drop)
-            })?;
-            Ok(meter.live().0)
-        })
-        .collect::<Result<_>>()?;
-    let result_bytes = (images.dim(0)? * outputs * size_of::<f32>()) as u64;
-    if held.iter().all(|held| *held >= result_bytes) {
-        let text = format!(
-            "the module keeps {} bytes of every pass alive: it must not store tensors that it computes, or detach them",
-            held[2]
-        );
-        return Err(Error::Msg(text).bt());
-    }
+    keeps_nothing(module.as_ref(), images, outputs)?;
     Ok(Trial { trained, observed: names })
+}
+
+/// Three more passes, none of which may leave more behind than a result takes. Only looked at where memory is counted.
+fn keeps_nothing(module: &dyn ModuleT, images: &Tensor, outputs: usize) -> Result<()> {
+    let result_bytes = (images.dim(0)? * outputs * size_of::<f32>()) as u64;
+    let mut least = u64::MAX;
+    for _ in 0..3 {
+        let Some(meter) = HostMeter::start() else { return Ok(()) };
+        let pass = || output(module, images, true, outputs)?.sum_all()?.backward().map(drop);
+        guarded("its backward pass", pass)?;
+        least = least.min(meter.live().0);
+    }
+    if least < result_bytes {
+        return Ok(());
+    }
+    let text = format!(
+        "the module keeps {least} bytes of every pass alive: it must not store tensors that it computes, unless detached"
+    );
+    Err(Error::Msg(text).bt())
 }
 
 /// The module over what `backend` hands out.
