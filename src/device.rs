@@ -11,6 +11,7 @@ mod cuda;
 #[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
 #[expect(unsafe_code, reason = "it stands in for a library that is loaded at run time")]
 mod driver;
+mod environment;
 pub mod gpu;
 mod load;
 mod meter;
@@ -29,14 +30,14 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use crate::formatting::list;
 use crate::memory;
-use crate::record::{Environment, UnusedUnits};
 use crate::units::Bytes;
 use gpu::{Build, GpuError};
 
 pub use captured_graph::CapturedGraph;
+pub use environment::{Environment, Gpu, UnusedUnits};
 pub use load::LoadMeter;
 pub use meter::Meter;
-pub use phases::PhaseClock;
+pub use phases::{Phase, PhaseClock, Phases};
 pub use probe::{Probe, Reading};
 pub use stopwatch::Stopwatch;
 

@@ -5,7 +5,6 @@
 
 mod comparison;
 mod cost;
-mod environment;
 mod estimate;
 mod numerics;
 mod run;
@@ -13,12 +12,15 @@ pub mod schema;
 
 pub use comparison::*;
 pub use cost::*;
-pub use environment::*;
 pub use estimate::*;
 pub use numerics::*;
 pub use run::*;
 
-use std::fmt;
+// What the engine counts and knows, as it is written.
+pub use crate::data::DataFacts;
+pub use crate::device::{Environment, Gpu, Phases, UnusedUnits};
+pub use crate::numerics::{Counts, ExponentHistogram, LayerCensus, Role};
+pub use crate::ops::GradientCounts;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,33 +64,6 @@ pub struct Results {
     /// Which variant to use; absent in older files.
     #[serde(default)]
     pub recommendation: Option<Recommendation>,
-}
-
-/// The data that runs learn from: runs on other data belong to another experiment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct DataFacts {
-    /// SHA-256 of all of it, in hexadecimal digits: `Dataset::facts` says in which order.
-    pub digest: String,
-    /// Images of the training split.
-    pub train: usize,
-    /// Images of the test split.
-    pub test: usize,
-    /// Classes.
-    pub classes: usize,
-    /// Channels, height and width of an image.
-    pub shape: [usize; 3],
-}
-
-impl fmt::Display for DataFacts {
-    /// One line, with the beginning of the digest.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { digest, train, test, classes, shape: [channels, height, width] } = self;
-        let digest = digest.get(..12).unwrap_or(digest);
-        write!(
-            f,
-            "{train} training and {test} test images of {channels} × {height} × {width}, {classes} classes, SHA-256 {digest}…"
-        )
-    }
 }
 
 /// What decides a run, but for its seed: runs that agree in all of it can stand in one comparison.

@@ -8,14 +8,16 @@ mod gzip;
 mod idx;
 mod random;
 
+use std::fmt;
 use std::path::PathBuf;
 
 pub use batches::{Batch, Batches};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::formatting;
-use crate::record::DataFacts;
 use crate::spec::{Augment, DataPlan};
 use crate::store::StoreError;
 
@@ -58,6 +60,33 @@ impl Dataset {
             classes: self.classes,
             shape: self.shape,
         }
+    }
+}
+
+/// The data that runs learn from: runs on other data belong to another experiment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DataFacts {
+    /// SHA-256 of all of it, in hexadecimal digits: `Dataset::facts` says in which order.
+    pub digest: String,
+    /// Images of the training split.
+    pub train: usize,
+    /// Images of the test split.
+    pub test: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Channels, height and width of an image.
+    pub shape: [usize; 3],
+}
+
+impl fmt::Display for DataFacts {
+    /// One line, with the beginning of the digest.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { digest, train, test, classes, shape: [channels, height, width] } = self;
+        let digest = digest.get(..12).unwrap_or(digest);
+        write!(
+            f,
+            "{train} training and {test} test images of {channels} × {height} × {width}, {classes} classes, SHA-256 {digest}…"
+        )
     }
 }
 

@@ -7,9 +7,9 @@ use candle_core::cuda::cudarc::driver::sys::{self, CUdevice_attribute, CUresult}
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::Clock;
 
+use super::Gpu;
 use super::gpu::{Build, Facts, GpuError, Version};
 pub(super) use super::stream::open;
-use crate::record::Gpu;
 use crate::units::Bytes;
 
 /// What the driver says and what this program was built with.

@@ -1,7 +1,7 @@
 //! In place of `cuda` in a build without the feature: it knows no GPU.
 
+use super::Gpu;
 use super::gpu::{Build, Facts, GpuError};
-use crate::record::Gpu;
 
 /// What the driver says and what this program was built with: nothing.
 pub(super) fn ask() -> Option<Result<(Facts, Build), GpuError>> {

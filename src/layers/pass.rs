@@ -3,10 +3,9 @@
 use candle_core::{DType, Device, Error, Result, Tensor};
 
 use super::{BatchStatistics, RunningStatistics};
-use crate::numerics::Census;
+use crate::numerics::{Census, Role};
 use crate::ops::{self, BatchNormSaved, Operands, RandomStream, Then};
 use crate::precision::Format;
-use crate::record::Role;
 
 /// The format of operands and results, and how they are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The histogram of exponents: how many values lie in each binade.
 
-use crate::record::ExponentHistogram;
+use super::ExponentHistogram;
 
 /// floor(log2) of the smallest subnormal of f32, the first bin.
 const FIRST: i32 = -149;
@@ -66,7 +66,7 @@ impl Exponents {
     }
 
     /// The histogram as it is written, from its first bin that is not empty to its last.
-    pub(super) fn to_record(&self) -> ExponentHistogram {
+    pub(super) fn to_histogram(&self) -> ExponentHistogram {
         let counts = || (FIRST..).zip(self.bins).skip_while(|&(_, count)| count == 0);
         let mut bins: Vec<u64> = counts().map(|(_, count)| count).collect();
         let filled = bins.iter().rposition(|&count| count > 0).map_or(0, |last| last + 1);

@@ -1,5 +1,6 @@
 //! What rounding does to the values of a tensor: the census, its counts and its histogram of exponents.
 
+mod counts;
 mod exponents;
 mod tally;
 
@@ -8,8 +9,8 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use crate::precision::{Format, Rounder};
-use crate::record::{Counts, LayerCensus, Role};
 
+pub use counts::{Counts, ExponentHistogram, LayerCensus, Role};
 pub use exponents::Exponents;
 #[cfg(feature = "cuda")]
 pub(crate) use tally::TALLY_WORDS;
@@ -62,7 +63,7 @@ impl Census {
             layer,
             role,
             counts,
-            exponents: tally.exponents.to_record(),
+            exponents: tally.exponents.to_histogram(),
         };
         let counted = self.tallies.into_iter().map(|entry| {
             let counts = entry.1.counts;
@@ -114,7 +115,6 @@ pub fn observe(values: &[f32]) -> Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::ExponentHistogram;
 
     /// Values of every kind, by a 64-bit linear congruential generator: exponents around `centre`, or any bits at all
     /// every fourth time, and every kind of special value.

@@ -60,5 +60,6 @@ pub use pool::{
 };
 pub use step::{ParameterTensors, RateSchedule, Rates, StepEnd, StepOutcome, StepSettings};
 pub use update::{
-    AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,
+    AdamW, Conversion, GradientCounts, GradientSummary, Sgd, Update, UpdateTensors,
+    inspect_gradient, update,
 };

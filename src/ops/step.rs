@@ -12,8 +12,8 @@ use super::host::{edit, first, zeros};
 use super::update::{
     AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,
 };
+use crate::device::Phase;
 use crate::precision::{Format, LossScale, NON_FINITE_LOSSES};
-use crate::record::Phase;
 
 /// What of an update's rule changes from one update to the next.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,12 +4,42 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::element::{Element, by_dtype};
 use super::host::{edit, expect_shape, view};
 use super::parallel::{BLOCK, CHUNK, for_each, map_indices, sum, vectorized};
 use crate::precision::Format;
-use crate::record::GradientCounts;
+
+/// What the weight gradients were, over every step, as the backward pass leaves them: still multiplied by the loss scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GradientCounts {
+    /// Values looked at.
+    pub elements: u64,
+    /// Exact zeros.
+    pub zero: u64,
+    /// Subnormals of the format that the gradient came out in.
+    pub subnormal: u64,
+    /// Infinities.
+    pub infinite: u64,
+    /// NaNs.
+    pub nan: u64,
+}
+
+impl GradientCounts {
+    /// Both counts together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            elements: self.elements + other.elements,
+            zero: self.zero + other.zero,
+            subnormal: self.subnormal + other.subnormal,
+            infinite: self.infinite + other.infinite,
+            nan: self.nan + other.nan,
+        }
+    }
+}
 
 /// What one pass over a weight gradient finds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Estimate, Point};
+use super::{Estimate, Phases, Point};
 use crate::units::{Bytes, Flops, Seconds};
 
 /// Training speed.
@@ -24,56 +24,6 @@ pub struct TrainTime {
     pub gpu: Option<GpuLoad>,
     /// Mean time of one step in each timed block, in the order of the blocks: block i of every variant is a pair.
     pub blocks: Vec<Seconds>,
-}
-
-/// The time of a training step by phase: for each the median over the blocks of its mean time a step, over all
-/// micro-batches.
-///
-/// Measured in blocks of their own, each phase between two synchronizations, on eager steps: on a GPU, where a captured step
-/// has no gaps, the sum may exceed `step_seconds`. That has no `data` in it on
-/// any device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Phases {
-    /// Drawing the batch from the data set, augmentation included, and moving it to the device.
-    pub data: Seconds,
-    /// The input's cast to the compute format, the forward pass and the loss, with its gradient with respect to the logits:
-    /// one operation computes both.
-    pub forward: Seconds,
-    /// The backward pass, and summing the gradients of micro-batches.
-    pub backward: Seconds,
-    /// One pass over the weight gradients that converts them to f32, unscales, counts and squares them, and the decision
-    /// whether to skip or to clip. It writes no gradient: the update converts and unscales again what it reads.
-    pub unscale: Seconds,
-    /// The optimizer's update, and the weights' cast to the compute format in the same pass.
-    pub update: Seconds,
-}
-
-impl Phases {
-    /// The time of one phase.
-    pub fn of(&mut self, phase: Phase) -> &mut Seconds {
-        match phase {
-            Phase::Data => &mut self.data,
-            Phase::Forward => &mut self.forward,
-            Phase::Backward => &mut self.backward,
-            Phase::Unscale => &mut self.unscale,
-            Phase::Update => &mut self.update,
-        }
-    }
-}
-
-/// A phase of a training step: a field of [`Phases`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// [`Phases::data`].
-    Data,
-    /// [`Phases::forward`].
-    Forward,
-    /// [`Phases::backward`].
-    Backward,
-    /// [`Phases::unscale`].
-    Unscale,
-    /// [`Phases::update`].
-    Update,
 }
 
 /// The matrix products of a training step: nearly all of its arithmetic.

@@ -3,46 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Counts of one role over the census steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Counts {
-    /// Values looked at.
-    pub elements: u64,
-    /// Finite before rounding, past the format's largest value after it: infinite, NaN, or held at that value.
-    pub overflow: u64,
-    /// Not 0 before rounding, 0 after.
-    pub underflow: u64,
-    /// Non-zero subnormal after rounding.
-    pub subnormal: u64,
-    /// NaN after rounding.
-    pub nan: u64,
-}
-
-impl Counts {
-    /// Both counts together.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            elements: self.elements + other.elements,
-            overflow: self.overflow + other.overflow,
-            underflow: self.underflow + other.underflow,
-            subnormal: self.subnormal + other.subnormal,
-            nan: self.nan + other.nan,
-        }
-    }
-
-    /// What is left of these counts without `other`; 0 where `other` has more.
-    #[must_use]
-    pub fn minus(self, other: Self) -> Self {
-        Self {
-            elements: self.elements.saturating_sub(other.elements),
-            overflow: self.overflow.saturating_sub(other.overflow),
-            underflow: self.underflow.saturating_sub(other.underflow),
-            subnormal: self.subnormal.saturating_sub(other.subnormal),
-            nan: self.nan.saturating_sub(other.nan),
-        }
-    }
-}
+use super::{Counts, GradientCounts};
 
 /// Updates that were made and those that changed nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -51,35 +12,6 @@ pub struct UpdateCounts {
     pub elements: u64,
     /// Of these, the ones with Δw ≠ 0 where w + Δw rounded to w.
     pub lost: u64,
-}
-
-/// What the weight gradients were, over every step, as the backward pass leaves them: still multiplied by the loss scale.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct GradientCounts {
-    /// Values looked at.
-    pub elements: u64,
-    /// Exact zeros.
-    pub zero: u64,
-    /// Subnormals of the format that the gradient came out in.
-    pub subnormal: u64,
-    /// Infinities.
-    pub infinite: u64,
-    /// NaNs.
-    pub nan: u64,
-}
-
-impl GradientCounts {
-    /// Both counts together.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            elements: self.elements + other.elements,
-            zero: self.zero + other.zero,
-            subnormal: self.subnormal + other.subnormal,
-            infinite: self.infinite + other.infinite,
-            nan: self.nan + other.nan,
-        }
-    }
 }
 
 /// Counts that are `null` in files where nothing was counted.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, GradientCounts, Identity, Memory, UpdateCounts};
+use super::{Counts, GradientCounts, Identity, LayerCensus, Memory, UpdateCounts};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -133,48 +133,4 @@ pub struct CountedStep {
     pub applied: bool,
     /// The counts.
     pub counts: Counts,
-}
-
-/// The role of a tensor in training.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Weights cast to the compute format.
-    Weights,
-    /// Outputs of layers.
-    Activations,
-    /// Gradients with respect to activations.
-    ActivationGradients,
-    /// Gradients with respect to weights.
-    WeightGradients,
-    /// Weight updates: a histogram of Δw; updates that were rounded away are in `updates`.
-    Updates,
-}
-
-/// Counts and exponents of one layer's tensors in one role.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct LayerCensus {
-    /// The layer's name.
-    pub layer: String,
-    /// The role.
-    pub role: Role,
-    /// The counts; none where the values are known only after rounding, as those of candle's operations.
-    pub counts: Option<Counts>,
-    /// Exponents of the values before rounding; after it where there are no counts.
-    pub exponents: ExponentHistogram,
-}
-
-/// How many values lie in each binade, before rounding: a value v ≠ 0 is in bin floor(log2 |v|).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ExponentHistogram {
-    /// Exact zeros.
-    pub zeros: u64,
-    /// Infinities and NaNs.
-    pub non_finite: u64,
-    /// Exponent of the first bin; bins before and after the listed ones are empty.
-    pub first: i32,
-    /// Values in each binade, from `first` on.
-    pub bins: Vec<u64>,
 }

@@ -18,8 +18,8 @@ use crate::formatting::list;
 use crate::layers::{Init, Layer, Parameter, Pass, Registry, Saved};
 use crate::memory::HostMeter;
 use crate::model::{Build, Model, ModelError, draw};
+use crate::numerics::Role;
 use crate::ops;
-use crate::record::Role;
 use crate::spec::Augment;
 
 /// The layer that a module's result, and a parameter without a path, belong to.

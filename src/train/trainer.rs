@@ -8,19 +8,18 @@ use sha2::{Digest as _, Sha256};
 use super::Setup;
 use super::schedule::factor;
 use crate::data::Batch;
-use crate::device::{CapturedGraph, PhaseClock};
+use crate::device::{CapturedGraph, Phase, PhaseClock};
 use crate::layers::{
     Arithmetic, BatchStatistics, Finished, Layer, Mode, Parameter, Pass, RunningStatistics,
 };
 use crate::memory::OutOfMemory;
 use crate::model::{Engine, Model, draw};
-use crate::numerics::Census;
+use crate::numerics::{Census, Role};
 use crate::ops::{
     self, AdamW, LossSettings, ParameterTensors, RateSchedule, Rates, Sgd, StepEnd, StepOutcome,
     StepSettings, Update,
 };
 use crate::precision::{Format, Policy};
-use crate::record::{Phase, Role};
 use crate::spec::{OptimizerPlan, TrainPlan};
 
 /// The name under which the loss gradient is in the census, and the loss among layers to blame.

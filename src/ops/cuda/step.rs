@@ -7,10 +7,10 @@ use candle_core::{CudaDevice, Device, Error, Result, Tensor};
 
 use super::host::{Argument, from_host, zeros};
 use super::{address, blocks, launch, one_block, pointer, suffix};
+use crate::device::Phase;
 use crate::ops::step::{ParameterTensors, RateSchedule, Rates, StepOutcome, StepSettings};
-use crate::ops::update::{GradientSummary, Update};
+use crate::ops::update::{GradientCounts, GradientSummary, Update};
 use crate::precision::{Format, LossScale, NON_FINITE_LOSSES, Rounder};
-use crate::record::{GradientCounts, Phase};
 
 /// Values that one block of the kernels works on at a time.
 const PIECE: usize = 16 * 1024;
