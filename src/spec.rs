@@ -300,6 +300,11 @@ pub enum ModelPlan {
         #[serde(deserialize_with = "finite")]
         dropout: f32,
     },
+    /// The layers of a list, then a linear layer to the outputs.
+    Layers {
+        /// The layers.
+        layers: Vec<LayerPlan>,
+    },
     /// The CIFAR residual network of He et al. 2015, section 4.2.
     Resnet {
         /// 6n + 2.
@@ -307,6 +312,54 @@ pub enum ModelPlan {
         /// Channels of the first stage: 16 in the paper.
         width: usize,
     },
+}
+
+/// One layer of a list. What it takes follows from the layer before it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerPlan {
+    /// A fully connected layer with bias, of so many outputs; of images it takes the values of all channels and pixels.
+    Linear(usize),
+    /// A convolution.
+    Conv(ConvPlan),
+    /// Batch norm over the images of a batch and their pixels.
+    BatchNorm,
+    /// max(x, 0).
+    Relu,
+    /// x Φ(x), exact (erf).
+    Gelu,
+    /// Largest of 2 × 2.
+    MaxPool,
+    /// Mean of 2 × 2.
+    AvgPool,
+    /// Mean over the whole image.
+    GlobalAvgPool,
+    /// An image as its values in one row.
+    Flatten,
+    /// Drops values with this probability, 0 ≤ p < 1.
+    Dropout(#[serde(deserialize_with = "finite")] f32),
+    /// These layers and x itself, added, then max(·, 0). Where the layers change the shape, x goes through a 1 × 1 convolution with
+    /// batch norm, or through a linear layer.
+    Residual(Vec<LayerPlan>),
+}
+
+/// A convolution of a list of layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConvPlan {
+    /// Output channels.
+    pub channels: usize,
+    /// Side of the square kernel.
+    pub kernel: usize,
+    /// Step of the kernel.
+    pub stride: usize,
+    /// Zero padding on every side.
+    pub padding: usize,
+    /// Distance between kernel elements.
+    pub dilation: usize,
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+    /// Whether it adds a bias a channel.
+    pub bias: bool,
 }
 
 /// One block of a convolutional network.

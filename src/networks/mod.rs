@@ -1,6 +1,7 @@
 //! The networks that a spec can name, made of layers.
 
 mod cnn;
+mod list;
 mod mlp;
 mod resnet;
 
@@ -24,6 +25,7 @@ pub fn model(plan: &ModelPlan, shape: [usize; 3], outputs: usize) -> Result<Mode
                 .into(),
         )),
         ModelPlan::Cnn { .. } => cnn::layers(registry, plan, shape, outputs),
+        ModelPlan::Layers { layers } => list::layers(registry, layers, shape, outputs),
         ModelPlan::Resnet { depth, width } => {
             resnet::layers(registry, (*depth, *width), shape, outputs)
         }

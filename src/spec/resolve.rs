@@ -7,12 +7,13 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::typed::{
-    BlockSpec, ClaimsSpec, DataSpec, MeasureSpec, ModelSpec, OptimizerSpec, ScheduleSpec,
-    SeedsSpec, TrainSpec, VariantSpec,
+    BlockSpec, ClaimsSpec, ConvSpec, DataSpec, LayerSpec, MeasureSpec, ModelSpec, OptimizerSpec,
+    ScheduleSpec, SeedsSpec, TrainSpec, VariantSpec,
 };
 use super::{
-    Augment, ClaimsPlan, ControlKind, ConvBlock, CountImages, DataPlan, IdxTest, MeasurePlan,
-    ModelPlan, OptimizerPlan, OwnPlan, Plan, Pool, SchedulePlan, Spec, TrainPlan, VariantPlan,
+    Augment, ClaimsPlan, ControlKind, ConvBlock, ConvPlan, CountImages, DataPlan, IdxTest,
+    LayerPlan, MeasurePlan, ModelPlan, OptimizerPlan, OwnPlan, Plan, Pool, SchedulePlan, Spec,
+    TrainPlan, VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
@@ -38,6 +39,8 @@ pub mod defaults {
     pub const BATCH_NORM: bool = false;
     /// `kernel` of a block.
     pub const KERNEL: usize = 3;
+    /// `bias` of a convolution in a list of layers.
+    pub const BIAS: bool = true;
     /// `padding` of a block.
     pub const PADDING: usize = 0;
     /// `stride`, `dilation` and `groups` of a block.
@@ -105,6 +108,8 @@ pub mod limits {
     pub const VALUES: usize = 1 << 40;
     /// Layers or blocks in a list.
     pub const LAYERS: usize = 1_000;
+    /// Residual layers within each other.
+    pub const NESTED: usize = 8;
     /// Kernel, stride, padding and dilation of a convolution.
     pub const KERNEL: usize = 1_024;
     /// Layers of a residual network: the deepest of its paper.
@@ -309,6 +314,9 @@ fn model(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
                 dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
             }
         }
+        ModelSpec::Layers { layers: typed } => {
+            ModelPlan::Layers { layers: layers("model.layers", typed, 0)? }
+        }
         ModelSpec::Resnet { depth, width } => ModelPlan::Resnet {
             depth: resnet_depth(depth)?,
             width: whole(
@@ -317,6 +325,57 @@ fn model(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
                 1..=limits::WIDTH,
             )?,
         },
+    })
+}
+
+/// Checks each layer by itself; whether they fit each other and the data is seen when the model is made.
+fn layers(key: &str, typed: Vec<LayerSpec>, depth: usize) -> Checked<Vec<LayerPlan>> {
+    at_most(key, typed.len(), limits::LAYERS, "layers")?;
+    if depth > limits::NESTED {
+        return refuse(key, format!("is nested {depth} times; at most {}", limits::NESTED));
+    }
+    let layer = |(i, typed): (usize, LayerSpec)| layer(&format!("{key}[{i}]"), typed, depth);
+    typed.into_iter().enumerate().map(layer).collect()
+}
+
+fn layer(key: &str, typed: LayerSpec, depth: usize) -> Checked<LayerPlan> {
+    Ok(match typed {
+        LayerSpec::Linear(width) => {
+            LayerPlan::Linear(whole(&format!("{key}.linear"), width, 1..=limits::WIDTH)?)
+        }
+        LayerSpec::Conv(typed) => LayerPlan::Conv(convolution(&format!("{key}.conv"), typed)?),
+        LayerSpec::BatchNorm => LayerPlan::BatchNorm,
+        LayerSpec::Relu => LayerPlan::Relu,
+        LayerSpec::Gelu => LayerPlan::Gelu,
+        LayerSpec::MaxPool => LayerPlan::MaxPool,
+        LayerSpec::AvgPool => LayerPlan::AvgPool,
+        LayerSpec::GlobalAvgPool => LayerPlan::GlobalAvgPool,
+        LayerSpec::Flatten => LayerPlan::Flatten,
+        LayerSpec::Dropout(p) => LayerPlan::Dropout(below_one(&format!("{key}.dropout"), p)?),
+        LayerSpec::Residual(inner) => {
+            let key = format!("{key}.residual");
+            if inner.is_empty() {
+                return refuse(key, "is empty; give at least one layer");
+            }
+            LayerPlan::Residual(layers(&key, inner, depth + 1)?)
+        }
+    })
+}
+
+fn convolution(key: &str, typed: ConvSpec) -> Checked<ConvPlan> {
+    let size = |name, value: Option<usize>, default, least| {
+        let value = value.unwrap_or(default);
+        whole(&format!("{key}.{name}"), value, least..=limits::KERNEL)
+    };
+    let channels = |name, value| whole(&format!("{key}.{name}"), value, 1..=limits::WIDTH);
+    Ok(ConvPlan {
+        channels: channels("channels", typed.channels)?,
+        kernel: size("kernel", typed.kernel, defaults::KERNEL, 1)?,
+        stride: size("stride", typed.stride, defaults::ONE, 1)?,
+        padding: size("padding", typed.padding, defaults::PADDING, 0)?,
+        dilation: size("dilation", typed.dilation, defaults::ONE, 1)?,
+        groups: channels("groups", typed.groups.unwrap_or(defaults::ONE))?,
+        bias: typed.bias.unwrap_or(defaults::BIAS),
     })
 }
 

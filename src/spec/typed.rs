@@ -76,6 +76,38 @@ pub(super) enum ModelSpec {
         depth: usize,
         width: Option<usize>,
     },
+    Layers {
+        layers: Vec<LayerSpec>,
+    },
+}
+
+/// One layer of a list: a bare name, or a table of one key with its settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LayerSpec {
+    Linear(usize),
+    Conv(ConvSpec),
+    BatchNorm,
+    Relu,
+    Gelu,
+    MaxPool,
+    AvgPool,
+    GlobalAvgPool,
+    Flatten,
+    Dropout(f32),
+    Residual(Vec<LayerSpec>),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConvSpec {
+    pub(super) channels: usize,
+    pub(super) kernel: Option<usize>,
+    pub(super) stride: Option<usize>,
+    pub(super) padding: Option<usize>,
+    pub(super) dilation: Option<usize>,
+    pub(super) groups: Option<usize>,
+    pub(super) bias: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
