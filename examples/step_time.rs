@@ -52,7 +52,13 @@ fn run() -> Result<(), Failure> {
     let train = train_plan(name, batch, steps + WARM_UP);
     let measure = Plan::read("default", DEFAULT, &Overrides::default())?.measure;
     let task = Task { model, data, augment: Augment::default(), notes: Vec::new() };
-    let setup = Setup { task: &task, train: &train, measure: &measure, device: &device };
+    let setup = Setup {
+        task: &task,
+        train: &train,
+        measure: &measure,
+        device: &device,
+        save_weights: false,
+    };
     let mut source = setup.batches(0)?;
     let mut trainer = Trainer::new(setup, policy, 0)?;
     for step in 0..WARM_UP {

@@ -158,6 +158,9 @@ struct ExperimentArguments {
     /// Train again, and replace what an experiment left in --out
     #[arg(long)]
     force: bool,
+    /// Leave each run's weights in runs/VARIANT/seed-N/weights.safetensors; a run that is there without them is trained again
+    #[arg(long)]
+    save_weights: bool,
 }
 
 /// How much of the results is printed.
@@ -333,13 +336,19 @@ impl Selection {
 
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let ExperimentArguments { spec, out, selection, seeds, .. } = arguments;
-    let ExperimentArguments { quiet, printed, tensorboard, force, .. } = arguments;
+    let ExperimentArguments { quiet, printed, tensorboard, force, save_weights, .. } = arguments;
     let plan = selection.plan(spec.as_deref(), seeds)?;
     let out = out.unwrap_or_else(|| Path::new("reports").join(&plan.name));
     let Place { pool, device, environment } = selection.open()?;
     let experiment = pool.install(|| experiment_of(plan))?;
     let folder = Folder::lock(&out, &holder(&environment)).map_err(Failure::input)?;
-    let options = Options { folder: &folder, force, device: &device, environment: &environment };
+    let options = Options {
+        folder: &folder,
+        force,
+        save_weights,
+        device: &device,
+        environment: &environment,
+    };
     let mut progress = Progress::new(quiet, experiment.plan());
     // From inside the pool, where an operation hands out its work without waking a sleeping thread for it.
     let outcome = pool.install(|| experiment.run(options, &mut |event| progress.hear(&event)));

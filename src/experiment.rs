@@ -175,6 +175,8 @@ pub struct Options<'a> {
     pub folder: &'a Folder,
     /// Train again, and replace what the folder holds.
     pub force: bool,
+    /// Leave the weights of each run beside its record. A run that is there without them is done again.
+    pub save_weights: bool,
     /// Where this runs.
     pub device: &'a Device,
     /// What is known of where this runs.
@@ -185,7 +187,7 @@ impl<'a> Options<'a> {
     /// A run on `machine` that goes on with what `folder` holds.
     pub fn new(folder: &'a Folder, machine: &'a Machine) -> Self {
         let Machine { device, environment } = machine;
-        Self { folder, force: false, device, environment }
+        Self { folder, force: false, save_weights: false, device, environment }
     }
 }
 
@@ -249,7 +251,8 @@ impl Experiment {
         let (data, mut notes) = (task.data.facts(), task.data.notes());
         notes.extend(task.notes.iter().cloned());
         let engine = task.model.engine();
-        let session = Session { plan, options, engine, data, notes };
+        let weights = task.model.given_digest().map(str::to_owned);
+        let session = Session { plan, options, engine, data, weights, notes };
         let trained = trained(plan);
         let kept::Part { mut records, timing, .. } =
             match session.begin(&trained, &task.data, listen)? {
@@ -257,7 +260,7 @@ impl Experiment {
                 Found::Part(part) => part,
             };
         let timing = timing.map_or_else(|| session.nothing_timed(), |timing| *timing);
-        let setup = self.setup(options.device);
+        let setup = Setup { save_weights: options.save_weights, ..self.setup(options.device) };
         for (variant, seed) in in_order(&trained) {
             let key = (variant.name.clone(), seed);
             if records.contains_key(&key) {
@@ -266,10 +269,14 @@ impl Experiment {
             listen(Event::RunStarted { variant: &variant.name, seed });
             let of = plan.train.steps;
             let mut progress = |done| listen(Event::Step { done, of });
-            let record = train::run(setup, (variant, seed), &mut progress)
+            let trained = train::run(setup, (variant, seed), &mut progress)
                 .unwrap_or_else(|error| failed(variant, seed, &error));
+            let train::Trained { record, weights } = trained;
             let identity = Some(session.identity(Some(&variant.policy)));
             let record = RunRecord { identity, ..record };
+            if let Some(weights) = weights {
+                kept::save_weights(options, (&variant.name, seed), &weights)?;
+            }
             kept::save_record(options, &record)?;
             listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
             records.insert(key, record);
@@ -323,6 +330,8 @@ struct Session<'a> {
     options: Options<'a>,
     engine: Engine,
     data: DataFacts,
+    /// The digest of the weights that runs start from, where these are given.
+    weights: Option<String>,
     /// What is to be said of the data.
     notes: Vec<String>,
 }
@@ -330,7 +339,12 @@ struct Session<'a> {
 impl Session<'_> {
     /// What decides the runs of a policy; without one, what those of all policies have in common.
     fn identity(&self, policy: Option<&Policy>) -> Identity {
-        identity::identity(self.plan, policy, self.options.environment, &self.data)
+        identity::identity(
+            self.plan,
+            policy,
+            self.options.environment,
+            (&self.data, self.weights.as_deref()),
+        )
     }
 
     /// The record of the timing phase before its first block.
@@ -451,6 +465,11 @@ pub fn record_path(out: &Path, variant: &str, seed: u64) -> PathBuf {
     out.join("runs").join(variant).join(format!("seed-{seed}")).join("record.json")
 }
 
+/// Where the weights of a run are, where they were saved.
+pub fn weights_path(out: &Path, variant: &str, seed: u64) -> PathBuf {
+    record_path(out, variant, seed).with_file_name("weights.safetensors")
+}
+
 /// Indented JSON with a line end. Records are plain data, so this cannot fail.
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
@@ -459,9 +478,9 @@ fn json(value: &impl serde::Serialize) -> Vec<u8> {
 }
 
 /// The record of a run that could not be done.
-fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
+fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> train::Trained {
     let failure = Failure { step: 0, layer: None, reason: error.to_string() };
-    RunRecord {
+    let record = RunRecord {
         identity: None,
         variant: variant.name.clone(),
         summary: RunSummary {
@@ -486,7 +505,8 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
         updates: UpdateCounts::default(),
         gradients: GradientCounts::default(),
         memory: None,
-    }
+    };
+    train::Trained { record, weights: None }
 }
 
 /// The results file from what there is so far.

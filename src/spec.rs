@@ -38,6 +38,9 @@ pub struct Plan {
     pub data: DataPlan,
     /// What learns.
     pub model: ModelPlan,
+    /// A safetensors file of the weights that every run starts from; none: they are drawn from the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
     /// How.
     pub train: TrainPlan,
     /// What is measured, and when a difference counts.

@@ -46,8 +46,8 @@ const ADAMW: &str = "{ kind = \"adamw\", lr = 1e-3 }";
 fn record(task: &Task, policy: &str) -> std::result::Result<RunRecord, String> {
     let plan = plan(task, &format!("\"{policy}\""), ADAMW);
     let setup = Setup::new(&plan, task, &Device::Cpu);
-    let record = train::run(setup, (&plan.variants[0], 0), &mut |_| ());
-    record.map_err(|error| error.to_string())
+    let trained = train::run(setup, (&plan.variants[0], 0), &mut |_| ());
+    trained.map(|trained| trained.record).map_err(|error| error.to_string())
 }
 
 /// Three steps of SGD, against candle's own loop on the same initial values, batches and loss. Both are sums in f32 of the same
@@ -156,7 +156,7 @@ fn the_loss_scale_skips_and_settles() {
     let policy = "params=f32,compute=f16,reduce=f32,scale=dynamic:init=16777216";
     let plan = plan(&task, &format!("{{ name = \"high\", policy = \"{policy}\" }}"), ADAMW);
     let setup = Setup::new(&plan, &task, &Device::Cpu);
-    let record = train::run(setup, (&plan.variants[0], 0), &mut |_| ()).unwrap();
+    let record = train::run(setup, (&plan.variants[0], 0), &mut |_| ()).unwrap().record;
     assert!(record.summary.skipped_steps > 0);
     assert!(record.gradients.infinite + record.gradients.nan > 0);
     let last = record.scale.last().unwrap().1;
@@ -185,8 +185,13 @@ fn run(plan: Plan, task: Task) -> Results {
     let folder = tempfile::tempdir().unwrap();
     let lock = Folder::lock(folder.path(), "a test").unwrap();
     let environment = Environment::default();
-    let options =
-        Options { folder: &lock, force: false, device: &Device::Cpu, environment: &environment };
+    let options = Options {
+        folder: &lock,
+        force: false,
+        save_weights: false,
+        device: &Device::Cpu,
+        environment: &environment,
+    };
     Experiment::new(plan, task).unwrap().run(options, &mut |_| ()).unwrap()
 }
 

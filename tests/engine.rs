@@ -60,6 +60,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
         policy: policy.parse().unwrap(),
     };
     Plan {
+        init: None,
         name: "engine".to_owned(),
         data: DataPlan::Digits { train: 300, test: 90, seed: 3 },
         model,
@@ -100,7 +101,7 @@ fn record(plan: &Plan, variant: usize, threads: usize) -> RunRecord {
     let task = Task::of_plan(plan).unwrap();
     let setup = Setup::new(plan, &task, &Device::Cpu);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let work = || train::run(setup, (&plan.variants[variant], 0), &mut |_| ()).unwrap();
+    let work = || train::run(setup, (&plan.variants[variant], 0), &mut |_| ()).unwrap().record;
     pool.install(work)
 }
 
@@ -215,7 +216,13 @@ fn lock(folder: &Path) -> Folder {
 /// How every experiment here runs that nothing is told of the machine.
 fn options(folder: &Folder) -> Options<'_> {
     static NOWHERE: LazyLock<Environment> = LazyLock::new(Environment::default);
-    Options { folder, force: false, device: &Device::Cpu, environment: &NOWHERE }
+    Options {
+        folder,
+        force: false,
+        save_weights: false,
+        device: &Device::Cpu,
+        environment: &NOWHERE,
+    }
 }
 
 fn run(

@@ -68,6 +68,7 @@ fn plan(variants: Vec<VariantPlan>) -> Plan {
         cuda_graphs: true,
     };
     Plan {
+        init: None,
         name: "claims".to_owned(),
         data: DataPlan::Digits { train: 1000, test: 1000, seed: 0 },
         model: ModelPlan::Mlp { hidden: vec![32], activation: Activation::Relu, dropout: 0.0 },

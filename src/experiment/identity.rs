@@ -30,13 +30,14 @@ fn deciding(plan: &Plan) -> Value {
     })
 }
 
-/// What decides the runs of a policy under this plan, with these data, here and by this build; without a policy, what those
+/// What decides the runs of a policy under this plan, with these data and the digest of the weights that they start from where
+/// these are given, here and by this build; without a policy, what those
 /// of all policies have in common.
 pub(super) fn identity(
     plan: &Plan,
     policy: Option<&Policy>,
     environment: &Environment,
-    data: &DataFacts,
+    (data, weights): (&DataFacts, Option<&str>),
 ) -> Identity {
     let Environment { version, git, source, build, .. } = environment;
     let commit = git.as_deref().unwrap_or("no commit");
@@ -44,7 +45,10 @@ pub(super) fn identity(
         ModelPlan::Own { .. } => format!(", in a program of SHA-256 {}", program_digest()),
         _ => String::new(),
     };
-    let decided = json!([deciding(plan), policy]);
+    let decided = match weights {
+        Some(digest) => json!([deciding(plan), policy, digest]),
+        None => json!([deciding(plan), policy]),
+    };
     Identity {
         plan: formatting::hex(&Sha256::digest(decided.to_string())),
         build: format!("mantissa {version} of {commit}, sources {source}, {build}{program}"),
@@ -99,8 +103,8 @@ pub(super) fn whole_differences(
     old: &Results,
 ) -> Vec<String> {
     let old_data = old.data.clone().unwrap_or_default();
-    let there = identity(&old.plan, None, &old.environment, &old_data);
-    let here = identity(plan, None, environment, data);
+    let there = identity(&old.plan, None, &old.environment, (&old_data, None));
+    let here = identity(plan, None, environment, (data, None));
     let mut values = values_that_differ("", &deciding(&old.plan), &deciding(plan));
     if old_data != *data {
         let [there, here] = [&old.plan, plan].map(|plan| json!(plan.data));

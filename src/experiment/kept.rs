@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use super::timed::{self, Timed, TimingRecord};
-use super::{ExperimentError, Options, Records, Session, Trained, identity, json, record_path};
+use super::{
+    ExperimentError, Options, Records, Session, Trained, identity, json, record_path, weights_path,
+};
 use crate::formatting;
 use crate::record::{Identity, Results, RunRecord, RunSummary, Status};
 use crate::report;
@@ -14,7 +16,7 @@ use crate::store::{self, StoreError};
 /// The results file, and the mark of a folder as this program's.
 pub(super) const RESULTS: &str = "results.json";
 
-/// The folders of an session.
+/// The folders of an experiment.
 const FOLDERS: [&str; 3] = ["runs", "figures", report::TENSORBOARD];
 
 /// More runs that would be dropped are only counted.
@@ -22,7 +24,7 @@ const MOST_DROPPED: usize = 4;
 
 /// What a folder holds.
 pub(super) enum Found {
-    /// The whole session.
+    /// The whole experiment.
     Finished(Box<Results>),
     /// A part of it, or nothing.
     Part(Part),
@@ -142,11 +144,13 @@ pub(super) fn clear(out: &Path) -> Result<(), StoreError> {
     let runs = out.join("runs");
     for variant in store::real_folders(&runs)? {
         for run in store::real_folders(&variant)? {
-            let record = run.join("record.json");
-            if store::exists(&record)? {
-                store::remove(&record)?;
-                store::remove_if_empty(&run);
+            for name in ["record.json", "weights.safetensors"] {
+                let file = run.join(name);
+                if store::exists(&file)? {
+                    store::remove(&file)?;
+                }
             }
+            store::remove_if_empty(&run);
         }
         store::remove_if_empty(&variant);
     }
@@ -185,7 +189,7 @@ struct Place {
     control: Option<String>,
     /// Why the record that is there is not kept.
     wrong: Option<String>,
-    /// Why it is of another session.
+    /// Why it is of another experiment.
     foreign: Option<String>,
 }
 
@@ -248,12 +252,15 @@ fn read(
     };
     let difference = record_difference(&record, &session.identity(Some(&variant.policy)));
     let foreign = difference.as_ref().map(|why| format!("{}: {why}", path.display()));
-    let wrong = impossible(&record, (name, seed), session.plan).or(difference);
+    let weights = weights_path(session.options.folder.path(), name, seed);
+    let unsaved = session.options.save_weights && !store::exists(&weights)?;
+    let unsaved = unsaved.then(|| "its weights were not saved".to_owned());
+    let wrong = impossible(&record, (name, seed), session.plan).or(difference).or(unsaved);
     let record = wrong.is_none().then_some(record);
     Ok(Place { record, wrong, foreign, ..empty })
 }
 
-/// How a record is of another session.
+/// How a record is of another experiment.
 fn record_difference(record: &RunRecord, here: &Identity) -> Option<String> {
     let Some(there) = &record.identity else {
         return Some("its record does not tell what it belongs to".to_owned());
@@ -344,6 +351,16 @@ fn part(runs: Vec<Place>, old: Option<&Results>, timed: Timed) -> Part {
         Timed::Never | Timed::Other(_) => {}
     }
     part
+}
+
+/// Writes the weights of a run into their place.
+pub(super) fn save_weights(
+    options: Options<'_>,
+    (variant, seed): (&str, u64),
+    file: &[u8],
+) -> Result<PathBuf, StoreError> {
+    let name = weights_path(Path::new(""), variant, seed);
+    store::write_below(options.folder.path(), &name, file)
 }
 
 /// Writes the record of a run into its place.

@@ -13,7 +13,7 @@ fn plan() -> Plan {
 /// A record of all four steps.
 fn completed(plan: &Plan) -> RunRecord {
     let error = crate::train::RunError::Data(crate::data::DataError::Empty { split: "train" });
-    let mut record = super::failed(&plan.variants[0], 1, &error);
+    let mut record = super::failed(&plan.variants[0], 1, &error).record;
     record.summary.status = Status::Completed;
     record.summary.failure = None;
     record.summary.steps = 4;

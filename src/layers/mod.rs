@@ -128,6 +128,15 @@ impl Parameter {
     }
 }
 
+/// The running statistics that a batch norm has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NormStatistics {
+    /// The batch norm.
+    pub layer: String,
+    /// Its channels.
+    pub channels: usize,
+}
+
 /// The tensors that the layers of a model share out among them while it is built.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -135,8 +144,8 @@ pub struct Registry {
     pub parameters: Vec<Parameter>,
     /// Layer names, in order.
     pub layers: Vec<String>,
-    /// Channels of each batch norm's running statistics.
-    pub statistics: Vec<usize>,
+    /// The running statistics of each batch norm.
+    pub statistics: Vec<NormStatistics>,
     /// What each image takes in the layers that make it larger or smaller: what it is, and its shape.
     pub activations: Vec<(String, Vec<usize>)>,
     /// The batch norm that sees the fewest values of an image in a channel, and how many; of several, the first.

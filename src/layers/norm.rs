@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{Init, Layer, Pass, Registry, Saved};
+use super::{Init, Layer, NormStatistics, Pass, Registry, Saved};
 use crate::ops;
 
 /// Mean and variance over the batches so far, for inference; f32 under every policy.
@@ -23,6 +23,15 @@ impl RunningStatistics {
         let mean = ops::zeros(channels, device)?;
         let variance = ops::from_f32(&vec![1.0; channels], channels, DType::F32, device)?;
         Ok(Self { mean, variance })
+    }
+
+    /// These values of each channel.
+    ///
+    /// # Errors
+    /// As [`RunningStatistics::new`].
+    pub fn of([mean, variance]: &[Vec<f32>; 2], device: &Device) -> Result<Self> {
+        let tensor = |values: &[f32]| ops::from_f32(values, values.len(), DType::F32, device);
+        Ok(Self { mean: tensor(mean)?, variance: tensor(variance)? })
     }
 
     /// Equal statistics that change on their own.
@@ -79,7 +88,7 @@ impl BatchNorm {
         let name = registry.layer(name);
         let gamma = registry.parameter(&name, "gamma", &[channels], Init::Constant(1.0));
         let beta = registry.parameter(&name, "beta", &[channels], Init::Constant(0.0));
-        registry.statistics.push(channels);
+        registry.statistics.push(NormStatistics { layer: name.clone(), channels });
         Self { name, gamma, beta, statistics: registry.statistics.len() - 1, relu: false }
     }
 

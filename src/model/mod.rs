@@ -1,6 +1,7 @@
 //! A model: layers and their parameters, with the values that these start from.
 
 mod sizes;
+mod weights;
 
 use std::sync::Arc;
 
@@ -10,8 +11,11 @@ use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::layers::{Layer, Parameter, Registry, Sequential};
-use crate::memory::OutOfMemory;
+use crate::layers::{Layer, NormStatistics, Parameter, Registry, Sequential};
+use crate::memory::{self, OutOfMemory};
+use weights::Given;
+
+pub use weights::WeightsError;
 
 /// Whose operations compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -59,8 +63,9 @@ pub struct Model {
     pub state: Vec<Parameter>,
     /// Names of the layers, in order.
     pub layer_names: Vec<String>,
-    /// Channels of each batch norm's running statistics.
-    pub statistics: Vec<usize>,
+    /// The running statistics of each batch norm.
+    pub statistics: Vec<NormStatistics>,
+    given: Option<Given>,
     largest: sizes::Largest,
     /// The batch norm that sees the fewest values of an image in a channel, and how many.
     smallest_normed: Option<(String, usize)>,
@@ -108,8 +113,17 @@ impl Model {
         let largest = sizes::check(&registry, shape)?;
         let Registry { parameters, layers: layer_names, statistics, smallest_normed, .. } =
             registry;
-        let state = Vec::new();
-        Ok(Self { body, parameters, state, layer_names, statistics, largest, smallest_normed })
+        let (state, given) = (Vec::new(), None);
+        Ok(Self {
+            body,
+            parameters,
+            state,
+            layer_names,
+            statistics,
+            given,
+            largest,
+            smallest_normed,
+        })
     }
 
     /// Whose operations compute.
@@ -158,14 +172,50 @@ impl Model {
         }
     }
 
+    /// Lets every run start from the weights of a safetensors file, whatever its seed.
+    ///
+    /// # Errors
+    /// When it is no such file, or its tensors are not those of this model: every one that does not fit is named.
+    pub fn start_from(&mut self, file: &[u8]) -> std::result::Result<(), WeightsError> {
+        self.given = Some(Given::read(self, file)?);
+        Ok(())
+    }
+
+    /// The SHA-256 of the file that runs start from; none where their weights are drawn.
+    pub fn given_digest(&self) -> Option<&str> {
+        self.given.as_ref().map(|given| given.digest.as_str())
+    }
+
     /// The values that the parameters start from, in f32, one parameter after the other: the same for every policy. Each
     /// parameter has its own stream. An error where there is no memory for them.
     pub fn initial_values(
         &self,
         seed: u64,
     ) -> impl Iterator<Item = std::result::Result<Vec<f32>, OutOfMemory>> {
-        draw(&self.parameters, seed)
+        starts(&self.parameters, self.given.as_ref().map(|given| given.parameters.as_slice()), seed)
     }
+
+    /// As [`Model::initial_values`], of the state.
+    pub fn initial_state(
+        &self,
+    ) -> impl Iterator<Item = std::result::Result<Vec<f32>, OutOfMemory>> {
+        starts(&self.state, self.given.as_ref().map(|given| given.state.as_slice()), 0)
+    }
+
+    /// Mean and variance that the running statistics of a batch norm start from; none where they are 0 and 1.
+    pub fn initial_statistics(&self, index: usize) -> Option<&[Vec<f32>; 2]> {
+        self.given.as_ref()?.statistics.get(index)
+    }
+}
+
+/// The values that are given, or else drawn.
+fn starts(
+    parameters: &[Parameter],
+    given: Option<&[Vec<f32>]>,
+    seed: u64,
+) -> impl Iterator<Item = std::result::Result<Vec<f32>, OutOfMemory>> {
+    let copies = given.into_iter().flatten().map(|values| memory::collect(values.iter().copied()));
+    copies.chain(draw(if given.is_some() { &[] } else { parameters }, seed))
 }
 
 /// Values of parameters from their [`Init`], in f32, each from its own stream of `seed`.

@@ -218,6 +218,7 @@ fn plan() -> Plan {
         },
     });
     Plan {
+        init: None,
         name: "digits".to_owned(),
         data: DataPlan::Digits { train: 4096, test: 2000, seed: 0 },
         model: ModelPlan::Mlp {

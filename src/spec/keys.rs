@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 const MOST_WRONG: usize = 2;
 
 /// Every key that is not in a list, of every kind of data, model and optimizer.
-const PATHS: [&str; 64] = [
+const PATHS: [&str; 66] = [
     "name",
     "data",
     "data.kind",
@@ -31,6 +31,7 @@ const PATHS: [&str; 64] = [
     "model.batch_norm",
     "model.depth",
     "model.width",
+    "model.layers",
     "train",
     "train.steps",
     "train.epochs",
@@ -60,6 +61,7 @@ const PATHS: [&str; 64] = [
     "measure.timing_warmup",
     "measure.inference_batch",
     "measure.equivalence_margin",
+    "init",
     "baseline",
     "variants",
     "seeds",

@@ -204,6 +204,7 @@ impl Plan {
         let seeds = seeds(spec.seeds)?;
         Ok(Self {
             name: spec.name,
+            init: spec.init,
             model,
             train,
             measure,

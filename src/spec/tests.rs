@@ -575,6 +575,7 @@ fn idx_data_takes_its_test_split_from_files_or_from_what_is_held_out() {
 #[test]
 fn a_spec_without_optional_keys_becomes_a_whole_plan() {
     let expected = Plan {
+        init: None,
         name: "small".into(),
         data: DataPlan::Digits { train: 100, test: 50, seed: 0 },
         model: ModelPlan::Cnn {
@@ -673,6 +674,7 @@ name = "half"
 policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
 "#;
     let expected = Plan {
+        init: None,
         name: "all".into(),
         data: DataPlan::Cifar100 { path: "c".into(), augment: Augment { crop: 4, flip: true } },
         model: ModelPlan::Mlp { hidden: vec![30, 20], activation: Activation::Gelu, dropout: 0.25 },

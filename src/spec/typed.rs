@@ -21,6 +21,7 @@ pub struct Spec {
     pub(super) train: TrainSpec,
     #[serde(default)]
     pub(super) measure: MeasureSpec,
+    pub(super) init: Option<PathBuf>,
     pub(super) baseline: Option<String>,
     pub(super) variants: Vec<VariantSpec>,
     pub(super) seeds: Option<SeedsSpec>,

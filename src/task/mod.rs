@@ -4,13 +4,16 @@ mod candle;
 
 pub use candle::{CandleTask, observe};
 
+use std::path::{Path, PathBuf};
+
 use sha2::{Digest as _, Sha256};
 
 use crate::data::{self, DataError, Dataset};
 use crate::formatting;
-use crate::model::{Model, ModelError};
+use crate::model::{Model, ModelError, WeightsError};
 use crate::networks;
 use crate::spec::{Augment, Overrides, OwnPlan, Plan, SpecError};
+use crate::store::{self, StoreError};
 
 /// A model, the data that it learns from and is tested on, and how training images are augmented.
 pub struct Task {
@@ -33,6 +36,17 @@ pub enum TaskError {
     /// The model does not fit the data.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The file of initial weights cannot be read.
+    #[error("init: {0}")]
+    Read(#[from] StoreError),
+    /// The file of initial weights is not one of this model's weights.
+    #[error("init: {}: {error}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: WeightsError,
+    },
 }
 
 impl Task {
@@ -68,6 +82,26 @@ impl Task {
     pub fn of_plan(plan: &Plan) -> Result<Self, TaskError> {
         let data = data::load(&plan.data)?;
         let model = networks::model(&plan.model, data.shape, data.classes)?;
-        Ok(Self { augment: data::augmentation(&plan.data), ..Self::new(model, data) })
+        let task = Self { augment: data::augmentation(&plan.data), ..Self::new(model, data) };
+        match &plan.init {
+            Some(path) => task.starting_from(path),
+            None => Ok(task),
+        }
+    }
+
+    /// With runs that start from the weights of a safetensors file, whatever their seeds.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or its tensors are not those of the model: every one that does not fit is named.
+    pub fn starting_from(mut self, path: &Path) -> Result<Self, TaskError> {
+        let file = store::read(path)?;
+        let mismatch = |error| TaskError::Weights { path: path.to_owned(), error };
+        self.model.start_from(&file).map_err(mismatch)?;
+        let digest = self.model.given_digest().unwrap_or_default();
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        self.notes.push(format!(
+            "Every run starts from the weights of {file}, SHA-256 {digest}: seeds differ in the order of batches alone."
+        ));
+        Ok(self)
     }
 }

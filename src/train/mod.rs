@@ -7,7 +7,7 @@ mod timing;
 mod trainer;
 
 pub use peak::Peaks;
-pub use run::{RunError, run};
+pub use run::{RunError, Trained, run};
 pub use schedule::factor;
 pub use timing::{Load, Phase, Timing, time_variants};
 pub use trainer::{DeviceBatch, Inferencer, LoadBatch, Test, Trainer};
@@ -29,12 +29,14 @@ pub struct Setup<'a> {
     pub measure: &'a MeasurePlan,
     /// Where.
     pub device: &'a Device,
+    /// Whether runs hand out their weights at the end.
+    pub save_weights: bool,
 }
 
 impl<'a> Setup<'a> {
     /// What a plan says of how its runs are done.
     pub fn new(plan: &'a Plan, task: &'a Task, device: &'a Device) -> Self {
-        Self { task, train: &plan.train, measure: &plan.measure, device }
+        Self { task, train: &plan.train, measure: &plan.measure, device, save_weights: false }
     }
 
     /// The batches of a seed.

@@ -118,7 +118,16 @@ struct Run<'a> {
     failure: Option<Failure>,
 }
 
-/// Trains one variant under one seed and returns its record; `progress(step)` is called after each step.
+/// A run that is over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// Its record.
+    pub record: RunRecord,
+    /// Its weights as a safetensors file, where they are wanted.
+    pub weights: Option<Vec<u8>>,
+}
+
+/// Trains one variant under one seed; `progress(step)` is called after each step.
 ///
 /// # Errors
 /// When the batches do not fit the data or an operation fails; a run that diverges is a record.
@@ -126,7 +135,7 @@ pub fn run(
     setup: Setup<'_>,
     (variant, seed): (&VariantPlan, u64),
     progress: &mut dyn FnMut(u64),
-) -> Result<RunRecord, RunError> {
+) -> Result<Trained, RunError> {
     let mut run = Run::start(setup, (variant, seed))?;
     for step in 0..setup.train.steps {
         run.step(step)?;
@@ -144,7 +153,8 @@ pub fn run(
     run.evaluate()?;
     let memory = run.memory()?;
     let digest = run.trainer.weights_digest()?;
-    Ok(run.into_record(seed, memory, digest))
+    let weights = setup.save_weights.then(|| run.trainer.weights_file()).transpose()?;
+    Ok(Trained { record: run.into_record(seed, memory, digest), weights })
 }
 
 impl<'a> Run<'a> {

@@ -236,7 +236,7 @@ pub fn time_variants(
     Phase { blocks, products }: Phase,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Timing>, RunError> {
-    let Setup { task, train, measure, device } = setup;
+    let Setup { task, train, measure, device, .. } = setup;
     let mut source = setup.batches(seed)?;
     let accumulate = train.accumulate;
     let batches: Vec<Vec<DeviceBatch>> = (0..measure.timing_steps.min(PREPARED) as u64)

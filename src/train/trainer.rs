@@ -13,7 +13,7 @@ use crate::layers::{
     Arithmetic, BatchStatistics, Finished, Layer, Mode, Parameter, Pass, RunningStatistics,
 };
 use crate::memory::OutOfMemory;
-use crate::model::{Engine, Model, draw};
+use crate::model::{Engine, Model};
 use crate::numerics::{Census, Role};
 use crate::ops::{
     self, AdamW, LossSettings, ParameterTensors, RateSchedule, Rates, Sgd, StepEnd, StepOutcome,
@@ -190,7 +190,12 @@ impl<'a> Trainer<'a> {
             params: policy.params,
             compute: held,
         };
-        let statistics = model.statistics.iter().map(|c| RunningStatistics::new(*c, device));
+        let statistics = model.statistics.iter().enumerate().map(|(index, norm)| {
+            match model.initial_statistics(index) {
+                Some(given) => RunningStatistics::of(given, device),
+                None => RunningStatistics::new(norm.channels, device),
+            }
+        });
         Ok(Self {
             model,
             layers,
@@ -553,6 +558,17 @@ impl<'a> Trainer<'a> {
         Ok(digest.finalize().iter().fold(String::new(), hex))
     }
 
+    /// The weights as a file, in the type that the policy holds them in, with what the layers keep beside them.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn weights_file(&self) -> Result<Vec<u8>> {
+        let weights = self.end.parameters().iter().map(|tensors| &tensors.weights);
+        let statistics = self.statistics.iter().flat_map(|norm| [&norm.mean, &norm.variance]);
+        let tensors = weights.chain(&self.state).chain(statistics);
+        self.model.weights_file(&tensors.cloned().collect::<Vec<_>>())
+    }
+
     /// Number of the weights.
     pub fn weight_count(&self) -> u64 {
         self.model.parameters.iter().map(|parameter| parameter.len() as u64).sum()
@@ -685,14 +701,13 @@ fn with_variables(parameters: Vec<ParameterTensors>) -> Result<Vec<ParameterTens
     parameters.into_iter().map(with_variable).collect()
 }
 
-/// What the layers keep beside their weights, as it starts: the same for every seed.
+/// What the layers keep beside their weights, as it starts.
 fn initial_state(model: &Model, arithmetic: Arithmetic, device: &Device) -> Result<Vec<Tensor>> {
-    let values = draw(&model.state, 0);
     let tensor = |(parameter, values): (&Parameter, _)| {
         let values = ops::from_host(values?, parameter.shape.as_slice(), device)?;
         Ok(Var::from_tensor(&in_format(&values, arithmetic)?)?.into_inner())
     };
-    model.state.iter().zip(values).map(tensor).collect()
+    model.state.iter().zip(model.initial_state()).map(tensor).collect()
 }
 
 /// The optimizer's rule, without the rates that change.

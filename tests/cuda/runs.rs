@@ -39,6 +39,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
     let variant =
         |policy: &&str| VariantPlan { name: (*policy).to_owned(), policy: policy.parse().unwrap() };
     Plan {
+        init: None,
         name: "gpu".to_owned(),
         data: DataPlan::Digits { train: 60, test: 30, seed: 1 },
         model,
@@ -78,7 +79,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
 fn record(plan: &Plan, variant: usize, device: &Device) -> RunRecord {
     let task = Task::of_plan(plan).unwrap();
     let setup = Setup::new(plan, &task, device);
-    train::run(setup, (&plan.variants[variant], 0), &mut |_| ()).unwrap()
+    train::run(setup, (&plan.variants[variant], 0), &mut |_| ()).unwrap().record
 }
 
 const POLICIES: [&str; 6] = ["fp32", "tf32", "fp16-mixed", "bf16-mixed", "fp16-true", "bf16-true"];
