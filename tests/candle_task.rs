@@ -181,6 +181,14 @@ fn what_candle_refuses_is_a_result_and_the_others_go_on() {
     assert!(reason.contains("unsupported dtype BF16"), "{reason}");
 }
 
+/// What candle computes of values in f32 would be f32's results under another name.
+#[test]
+fn formats_that_candle_does_not_have_are_refused() {
+    let task = CandleTask::new(digits(), mlp).build().unwrap();
+    let expected = "candle has no arithmetic of tf32; its models compute in f32, f16 or bf16";
+    assert_eq!(record(&task, "tf32").unwrap_err(), expected);
+}
+
 fn run(plan: Plan, task: Task) -> Results {
     let folder = tempfile::tempdir().unwrap();
     let lock = Folder::lock(folder.path(), "a test").unwrap();

@@ -162,6 +162,9 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let model = &task.model;
         let arithmetic = Arithmetic::on(policy.compute, device);
+        if model.engine() == Engine::Candle {
+            expect_type_of_candle(policy.compute)?;
+        }
         let held = if arithmetic.wide { policy.compute } else { arithmetic.storage() };
         let formats = [policy.params, held];
         let parameters = model
@@ -687,6 +690,19 @@ fn parameter_tensors(
         first: state(0)?,
         second: state(1)?,
     })
+}
+
+/// candle computes in the types that it has, and knows no other rounding.
+fn expect_type_of_candle(format: Format) -> Result<()> {
+    match format {
+        Format::F32 | Format::F16 | Format::BF16 => Ok(()),
+        _ => {
+            let text = format!(
+                "candle has no arithmetic of {format}; its models compute in f32, f16 or bf16"
+            );
+            Err(Error::Msg(text).bt())
+        }
+    }
 }
 
 /// The tensors with weights that compute as variables: candle records what is computed of these, and has gradients for them.
