@@ -236,8 +236,8 @@ fn parameters_without_a_gradient_are_named_and_keep_their_values() {
     })
     .build()
     .unwrap();
-    let note = "candle gives no gradient for norm.weight and norm.bias: what is there keeps its initial values, or is what the \
-                module makes of it.";
+    let note = "candle gives no gradient for norm.weight and norm.bias: they are not trained, and keep their initial values unless \
+                the module itself changes them.";
     assert_eq!(task.notes, [note]);
     let names: Vec<&str> = task.model.parameters.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, ["output.weight", "output.bias"]);

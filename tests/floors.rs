@@ -170,6 +170,12 @@ fn reports_verdicts_formats_and_plain_data_know_no_tensor() {
 }
 
 #[test]
+fn the_engine_does_not_know_what_a_spec_says_of_data_and_models() {
+    let engine = ["train", "model", "layers", "ops", "numerics"];
+    assert_eq!(found(&["DataPlan", "ModelPlan"], |name| engine.contains(&name)), [""; 0]);
+}
+
+#[test]
 fn only_the_commands_print() {
     let prints = ["println!", "print!(", "eprint!(", "stdout()", "stderr()"];
     assert_eq!(found(&prints, |module| module != "cli"), [""; 0]);

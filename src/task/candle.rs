@@ -109,8 +109,8 @@ impl CandleTask {
     }
 
     /// The task. The module is made and tried in f32 on a few training images, to learn its parameters and which of them get a
-    /// gradient: candle's fused operations, such as its layer norm and softmax, give none. Those that do not keep their initial
-    /// values, and the results say so.
+    /// gradient: candle's fused operations, such as its layer norm and softmax, give none. The others are not trained, and the
+    /// results say so.
     ///
     /// # Errors
     /// When the module has no parameters, panics or fails, gives another shape or values that are not finite, or keeps tensors of
@@ -137,7 +137,7 @@ impl CandleTask {
         }
         let names: Vec<String> = state.iter().map(|parameter| parameter.name.clone()).collect();
         let notes = (!names.is_empty()).then(|| format!(
-            "candle gives no gradient for {}: what is there keeps its initial values, or is what the module makes of it.",
+            "candle gives no gradient for {}: they are not trained, and keep their initial values unless the module itself changes them.",
             list(&names)
         ));
         let builder = Builder {
