@@ -1,7 +1,7 @@
 //! Times training steps of one model under one policy and prints a line of JSON: the half of `benches/peers` that is ours.
 //!
 //! `cargo run --release --example step_time -- mlp bf16-mixed 50`; models: `mlp`, `cnn`, `resnet20`, `wide-mlp`,
-//! `gpu-mlp`, `gpu-resnet`.
+//! `gpu-mlp`, `gpu-resnet`; `candle-mlp` and `candle-wide-mlp` are modules of candle.
 //! With `--device cuda` before the model the steps are a GPU's. They are timed a few at a time there, so that the GPU need not
 //! wait for the host after each, and each of these is told to have taken the mean of them.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
@@ -12,11 +12,14 @@ use mantissa::memory;
 use mantissa::networks;
 use mantissa::precision::Policy;
 use mantissa::spec::{
-    Activation, Augment, ConvBlock, DEFAULT, DataPlan, ModelPlan, OptimizerPlan, Overrides, Plan,
-    Pool, ScheduleKind, SchedulePlan, TrainPlan,
+    Activation, ConvBlock, DEFAULT, DataPlan, ModelPlan, OptimizerPlan, Overrides, Plan, Pool,
+    ScheduleKind, SchedulePlan, TrainPlan,
 };
-use mantissa::task::Task;
+use mantissa::task::{CandleTask, Task};
 use mantissa::train::{DeviceBatch, Setup, Trainer};
+
+/// Before the name of a model: as a module of candle.
+const CANDLE: &str = "candle-";
 
 /// Steps before the clock starts.
 const WARM_UP: u64 = 5;
@@ -41,17 +44,16 @@ fn run() -> Result<(), Failure> {
         _ => return Err("usage: step_time [--device DEVICE] MODEL POLICY STEPS".into()),
     };
     let device = device.parse::<device::Device>()?.resolve()?.open()?;
-    let (plan, batch) = model(name)?;
+    let (plan, batch) = model(name.strip_prefix(CANDLE).unwrap_or(name))?;
     let (named, policy, steps): (_, Policy, u64) = (policy, policy.parse()?, steps.parse()?);
     let data = match name.as_str() {
         "resnet20" => noise([3, 32, 32], batch * 8),
         _ => data::load(&DataPlan::Digits { train: batch * 8, test: batch, seed: 0 })?,
     };
-    let model = networks::model(&plan, data.shape, data.classes)?;
     let shape = data.shape;
     let train = train_plan(name, batch, steps + WARM_UP);
     let measure = Plan::read("default", DEFAULT, &Overrides::default())?.measure;
-    let task = Task { model, data, augment: Augment::default(), notes: Vec::new() };
+    let task = task(&plan, data, name.starts_with(CANDLE))?;
     let setup = Setup {
         task: &task,
         train: &train,
@@ -118,6 +120,32 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
             Err(format!("unknown model {other:?}; known: {known}"))
         }
     }
+}
+
+/// The model of a plan as this crate's layers, or as a module of candle.
+fn task(plan: &ModelPlan, data: Dataset, of_candle: bool) -> Result<Task, Failure> {
+    if !of_candle {
+        let model = networks::model(plan, data.shape, data.classes)?;
+        return Ok(Task::new(model, data));
+    }
+    let ModelPlan::Mlp { hidden, .. } = plan else {
+        return Err("only MLPs are there as modules of candle".into());
+    };
+    let inputs = data.shape.iter().product();
+    let widths: Vec<usize> =
+        std::iter::once(inputs).chain(hidden.iter().copied()).chain([data.classes]).collect();
+    let task = CandleTask::new(data, move |weights| {
+        let mut module = candle_nn::seq().add_fn(|x| x.flatten_from(1));
+        for (index, pair) in widths.windows(2).enumerate() {
+            if index > 0 {
+                module = module.add_fn(|x| x.relu());
+            }
+            let linear = candle_nn::linear(pair[0], pair[1], weights.pp(index))?;
+            module = module.add(linear);
+        }
+        Ok(module)
+    });
+    Ok(task.build()?)
 }
 
 /// Images of noise, for sizes that the built-in data do not have.

@@ -49,6 +49,10 @@ OPTIMIZERS = {
 }
 
 
+# Models that `step_time` has as modules of candle too, computed and differentiated by candle.
+CANDLE = {"mlp", "wide-mlp"}
+
+
 def mlp(*widths):
     layers = []
     for inputs, outputs in zip(widths, widths[1:]):
@@ -189,6 +193,8 @@ def sides(model, policy, arguments):
     found, trials, failed = {}, {}, {}
     if not arguments.alone:
         found["ours"] = Ours(arguments.ours, model, policy, arguments.threads)
+        if model in CANDLE:
+            found["candle"] = Ours(arguments.ours, f"candle-{model}", policy, arguments.threads)
     for name, how in variants(model).items():
         try:
             found[name] = Torch(model, policy, **how)
@@ -250,7 +256,7 @@ def all_rows(model, policy, arguments):
     found, slow, failed = sides(model, policy, arguments)
     blocks, others = measure(found, arguments)
     timed = list(rows(model, policy, blocks))
-    peer = min(timed, key=lambda row: row["torch_ms"], default=None)
+    peer = min((row for row in timed if row["pytorch"] != "candle"), key=lambda row: row["torch_ms"], default=None)
     for row in timed:
         yield row | {"peer": row is peer, "other_load": others, "trusted": others <= OTHER_LOAD}
     named = {"model": model, "policy": policy, "peer": False}
