@@ -129,6 +129,7 @@ mod tests {
             ("model", None),
             ("model", Some("model={kind=\"cnn\"}")),
             ("model", Some("model={kind=\"resnet\"}")),
+            ("model", Some("model={kind=\"layers\"}")),
             ("train", None),
             ("train.optimizer", None),
             ("train.optimizer", Some("train.optimizer={kind=\"sgd\"}")),

@@ -65,7 +65,7 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
         (
             "seeds = 2",
             "sedes = 2",
-            "small.toml:2:1: sedes: unknown key \"sedes\" (did you mean seeds?); known: name, data, model, train, measure, baseline, variants, \
+            "small.toml:2:1: sedes: unknown key \"sedes\" (did you mean seeds?); known: name, data, model, train, measure, init, baseline, variants, \
              seeds, controls, claims",
         ),
         (
