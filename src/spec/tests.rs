@@ -81,7 +81,7 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
         (
             "kind = \"cnn\"",
             "kind = \"transformer\"",
-            "small.toml:11:8: model.kind: unknown value \"transformer\"; known: mlp, cnn, resnet",
+            "small.toml:11:8: model.kind: unknown value \"transformer\"; known: mlp, cnn, resnet, layers",
         ),
         (
             "kind = \"cnn\"",
