@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(
             message(&["batch=64"]),
             "--set batch=64: batch: unknown key \"batch\" (did you mean train.batch?); known: name, data, model, train, measure, \
-             baseline, variants, seeds, controls, claims"
+             init, baseline, variants, seeds, controls, claims"
         );
     }
 }
