@@ -167,15 +167,15 @@ fn whole_steps(c: &mut Criterion) {
     memory::keep_freed_pages();
     let plan = Plan::read("default", DEFAULT, &Overrides::default()).expect("the default plan");
     let data = data::load(&plan.data).expect("digits");
-    let model = Model::new(&plan.model, data.shape, data.classes).expect("a model");
+    let model = Model::new(&plan.model, data.shape(), data.outputs()).expect("a model");
     let mut batches =
         Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0).expect("batches");
-    let batch = DeviceBatch::new(batches.batch(0).expect("memory"), data.shape, &Device::Cpu)
+    let batch = DeviceBatch::new(batches.batch(0).expect("memory"), data.shape(), &Device::Cpu)
         .expect("a batch");
     let mut group = c.benchmark_group("one step of the default experiment");
     for variant in &plan.variants {
         let mut trainer =
-            Trainer::new(&model, &plan.train, variant.policy, 0, (data.shape, &Device::Cpu))
+            Trainer::new(&model, &plan.train, variant.policy, 0, (data.shape(), &Device::Cpu))
                 .expect("a run");
         group.bench_function(BenchmarkId::new("native", &variant.name), |b| {
             b.iter(|| step(&mut trainer, &batch, None));

@@ -6,7 +6,7 @@
 //! wait for the host after each, and each of these is told to have taken the mean of them.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-use mantissa::data::{self, Batches, Dataset, Split};
+use mantissa::data::{self, Batches, DataError, Dataset, Inputs, Split, Targets};
 use mantissa::device::{self, Stopwatch};
 use mantissa::memory;
 use mantissa::model::Model;
@@ -43,15 +43,15 @@ fn run() -> Result<(), Failure> {
     let (plan, batch) = model(name)?;
     let (named, policy, steps): (_, Policy, u64) = (policy, policy.parse()?, steps.parse()?);
     let data = match name.as_str() {
-        "resnet20" => noise([3, 32, 32], batch * 8),
+        "resnet20" => noise([3, 32, 32], batch * 8)?,
         _ => data::load(&DataPlan::Digits { train: batch * 8, test: batch, seed: 0 })?,
     };
-    let model = Model::new(&plan, data.shape, data.classes)?;
+    let model = Model::new(&plan, data.shape(), data.outputs())?;
     let train = train_plan(name, batch, steps + WARM_UP);
     let mut source = Batches::new(&data, batch, Augment::default(), 0)?;
-    let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape, &device))?;
+    let mut trainer = Trainer::new(&model, &train, policy, 0, (data.shape(), &device))?;
     for step in 0..WARM_UP {
-        let batch = DeviceBatch::new(source.batch(step)?, data.shape, &device)?;
+        let batch = DeviceBatch::new(source.batch(step)?, data.shape(), &device)?;
         trainer.step(&mut |_| Ok(batch.clone()), None)?;
     }
     let together = if device.is_cpu() { 1 } else { STEPS_TOGETHER };
@@ -60,7 +60,7 @@ fn run() -> Result<(), Failure> {
     while done < steps {
         let count = together.min(steps - done);
         let load =
-            |step| DeviceBatch::new(source.batch(WARM_UP + done + step)?, data.shape, &device);
+            |step| DeviceBatch::new(source.batch(WARM_UP + done + step)?, data.shape(), &device);
         let batches = (0..count).map(load).collect::<Result<Vec<_>, _>>()?;
         trainer.outcomes()?;
         let clock = Stopwatch::start(&device)?;
@@ -111,14 +111,13 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
 }
 
 /// Images of noise, for sizes that the built-in data do not have.
-fn noise(shape: [usize; 3], images: usize) -> Dataset {
+fn noise(shape: [usize; 3], images: usize) -> Result<Dataset, DataError> {
+    let pixels = |images: usize| 0..images * shape.iter().product::<usize>();
     let split = |images: usize| Split {
-        pixels: (0..images * shape.iter().product::<usize>())
-            .map(|i| (i * 7919 % 251) as u8)
-            .collect(),
-        labels: (0..images).map(|i| (i % 10) as u32).collect(),
+        inputs: Inputs::Pixels(pixels(images).map(|i| (i * 7919 % 251) as u8).collect()),
+        targets: Targets::Labels((0..images).map(|i| (i % 10) as u32).collect()),
     };
-    Dataset { train: split(images), test: split(images / 8), shape, classes: 10 }
+    Dataset::new(shape, 10, split(images), split(images / 8))
 }
 
 /// A constant rate; SGD as in `experiments/cifar-resnet.toml` for `resnet20`, AdamW for the others.

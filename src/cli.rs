@@ -4,6 +4,7 @@
 mod check;
 mod datasets;
 mod doctor;
+mod dry_run;
 mod formats;
 mod history;
 mod interleave;
@@ -15,12 +16,13 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::data;
 use crate::device::{self, Device};
-use crate::experiment::{self, ExperimentError, Options};
+use crate::experiment::{self, ExperimentError, Options, TimeError};
 use crate::formatting::printable;
 use crate::ops;
 use crate::record::{self, Environment, Results, Status};
@@ -56,6 +58,12 @@ enum Command {
         /// Write DIR/tensorboard/ too: event files, which TensorBoard reads
         #[arg(long)]
         tensorboard: bool,
+    },
+    /// Write a spec to start from: the default experiment, with comments
+    Init {
+        /// The file, which must not exist yet
+        #[arg(value_name = "PATH", default_value = "experiment.toml")]
+        file: PathBuf,
     },
     /// Print the results of an experiment, finished or still running
     Show {
@@ -93,6 +101,12 @@ enum Command {
         /// results: results.json; record: record.json of a run
         #[arg(value_enum, default_value_t)]
         file: SchemaFile,
+    },
+    /// Print the completions of a shell, for its configuration
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
     },
     /// Tell what this machine and this build can do
     Doctor {
@@ -157,6 +171,9 @@ struct ExperimentArguments {
     /// Train again, and replace what an experiment left in --out
     #[arg(long)]
     force: bool,
+    /// Train nothing: print the plan, the parameters, the memory of weights, gradients and optimizer, and an estimate of the time
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// How much of the results is printed.
@@ -235,9 +252,10 @@ impl From<StoreError> for Failure {
 impl From<ReportError> for Failure {
     fn from(error: ReportError) -> Self {
         match error {
-            ReportError::Missing(_) | ReportError::Invalid { .. } | ReportError::Newer { .. } => {
-                Self::input(error)
-            }
+            ReportError::Missing(_)
+            | ReportError::Invalid { .. }
+            | ReportError::Newer { .. }
+            | ReportError::Metrics { .. } => Self::input(error),
             ReportError::Store(error) => error.into(),
             ReportError::Make { .. } => Self::machine(error),
         }
@@ -260,6 +278,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome = match command {
         Command::Experiment(arguments) => experiment(arguments),
+        Command::Init { file } => init(&file),
+        Command::Completions { shell } => completions(shell),
         Command::Show { folder, printed } => show(&folder, printed.verbosity()),
         Command::Report { folders, out, tensorboard } => report(&folders, out, tensorboard),
         Command::Check { folder, baseline, how } => check::check(&folder, &baseline, &how),
@@ -278,6 +298,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// Writes the default experiment where no file is.
+fn init(file: &Path) -> Result<(), Failure> {
+    if store::exists(file)? {
+        let problem = format!("{}: is there already; give another path", file.display());
+        return Err(Failure::Input(problem));
+    }
+    store::write(file, spec::DEFAULT.as_bytes()).map_err(Failure::input)?;
+    print(&printable(&format!("{}: edit it, then run mantissa experiment {0}", file.display())))
+}
+
+fn completions(shell: Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "mantissa", &mut script);
+    write_out(&script)
 }
 
 fn schema(file: SchemaFile) -> Result<(), Failure> {
@@ -320,18 +356,22 @@ impl Selection {
         let overrides = Overrides { set, variants: self.variants.clone(), seeds };
         let count = |data: &DataPlan| {
             let data = data::load(data).map_err(|error| error.to_string())?;
-            Ok(data.train.labels.len())
+            Ok(data.samples()[0])
         };
         Plan::read_counting((&file, &text), &overrides, &count).map_err(Failure::input)
     }
 }
 
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
-    let ExperimentArguments { spec, out, selection, seeds, .. } = arguments;
+    let ExperimentArguments { spec, out, selection, seeds, dry_run, .. } = arguments;
     let ExperimentArguments { quiet, printed, tensorboard, force, .. } = arguments;
     let plan = selection.plan(spec.as_deref(), seeds)?;
     let out = out.unwrap_or_else(|| Path::new("reports").join(&plan.name));
     let Place { pool, device, environment } = selection.open()?;
+    if dry_run {
+        let found = pool.install(|| experiment::dry_run(&plan, &device));
+        return print(&dry_run::page(&plan, &found.map_err(time_failure)?)?);
+    }
     let folder = Folder::lock(&out, &holder(&environment)).map_err(Failure::input)?;
     let options = Options { folder: &folder, force, device: &device, environment: &environment };
     let mut progress = Progress::new(quiet, &plan);
@@ -353,6 +393,14 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
         }
     }
     failed_runs(&results)
+}
+
+/// Why nothing could be timed.
+fn time_failure(error: TimeError) -> Failure {
+    match error {
+        TimeError::Data(_) | TimeError::Model(_) => Failure::input(error),
+        TimeError::Run(_) => Failure::machine(error),
+    }
 }
 
 /// What another process prints that wants to write to the same folder.
@@ -461,7 +509,12 @@ fn doctor(json: bool) -> Result<(), Failure> {
 /// Prints a result, whose lines are its own. A reader that has gone, as `head` does, is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     let lines: Vec<String> = text.trim_end().split('\n').map(printable).collect();
-    match writeln!(std::io::stdout().lock(), "{}", lines.join("\n")) {
+    write_out((lines.join("\n") + "\n").as_bytes())
+}
+
+fn write_out(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::Machine(format!("cannot write to stdout: {error}")))
         }

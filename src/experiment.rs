@@ -4,11 +4,14 @@
 //! what plan, build, device and data the runs are of; the record of each run says so too.
 
 mod compare;
+mod dry_run;
 mod identity;
 mod kept;
 #[cfg(test)]
 mod tests;
 mod timed;
+
+pub use dry_run::{DryRun, DryVariant, dry_run};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -238,7 +241,7 @@ pub fn time_blocks(
 /// The data and the model of a plan, which fit each other.
 fn prepare<E: From<DataError> + From<ModelError>>(plan: &Plan) -> Result<(Dataset, Model), E> {
     let data = data::load(&plan.data)?;
-    let model = Model::new(&plan.model, data.shape, data.classes)?;
+    let model = Model::new(&plan.model, data.shape(), data.outputs())?;
     model.check_batch(plan.train.batch.max(plan.measure.inference_batch))?;
     model.check_normalization(plan.train.batch)?;
     Batches::new(&data, plan.train.batch, data::augmentation(&plan.data), 0)?;
@@ -409,6 +412,7 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> RunRecord {
             seed,
             status: Status::Failed,
             test_accuracy: None,
+            test_squared_error: None,
             final_loss: None,
             steps: 0,
             skipped_steps: 0,
@@ -448,10 +452,11 @@ fn results(
     };
     let mut variants: Vec<VariantResult> =
         plan.variants.iter().map(|variant| summary(variant, &plan.seeds)).collect();
-    compare::against_baseline(plan, &mut variants);
+    let on = (plan, data.metric());
+    compare::against_baseline(on, &mut variants);
     let control = |planned: ControlPlan| {
         let mut result = summary(&planned.variant, &planned.seeds);
-        result.against_baseline = compare::control(plan, (planned.kind, &result), &variants);
+        result.against_baseline = compare::control(on, (planned.kind, &result), &variants);
         Control { kind: planned.kind, result }
     };
     let controls = plan.control_plans().into_iter().map(control).collect();
@@ -462,6 +467,7 @@ fn results(
         plan: plan.clone(),
         environment: options.environment.clone(),
         data: Some(data.clone()),
+        metric: data.metric(),
         variants,
         claims: Vec::new(),
         controls,

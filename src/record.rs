@@ -7,6 +7,7 @@ mod comparison;
 mod cost;
 mod environment;
 mod estimate;
+mod metric;
 mod numerics;
 mod run;
 pub mod schema;
@@ -15,6 +16,7 @@ pub use comparison::*;
 pub use cost::*;
 pub use environment::*;
 pub use estimate::*;
+pub use metric::*;
 pub use numerics::*;
 pub use run::*;
 
@@ -44,6 +46,9 @@ pub struct Results {
     /// The data; absent in older files.
     #[serde(default)]
     pub data: Option<DataFacts>,
+    /// What models are judged by; absent in older files, where it is the accuracy.
+    #[serde(default)]
+    pub metric: TestMetric,
     /// One entry a variant, in the plan's order.
     pub variants: Vec<VariantResult>,
     /// The verdict on each claim and variant.
@@ -65,24 +70,43 @@ pub struct Results {
 pub struct DataFacts {
     /// SHA-256 of all of it, in hexadecimal digits: `Dataset::facts` says in which order.
     pub digest: String,
-    /// Images of the training split.
+    /// Samples of the training split.
     pub train: usize,
-    /// Images of the test split.
+    /// Samples of the test split.
     pub test: usize,
-    /// Classes.
+    /// Classes; 0 of a regression.
     pub classes: usize,
-    /// Channels, height and width of an image.
+    /// Values of a target of a regression; none of a classification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_values: Option<usize>,
+    /// Channels, height and width of a sample.
     pub shape: [usize; 3],
+}
+
+impl DataFacts {
+    /// What a model of this data is judged by.
+    pub fn metric(&self) -> TestMetric {
+        match self.target_values {
+            None => TestMetric::Accuracy,
+            Some(_) => TestMetric::MeanSquaredError,
+        }
+    }
 }
 
 impl fmt::Display for DataFacts {
     /// One line, with the beginning of the digest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { digest, train, test, classes, shape: [channels, height, width] } = self;
+        let Self { digest, train, test, classes, target_values, shape: [channels, height, width] } =
+            self;
         let digest = digest.get(..12).unwrap_or(digest);
+        let targets = match target_values {
+            Some(1) => "1 target value".to_owned(),
+            Some(values) => format!("{values} target values"),
+            None => format!("{classes} classes"),
+        };
         write!(
             f,
-            "{train} training and {test} test images of {channels} × {height} × {width}, {classes} classes, SHA-256 {digest}…"
+            "{train} training and {test} test samples of {channels} × {height} × {width}, {targets}, SHA-256 {digest}…"
         )
     }
 }

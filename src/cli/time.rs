@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, Place, Selection, print};
-use crate::experiment::{self, TimeError};
+use super::{Failure, Place, Selection, print, time_failure};
+use crate::experiment;
 use crate::record::Phases;
 use crate::regression::{Metric, TimedBlock};
 use crate::train::Phase;
@@ -32,10 +32,7 @@ pub(super) fn time(arguments: &TimeArguments) -> Result<(), Failure> {
     let block = arguments.block as usize;
     let phase = Phase { blocks: block..block + 1, products: false };
     let timed = pool.install(|| experiment::time_blocks(&plan, &device, phase));
-    let (data, timings) = timed.map_err(|error| match error {
-        TimeError::Data(_) | TimeError::Model(_) => Failure::input(error),
-        TimeError::Run(_) => Failure::machine(error),
-    })?;
+    let (data, timings) = timed.map_err(time_failure)?;
     let mut timed = TimedBlock::new(&plan, &environment, &data.digest);
     let one = |blocks: &[Seconds]| blocks.first().map(|seconds| seconds.0);
     for (variant, timing) in plan.variants.iter().zip(timings) {

@@ -7,7 +7,7 @@ use super::judge::{Asked, Judgement, Outcome, Verdict, judge};
 use super::metric::Measured;
 use crate::record::{
     Control, Counts, DataFacts, Environment, Estimate, Inference, Memory, Numerics, Point, Results,
-    RunSummary, SCHEMA, Status, TrainTime, UpdateCounts, VariantResult, Work,
+    RunSummary, SCHEMA, Status, TestMetric, TrainTime, UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{self, ControlKind, Overrides, Plan};
 use crate::units::{Bytes, Flops, Seconds};
@@ -26,6 +26,7 @@ pub(super) fn results() -> Results {
         plan,
         environment: environment(),
         data: Some(DataFacts { digest: "d".repeat(64), ..DataFacts::default() }),
+        metric: TestMetric::Accuracy,
         variants,
         claims: Vec::new(),
         controls: Vec::new(),
@@ -85,6 +86,7 @@ fn run(name: &str, seed: u64, accuracy: f64) -> RunSummary {
         seed,
         status: Status::Completed,
         test_accuracy: Some(accuracy),
+        test_squared_error: None,
         final_loss: Some(0.25),
         steps: 100,
         skipped_steps: 0,

@@ -157,10 +157,10 @@ impl<'a> Run<'a> {
     ) -> Result<Self, RunError> {
         let batches = Batches::new(data, plan.train.batch, augmentation(&plan.data), seed)?;
         let meter = Meter::start(device)?;
-        let on = (data.shape, device);
+        let on = (data.shape(), device);
         let trainer = Trainer::new(model, &plan.train, variant.policy, seed, on)?;
         let meter = meter.map(|meter| meter.live().map(|held| (meter, held))).transpose()?;
-        let (image, log) = (data.shape, Log::default());
+        let (image, log) = (data.shape(), Log::default());
         Ok(Self { plan, model, variant, image, batches, trainer, meter, log, failure: None })
     }
 
@@ -257,7 +257,13 @@ impl<'a> Run<'a> {
         let test = self.trainer.test(batches)?;
         let loss = test.loss.is_finite().then_some(test.loss);
         let step = self.log.loss.len() as u64;
-        self.log.evaluations.push(Evaluation { step, accuracy: test.accuracy, loss });
+        let squared_error = if test.accuracy.is_none() { loss } else { None };
+        self.log.evaluations.push(Evaluation {
+            step,
+            accuracy: test.accuracy,
+            squared_error,
+            loss,
+        });
         Ok(())
     }
 
@@ -290,8 +296,7 @@ impl<'a> Run<'a> {
             device.is_cpu().then(|| ops::work_space(|| trainer.try_step(&mut load))).transpose()?;
         let work_space = work_space.flatten();
         let [weights, master_weights, optimizer] = trainer.tensor_bytes();
-        // A gradient is stored as the weights that compute are; sums over micro-batches are in f32.
-        let gradients = if accumulate == 1 { weights } else { 4 * trainer.weight_count() };
+        let gradients = trainer.gradient_bytes();
         let peak = held.0 + passing + work_space.map_or(0, |space| space.0);
         let named = weights + master_weights + optimizer + gradients;
         Ok(Some(Memory {
@@ -312,7 +317,11 @@ impl<'a> Run<'a> {
         let summary = RunSummary {
             seed,
             status,
-            test_accuracy: log.evaluations.last().map(|evaluation| evaluation.accuracy),
+            test_accuracy: log.evaluations.last().and_then(|evaluation| evaluation.accuracy),
+            test_squared_error: log
+                .evaluations
+                .last()
+                .and_then(|evaluation| evaluation.squared_error),
             final_loss: log.loss.last().copied().flatten(),
             steps: log.loss.len() as u64,
             skipped_steps: log.skips.len() as u64,

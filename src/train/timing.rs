@@ -234,14 +234,14 @@ pub fn time_variants(
     let accumulate = plan.train.accumulate;
     let batches: Vec<Vec<DeviceBatch>> = (0..plan.measure.timing_steps.min(PREPARED) as u64)
         .map(|step| {
-            let load = loader(&mut source, (step, accumulate), (data.shape, device));
+            let load = loader(&mut source, (step, accumulate), (data.shape(), device));
             (0..accumulate.min(PREPARED)).map(load).collect()
         })
         .collect::<Result<_, _>>()?;
     let Some(sample) = source.test_batches(plan.measure.inference_batch).next() else {
         return Ok(vec![Timing::default(); variants.len()]);
     };
-    let sample = DeviceBatch::new(sample?, data.shape, device)?;
+    let sample = DeviceBatch::new(sample?, data.shape(), device)?;
     let has_peaks = products && !blocks.is_empty();
     let mut peaks = peaks(if has_peaks { variants } else { &[] }, device);
     let mut timings = vec![Timing::default(); variants.len()];
@@ -250,7 +250,8 @@ pub fn time_variants(
         if variant.policy.is_emulated(device.is_cuda()) {
             continue;
         }
-        let trainer = Trainer::new(model, &plan.train, variant.policy, seed, (data.shape, device));
+        let trainer =
+            Trainer::new(model, &plan.train, variant.policy, seed, (data.shape(), device));
         let loaded = trainer.map_err(RunError::from).and_then(|trainer| {
             let timing = &mut timings[index];
             let data = (&source, batches.as_slice(), &sample);

@@ -67,6 +67,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
             timing_warmup: 1,
             inference_batch: 30,
             equivalence_margin: 0.01,
+            error_margin: 0.05,
         },
         baseline: policies[0].to_owned(),
         variants: policies.iter().map(variant).collect(),
@@ -78,7 +79,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
 
 fn record(plan: &Plan, variant: usize, device: &Device) -> RunRecord {
     let data = data::load(&plan.data).unwrap();
-    let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
+    let model = Model::new(&plan.model, data.shape(), data.outputs()).unwrap();
     let on = (&model, &data, device);
     train::run(plan, on, (&plan.variants[variant], 0), &mut |_| ()).unwrap()
 }
@@ -233,7 +234,7 @@ fn long_blocks_are_timed() {
     plan.train.accumulate = 1;
     plan.measure.timing_steps = 70;
     let data = data::load(&plan.data).unwrap();
-    let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
+    let model = Model::new(&plan.model, data.shape(), data.outputs()).unwrap();
     let on = (&model, &data, &device);
     let phase = train::Phase { blocks: 0..2, products: true };
     let timings = train::time_variants(&plan, on, &plan.variants, phase, &mut |_, _| ()).unwrap();
@@ -250,7 +251,7 @@ fn every_policy_is_timed() {
     let Some((device, _guard)) = gpu() else { return };
     let plan = plan(mlp(), &POLICIES, 4);
     let data = data::load(&plan.data).unwrap();
-    let model = Model::new(&plan.model, data.shape, data.classes).unwrap();
+    let model = Model::new(&plan.model, data.shape(), data.outputs()).unwrap();
     let on = (&model, &data, &device);
     let phase = train::Phase { blocks: 0..2, products: true };
     let timings = train::time_variants(&plan, on, &plan.variants, phase, &mut |_, _| ()).unwrap();
