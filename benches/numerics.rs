@@ -169,7 +169,7 @@ fn whole_steps(c: &mut Criterion) {
     let setup = Setup::new(&plan, &task, &Device::Cpu);
     let mut batches = setup.batches(0).expect("batches");
     let batch = batches.batch(0).expect("memory");
-    let batch = DeviceBatch::new(batch, task.data.shape, &Device::Cpu).expect("a batch");
+    let batch = DeviceBatch::new(batch, task.data.shape(), &Device::Cpu).expect("a batch");
     let mut group = c.benchmark_group("one step of the default experiment");
     for variant in &plan.variants {
         let mut trainer = Trainer::new(setup, variant.policy, 0).expect("a run");

@@ -71,7 +71,7 @@ fn convolution(weights: VarBuilder<'_>) -> Result<impl ModuleT + use<>> {
 /// The same network of this crate's layers.
 fn own_convolution() -> std::result::Result<Task, Failure> {
     let data = digits()?;
-    let model = Model::of_layers(data.shape, |registry| {
+    let model = Model::of_layers(data.shape(), |registry| {
         let settings = ConvSettings { stride: 2, padding: 1, dilation: 1, groups: 1 };
         let mut layers: Vec<BoxedLayer> = Vec::new();
         for index in 0..2 {

@@ -12,10 +12,10 @@ use mantissa::experiment::record_path;
 use mantissa::memory::{CountingAllocator, HostMeter};
 use mantissa::model::Engine;
 use mantissa::record::{
-    AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
-    Counts, Environment, Estimate, ExponentHistogram, GradientCounts, Inference, LayerCensus,
-    Memory, Numerics, Phases, Results, Role, RunRecord, RunSummary, SCHEMA, Skip, Status,
-    TrainTime, UpdateCounts, VariantResult,
+    AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict, Counts, Environment, Estimate,
+    ExponentHistogram, GradientCounts, Inference, LayerCensus, Memory, MetricDifference,
+    MetricVerdict, Numerics, Phases, Results, Role, RunRecord, RunSummary, SCHEMA, Skip, Status,
+    TestMetric, TrainTime, UpdateCounts, VariantResult,
 };
 use mantissa::spec::{self, Overrides, Plan, VariantPlan};
 use mantissa::units::{Bytes, Ratio, Seconds};
@@ -76,6 +76,7 @@ fn save(dir: &Path, variants: usize, seeds: u64, steps: u64) -> Result<(), Failu
         engine: Engine::Mantissa,
         environment: Environment::default(),
         data: None,
+        metric: TestMetric::Accuracy,
         variants: Vec::new(),
         claims: Vec::new(),
         controls: Vec::new(),
@@ -131,7 +132,8 @@ fn against(baseline: &str, wobble: f64, pairs: usize) -> AgainstBaseline {
         train_memory_ratio: Some(Ratio(wobble)),
         inference_time_ratio: Some(ratio(around(wobble))),
         inference_memory_ratio: Some(Ratio(wobble)),
-        accuracy_difference: Some(AccuracyDifference {
+        squared_error_difference: None,
+        accuracy_difference: Some(MetricDifference {
             value: 0.01 * (wobble - 1.0),
             low: Some(-0.01),
             high: Some(0.01),
@@ -139,7 +141,7 @@ fn against(baseline: &str, wobble: f64, pairs: usize) -> AgainstBaseline {
             p_holm: Some(1.0),
             probability_better: Some(0.5),
             pairs,
-            verdict: AccuracyVerdict::Inconclusive,
+            verdict: MetricVerdict::Inconclusive,
         }),
     }
 }
@@ -241,6 +243,7 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
             seed,
             status: Status::Completed,
             test_accuracy: Some(0.95 + 0.001 * ((seed * 7 + index as u64 * 3) % 11) as f64),
+            test_squared_error: None,
             final_loss: loss(steps - 1),
             steps,
             skipped_steps: steps / 500,

@@ -43,14 +43,14 @@ timing_blocks = 4
 /// A linear layer, a residual block, and a linear layer to the classes: no spec has one like it.
 fn task() -> Result<Task, Failure> {
     let data = data::load(&DataPlan::Digits { train: 1000, test: 500, seed: 0 })?;
-    let model = Model::of_layers(data.shape, |registry| {
-        let inputs = data.shape.iter().product();
+    let model = Model::of_layers(data.shape(), |registry| {
+        let inputs = data.shape().iter().product();
         let first = Linear::new(registry, "first", (inputs, 64), true);
         let inner = Linear::new(registry, "block.1", (64, 32), false).with_relu(registry, "relu");
         let outer = Linear::new(registry, "block.2", (32, 64), false);
         let body = Sequential(vec![Box::new(inner), Box::new(outer)]);
         let block = Residual::new(registry, "block", body, Sequential::default());
-        let output = Linear::new(registry, "output", (64, data.classes), false);
+        let output = Linear::new(registry, "output", (64, data.outputs()), false);
         let layers: Vec<BoxedLayer> =
             vec![Box::new(Flatten), Box::new(first), Box::new(block), Box::new(output)];
         Ok(Sequential(layers))

@@ -6,7 +6,7 @@
 //! wait for the host after each, and each of these is told to have taken the mean of them.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-use mantissa::data::{self, Dataset, Split};
+use mantissa::data::{self, DataError, Dataset, Inputs, Split, Targets};
 use mantissa::device::{self, Stopwatch};
 use mantissa::memory;
 use mantissa::networks;
@@ -47,10 +47,10 @@ fn run() -> Result<(), Failure> {
     let (plan, batch) = model(name.strip_prefix(CANDLE).unwrap_or(name))?;
     let (named, policy, steps): (_, Policy, u64) = (policy, policy.parse()?, steps.parse()?);
     let data = match name.as_str() {
-        "resnet20" => noise([3, 32, 32], batch * 8),
+        "resnet20" => noise([3, 32, 32], batch * 8)?,
         _ => data::load(&DataPlan::Digits { train: batch * 8, test: batch, seed: 0 })?,
     };
-    let shape = data.shape;
+    let shape = data.shape();
     let train = train_plan(name, batch, steps + WARM_UP);
     let measure = Plan::read("default", DEFAULT, &Overrides::default())?.measure;
     let task = task(&plan, data, name.starts_with(CANDLE))?;
@@ -125,15 +125,15 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
 /// The model of a plan as this crate's layers, or as a module of candle.
 fn task(plan: &ModelPlan, data: Dataset, of_candle: bool) -> Result<Task, Failure> {
     if !of_candle {
-        let model = networks::model(plan, data.shape, data.classes)?;
+        let model = networks::model(plan, data.shape(), data.outputs())?;
         return Ok(Task::new(model, data));
     }
     let ModelPlan::Mlp { hidden, .. } = plan else {
         return Err("only MLPs are there as modules of candle".into());
     };
-    let inputs = data.shape.iter().product();
+    let inputs = data.shape().iter().product();
     let widths: Vec<usize> =
-        std::iter::once(inputs).chain(hidden.iter().copied()).chain([data.classes]).collect();
+        std::iter::once(inputs).chain(hidden.iter().copied()).chain([data.outputs()]).collect();
     let task = CandleTask::new(data, move |weights| {
         let mut module = candle_nn::seq().add_fn(|x| x.flatten_from(1));
         for (index, pair) in widths.windows(2).enumerate() {
@@ -149,14 +149,13 @@ fn task(plan: &ModelPlan, data: Dataset, of_candle: bool) -> Result<Task, Failur
 }
 
 /// Images of noise, for sizes that the built-in data do not have.
-fn noise(shape: [usize; 3], images: usize) -> Dataset {
+fn noise(shape: [usize; 3], images: usize) -> Result<Dataset, DataError> {
+    let pixels = |images: usize| 0..images * shape.iter().product::<usize>();
     let split = |images: usize| Split {
-        pixels: (0..images * shape.iter().product::<usize>())
-            .map(|i| (i * 7919 % 251) as u8)
-            .collect(),
-        labels: (0..images).map(|i| (i % 10) as u32).collect(),
+        inputs: Inputs::Pixels(pixels(images).map(|i| (i * 7919 % 251) as u8).collect()),
+        targets: Targets::Labels((0..images).map(|i| (i % 10) as u32).collect()),
     };
-    Dataset { train: split(images), test: split(images / 8), shape, classes: 10 }
+    Dataset::new(shape, 10, split(images), split(images / 8))
 }
 
 /// A constant rate; SGD as in `experiments/cifar-resnet.toml` for `resnet20`, AdamW for the others.

@@ -9,7 +9,7 @@
 //! The number is that of experiments for each row; with a word behind it, only rows whose names begin so.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-use mantissa::record::{AccuracyVerdict, Estimate};
+use mantissa::record::{Estimate, MetricVerdict, TestMetric};
 use mantissa::stats::{self, FAR_OFF, LEVEL};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -153,7 +153,7 @@ fn errors(draw: Draw, seeds: usize, count: usize) -> [usize; 4] {
             covers(stats::mean_difference(&variant, &baseline)),
             covers(stats::student_interval(&differences, LEVEL)),
             covers(stats::bca(&differences, mean, LEVEL)),
-            matches!(nothing, Some(AccuracyVerdict::Better | AccuracyVerdict::Worse)),
+            matches!(nothing, Some(MetricVerdict::Better | MetricVerdict::Worse)),
         ];
         count_up(&mut hits, found);
     }
@@ -167,10 +167,11 @@ fn count_up<const N: usize>(hits: &mut [usize; N], found: [bool; N]) {
 }
 
 /// The verdict on accuracies that are paired by place.
-fn verdict(pairs: (Vec<f64>, Vec<f64>), margin: f64) -> Option<AccuracyVerdict> {
+fn verdict(pairs: (Vec<f64>, Vec<f64>), margin: f64) -> Option<MetricVerdict> {
     let by_seed = |accuracies: Vec<f64>| -> Vec<(u64, f64)> { (0..).zip(accuracies).collect() };
     let (variant, baseline) = (by_seed(pairs.0), by_seed(pairs.1));
-    stats::accuracy_difference(&variant, &baseline, margin).map(|judged| judged.verdict)
+    stats::metric_difference(TestMetric::Accuracy, &variant, &baseline, margin)
+        .map(|judged| judged.verdict)
 }
 
 /// Ends of an interval that lies within the margin where differences are equivalent.

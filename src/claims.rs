@@ -9,14 +9,14 @@ mod recommend;
 mod sample_size;
 pub(crate) mod wording;
 
-use crate::formatting::{chosen_share, list, plural, points_apart};
+use crate::formatting::{chosen_share, list, plural};
 use crate::precision::{Format, LossScale, Policy};
 use crate::record::{
-    AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict, Counts, Estimate,
-    Results, Status, VariantResult,
+    AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict, Counts, Estimate, MetricVerdict,
+    Results, RunSummary, Status, TestMetric, VariantResult,
 };
 use crate::spec::{ClaimsPlan, ControlKind, Plan};
-use crate::stats::{accuracy_difference, wilson};
+use crate::stats::{mean, metric_difference, wilson};
 use crate::units::Ratio;
 use sample_size::{SeedsNeeded, timing_blocks};
 
@@ -31,7 +31,7 @@ struct Claim {
     sentence: &'static str,
     /// Who says so.
     source: &'static str,
-    threshold: fn(&Plan) -> String,
+    threshold: fn(&Results) -> String,
     /// The policies that it speaks of, in words and as a test.
     about: &'static str,
     applies: fn(&Policy) -> bool,
@@ -62,7 +62,9 @@ const CLAIMS: [Claim; 8] = [
         id: "train-time",
         sentence: "Mixed precision trains in half of the time of FP32 or less",
         source: ARTICLE,
-        threshold: |plan| format!("step time ÷ FP32's at most {}", plan.claims.train_time),
+        threshold: |results| {
+            format!("step time ÷ FP32's at most {}", results.plan.claims.train_time)
+        },
         about: "16-bit compute and f32 parameters",
         applies: is_mixed,
         judge: train_time,
@@ -71,8 +73,8 @@ const CLAIMS: [Claim; 8] = [
         id: "train-memory",
         sentence: "Mixed precision needs about as much memory for training as FP32",
         source: ARTICLE,
-        threshold: |plan| {
-            let [low, high] = plan.claims.train_memory;
+        threshold: |results| {
+            let [low, high] = results.plan.claims.train_memory;
             format!("peak training memory ÷ FP32's from {low} to {high}")
         },
         about: "16-bit compute and f32 parameters",
@@ -83,8 +85,11 @@ const CLAIMS: [Claim; 8] = [
         id: "infer-memory",
         sentence: "Inference in 16 bits needs half of the memory",
         source: ARTICLE,
-        threshold: |plan| {
-            format!("peak inference memory ÷ FP32's at most {}", plan.claims.inference_memory)
+        threshold: |results| {
+            format!(
+                "peak inference memory ÷ FP32's at most {}",
+                results.plan.claims.inference_memory
+            )
         },
         about: "16-bit compute",
         applies: is_16_bit,
@@ -94,7 +99,9 @@ const CLAIMS: [Claim; 8] = [
         id: "infer-time",
         sentence: "Inference in 16 bits takes half of the time",
         source: ARTICLE,
-        threshold: |plan| format!("inference time ÷ FP32's at most {}", plan.claims.inference_time),
+        threshold: |results| {
+            format!("inference time ÷ FP32's at most {}", results.plan.claims.inference_time)
+        },
         about: "16-bit compute",
         applies: is_16_bit,
         judge: inference_time,
@@ -103,11 +110,9 @@ const CLAIMS: [Claim; 8] = [
         id: "accuracy-kept",
         sentence: "FP16 mixed precision keeps the test accuracy, or raises it",
         source: ARTICLE,
-        threshold: |plan| {
-            let margin = points_apart(plan.measure.equivalence_margin);
-            format!(
-                "test accuracy − FP32's equivalent within ±{margin} pp, or better, and no run lost"
-            )
+        threshold: |results| {
+            let (name, margin) = (results.metric.name(), margin_in_words(results, "FP32"));
+            format!("{name} − FP32's equivalent within {margin}, or better, and no run lost")
         },
         about: "f16 compute, f32 parameters and loss scaling",
         applies: |policy| is_mixed(policy) && computes(policy, Format::F16) && is_scaled(policy),
@@ -117,11 +122,11 @@ const CLAIMS: [Claim; 8] = [
         id: "bf16-robust",
         sentence: "BF16 overflows and underflows more rarely than FP16",
         source: ARTICLE,
-        threshold: |plan| {
+        threshold: |results| {
             format!(
                 "overflow and underflow, share of values ÷ FP16's at most {} (refuted from 1 on), \
                  and no larger share of steps skipped",
-                plan.claims.rarer
+                results.plan.claims.rarer
             )
         },
         about: "bf16 compute",
@@ -132,10 +137,11 @@ const CLAIMS: [Claim; 8] = [
         id: "master-weights",
         sentence: "16-bit weights without a copy in FP32 lose small updates, and accuracy",
         source: PAPER,
-        threshold: |_| {
-            "without master weights: a larger share of updates rounded away and a worse test accuracy than \
-             with them"
-                .to_owned()
+        threshold: |results| {
+            format!(
+                "without master weights: a larger share of updates rounded away and a worse {} than with them",
+                results.metric.name()
+            )
         },
         about: "16-bit parameters",
         applies: is_true_16_bit,
@@ -145,8 +151,8 @@ const CLAIMS: [Claim; 8] = [
         id: "loss-scaling",
         sentence: "Without loss scaling, FP16 gradients underflow",
         source: PAPER,
-        threshold: |plan| {
-            let least = chosen_share(plan.claims.gradient_underflow);
+        threshold: |results| {
+            let least = chosen_share(results.plan.claims.gradient_underflow);
             format!("underflow, share of gradient values, at least {least}")
         },
         about: "f16 compute and no loss scaling",
@@ -177,16 +183,40 @@ pub fn judge(results: &Results) -> Vec<ClaimResult> {
     CLAIMS.iter().flat_map(|claim| judge_one(claim, results)).collect()
 }
 
-/// Test accuracy by seed, of every run that the machine did not fail: a diverged run counts with the accuracy of the
-/// weights that it ended with, and with 0 if even that is unknown.
-pub fn accuracies(variant: &VariantResult) -> Vec<(u64, f64)> {
-    let of_run = |status, accuracy: Option<f64>| match status {
-        Status::Completed => accuracy,
-        Status::Diverged => Some(accuracy.unwrap_or(0.0)),
-        Status::Failed => None,
+/// The metric by seed, of every run that the machine did not fail: a diverged run counts with the value of the weights that it
+/// ended with. If even that is unknown, its accuracy is 0; of an error there is no largest, and the run is left out.
+pub fn test_values(metric: TestMetric, variant: &VariantResult) -> Vec<(u64, f64)> {
+    let of_run = |run: &RunSummary| match (run.status, metric) {
+        (Status::Completed, _) | (Status::Diverged, TestMetric::MeanSquaredError) => run.metric(),
+        (Status::Diverged, TestMetric::Accuracy) => Some(run.metric().unwrap_or(0.0)),
+        (Status::Failed, _) => None,
     };
     let runs = variant.runs.iter();
-    runs.filter_map(|run| Some((run.seed, of_run(run.status, run.test_accuracy)?))).collect()
+    runs.filter_map(|run| Some((run.seed, of_run(run)?))).collect()
+}
+
+/// δ in the unit of the metric: of an error, a share of the baseline's mean; 0 where that has no runs.
+pub fn margin((plan, metric): (&Plan, TestMetric), baseline: &VariantResult) -> f64 {
+    match metric {
+        TestMetric::Accuracy => plan.measure.equivalence_margin,
+        TestMetric::MeanSquaredError => {
+            let errors: Vec<f64> =
+                test_values(metric, baseline).into_iter().map(|(_, error)| error).collect();
+            plan.measure.error_margin * mean(&errors).unwrap_or(0.0)
+        }
+    }
+}
+
+/// δ in words: `±0.50 pp`, `±5% of FP32's`.
+fn margin_in_words(results: &Results, baseline: &str) -> String {
+    match results.metric {
+        TestMetric::Accuracy => {
+            format!("±{}", results.metric.distance(results.plan.measure.equivalence_margin))
+        }
+        TestMetric::MeanSquaredError => {
+            format!("±{} of {baseline}'s", chosen_share(results.plan.measure.error_margin))
+        }
+    }
 }
 
 /// One sentence where the baseline, trained again with the same seeds, did not end with the same weights.
@@ -197,7 +227,7 @@ pub fn nondeterminism(results: &Results) -> Option<String> {
         again.result.runs.iter().filter_map(|run| {
             let first = baseline.runs.iter().find(|first| first.seed == run.seed)?;
             let digests = (first.weights_digest.as_ref()?, run.weights_digest.as_ref()?);
-            Some((digests.0 != digests.1, first.test_accuracy? - run.test_accuracy?))
+            Some((digests.0 != digests.1, first.metric()? - run.metric()?))
         })
     };
     let differ = twice().filter(|(differs, _)| *differs).count();
@@ -206,10 +236,10 @@ pub fn nondeterminism(results: &Results) -> Option<String> {
     }
     let largest = twice().map(|(_, difference)| difference.abs()).fold(0.0, f64::max);
     let consequence = if largest == 0.0 {
-        "even if every test accuracy was the same".to_owned()
+        format!("even if every {} was the same", results.metric.name())
     } else {
-        let points = points_apart(largest);
-        format!("and differences of accuracy up to {points} pp say nothing of precision")
+        let (short, distance) = (results.metric.short(), results.metric.distance(largest));
+        format!("and differences of {short} up to {distance} say nothing of precision")
     };
     Some(format!(
         "{} trained twice with the same seed gave other weights in {differ} of {}: this machine is not \
@@ -225,7 +255,7 @@ fn judge_one(claim: &Claim, results: &Results) -> Vec<ClaimResult> {
         variant: variant.to_owned(),
         verdict: judgement.verdict,
         measured: judgement.measured,
-        threshold: (claim.threshold)(&results.plan),
+        threshold: (claim.threshold)(results),
         missing: judgement.missing,
     };
     let judged: Vec<ClaimResult> = cases(results)
@@ -388,20 +418,20 @@ fn exact(value: f64, verdict: ClaimVerdict) -> Judgement {
 
 fn accuracy_kept(case: &Case<'_>) -> Judgement {
     let difference = match case.against_fp32() {
-        Ok(comparison) => &comparison.accuracy_difference,
+        Ok(comparison) => comparison.metric_difference(),
         Err(judgement) => return judgement,
     };
     let Some(difference) = difference else {
         return not_measured("a seed on which both were tested".to_owned());
     };
     let (verdict, missing) = match (difference.verdict, lost_runs(case)) {
-        (AccuracyVerdict::Worse, _) => (ClaimVerdict::Refuted, None),
+        (MetricVerdict::Worse, _) => (ClaimVerdict::Refuted, None),
         (_, Some(lost)) => (ClaimVerdict::Inconclusive, Some(lost)),
-        (AccuracyVerdict::Inconclusive, None) => {
+        (MetricVerdict::Inconclusive, None) => {
             let needed = SeedsNeeded::against_baseline(case.results, case.variant);
             (ClaimVerdict::Inconclusive, Some(needed.to_string()))
         }
-        (AccuracyVerdict::Better | AccuracyVerdict::Equivalent, None) => {
+        (MetricVerdict::Better | MetricVerdict::Equivalent, None) => {
             (ClaimVerdict::Confirmed, None)
         }
     };
@@ -509,17 +539,18 @@ fn master_weights(case: &Case<'_>) -> Judgement {
     let (Some(lost_without), Some(lost_with)) = (lost(case.variant), lost(mixed.variant)) else {
         return not_measured("updates of both".to_owned());
     };
-    let margin = case.results.plan.measure.equivalence_margin;
-    let (without, with) = (accuracies(case.variant), accuracies(mixed.variant));
-    let Some(difference) = accuracy_difference(&without, &with, margin) else {
+    let metric = case.results.metric;
+    let margin = margin((&case.results.plan, metric), mixed.variant);
+    let [without, with] = [case.variant, mixed.variant].map(|v| test_values(metric, v));
+    let Some(difference) = metric_difference(metric, &without, &with, margin) else {
         return not_measured("a seed on which both were tested".to_owned());
     };
     let (verdict, missing) = match difference.verdict {
         _ if lost_without <= lost_with => (ClaimVerdict::Refuted, None),
-        AccuracyVerdict::Worse => (ClaimVerdict::Confirmed, None),
-        AccuracyVerdict::Better | AccuracyVerdict::Equivalent => (ClaimVerdict::Refuted, None),
-        AccuracyVerdict::Inconclusive => {
-            let seeds = SeedsNeeded::new(case.variant, mixed.variant, (margin, 1));
+        MetricVerdict::Worse => (ClaimVerdict::Confirmed, None),
+        MetricVerdict::Better | MetricVerdict::Equivalent => (ClaimVerdict::Refuted, None),
+        MetricVerdict::Inconclusive => {
+            let seeds = SeedsNeeded::new((case.variant, mixed.variant), metric, (margin, 1));
             let shares =
                 format!("updates rounded away: {lost_without:.2e} without, {lost_with:.2e} with");
             (ClaimVerdict::Inconclusive, Some(format!("{seeds} ({shares})")))

@@ -4,6 +4,7 @@
 mod check;
 mod datasets;
 mod doctor;
+mod dry_run;
 mod formats;
 mod history;
 mod interleave;
@@ -15,7 +16,8 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::data;
@@ -58,6 +60,12 @@ enum Command {
         #[arg(long)]
         tensorboard: bool,
     },
+    /// Write a spec to start from: the default experiment, with comments
+    Init {
+        /// The file, which must not exist yet
+        #[arg(value_name = "PATH", default_value = "experiment.toml")]
+        file: PathBuf,
+    },
     /// Print the results of an experiment, finished or still running
     Show {
         /// Folder that `mantissa experiment` wrote
@@ -94,6 +102,12 @@ enum Command {
         /// results: results.json; record: record.json of a run
         #[arg(value_enum, default_value_t)]
         file: SchemaFile,
+    },
+    /// Print the completions of a shell, for its configuration
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
     },
     /// Tell what this machine and this build can do
     Doctor {
@@ -161,6 +175,9 @@ struct ExperimentArguments {
     /// Leave each run's weights in runs/VARIANT/seed-N/weights.safetensors; a run that is there without them is trained again
     #[arg(long)]
     save_weights: bool,
+    /// Train nothing: print the plan, the parameters, the memory of weights, gradients and optimizer, and an estimate of the time
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// How much of the results is printed.
@@ -246,9 +263,10 @@ impl From<StoreError> for Failure {
 impl From<ReportError> for Failure {
     fn from(error: ReportError) -> Self {
         match error {
-            ReportError::Missing(_) | ReportError::Invalid { .. } | ReportError::Newer { .. } => {
-                Self::input(error)
-            }
+            ReportError::Missing(_)
+            | ReportError::Invalid { .. }
+            | ReportError::Newer { .. }
+            | ReportError::Metrics { .. } => Self::input(error),
             ReportError::Store(error) => error.into(),
             ReportError::Make { .. } => Self::machine(error),
         }
@@ -271,6 +289,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let outcome = match command {
         Command::Experiment(arguments) => experiment(arguments),
+        Command::Init { file } => init(&file),
+        Command::Completions { shell } => completions(shell),
         Command::Show { folder, printed } => show(&folder, printed.verbosity()),
         Command::Report { folders, out, tensorboard } => report(&folders, out, tensorboard),
         Command::Check { folder, baseline, how } => check::check(&folder, &baseline, &how),
@@ -289,6 +309,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// Writes the default experiment where no file is.
+fn init(file: &Path) -> Result<(), Failure> {
+    if store::exists(file)? {
+        let problem = format!("{}: is there already; give another path", file.display());
+        return Err(Failure::Input(problem));
+    }
+    store::write(file, spec::DEFAULT.as_bytes()).map_err(Failure::input)?;
+    print(&printable(&format!("{}: edit it, then run mantissa experiment {0}", file.display())))
+}
+
+fn completions(shell: Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "mantissa", &mut script);
+    write_out(&script)
 }
 
 fn schema(file: SchemaFile) -> Result<(), Failure> {
@@ -328,19 +364,23 @@ impl Selection {
         let overrides = Overrides { set, variants: self.variants.clone(), seeds };
         let count = |data: &DataPlan| {
             let data = data::load(data).map_err(|error| error.to_string())?;
-            Ok(data.train.labels.len())
+            Ok(data.samples()[0])
         };
         Plan::read_counting((&file, &text), &overrides, &count).map_err(Failure::input)
     }
 }
 
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
-    let ExperimentArguments { spec, out, selection, seeds, .. } = arguments;
+    let ExperimentArguments { spec, out, selection, seeds, dry_run, .. } = arguments;
     let ExperimentArguments { quiet, printed, tensorboard, force, save_weights, .. } = arguments;
     let plan = selection.plan(spec.as_deref(), seeds)?;
     let out = out.unwrap_or_else(|| Path::new("reports").join(&plan.name));
     let Place { pool, device, environment } = selection.open()?;
     let experiment = pool.install(|| experiment_of(plan))?;
+    if dry_run {
+        let found = pool.install(|| experiment.dry_run(&device)).map_err(Failure::machine)?;
+        return print(&dry_run::page(experiment.plan(), &found)?);
+    }
     let folder = Folder::lock(&out, &holder(&environment)).map_err(Failure::input)?;
     let options = Options {
         folder: &folder,
@@ -481,7 +521,12 @@ fn doctor(json: bool) -> Result<(), Failure> {
 /// Prints a result, whose lines are its own. A reader that has gone, as `head` does, is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     let lines: Vec<String> = text.trim_end().split('\n').map(printable).collect();
-    match writeln!(std::io::stdout().lock(), "{}", lines.join("\n")) {
+    write_out((lines.join("\n") + "\n").as_bytes())
+}
+
+fn write_out(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::Machine(format!("cannot write to stdout: {error}")))
         }

@@ -4,11 +4,14 @@
 //! what plan, build, device and data the runs are of; the record of each run says so too.
 
 mod compare;
+mod dry_run;
 mod identity;
 mod kept;
 #[cfg(test)]
 mod tests;
 mod timed;
+
+pub use dry_run::{DryRun, DryVariant};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -487,6 +490,7 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> train::Trained 
             seed,
             status: Status::Failed,
             test_accuracy: None,
+            test_squared_error: None,
             final_loss: None,
             steps: 0,
             skipped_steps: 0,
@@ -527,10 +531,11 @@ fn results(
     };
     let mut variants: Vec<VariantResult> =
         plan.variants.iter().map(|variant| summary(variant, &plan.seeds)).collect();
-    compare::against_baseline(plan, &mut variants);
+    let on = (plan, data.metric());
+    compare::against_baseline(on, &mut variants);
     let control = |planned: ControlPlan| {
         let mut result = summary(&planned.variant, &planned.seeds);
-        result.against_baseline = compare::control(plan, (planned.kind, &result), &variants);
+        result.against_baseline = compare::control(on, (planned.kind, &result), &variants);
         Control { kind: planned.kind, result }
     };
     let controls = plan.control_plans().into_iter().map(control).collect();
@@ -542,6 +547,7 @@ fn results(
         engine: session.engine,
         environment: options.environment.clone(),
         data: Some(data.clone()),
+        metric: data.metric(),
         variants,
         claims: Vec::new(),
         controls,

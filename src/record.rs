@@ -6,6 +6,7 @@
 mod comparison;
 mod cost;
 mod estimate;
+mod metric;
 mod numerics;
 mod run;
 pub mod schema;
@@ -13,6 +14,7 @@ pub mod schema;
 pub use comparison::*;
 pub use cost::*;
 pub use estimate::*;
+pub use metric::*;
 pub use numerics::*;
 pub use run::*;
 
@@ -50,6 +52,9 @@ pub struct Results {
     /// The data; absent in older files.
     #[serde(default)]
     pub data: Option<DataFacts>,
+    /// What models are judged by; absent in older files, where it is the accuracy.
+    #[serde(default)]
+    pub metric: TestMetric,
     /// One entry a variant, in the plan's order.
     pub variants: Vec<VariantResult>,
     /// The verdict on each claim and variant.
@@ -64,6 +69,16 @@ pub struct Results {
     /// Which variant to use; absent in older files.
     #[serde(default)]
     pub recommendation: Option<Recommendation>,
+}
+
+impl DataFacts {
+    /// What a model of this data is judged by.
+    pub fn metric(&self) -> TestMetric {
+        match self.target_values {
+            None => TestMetric::Accuracy,
+            Some(_) => TestMetric::MeanSquaredError,
+        }
+    }
 }
 
 /// What decides a run, but for its seed: runs that agree in all of it can stand in one comparison.

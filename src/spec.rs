@@ -168,7 +168,7 @@ pub struct VariantPlan {
     pub policy: Policy,
 }
 
-/// The data: images in C × H × W and one label each.
+/// The data: samples in C × H × W, and a label or a target each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum DataPlan {
@@ -187,6 +187,8 @@ pub enum DataPlan {
         train: usize,
         /// Test images.
         test: usize,
+        /// What is learnt.
+        task: Task,
     },
     /// IDX files (MNIST, Fashion-MNIST), plain or gzip.
     Idx {
@@ -211,15 +213,117 @@ pub enum DataPlan {
         /// Augmentation of the training images.
         augment: Augment,
     },
+    /// PNG and JPEG images of one size, grey or RGB, one folder a class.
+    #[serde(rename = "image-folder")]
+    ImageFolder {
+        /// Folder with the folders `train` and `test`, or, with a test share, with the folders of the classes.
+        path: PathBuf,
+        /// Height and width to which every image is resized.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resize: Option<[usize; 2]>,
+        /// The share of the images to test on; none: those in `test`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        test: Option<TestShare>,
+        /// Augmentation of the training images.
+        augment: Augment,
+    },
+    /// Arrays of `NumPy`: `.npy` files, or members of an `.npz` archive. The first dimension counts samples.
+    Npy {
+        /// The `.npz` archive; none: each array is a file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        archive: Option<PathBuf>,
+        /// Inputs to train on.
+        train_inputs: PathBuf,
+        /// Labels or targets to train on.
+        train_targets: PathBuf,
+        /// Where the test split comes from.
+        test: NpyTest,
+        /// What is learnt.
+        task: Task,
+    },
+    /// A table in a CSV file with a header row.
+    Csv {
+        /// The table to train on.
+        train: PathBuf,
+        /// Where the test split comes from.
+        test: CsvTest,
+        /// The column to predict.
+        target: String,
+        /// The columns to predict it from; none: all others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        features: Option<Vec<String>>,
+        /// What is learnt.
+        task: Task,
+    },
+}
+
+impl DataPlan {
+    /// Whether the targets are labels.
+    pub fn task(&self) -> Task {
+        match self {
+            Self::Npy { task, .. } | Self::Csv { task, .. } | Self::Own { task, .. } => *task,
+            Self::Digits { .. }
+            | Self::Idx { .. }
+            | Self::Cifar10 { .. }
+            | Self::Cifar100 { .. }
+            | Self::ImageFolder { .. } => Task::Classification,
+        }
+    }
+}
+
+/// What is learnt of data whose targets may be either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Labels: the loss is cross-entropy, the metric accuracy.
+    Classification,
+    /// Numbers: loss and metric are the mean squared error.
+    Regression,
+}
+
+/// A test split that is a share of the samples.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestShare {
+    /// The share, over 0 and below 1; rounded to whole samples.
+    pub share: f64,
+    /// Seed of the choice.
+    pub seed: u64,
+}
+
+/// The test split of arrays.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NpyTest {
+    /// Arrays of its own.
+    Files {
+        /// Inputs.
+        inputs: PathBuf,
+        /// Labels or targets.
+        targets: PathBuf,
+    },
+    /// A share of the training arrays, which the training split then lacks.
+    Share(TestShare),
+}
+
+/// The test split of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CsvTest {
+    /// A table of its own.
+    File(PathBuf),
+    /// A share of the training table, which the training split then lacks.
+    Share(TestShare),
 }
 
 /// What a task in Rust brings instead of the `data` and `model` of a spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnPlan {
-    /// Training images.
+    /// Training samples.
     pub train: usize,
-    /// Test images.
+    /// Test samples.
     pub test: usize,
+    /// What is learnt.
+    pub task: Task,
     /// Parameters of the model.
     pub parameters: usize,
     /// Their values.
@@ -231,7 +335,7 @@ pub struct OwnPlan {
 
 impl OwnPlan {
     pub(crate) fn data(&self) -> DataPlan {
-        DataPlan::Own { train: self.train, test: self.test }
+        DataPlan::Own { train: self.train, test: self.test, task: self.task }
     }
 
     pub(crate) fn model(&self) -> ModelPlan {
@@ -511,6 +615,19 @@ pub struct MeasurePlan {
     pub timing_warmup: usize,
     /// Samples in a batch of inference.
     pub inference_batch: usize,
-    /// δ: accuracies closer than this, 0 to 1, are equivalent.
+    /// δ of a classification: accuracies closer than this, 0 to 1, are equivalent.
     pub equivalence_margin: f64,
+    /// δ of a regression, as a share of the baseline's mean squared error: errors closer than this are equivalent.
+    #[serde(default = "default_error_margin", skip_serializing_if = "is_default_error_margin")]
+    pub error_margin: f64,
+}
+
+/// What results mean that do not say it.
+fn default_error_margin() -> f64 {
+    defaults::ERROR_MARGIN
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default_error_margin(margin: &f64) -> bool {
+    *margin == defaults::ERROR_MARGIN
 }

@@ -10,7 +10,7 @@ use candle_nn::{
     BatchNormConfig, Conv2dConfig, LayerNormConfig, Module, VarBuilder, batch_norm, conv2d, func_t,
     layer_norm, linear, seq,
 };
-use mantissa::data::{self, Dataset};
+use mantissa::data::{self, Batch, Dataset, Targets};
 use mantissa::experiment::{Experiment, Options};
 use mantissa::memory::CountingAllocator;
 use mantissa::model::Engine;
@@ -50,6 +50,12 @@ fn record(task: &Task, policy: &str) -> std::result::Result<RunRecord, String> {
     trained.map(|trained| trained.record).map_err(|error| error.to_string())
 }
 
+/// The labels of a batch of 20.
+fn labels(batch: &Batch) -> Tensor {
+    let Targets::Labels(labels) = &batch.targets else { panic!("labels") };
+    Tensor::from_vec(labels.clone(), 20, &Device::Cpu).unwrap()
+}
+
 /// Three steps of SGD, against candle's own loop on the same initial values, batches and loss. Both are sums in f32 of the same
 /// products; the gradient of the loss differs in its last bits.
 #[test]
@@ -79,8 +85,8 @@ fn a_step_is_what_candle_and_plain_sgd_make_of_it() {
 
     for step in 0..3 {
         let batch = batches.batch(step).unwrap();
-        let images = Tensor::from_vec(batch.images.clone(), (20, 1, 28, 28), &Device::Cpu).unwrap();
-        let labels = Tensor::from_vec(batch.labels.clone(), 20, &Device::Cpu).unwrap();
+        let images = Tensor::from_vec(batch.inputs.clone(), (20, 1, 28, 28), &Device::Cpu).unwrap();
+        let labels = labels(&batch);
         let logits = module.forward_t(&images, true).unwrap();
         let gradients =
             candle_nn::loss::cross_entropy(&logits, &labels).unwrap().backward().unwrap();
@@ -304,7 +310,7 @@ fn what_a_module_does_wrong_is_said() {
         ),
         (
             with(|y| y.narrow(D::Minus1, 0, 3)),
-            "model: the module's result has the shape [2, 3] for 2 images; expected [2, 10], images × classes",
+            "model: the module's result has the shape [2, 3] for 2 samples; expected [2, 10], samples × outputs",
         ),
         (with(|y| Ok(y.detach())), "model: no parameter of the module gets a gradient"),
         (

@@ -17,8 +17,8 @@ use mantissa::numerics::Census;
 use mantissa::ops::StepOutcome;
 use mantissa::precision::NON_FINITE_LOSSES;
 use mantissa::record::{
-    AccuracyDifference, AccuracyVerdict, Counts, Environment, Phases, Results, Role, RunRecord,
-    Status, VariantResult,
+    Counts, Environment, MetricDifference, MetricVerdict, Phases, Results, Role, RunRecord, Status,
+    VariantResult,
 };
 use mantissa::spec::{
     Activation, ClaimsPlan, ControlKind, ConvBlock, DataPlan, MeasurePlan, ModelPlan,
@@ -88,6 +88,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
             timing_warmup: 1,
             inference_batch: 50,
             equivalence_margin: 0.01,
+            error_margin: 0.05,
         },
         baseline: policies[0].to_owned(),
         variants: policies.iter().map(variant).collect(),
@@ -180,7 +181,7 @@ fn steps(plan: &Plan, mut clock: Option<&mut PhaseClock>) -> (String, Vec<StepOu
     for step in 0..plan.train.steps {
         let mut load = |index| {
             let number = step * accumulate + index as u64;
-            DeviceBatch::new(batches.batch(number)?, task.data.shape, &Device::Cpu)
+            DeviceBatch::new(batches.batch(number)?, task.data.shape(), &Device::Cpu)
         };
         match clock.as_deref_mut() {
             Some(clock) => trainer.phased_step(&mut load, clock).unwrap(),
@@ -306,7 +307,7 @@ fn controls_are_the_baseline_again_and_change_nothing_else() {
     check_controls(&results, &out);
 }
 
-fn accuracy_difference(result: &VariantResult) -> Option<&AccuracyDifference> {
+fn accuracy_difference(result: &VariantResult) -> Option<&MetricDifference> {
     result.against_baseline.as_ref()?.accuracy_difference.as_ref()
 }
 
@@ -317,7 +318,7 @@ fn check_controls(results: &Results, out: &Path) {
     assert_eq!(digests(&same.result), digests(baseline));
     assert_eq!(claims::nondeterminism(results), None);
     let difference = accuracy_difference(&same.result).unwrap();
-    let zero = AccuracyDifference {
+    let zero = MetricDifference {
         value: 0.0,
         low: Some(0.0),
         high: Some(0.0),
@@ -325,7 +326,7 @@ fn check_controls(results: &Results, out: &Path) {
         p_holm: None,
         probability_better: Some(0.5),
         pairs: 6,
-        verdict: AccuracyVerdict::Equivalent,
+        verdict: MetricVerdict::Equivalent,
     };
     assert_eq!(*difference, zero);
     let against = same.result.against_baseline.as_ref().unwrap();
@@ -412,7 +413,7 @@ fn with_trainer<R>(plan: &Plan, work: impl FnOnce(Trainer<'_>, &mut Batches<'_>)
 fn batch(batches: &mut Batches<'_>, step: u64, is_bad: bool) -> DeviceBatch {
     let mut batch = batches.batch(step).unwrap();
     if is_bad {
-        batch.images[0] = f32::MAX;
+        batch.inputs[0] = f32::MAX;
     }
     DeviceBatch::new(batch, [1, 28, 28], &Device::Cpu).unwrap()
 }
@@ -603,7 +604,7 @@ fn accumulated_micro_batches_train_like_one_batch() {
     let mut parts = whole.clone();
     (parts.train.batch, parts.train.accumulate) = (10, 4);
     let data: Dataset = data::load(&whole.data).unwrap();
-    assert!(data.train.labels.len() >= 40);
+    assert!(data.samples()[0] >= 40);
     let (whole, parts) = (record(&whole, 0, 2), record(&parts, 0, 2));
     let difference = (whole.loss[0].unwrap() - parts.loss[0].unwrap()).abs();
     assert!(difference < 1e-5, "{difference}");

@@ -544,6 +544,49 @@ fn micro_batches_share_the_loss() -> Result<()> {
     Ok(())
 }
 
+/// A difference is off by one rounding of values of up to 10 and 4, its square by as much of up to 400, their sum by the roundings
+/// of a sum.
+#[test]
+fn squared_error() -> Result<()> {
+    for (n, each) in [(7, 1), (1, 1), (33, 10), (5, 1001)] {
+        for (scale, micro_batches) in [(1.0_f32, 1), (65536.0, 1), (0.25, 3)] {
+            let case = format!("{n} × {each}, scale {scale}, {micro_batches} micro-batches");
+            let outputs = uniform(1, (n, each), (-10.0, 10.0))?;
+            let targets = uniform(2, (n, each), (-4.0, 4.0))?;
+            let factor = tensor(&[scale], DType::F32)?;
+            let result = ops::squared_error(&outputs, &targets, micro_batches, &factor)?;
+            let loss = ops::zeros(1, &Device::Cpu)?;
+            ops::mean_loss(&result.losses, 1, true, &loss)?;
+            let wide = targets.to_dtype(DType::F64)?;
+            let one = Tensor::full(1.0_f64, (), &Device::Cpu)?;
+            let expected = autograd(&[&outputs], &one, |t| (&t[0] - &wide)?.sqr()?.mean_all())?;
+            let rounding = UNIT * (each + n + 8) as f64;
+            check(&case, &loss.squeeze(0)?, &expected[0], &[rounding * 400.0])?;
+            let share = f64::from(scale) / micro_batches as f64;
+            let bound = vec![8.0 * UNIT * 28.0 * share / (n * each) as f64; n * each];
+            check(&case, &result.gradient, &(&expected[1] * share)?, &bound)?;
+            let rows = ops::squared_error_loss(&outputs, &targets)?;
+            assert_eq!(bits(&rows)?, bits(&result.losses)?, "{case}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn targets_of_another_shape_or_type_are_refused() -> Result<()> {
+    let (outputs, scale) = (uniform(1, (2, 3), SIGNED)?, tensor(&[1.0], DType::F32)?);
+    for targets in [
+        uniform(2, (3, 2), SIGNED)?,
+        uniform(2, (2, 1), SIGNED)?,
+        uniform(2, 6, SIGNED)?,
+        ops::cast(&uniform(2, (2, 3), SIGNED)?, DType::F16)?,
+    ] {
+        assert!(ops::squared_error(&outputs, &targets, 1, &scale).is_err(), "{targets:?}");
+        assert!(ops::squared_error_loss(&outputs, &targets).is_err(), "{targets:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_label_that_is_no_class_is_refused() -> Result<()> {
     let logits = uniform(1, (2, 3), SIGNED)?;

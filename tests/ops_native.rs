@@ -177,6 +177,8 @@ fn statistics(a: &Tensor, b: &Tensor) -> Result<Results> {
     let scale = tensor(&[1024.0], DType::F32)?;
     let loss = ops::cross_entropy(&logits, &numbers(&labels)?, settings, &scale)?;
     keep("cross-entropy", &loss.gradient);
+    let targets = uniform(9, (n * c, h * w), (-1.0, 1.0))?;
+    keep("squared error", &ops::squared_error(&logits, &targets, 1, &scale)?.gradient);
     keep("column sums", &ops::column_sums(&logits)?);
     Ok(results)
 }
@@ -209,6 +211,9 @@ fn loss_and_accuracy_are_those_of_the_widened_logits() -> Result<()> {
         let [a, b] = [&native, &wide].map(|x| ops::cross_entropy_loss(x, &labels));
         assert_eq!(bits(&a?)?, bits(&b?)?);
         assert_eq!(ops::count_correct(&native, &labels)?, ops::count_correct(&wide, &labels)?);
+        let targets = uniform(2, (33, 10), (-30.0, 30.0))?;
+        let [a, b] = [&native, &wide].map(|x| ops::squared_error_loss(x, &targets));
+        assert_eq!(bits(&a?)?, bits(&b?)?);
     }
     Ok(())
 }

@@ -238,7 +238,7 @@ fn what_would_discard_a_run_says_why_and_asks_for_force() {
             |r| r["data"]["digest"] = "0123456789abcdef".into(),
             &[],
             &[
-                "learnt from 40 training and 20 test images of 1 × 28 × 28, 10 classes, SHA-256 0123456789ab…",
+                "learnt from 40 training and 20 test samples of 1 × 28 × 28, 10 classes, SHA-256 0123456789ab…",
             ],
         ),
     ];
@@ -512,7 +512,7 @@ fn other_data_are_another_experiment() {
     let other: Vec<u8> = (0..30).map(|i| (i + 1) % 3).collect();
     mantissa::store::write(&at("labels"), &labels(&other)).unwrap();
     let digest = format!("3 classes, SHA-256 {}…; this is 24 training", &facts.digest[..12]);
-    refused(&place, &idx, &["learnt from 24 training and 6 test images of 1 × 2 × 2", &digest]);
+    refused(&place, &idx, &["learnt from 24 training and 6 test samples of 1 × 2 × 2", &digest]);
     // The records alone know it too.
     std::fs::remove_file(at("out/results.json")).unwrap();
     let parts = ["out/runs/fp32/seed-0/record.json: learnt from 24 training", &digest];

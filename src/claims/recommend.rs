@@ -2,8 +2,8 @@
 
 mod candidate;
 
-use super::accuracies;
 use super::sample_size::SeedsNeeded;
+use super::test_values;
 use crate::formatting::{list, plural};
 use crate::record::{Recommendation, Results, VariantResult};
 use crate::spec::Plan;
@@ -92,11 +92,12 @@ impl Advice {
     fn and_rival(mut self, rival: Option<&Candidate<'_>>, baseline: &str) -> Self {
         let open = rival.and_then(|rival| Some((rival, rival.needed()?)));
         if let Some((rival, needed)) = open {
+            let short = rival.results.metric.short();
             let rest = if needed.more().is_some() {
-                "its accuracy not settled yet".to_owned()
+                format!("its {short} not settled yet")
             } else {
                 format!(
-                    "its accuracy not settled by any number of seeds up to {MOST_PAIRS}, if the spread stays as it is"
+                    "its {short} not settled by any number of seeds up to {MOST_PAIRS}, if the spread stays as it is"
                 )
             };
             self.clauses.push(format!("{}, {rest}", rival.attraction(baseline)));
@@ -164,7 +165,9 @@ fn contest(results: &Results) -> Result<(&VariantResult, Vec<Candidate<'_>>), No
     let Some(baseline) = found(name).filter(|baseline| !baseline.runs.is_empty()) else {
         return not_yet(format!("The baseline {name} has no run yet to compare with"));
     };
-    if let (true, Some(stopped)) = (accuracies(baseline).is_empty(), stopped(baseline)) {
+    if let (true, Some(stopped)) =
+        (test_values(results.metric, baseline).is_empty(), stopped(baseline))
+    {
         let reason = format!("{name} {stopped}, so there is nothing to compare with");
         return Err(NotYet { reason, keep: false });
     }
@@ -191,7 +194,7 @@ fn contest(results: &Results) -> Result<(&VariantResult, Vec<Candidate<'_>>), No
         ));
     }
     let waiting = |candidate: &Candidate<'_>| {
-        let compared = candidate.against.accuracy_difference.is_some();
+        let compared = candidate.against.metric_difference().is_some();
         !compared && !matches!(candidate.standing, Standing::Lost(_))
     };
     if candidates.iter().all(waiting) {
@@ -204,7 +207,7 @@ fn contest(results: &Results) -> Result<(&VariantResult, Vec<Candidate<'_>>), No
 fn choose(results: &Results, baseline: &str, candidates: &[Candidate<'_>]) -> Advice {
     let good = those(candidates, Candidate::is_good);
     let open = those(candidates, Candidate::is_open);
-    let faster = least(&open, Candidate::faster);
+    let (short, faster) = (results.metric.short(), least(&open, Candidate::faster));
     if let Some(best) = least(&good, Candidate::faster) {
         let rival = faster.filter(|rival| rival.time() < best.time());
         let advice = Advice::of(best.name(), best.for_its_time(baseline));
@@ -225,7 +228,7 @@ fn choose(results: &Results, baseline: &str, candidates: &[Candidate<'_>]) -> Ad
         return advice.and_memory(&good, baseline);
     }
     if !good.is_empty() {
-        let said = none_cheaper("that keeps the accuracy", baseline, &good);
+        let said = none_cheaper(&format!("that keeps the {short}"), baseline, &good);
         let advice = Advice::of(baseline, said).and_rival(faster.or(smaller), baseline);
         let uncertain = unsure.or_else(|| least(&good, Candidate::maybe_faster));
         let advice = advice.and_timing(uncertain.and_then(Candidate::timing_needed));
@@ -237,7 +240,7 @@ fn choose(results: &Results, baseline: &str, candidates: &[Candidate<'_>]) -> Ad
         return Advice { provisional: Some(for_now(baseline, candidates)), ..advice };
     }
     if !open.is_empty() {
-        let said = none_cheaper("that may keep the accuracy", baseline, &open);
+        let said = none_cheaper(&format!("that may keep the {short}"), baseline, &open);
         return Advice::of(baseline, said);
     }
     let (ways, faults) = faults(candidates);
@@ -249,7 +252,10 @@ fn for_now(baseline: &str, candidates: &[Candidate<'_>]) -> String {
     let possible = those(candidates, |candidate| candidate.is_good() || candidate.is_open());
     let timed = possible.iter().any(|candidate| candidate.time().is_some());
     let why = match least(&possible, Candidate::faster) {
-        Some(fastest) => format!("that {} keeps its accuracy is not shown yet", fastest.name()),
+        Some(fastest) => {
+            let (name, short) = (fastest.name(), fastest.results.metric.short());
+            format!("that {name} keeps its {short} is not shown yet")
+        }
         None if timed => "no variant is shown to be faster here".to_owned(),
         None => "no step is timed yet".to_owned(),
     };
@@ -305,8 +311,8 @@ fn untimed(results: &Results, good: &[&Candidate<'_>]) -> Option<String> {
         return None;
     }
     let waiting = good.iter().find(|candidate| candidate.time().is_none())?;
-    let (name, accuracy) = (waiting.name(), waiting.accuracy()?);
-    Some(format!("No step is timed yet; the test accuracy of {name} is {accuracy}"))
+    let (metric, name, verdict) = (results.metric.name(), waiting.name(), waiting.verdict()?);
+    Some(format!("No step is timed yet; the {metric} of {name} is {verdict}"))
 }
 
 /// Of these, none costs less than the baseline.
@@ -330,10 +336,9 @@ fn undecided(baseline: &str, open: &[&Candidate<'_>]) -> Advice {
     soonest.retain(|candidate| more(candidate) == fewest);
     let first = least(&soonest, Candidate::faster).or_else(|| soonest.first().copied());
     let clauses = first.map(|first| {
-        let accuracy =
-            first.accuracy().map(|accuracy| format!("; its test accuracy is {accuracy}"));
-        let cost = first.cost(baseline);
-        format!("{} {cost}{}", first.name(), accuracy.unwrap_or_default())
+        let (metric, cost) = (first.results.metric.name(), first.cost(baseline));
+        let verdict = first.verdict().map(|verdict| format!("; its {metric} is {verdict}"));
+        format!("{} {cost}{}", first.name(), verdict.unwrap_or_default())
     });
     let advice = Advice::none(format!("No variant is shown equivalent to {baseline} yet"));
     let advice = advice.and(clauses).and(fewest.is_none().then(|| {

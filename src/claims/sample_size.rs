@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::accuracies;
+use super::{margin, test_values};
 use crate::formatting::plural;
-use crate::record::{Estimate, Results, VariantResult};
+use crate::record::{Estimate, Results, TestMetric, VariantResult};
 use crate::spec::VariantPlan;
 use crate::stats::{
     MIN_PAIRS, MOST_BLOCKS, MOST_PAIRS, Outcome, Settled, blocks_to_settle, least_pairs,
@@ -12,7 +12,7 @@ use crate::stats::{
 };
 use crate::units::Ratio;
 
-/// How many seeds it takes to decide a difference of accuracies that is inconclusive, and how.
+/// How many seeds it takes to decide a difference of the metric that is inconclusive, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SeedsNeeded {
     given: usize,
@@ -25,12 +25,13 @@ pub(super) struct SeedsNeeded {
 impl SeedsNeeded {
     /// Of two variants, with the margin of equivalence and the number of comparisons that Holm's method counts.
     pub(super) fn new(
-        variant: &VariantResult,
-        other: &VariantResult,
+        (variant, other): (&VariantResult, &VariantResult),
+        metric: TestMetric,
         (margin, comparisons): (f64, usize),
     ) -> Self {
-        let differences = paired_differences(&accuracies(variant), &accuracies(other));
-        let differences = differences.unwrap_or_default();
+        let [variant, other] = [variant, other].map(|v| test_values(metric, v));
+        let mut differences = paired_differences(&variant, &other).unwrap_or_default();
+        differences.iter_mut().for_each(|d| *d = metric.improvement(*d));
         let given = differences.len();
         let enough = given >= MIN_PAIRS;
         let foreseen = enough.then(|| pairs_to_settle(&differences, margin, comparisons)).flatten();
@@ -40,9 +41,12 @@ impl SeedsNeeded {
     /// Of a variant and the baseline.
     pub(super) fn against_baseline(results: &Results, variant: &VariantResult) -> Self {
         let comparisons = comparisons(results);
-        let margin = results.plan.measure.equivalence_margin;
+        let metric = results.metric;
         match results.variants.iter().find(|other| other.name == results.plan.baseline) {
-            Some(baseline) => Self::new(variant, baseline, (margin, comparisons)),
+            Some(baseline) => {
+                let margin = margin((&results.plan, metric), baseline);
+                Self::new((variant, baseline), metric, (margin, comparisons))
+            }
             None => Self { given: 0, comparisons, foreseen: None },
         }
     }
@@ -75,14 +79,14 @@ impl SeedsNeeded {
 }
 
 /// Among how many variants Holm's method adjusts once all of the plan have run: a variant is left out only where its runs
-/// left no accuracy to compare.
+/// left nothing to compare.
 fn comparisons(results: &Results) -> usize {
     let compared = |planned: &&VariantPlan| {
         let found = results.variants.iter().find(|variant| variant.name == planned.name);
         let runs = found.filter(|variant| !variant.runs.is_empty());
         let against = runs.map(|variant| variant.against_baseline.as_ref());
         let missing =
-            against.map(|against| against.is_none_or(|a| a.accuracy_difference.is_none()));
+            against.map(|against| against.is_none_or(|a| a.metric_difference().is_none()));
         planned.name != results.plan.baseline && missing != Some(true)
     };
     results.plan.variants.iter().filter(compared).count()

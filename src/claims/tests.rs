@@ -2,15 +2,15 @@
 
 use super::*;
 use crate::precision::DynamicScale;
-use crate::record::{AccuracyDifference, Control, Environment, Numerics, RunSummary, SCHEMA};
+use crate::record::{Control, Environment, MetricDifference, Numerics, RunSummary, SCHEMA};
 use crate::record::{Evidence, GradientCounts, UnusedUnits, UpdateCounts};
 use crate::spec::{
     Activation, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, ScheduleKind, SchedulePlan,
     TrainPlan, VariantPlan,
 };
 use crate::stats::adjust;
-use AccuracyVerdict::{Better, Equivalent, Worse};
 use ClaimVerdict::{Confirmed, Inconclusive, NotMeasured, Refuted};
+use MetricVerdict::{Better, Equivalent, Worse};
 
 const SCALED: LossScale = LossScale::Dynamic(DynamicScale {
     scale: 65536.0,
@@ -80,6 +80,7 @@ fn plan(variants: Vec<VariantPlan>) -> Plan {
             timing_warmup: 1,
             inference_batch: 64,
             equivalence_margin: 0.005,
+            error_margin: 0.05,
         },
         baseline: "fp32".to_owned(),
         variants,
@@ -95,6 +96,7 @@ fn unmeasured(plan: &VariantPlan) -> VariantResult {
         seed,
         status: Status::Completed,
         test_accuracy: Some(0.9),
+        test_squared_error: None,
         final_loss: Some(0.1),
         steps: 100,
         skipped_steps: 0,
@@ -118,6 +120,7 @@ fn unmeasured(plan: &VariantPlan) -> VariantResult {
             inference_time_ratio: None,
             inference_memory_ratio: None,
             accuracy_difference: None,
+            squared_error_difference: None,
         }),
     }
 }
@@ -132,6 +135,7 @@ pub(super) fn results(variants: Vec<VariantPlan>) -> Results {
         engine: crate::model::Engine::Mantissa,
         environment: Environment::default(),
         data: None,
+        metric: TestMetric::Accuracy,
         claims: vec![],
         controls: vec![],
         other_load: None,
@@ -266,9 +270,9 @@ pub(super) fn differ(results: &mut Results, index: usize, differences: &[f64]) {
         run.test_accuracy = Some(0.9 + difference);
     }
     let margin = results.plan.measure.equivalence_margin;
-    let [of, to] = [index, 0].map(|i| accuracies(&results.variants[i]));
+    let [of, to] = [index, 0].map(|i| test_values(TestMetric::Accuracy, &results.variants[i]));
     let against = results.variants[index].against_baseline.as_mut().unwrap();
-    against.accuracy_difference = accuracy_difference(&of, &to, margin);
+    against.accuracy_difference = metric_difference(TestMetric::Accuracy, &of, &to, margin);
 }
 
 /// The verdicts as Holm's method leaves them.
@@ -276,7 +280,7 @@ pub(super) fn adjusted(mut results: Results) -> Results {
     let against = results.variants.iter_mut().filter_map(|v| v.against_baseline.as_mut());
     let mut differences: Vec<_> =
         against.filter_map(|against| against.accuracy_difference.as_mut()).collect();
-    adjust(&mut differences);
+    adjust(TestMetric::Accuracy, &mut differences);
     results
 }
 
@@ -323,7 +327,7 @@ fn more_variants_need_more_seeds_to_differ() {
         }
         let against = results.variants[1].against_baseline.as_mut().unwrap();
         let difference = against.accuracy_difference.as_mut().unwrap();
-        difference.verdict = AccuracyVerdict::Inconclusive;
+        difference.verdict = MetricVerdict::Inconclusive;
         assert_eq!(missing("accuracy-kept", results, |_| ()).as_deref(), Some(expected));
     }
 }
@@ -432,7 +436,7 @@ fn memory_is_judged_by_its_range() {
 
 #[test]
 fn accuracy_is_kept_where_it_is_equivalent_or_better_and_no_run_is_lost() {
-    let difference = |verdict| AccuracyDifference {
+    let difference = |verdict| MetricDifference {
         value: 0.001,
         low: Some(-0.001),
         high: Some(0.002),
@@ -448,8 +452,8 @@ fn accuracy_is_kept_where_it_is_equivalent_or_better_and_no_run_is_lost() {
         (Some(Better), 1, Inconclusive),
         (Some(Worse), 0, Refuted),
         (Some(Worse), 6, Refuted),
-        (Some(AccuracyVerdict::Inconclusive), 0, Inconclusive),
-        (Some(AccuracyVerdict::Inconclusive), 2, Inconclusive),
+        (Some(MetricVerdict::Inconclusive), 0, Inconclusive),
+        (Some(MetricVerdict::Inconclusive), 2, Inconclusive),
         (None, 0, NotMeasured),
     ] {
         let fill = |variants: &mut [VariantResult]| {
@@ -643,5 +647,5 @@ fn diverged_runs_keep_their_place() {
     ]) {
         (run.status, run.test_accuracy) = (status, accuracy);
     }
-    assert_eq!(accuracies(&variant), [(0, 0.9), (1, 0.1), (2, 0.0)]);
+    assert_eq!(test_values(TestMetric::Accuracy, &variant), [(0, 0.9), (1, 0.1), (2, 0.0)]);
 }

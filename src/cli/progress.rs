@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::say;
-use crate::data::Dataset;
+use crate::data::{Dataset, Inputs};
 use crate::experiment::Event;
 use crate::formatting::{self, printable};
 use crate::record::{RunSummary, Status};
@@ -136,12 +136,17 @@ impl Forecast {
         let (done, all) = (self.done(), self.all);
         (done > 0).then(|| {
             let seconds = elapsed.as_secs_f64() * (all - done) as f64 / done as f64;
-            match seconds {
-                s if s < 90.0 => format!("about {s:.0} s"),
-                s if s < 90.0 * 60.0 => format!("about {:.0} min", s / 60.0),
-                s => format!("about {:.1} h", s / 3600.0),
-            }
+            about(seconds)
         })
+    }
+}
+
+/// A time that is estimated: `about 40 s`.
+pub(super) fn about(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("about {s:.0} s"),
+        s if s < 90.0 * 60.0 => format!("about {:.0} min", s / 60.0),
+        s => format!("about {:.1} h", s / 3600.0),
     }
 }
 
@@ -199,12 +204,20 @@ impl Narrator {
 
 /// What the data is.
 fn contents(data: &Dataset) -> String {
-    let [train, test] =
-        [&data.train, &data.test].map(|split| formatting::count(split.labels.len() as u64));
-    let shape = data.shape.map(|size| size.to_string()).join(" × ");
-    let classes = formatting::count(data.classes as u64);
-    let noun = if data.classes == 1 { "class" } else { "classes" };
-    format!("data: {train} training and {test} test images of {shape}, {classes} {noun}")
+    let [train, test] = data.samples().map(|samples| formatting::count(samples as u64));
+    let shape = data.shape().map(|size| size.to_string()).join(" × ");
+    let outputs = formatting::count(data.outputs() as u64);
+    let outputs = match (data.is_classification(), data.outputs()) {
+        (true, 1) => "1 class".to_owned(),
+        (true, _) => format!("{outputs} classes"),
+        (false, 1) => "1 target value".to_owned(),
+        (false, _) => format!("{outputs} target values"),
+    };
+    let noun = match data.train().inputs {
+        Inputs::Pixels(_) => "images",
+        Inputs::Values(_) => "samples",
+    };
+    format!("data: {train} training and {test} test {noun} of {shape}, {outputs}")
 }
 
 /// How a run ended, in one line.
@@ -212,6 +225,9 @@ fn outcome(summary: &RunSummary) -> String {
     let mut parts = Vec::new();
     if let Some(accuracy) = summary.test_accuracy {
         parts.push(format!("accuracy {:.2} %", 100.0 * accuracy));
+    }
+    if let Some(error) = summary.test_squared_error {
+        parts.push(format!("error {}", formatting::four_digits(error)));
     }
     if let Some(loss) = summary.final_loss {
         parts.push(format!("loss {}", formatting::four_digits(loss)));
@@ -250,7 +266,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::data::Split;
+    use crate::data::{Split, Targets};
     use crate::record::Failure;
     use crate::spec::{DEFAULT, Overrides};
 
@@ -259,6 +275,7 @@ mod tests {
             seed: 7,
             status,
             test_accuracy: Some(0.964),
+            test_squared_error: None,
             final_loss: Some(0.123_46),
             steps: 400,
             skipped_steps: 0,
@@ -282,6 +299,7 @@ mod tests {
         };
         let failed = RunSummary {
             test_accuracy: None,
+            test_squared_error: None,
             final_loss: None,
             skipped_steps: 1,
             ..summary(Status::Failed)
@@ -352,13 +370,24 @@ mod tests {
 
     #[test]
     fn what_is_there_before_the_first_run_is_told() {
-        let images = |count: usize| Split { pixels: Vec::new(), labels: vec![0; count] };
-        let (train, test) = (images(8000), images(2));
-        let data = Dataset { shape: [1, 28, 28], classes: 256, train, test };
+        let images = |count: usize| Split {
+            inputs: Inputs::Pixels(vec![0; 6 * count]),
+            targets: Targets::Labels(vec![0; count]),
+        };
+        let data = Dataset::new([1, 2, 3], 256, images(8000), images(2)).unwrap();
+        let table = |count: usize| Split {
+            inputs: Inputs::Values(vec![0.0; 8 * count]),
+            targets: Targets::Values(vec![0.0; count]),
+        };
+        let regression = Dataset::new([8, 1, 1], 1, table(3), table(1)).unwrap();
         for (event, line) in [
             (
                 Event::Loaded(&data),
-                "data: 8,000 training and 2 test images of 1 × 28 × 28, 256 classes",
+                "data: 8,000 training and 2 test images of 1 × 2 × 3, 256 classes",
+            ),
+            (
+                Event::Loaded(&regression),
+                "data: 3 training and 1 test samples of 8 × 1 × 1, 1 target value",
             ),
             (Event::Note("Labels 1 to 255 do not occur."), "note: Labels 1 to 255 do not occur."),
             (

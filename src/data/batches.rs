@@ -2,40 +2,42 @@
 
 use rayon::prelude::*;
 
+use super::DataError;
+use super::dataset::{Dataset, Inputs, Split, Targets};
 use super::random::{Purpose, Random};
-use super::{DataError, Dataset, Split};
+use super::standardize::Standardize;
 use crate::memory::{self, OutOfMemory, uncounted};
 use crate::spec::Augment;
 
-/// One batch: `images` is N × C × H × W, standardized with the training split's mean and deviation a channel.
+/// One batch: `inputs` is N × C × H × W, standardized with the training split's mean and deviation a channel.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// Standardized pixels.
-    pub images: Vec<f32>,
-    /// One class an image.
-    pub labels: Vec<u32>,
+    /// Standardized inputs.
+    pub inputs: Vec<f32>,
+    /// What is to be predicted of each sample, as the data set has it.
+    pub targets: Targets,
 }
 
 /// The batches of a data set.
 ///
-/// Every epoch goes through the training split once, in an order drawn from the seed and the epoch; the images left
-/// over when no whole batch remains are dropped. A pixel p of channel c becomes (p/255 − mean) / deviation, with that
-/// channel's mean and population deviation over the training split, or p/255 − mean where the deviation is 0.
+/// Every epoch goes through the training split once, in an order drawn from the seed and the epoch; the samples left
+/// over when no whole batch remains are dropped. A pixel p of channel c standardizeds (p/255 − mean) / deviation, with that
+/// channel's mean and population deviation over the training split, or p/255 − mean where the deviation is 0. Inputs that are
+/// no pixels likewise, without the division by 255.
 #[derive(Clone, Debug)]
 pub struct Batches<'a> {
     data: &'a Dataset,
     batch: usize,
     augment: Augment,
     seed: u64,
-    /// What each of the 256 pixel values becomes, a channel.
-    standardized: Vec<[f32; 256]>,
+    standardize: Standardize,
     /// The epoch whose order is at hand.
     epoch: u64,
     order: Vec<usize>,
 }
 
 impl<'a> Batches<'a> {
-    /// Batches of `batch` images; the order and the augmentation follow from `seed`.
+    /// Batches of `batch` samples; the order and the augmentation follow from `seed`.
     ///
     /// # Errors
     /// When a batch is empty or larger than the training split, or the crop padding reaches over an image.
@@ -45,9 +47,9 @@ impl<'a> Batches<'a> {
         augment: Augment,
         seed: u64,
     ) -> Result<Self, DataError> {
-        let images = data.train.labels.len();
-        if batch == 0 || batch > images {
-            return Err(DataError::Batch { batch, images });
+        let [samples, _] = data.samples();
+        if batch == 0 || batch > samples {
+            return Err(DataError::Batch { batch, samples });
         }
         let [_, height, width] = data.shape;
         if augment.crop >= height.min(width) {
@@ -58,9 +60,9 @@ impl<'a> Batches<'a> {
             batch,
             augment,
             seed,
-            standardized: standardize(&data.train.pixels, data.shape),
+            standardize: Standardize::by(&data.train.inputs, data.shape),
             epoch: 0,
-            order: epoch_order(seed, 0, images),
+            order: epoch_order(seed, 0, samples),
         })
     }
 
@@ -86,9 +88,11 @@ impl<'a> Batches<'a> {
             self.epoch = epoch;
         }
         let chosen = &self.order[first..first + self.batch];
-        let labels = chosen.iter().map(|&i| self.data.train.labels[i]);
-        into.labels.clear();
-        into.labels.extend(labels);
+        self.data.train.targets.gather(
+            self.data.outputs,
+            chosen.iter().copied(),
+            &mut into.targets,
+        );
         self.gather(&self.data.train, chosen, into, |place| {
             Crop::draw(self.augment, self.seed, epoch, (first + place) as u64)
         })
@@ -107,16 +111,17 @@ impl<'a> Batches<'a> {
     ) -> impl Iterator<Item = Result<Batch, OutOfMemory>> + '_ {
         let batch = batch.max(1);
         let test = &self.data.test;
-        (0..test.labels.len()).step_by(batch).map(move |first| {
-            let end = test.labels.len().min(first + batch);
-            let chosen: Vec<usize> = (first..end).collect();
-            let mut batch = Batch { images: Vec::new(), labels: test.labels[first..end].to_vec() };
+        let [_, samples] = self.data.samples();
+        (0..samples).step_by(batch).map(move |first| {
+            let chosen: Vec<usize> = (first..samples.min(first + batch)).collect();
+            let mut batch = Batch::default();
+            test.targets.gather(self.data.outputs, chosen.iter().copied(), &mut batch.targets);
             self.gather(test, &chosen, &mut batch, |_| Crop::WHOLE)?;
             Ok(batch)
         })
     }
 
-    /// Writes the chosen images of a split, each as its view shows it.
+    /// Writes the chosen inputs of a split, each as its view shows it.
     fn gather(
         &self,
         split: &Split,
@@ -124,54 +129,50 @@ impl<'a> Batches<'a> {
         into: &mut Batch,
         view: impl Fn(usize) -> Crop + Sync,
     ) -> Result<(), OutOfMemory> {
-        /// Images a task: less work than this is not worth handing to another thread.
+        /// Samples a task: less work than this is not worth handing to another thread.
         const TASK: usize = 16;
-        let image = self.data.shape.iter().product::<usize>();
-        let len = chosen.len() * image;
-        if into.images.capacity() < len {
+        let sample = self.data.sample_len();
+        let len = chosen.len() * sample;
+        if into.inputs.capacity() < len {
             // What is there is not needed, and is not to be in the way.
-            into.images = Vec::new();
-            into.images = memory::reserve(len)?;
+            into.inputs = Vec::new();
+            into.inputs = memory::reserve(len)?;
         }
-        into.images.resize(len, 0.0);
-        let tasks = into.images.par_chunks_exact_mut(image).with_min_len(TASK).zip(chosen);
+        into.inputs.resize(len, 0.0);
+        let tasks = into.inputs.par_chunks_exact_mut(sample).with_min_len(TASK).zip(chosen);
         uncounted(|| {
             tasks.enumerate().for_each(|(place, (out, &index))| {
-                let pixels = &split.pixels[index * image..(index + 1) * image];
-                self.show(pixels, view(place), out);
+                self.show(&split.inputs, index, view(place), out);
             });
         });
         Ok(())
     }
 
-    /// Standardizes one image as `view` shows it.
-    fn show(&self, pixels: &[u8], view: Crop, out: &mut [f32]) {
+    /// Standardizes the inputs of one sample as `view` shows them.
+    fn show(&self, inputs: &Inputs, index: usize, view: Crop, out: &mut [f32]) {
         let [_, height, width] = self.data.shape;
         let area = height * width;
-        let channels = out.chunks_exact_mut(area).zip(pixels.chunks_exact(area));
-        for ((out, pixels), table) in channels.zip(&self.standardized) {
-            if view == Crop::WHOLE {
-                for (out, &pixel) in out.iter_mut().zip(pixels) {
-                    *out = table[usize::from(pixel)];
-                }
-                continue;
-            }
-            for (y, row) in out.chunks_exact_mut(width).enumerate() {
-                let source = usize::try_from(y.cast_signed() + view.down)
-                    .ok()
-                    .and_then(|y| pixels.chunks_exact(width).nth(y));
-                for (x, out) in row.iter_mut().enumerate() {
-                    let x = if view.mirrored { width - 1 - x } else { x };
-                    let x = usize::try_from(x.cast_signed() + view.right).ok();
-                    let pixel = source.zip(x).and_then(|(row, x)| row.get(x));
-                    *out = table[usize::from(pixel.copied().unwrap_or(0))];
+        let range = index * out.len()..(index + 1) * out.len();
+        let channels = out.chunks_exact_mut(area).enumerate();
+        match (inputs, &self.standardize) {
+            (Inputs::Pixels(pixels), Standardize::Pixels(tables)) => {
+                for ((channel, out), pixels) in channels.zip(pixels[range].chunks_exact(area)) {
+                    let table = &tables[channel];
+                    view.show(pixels, width, out, |pixel| table[usize::from(pixel)]);
                 }
             }
+            (Inputs::Values(values), Standardize::Values(moments)) => {
+                for ((channel, out), values) in channels.zip(values[range].chunks_exact(area)) {
+                    let [mean, divisor] = moments[channel];
+                    view.show(values, width, out, |v| ((f64::from(v) - mean) / divisor) as f32);
+                }
+            }
+            _ => unreachable!("the inputs of both splits are of one kind"),
         }
     }
 }
 
-/// What is seen of an image: a window of its own size, moved over the image with black (pixel value 0, before
+/// What is seen of an image: a window of its own size, moved over the image with black (0, before
 /// standardization) around it, then perhaps mirrored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Crop {
@@ -198,36 +199,38 @@ impl Crop {
         let (down, right) = (shift(), shift());
         Self { down, right, mirrored: augment.flip && random.below(2) == 1 }
     }
-}
 
-/// The order of an epoch's images.
-fn epoch_order(seed: u64, epoch: u64, images: usize) -> Vec<usize> {
-    Random::new(Purpose::Order, seed, epoch, 0).permutation(images)
-}
-
-/// What each pixel value becomes, a channel. Sums are exact, in integers; mean and deviation are rounded once to f32.
-fn standardize(pixels: &[u8], [channels, height, width]: [usize; 3]) -> Vec<[f32; 256]> {
-    let mut counts = vec![[0_u64; 256]; channels];
-    for (plane, pixels) in pixels.chunks_exact(height * width).enumerate() {
-        for &pixel in pixels {
-            counts[plane % channels][usize::from(pixel)] += 1;
+    /// Writes what is seen of one channel, each value as `standardized` says.
+    fn show<T: Copy + Default>(
+        self,
+        channel: &[T],
+        width: usize,
+        out: &mut [f32],
+        standardized: impl Fn(T) -> f32,
+    ) {
+        if self == Self::WHOLE {
+            for (out, &value) in out.iter_mut().zip(channel) {
+                *out = standardized(value);
+            }
+            return;
+        }
+        for (y, row) in out.chunks_exact_mut(width).enumerate() {
+            let source = usize::try_from(y.cast_signed() + self.down)
+                .ok()
+                .and_then(|y| channel.chunks_exact(width).nth(y));
+            for (x, out) in row.iter_mut().enumerate() {
+                let x = if self.mirrored { width - 1 - x } else { x };
+                let x = usize::try_from(x.cast_signed() + self.right).ok();
+                let value = source.zip(x).and_then(|(row, x)| row.get(x));
+                *out = standardized(value.copied().unwrap_or_default());
+            }
         }
     }
-    counts.iter().map(standardized).collect()
 }
 
-/// One channel's table from how often each pixel value occurs.
-fn standardized(counts: &[u64; 256]) -> [f32; 256] {
-    let moment = |power: u32| -> u128 {
-        let terms = (0_u128..).zip(counts).map(|(p, &n)| p.pow(power) * u128::from(n));
-        terms.sum()
-    };
-    let (n, sum, squares) = (moment(0), moment(1), moment(2));
-    let scale = 255.0 * n as f64;
-    let mean = (sum as f64 / scale) as f32;
-    let deviation = (((n * squares - sum * sum) as f64).sqrt() / scale) as f32;
-    let divisor = if deviation == 0.0 { 1.0 } else { deviation };
-    std::array::from_fn(|pixel| (pixel as f32 / 255.0 - mean) / divisor)
+/// The order of an epoch's samples.
+fn epoch_order(seed: u64, epoch: u64, samples: usize) -> Vec<usize> {
+    Random::new(Purpose::Order, seed, epoch, 0).permutation(samples)
 }
 
 #[cfg(test)]
@@ -238,22 +241,21 @@ mod tests {
 
     /// `train` and `test` images of 2 × 3 × 4, all different; every pixel of an image's first channel is its label.
     fn data(train: u8, test: u8) -> Dataset {
-        let split = |images: std::ops::Range<u8>| Split {
-            pixels: images
-                .clone()
-                .flat_map(|i| {
-                    let second = (0..12).map(move |k| i.wrapping_mul(31).wrapping_add(17 * k));
-                    [i; 12].into_iter().chain(second)
-                })
-                .collect(),
-            labels: images.map(u32::from).collect(),
+        let image = |i: u8| {
+            let second = (0..12).map(move |k| i.wrapping_mul(31).wrapping_add(17 * k));
+            [i; 12].into_iter().chain(second)
         };
-        Dataset {
-            shape: [2, 3, 4],
-            classes: usize::from(train) + usize::from(test),
-            train: split(0..train),
-            test: split(train..train + test),
-        }
+        let split = |images: std::ops::Range<u8>| Split {
+            inputs: Inputs::Pixels(images.clone().flat_map(image).collect()),
+            targets: Targets::Labels(images.map(u32::from).collect()),
+        };
+        let classes = usize::from(train) + usize::from(test);
+        Dataset::new([2, 3, 4], classes, split(0..train), split(train..train + test)).unwrap()
+    }
+
+    fn tables<'a>(batches: &'a Batches<'_>) -> &'a [[f32; 256]] {
+        let Standardize::Pixels(tables) = &batches.standardize else { panic!("{batches:?}") };
+        tables
     }
 
     const PLAIN: Augment = Augment { crop: 0, flip: false };
@@ -267,8 +269,9 @@ mod tests {
         let mut epochs = Vec::new();
         for epoch in 0..3 {
             let steps = 4 * epoch..4 * (epoch + 1);
-            let order: Vec<u32> =
-                steps.flat_map(|step| batches.batch(step).unwrap().labels).collect();
+            let order: Vec<u32> = steps
+                .flat_map(|step| batches.batch(step).unwrap().targets.labels().to_vec())
+                .collect();
             let mut sorted = order.clone();
             sorted.sort_unstable();
             sorted.dedup();
@@ -315,8 +318,8 @@ mod tests {
         let data = data(23, 4);
         let mut batches = Batches::new(&data, 23, PLAIN, 0).unwrap();
         let batch = batches.batch(5).unwrap();
-        let table = batches.standardized[0];
-        for (image, &label) in batch.images.chunks_exact(24).zip(&batch.labels) {
+        let table = tables(&batches)[0];
+        for (image, &label) in batch.inputs.chunks_exact(24).zip(batch.targets.labels()) {
             assert_eq!(image[..12], [table[label as usize]; 12]);
         }
     }
@@ -327,14 +330,14 @@ mod tests {
         let data = data(50, 9);
         let batches = Batches::new(&data, 1, PLAIN, 0).unwrap();
         for channel in 0..2 {
-            let planes = data.train.pixels.chunks_exact(12).skip(channel).step_by(2);
+            let planes = data.train.pixels().chunks_exact(12).skip(channel).step_by(2);
             let values: Vec<f64> = planes.flatten().map(|&p| f64::from(p) / 255.0).collect();
             let n = values.len() as f64;
             let mean = values.iter().sum::<f64>() / n;
             let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
             for pixel in 0..=255_u8 {
                 let expected = (f64::from(pixel) / 255.0 - mean) / deviation;
-                let found = f64::from(batches.standardized[channel][usize::from(pixel)]);
+                let found = f64::from(tables(&batches)[channel][usize::from(pixel)]);
                 // Two roundings to f32 of numbers up to 1 before the division.
                 let bound = 2e-7 * (1.0 + expected.abs()) / deviation;
                 assert!((found - expected).abs() < bound, "{found} {expected}");
@@ -343,17 +346,58 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_of_equal_pixels_becomes_0() {
-        let data = Dataset {
-            shape: [1, 1, 2],
-            classes: 1,
-            train: Split { pixels: vec![51; 4], labels: vec![0; 2] },
-            test: Split { pixels: vec![51, 255], labels: vec![0] },
+    fn a_channel_of_equal_pixels_standardizeds_0() {
+        let split = |pixels: &[u8], labels: &[u32]| Split {
+            inputs: Inputs::Pixels(pixels.to_vec()),
+            targets: Targets::Labels(labels.to_vec()),
         };
+        let (train, test) = (split(&[51; 4], &[0; 2]), split(&[51, 255], &[0]));
+        let data = Dataset::new([1, 1, 2], 1, train, test).unwrap();
         let mut batches = Batches::new(&data, 2, PLAIN, 0).unwrap();
-        assert_eq!(batches.batch(0).unwrap().images, [0.0; 4]);
+        assert_eq!(batches.batch(0).unwrap().inputs, [0.0; 4]);
         let test: Vec<Batch> = batches.test_batches(1).map(Result::unwrap).collect();
-        assert_eq!(test[0].images, [0.0, 1.0 - 0.2]);
+        assert_eq!(test[0].inputs, [0.0, 1.0 - 0.2]);
+    }
+
+    /// Rows of three columns and two targets. The second column is the same everywhere, though 0.1 + 0.1 + 0.1 is not 3 × 0.1. Of 1
+    /// and 2 and 6 the mean is 3 and the deviation √14/√3.
+    #[test]
+    fn a_table_is_standardized_by_column_and_keeps_its_targets() {
+        let split = |rows: &[f32], targets: &[f32]| Split {
+            inputs: Inputs::Values(rows.to_vec()),
+            targets: Targets::Values(targets.to_vec()),
+        };
+        let train = split(
+            &[1.0, 0.1, -1e30, 2.0, 0.1, 0.0, 6.0, 0.1, 1e30],
+            &[10.0, 11.0, 20.0, 21.0, 60.0, 61.0],
+        );
+        let test = split(&[3.0, 1.1, 2e30], &[7.0, 8.0]);
+        let data = Dataset::new([3, 1, 1], 2, train, test).unwrap();
+        let mut batches = Batches::new(&data, 3, PLAIN, 0).unwrap();
+        let batch = batches.batch(0).unwrap();
+        let Targets::Values(targets) = &batch.targets else { panic!("{:?}", batch.targets) };
+        let deviation = (14.0_f64 / 3.0).sqrt();
+        let third = 1.5_f64.sqrt();
+        for (row, target) in batch.inputs.chunks(3).zip(targets.chunks(2)) {
+            let first = target[0] / 10.0;
+            assert_eq!(target[1], target[0] + 1.0);
+            let last = if first == 1.0 {
+                -third
+            } else if first == 2.0 {
+                0.0
+            } else {
+                third
+            };
+            let expected = [(f64::from(first) - 3.0) / deviation, 0.0, last];
+            for (found, expected) in row.iter().zip(expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
+            }
+        }
+        let test = batches.test_batches(4).next().unwrap().unwrap();
+        assert_eq!(test.targets, data.test.targets);
+        let centred = (f64::from(1.1_f32) - f64::from(0.1_f32)) as f32;
+        assert_eq!(test.inputs[..2], [0.0, centred]);
+        assert!((f64::from(test.inputs[2]) - 2.0 * third).abs() < 1e-6);
     }
 
     /// Against the definition: pad with zeros, cut out, mirror.
@@ -361,7 +405,7 @@ mod tests {
     fn a_view_pads_crops_and_mirrors() {
         let data = data(9, 1);
         let batches = Batches::new(&data, 1, FULL, 0).unwrap();
-        let image = &data.train.pixels[3 * 24..4 * 24];
+        let image = &data.train.pixels()[3 * 24..4 * 24];
         for (down, right, mirrored) in (-2..=2)
             .flat_map(|down| (-2..=2).map(move |right| (down, right)))
             .flat_map(|(down, right)| [(down, right, false), (down, right, true)])
@@ -371,7 +415,7 @@ mod tests {
                 padded[at / 12][at % 12 / 4 + 2][at % 4 + 2] = pixel;
             }
             let mut expected = Vec::new();
-            for (channel, table) in padded.iter().zip(&batches.standardized) {
+            for (channel, table) in padded.iter().zip(tables(&batches)) {
                 for y in 0..3 {
                     let row = &channel[(y + 2 + down) as usize];
                     let mut row = row[(2 + right) as usize..][..4].to_vec();
@@ -383,7 +427,7 @@ mod tests {
             }
             let mut shown = [f32::NAN; 24];
             let view = Crop { down: down as isize, right: right as isize, mirrored };
-            batches.show(image, view, &mut shown);
+            batches.show(&data.train.inputs, 3, view, &mut shown);
             assert_eq!(shown.as_slice(), expected);
         }
     }
@@ -415,15 +459,15 @@ mod tests {
         let batches = Batches::new(&data, 2, FULL, 0).unwrap();
         let whole: Vec<Batch> = batches.test_batches(7).map(Result::unwrap).collect();
         assert_eq!(whole.len(), 1);
-        let table = &batches.standardized;
-        let pixels = data.test.pixels.iter().enumerate();
+        let table = tables(&batches);
+        let pixels = data.test.pixels().iter().enumerate();
         let expected: Vec<f32> = pixels.map(|(i, &p)| table[i / 12 % 2][usize::from(p)]).collect();
-        assert_eq!((&whole[0].images, &whole[0].labels), (&expected, &data.test.labels));
+        assert_eq!((&whole[0].inputs, &whole[0].targets), (&expected, &data.test.targets));
         for (batch, sizes) in [(3, vec![3, 3, 1]), (100, vec![7]), (0, vec![1; 7])] {
             let parts: Vec<Batch> = batches.test_batches(batch).map(Result::unwrap).collect();
-            assert_eq!(parts.iter().map(|b| b.labels.len()).collect::<Vec<_>>(), sizes);
-            let images: Vec<f32> = parts.into_iter().flat_map(|b| b.images).collect();
-            assert_eq!(images, expected);
+            assert_eq!(parts.iter().map(|b| b.targets.labels().len()).collect::<Vec<_>>(), sizes);
+            let inputs: Vec<f32> = parts.into_iter().flat_map(|b| b.inputs).collect();
+            assert_eq!(inputs, expected);
         }
     }
 
@@ -431,8 +475,8 @@ mod tests {
     fn batches_that_cannot_be_filled_are_errors() {
         let crop = |crop| Augment { crop, flip: false };
         for (batch, augment, message) in [
-            (0, PLAIN, "a batch of 0 cannot be filled from 5 training images: choose 1 to 5"),
-            (6, PLAIN, "a batch of 6 cannot be filled from 5 training images: choose 1 to 5"),
+            (0, PLAIN, "a batch of 0 cannot be filled from 5 training samples: choose 1 to 5"),
+            (6, PLAIN, "a batch of 6 cannot be filled from 5 training samples: choose 1 to 5"),
             (
                 5,
                 crop(3),

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::{DataError, Dataset, Split};
+use super::DataError;
+use super::dataset::{Dataset, Images};
 use crate::store::{self, StoreError};
 
 const SHAPE: [usize; 3] = [3, 32, 32];
@@ -53,16 +54,16 @@ pub(super) fn load(folder: &Path, layout: &Layout) -> Result<Dataset, DataError>
             ),
         });
     }
-    let (mut train, mut test) = (Split::default(), Split::default());
+    let (mut train, mut test) = (Images::default(), Images::default());
     for records in training {
         records.append_to(&mut train)?;
     }
     testing.append_to(&mut test)?;
     Ok(Dataset {
         shape: SHAPE,
-        classes: layout.label_classes[layout.label_classes.len() - 1],
-        train,
-        test,
+        outputs: layout.label_classes[layout.label_classes.len() - 1],
+        train: train.into(),
+        test: test.into(),
     })
 }
 
@@ -90,7 +91,7 @@ impl<'a> Records<'a> {
     }
 
     /// Appends the images to `split`.
-    fn append_to(self, split: &mut Split) -> Result<(), DataError> {
+    fn append_to(self, split: &mut Images) -> Result<(), DataError> {
         let Self { path, layout, file, images } = self;
         let mut file = BufReader::new(file);
         let mut record = vec![0; layout.label_classes.len() + PIXELS];
@@ -150,9 +151,9 @@ mod tests {
         };
         let expected = Dataset {
             shape: [3, 32, 32],
-            classes: 10,
-            train: Split { pixels: pixels(&[1, 2, 3, 4, 5]), labels: vec![1, 2, 3, 4, 5] },
-            test: Split { pixels: pixels(&[7, 8]), labels: vec![0, 9] },
+            outputs: 10,
+            train: Images { pixels: pixels(&[1, 2, 3, 4, 5]), labels: vec![1, 2, 3, 4, 5] }.into(),
+            test: Images { pixels: pixels(&[7, 8]), labels: vec![0, 9] }.into(),
         };
         assert_eq!(load(folder.path(), &CIFAR10).unwrap(), expected);
     }
@@ -162,9 +163,9 @@ mod tests {
         let train = [record(&[19, 99], 1), record(&[0, 4], 2)].concat();
         let folder = folder(&[("train.bin", train), ("test.bin", record(&[3, 42], 3))]);
         let data = load(folder.path(), &CIFAR100).unwrap();
-        assert_eq!((data.classes, data.shape), (100, [3, 32, 32]));
-        assert_eq!((data.train.labels, data.test.labels), (vec![99, 4], vec![42]));
-        assert_eq!(data.test.pixels, record(&[], 3));
+        assert_eq!((data.outputs, data.shape), (100, [3, 32, 32]));
+        assert_eq!((data.train.labels(), data.test.labels()), (&[99, 4][..], &[42][..]));
+        assert_eq!(data.test.pixels(), record(&[], 3));
     }
 
     #[test]

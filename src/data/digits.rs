@@ -7,9 +7,10 @@ use std::f32::consts::TAU;
 
 use rayon::prelude::*;
 
+use super::DataError;
+use super::dataset::{Dataset, Images, Split};
 use super::glyphs::{GLYPHS, Stroke};
 use super::random::{Purpose, Random};
-use super::{DataError, Dataset, Split};
 
 /// The most digits drawn for a split: 748 MiB of pixels.
 pub(super) const MOST: usize = 1_000_000;
@@ -35,7 +36,7 @@ pub(super) fn load(train: usize, test: usize, seed: u64) -> Result<Dataset, Data
     }
     Ok(Dataset {
         shape: [1, SIDE, SIDE],
-        classes: GLYPHS.len(),
+        outputs: GLYPHS.len(),
         train: draw_split(Purpose::TrainDigit, train, seed),
         test: draw_split(Purpose::TestDigit, test, seed),
     })
@@ -48,7 +49,7 @@ fn draw_split(purpose: Purpose, count: usize, seed: u64) -> Split {
         draw(class(index), &mut random, image);
     });
     let labels = (0..count).map(|index| class(index) as u32).collect();
-    Split { pixels, labels }
+    Images { pixels, labels }.into()
 }
 
 fn class(index: usize) -> usize {
@@ -240,15 +241,15 @@ mod tests {
     const AREA: usize = SIDE * SIDE;
 
     fn images(split: &Split) -> BTreeSet<&[u8]> {
-        split.pixels.chunks_exact(AREA).collect()
+        split.pixels().chunks_exact(AREA).collect()
     }
 
     #[test]
     fn a_digit_does_not_depend_on_the_number_drawn() {
         let (few, many) = (load(7, 23, 3).unwrap(), load(40, 5, 3).unwrap());
-        assert_eq!(few.train.pixels, many.train.pixels[..7 * AREA]);
-        assert_eq!(few.train.labels, many.train.labels[..7]);
-        assert_eq!(few.test.pixels[..5 * AREA], many.test.pixels);
+        assert_eq!(few.train.pixels(), &many.train.pixels()[..7 * AREA]);
+        assert_eq!(few.train.labels(), &many.train.labels()[..7]);
+        assert_eq!(&few.test.pixels()[..5 * AREA], many.test.pixels());
     }
 
     #[test]
@@ -272,9 +273,9 @@ mod tests {
     fn ten_images_in_a_row_show_the_ten_classes() {
         let data = load(20, 10, 0).unwrap();
         let expected: Vec<u32> = (0..10).chain(0..10).collect();
-        assert_eq!(data.train.labels, expected);
-        assert_eq!(data.test.labels, expected[..10]);
-        assert_eq!((data.classes, data.shape), (10, [1, 28, 28]));
+        assert_eq!(data.train.labels(), expected);
+        assert_eq!(data.test.labels(), &expected[..10]);
+        assert_eq!((data.outputs, data.shape), (10, [1, 28, 28]));
     }
 
     /// Labels fit what is drawn, and the classes are no trivial templates: the nearest class mean, the weakest of
@@ -283,7 +284,7 @@ mod tests {
     fn labels_fit_the_images() {
         let data = load(1000, 500, 0).unwrap();
         let mut means = vec![[0.0_f32; AREA]; 10];
-        for (image, &label) in data.train.pixels.chunks_exact(AREA).zip(&data.train.labels) {
+        for (image, &label) in data.train.pixels().chunks_exact(AREA).zip(data.train.labels()) {
             for (mean, &pixel) in means[label as usize].iter_mut().zip(image) {
                 *mean += f32::from(pixel) / 100.0;
             }
@@ -292,7 +293,7 @@ mod tests {
             let differences = image.iter().zip(&means[class]).map(|(&p, m)| f32::from(p) - m);
             differences.map(|d| d * d).sum()
         };
-        let right = data.test.pixels.chunks_exact(AREA).zip(&data.test.labels);
+        let right = data.test.pixels().chunks_exact(AREA).zip(data.test.labels());
         let right = right.filter(|(image, label)| {
             let nearest =
                 (0..10).min_by(|&a, &b| distance(image, a).total_cmp(&distance(image, b)));

@@ -5,8 +5,9 @@
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 
+use super::dataset::{Dataset, Images};
 use super::gzip::{self, Gzip};
-use super::{DataError, Dataset, Split};
+use super::{DataError, malformed};
 use crate::spec::{IdxTest, limits};
 use crate::store;
 
@@ -36,7 +37,7 @@ pub(super) fn load(images: &Path, labels: &Path, test: &IdxTest) -> Result<Datas
                 return Err(DataError::HeldOut { path, held_out, images });
             }
             let mut train = train.read()?;
-            let test = Split {
+            let test = Images {
                 pixels: train.pixels.split_off((images - held_out) * size[0] * size[1]),
                 labels: train.labels.split_off(images - held_out),
             };
@@ -46,9 +47,9 @@ pub(super) fn load(images: &Path, labels: &Path, test: &IdxTest) -> Result<Datas
     let labels = train.labels.iter().chain(&test.labels);
     Ok(Dataset {
         shape: [1, size[0], size[1]],
-        classes: labels.max().map_or(0, |&label| label as usize + 1),
-        train,
-        test,
+        outputs: labels.max().map_or(0, |&label| label as usize + 1),
+        train: train.into(),
+        test: test.into(),
     })
 }
 
@@ -84,9 +85,9 @@ impl<'a> Pair<'a> {
     }
 
     /// The labels first: they are the smaller file, where a mistake shows sooner.
-    fn read(self) -> Result<Split, DataError> {
+    fn read(self) -> Result<Images, DataError> {
         let labels = self.labels.classes()?;
-        Ok(Split { pixels: self.images.elements()?, labels })
+        Ok(Images { pixels: self.images.elements()?, labels })
     }
 }
 
@@ -308,10 +309,6 @@ fn take(path: &Path, source: &mut impl Read, limit: u64) -> Result<Vec<u8>, Data
     }
 }
 
-fn malformed(path: &Path, found: String, expected: String) -> DataError {
-    DataError::Malformed { path: path.to_owned(), found, expected }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -356,9 +353,10 @@ mod tests {
     }
 
     fn dataset(train: (&[u8], &[u32]), test: (&[u8], &[u32])) -> Dataset {
-        let [train, test] = [train, test]
-            .map(|(pixels, labels)| Split { pixels: pixels.to_vec(), labels: labels.to_vec() });
-        Dataset { shape: [1, 1, 2], classes: 8, train, test }
+        let [train, test] = [train, test].map(|(pixels, labels)| {
+            Images { pixels: pixels.to_vec(), labels: labels.to_vec() }.into()
+        });
+        Dataset { shape: [1, 1, 2], outputs: 8, train, test }
     }
 
     #[test]
@@ -647,9 +645,9 @@ mod tests {
         let [images, labels] = ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]
             .map(|name| folder.join(name));
         let data = load(&images, &labels, &IdxTest::HeldOut(2000)).unwrap();
-        assert_eq!((data.shape, data.classes), ([1, 28, 28], 10));
-        assert_eq!(data.train.labels[..10], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]);
-        let sizes = [&data.train, &data.test].map(|s| (s.labels.len(), s.pixels.len()));
+        assert_eq!((data.shape, data.outputs), ([1, 28, 28], 10));
+        assert_eq!(data.train.labels()[..10], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]);
+        let sizes = [&data.train, &data.test].map(|s| (s.labels().len(), s.pixels().len()));
         assert_eq!(sizes, [(8000, 8000 * 784), (2000, 2000 * 784)]);
     }
 }

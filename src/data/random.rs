@@ -15,6 +15,8 @@ pub(super) enum Purpose {
     Order = 3,
     /// The augmentation of an image; the place is its position in the epoch.
     Augmentation = 4,
+    /// Which samples are held out for testing.
+    TestShare = 5,
 }
 
 /// A source of random numbers.

@@ -1,9 +1,9 @@
 //! From the records and timed blocks of the variants to their summaries, and each against the baseline.
 
-use crate::claims::accuracies;
+use crate::claims::{margin, test_values};
 use crate::record::{
-    AccuracyDifference, AgainstBaseline, Counts, Estimate, Evidence, Inference, Numerics, Phases,
-    Point, Role, RunRecord, TrainTime, VariantResult, Work,
+    AgainstBaseline, Counts, Estimate, Evidence, Inference, MetricDifference, Numerics, Phases,
+    Point, Role, RunRecord, TestMetric, TrainTime, VariantResult, Work,
 };
 use crate::spec::{ControlKind, Plan};
 use crate::stats;
@@ -118,39 +118,41 @@ fn add_evidence(evidence: &mut Evidence, run: &RunRecord) {
 }
 
 /// Fills in the comparison of every variant but the baseline.
-pub(super) fn against_baseline(plan: &Plan, variants: &mut [VariantResult]) {
+pub(super) fn against_baseline(on: (&Plan, TestMetric), variants: &mut [VariantResult]) {
+    let (plan, metric) = on;
     let Some(baseline) = variants.iter().find(|v| v.name == plan.baseline).cloned() else {
         return;
     };
     for variant in variants.iter_mut().filter(|variant| variant.name != baseline.name) {
-        let accuracies = accuracies(variant);
-        variant.against_baseline = Some(compare(plan, (variant, &accuracies), &baseline));
+        let values = test_values(metric, variant);
+        variant.against_baseline = Some(compare(on, (variant, &values), &baseline));
     }
-    let mut differences: Vec<&mut AccuracyDifference> = variants
+    let mut differences: Vec<&mut MetricDifference> = variants
         .iter_mut()
-        .filter_map(|variant| variant.against_baseline.as_mut()?.accuracy_difference.as_mut())
+        .filter_map(|variant| variant.against_baseline.as_mut()?.metric_difference_mut())
         .collect();
-    stats::adjust(&mut differences);
+    stats::adjust(metric, &mut differences);
 }
 
 /// A control against the baseline: the i-th of its seeds is paired with the i-th of the plan. It is compared for itself, not
 /// as one of the variants among which Holm's method adjusts, so that a control changes no verdict on a variant; its
 /// own p is not adjusted.
 pub(super) fn control(
-    plan: &Plan,
+    on: (&Plan, TestMetric),
     (kind, result): (ControlKind, &VariantResult),
     variants: &[VariantResult],
 ) -> Option<AgainstBaseline> {
+    let (plan, metric) = on;
     let baseline = variants.iter().find(|variant| variant.name == plan.baseline)?;
-    let paired = accuracies(result).into_iter();
-    let pair = |(seed, accuracy)| Some((plan.paired_seed(kind, seed)?, accuracy));
+    let paired = test_values(metric, result).into_iter();
+    let pair = |(seed, value)| Some((plan.paired_seed(kind, seed)?, value));
     let paired: Vec<(u64, f64)> = paired.filter_map(pair).collect();
-    Some(compare(plan, (result, &paired), baseline))
+    Some(compare(on, (result, &paired), baseline))
 }
 
-/// A variant, with its accuracies by the seeds to pair them by, against the baseline.
+/// A variant, with its values of the metric by the seeds to pair them by, against the baseline.
 fn compare(
-    plan: &Plan,
+    (plan, metric): (&Plan, TestMetric),
     (variant, by_seed): (&VariantResult, &[(u64, f64)]),
     baseline: &VariantResult,
 ) -> AgainstBaseline {
@@ -163,16 +165,19 @@ fn compare(
     let memory_ratio = |measure: &dyn Fn(&VariantResult) -> Option<f64>| {
         measure(variant).zip(measure(baseline)).map(|(of, to)| Ratio(of / to))
     };
+    let difference = stats::metric_difference(
+        metric,
+        by_seed,
+        &test_values(metric, baseline),
+        margin((plan, metric), baseline),
+    );
     AgainstBaseline {
         baseline: baseline.name.clone(),
         train_time_ratio: ratio(train(variant), train(baseline)),
         train_memory_ratio: memory_ratio(&train_memory),
         inference_time_ratio: ratio(inference(variant), inference(baseline)),
         inference_memory_ratio: memory_ratio(&inference_memory),
-        accuracy_difference: stats::accuracy_difference(
-            by_seed,
-            &accuracies(baseline),
-            plan.measure.equivalence_margin,
-        ),
+        accuracy_difference: difference.clone().filter(|_| metric == TestMetric::Accuracy),
+        squared_error_difference: difference.filter(|_| metric == TestMetric::MeanSquaredError),
     }
 }

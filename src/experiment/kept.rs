@@ -276,7 +276,7 @@ pub(super) fn impossible(
     plan: &Plan,
 ) -> Option<String> {
     let RunRecord { summary, loss, evaluations, .. } = record;
-    let RunSummary { status, steps, test_accuracy, .. } = summary;
+    let RunSummary { status, steps, .. } = summary;
     if record.variant != variant || summary.seed != seed {
         let found = record.variant.escape_debug();
         return Some(format!("its record is that of {found}, seed {}", summary.seed));
@@ -293,10 +293,17 @@ pub(super) fn impossible(
     if loss.len() as u64 != *steps {
         return Some(format!("its record has {} losses of {steps} steps", loss.len()));
     }
-    let evaluated = evaluations.last().map(|last| last.accuracy);
-    let is_share = test_accuracy.is_some_and(|accuracy| (0.0..=1.0).contains(&accuracy));
-    if !is_share || evaluated != *test_accuracy {
-        return Some("its accuracy is not that of its last evaluation".to_owned());
+    let evaluated = evaluations.last();
+    let can_be = match (summary.test_accuracy, summary.test_squared_error) {
+        (Some(accuracy), None) => (0.0..=1.0).contains(&accuracy),
+        (None, Some(error)) => error >= 0.0,
+        (None, None) => evaluated.is_some_and(|last| last.loss.is_none()),
+        (Some(_), Some(_)) => false,
+    };
+    let of_summary = Some((summary.test_accuracy, summary.test_squared_error));
+    if !can_be || evaluated.map(|last| (last.accuracy, last.squared_error)) != of_summary {
+        let name = if summary.test_squared_error.is_some() { "error" } else { "accuracy" };
+        return Some(format!("its {name} is not that of its last evaluation"));
     }
     None
 }

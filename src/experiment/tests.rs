@@ -19,7 +19,8 @@ fn completed(plan: &Plan) -> RunRecord {
     record.summary.steps = 4;
     record.summary.test_accuracy = Some(0.5);
     record.loss = vec![Some(1.0); 4];
-    record.evaluations = vec![Evaluation { step: 4, accuracy: 0.5, loss: None }];
+    record.evaluations =
+        vec![Evaluation { step: 4, accuracy: Some(0.5), squared_error: None, loss: None }];
     record
 }
 
@@ -47,7 +48,7 @@ fn a_record_that_cannot_be_is_not_believed() {
         (
             |r| {
                 r.summary.test_accuracy = Some(1.5);
-                r.evaluations[0].accuracy = 1.5;
+                r.evaluations[0].accuracy = Some(1.5);
             },
             "its accuracy is not that of its last evaluation",
         ),

@@ -1,4 +1,4 @@
-// Softmax cross-entropy and what belongs to it: twin of loss.rs and of column_sums in product.rs. Everything is in f32.
+// Softmax cross-entropy, mean squared error and what belongs to them: twin of loss.rs and of column_sums in product.rs. Everything is in f32.
 //
 // logits are rows × classes; labels are below classes, which the caller has checked. A row is worked on by one block at a time:
 // blocks of a power of two of threads, whose number sets the order of the sums; any number of blocks.
@@ -78,6 +78,57 @@ FOR_EACH_STORAGE(CROSS_ENTROPY)
         }                                                                                          \
     }
 FOR_EACH_STORAGE(CROSS_ENTROPY_LOSS)
+
+// The mean squared difference of a row from its targets; the same in every thread of the block.
+template <class T>
+__device__ float row_error(const T* outputs, const float* targets, u32 each) {
+    float part = 0.0f;
+    for (u32 i = threadIdx.x; i < each; i += blockDim.x) {
+        const float difference = widen(outputs[i]) - targets[i];
+        part += difference * difference;
+    }
+    return block_sum(part) / (float)each;
+}
+
+template <class T>
+__device__ void squared_error(
+    const T* outputs, const float* targets, T* gradient, float* losses, u32 rows, u32 each, const float* scale,
+    u32 micro_batches) {
+    const float factor = *scale / (float)micro_batches / (float)rows;
+    const float share = 2.0f / (float)each;
+    for (u64 row = blockIdx.x; row < rows; row += gridDim.x) {
+        const u64 first = row * each;
+        const float loss = row_error(outputs + first, targets + first, each);
+        if (threadIdx.x == 0) {
+            losses[row] = loss;
+        }
+        for (u32 i = threadIdx.x; i < each; i += blockDim.x) {
+            gradient[first + i] = narrow<T>((widen(outputs[first + i]) - targets[first + i]) * share * factor);
+        }
+    }
+}
+
+// As cross_entropy, of outputs and targets of rows × each.
+#define SQUARED_ERROR(suffix, T)                                                                   \
+    extern "C" __global__ void __launch_bounds__(MAX_THREADS) squared_error_##suffix(              \
+        const T* outputs, const float* targets, T* gradient, float* losses,                        \
+        u32 rows, u32 each, const float* scale, u32 micro_batches) {                               \
+        squared_error(outputs, targets, gradient, losses, rows, each, scale, micro_batches);       \
+    }
+FOR_EACH_STORAGE(SQUARED_ERROR)
+
+// losses: the mean squared error of each row, without a gradient: for evaluation.
+#define SQUARED_ERROR_LOSS(suffix, T)                                                              \
+    extern "C" __global__ void __launch_bounds__(MAX_THREADS) squared_error_loss_##suffix(         \
+        const T* outputs, const float* targets, float* losses, u32 rows, u32 each) {               \
+        for (u64 row = blockIdx.x; row < rows; row += gridDim.x) {                                 \
+            const float loss = row_error(outputs + row * each, targets + row * each, each);        \
+            if (threadIdx.x == 0) {                                                                \
+                losses[row] = loss;                                                                \
+            }                                                                                      \
+        }                                                                                          \
+    }
+FOR_EACH_STORAGE(SQUARED_ERROR_LOSS)
 
 // *loss = mean of the losses / micro_batches for the first micro-batch, and that much more for the others. One block of a power
 // of two of threads.

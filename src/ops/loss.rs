@@ -1,4 +1,4 @@
-//! Softmax cross-entropy: logits in any type, everything else in f32.
+//! Losses, softmax cross-entropy and mean squared error: outputs of a model in any type, everything else in f32.
 
 use candle_core::{Device, Result, Tensor};
 
@@ -22,7 +22,7 @@ pub struct LossSettings {
 pub struct LossGradient {
     /// The loss of each row, N, f32: neither scaled nor divided.
     pub losses: Tensor,
-    /// Of the mean loss with respect to the logits, N × C, times the loss scale.
+    /// Of the mean loss with respect to the model's outputs, of their shape, times the loss scale.
     pub gradient: Tensor,
 }
 
@@ -123,6 +123,79 @@ pub fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
         });
         Tensor::from_vec(losses, n, &Device::Cpu)
     })
+}
+
+/// The mean squared error of each row, and the gradient of their mean times `scale`, the loss scale: one f32. outputs: N × V;
+/// targets: N × V, f32.
+///
+/// # Errors
+/// When the tensors are not contiguous, or not of these shapes and types.
+pub fn squared_error(
+    outputs: &Tensor,
+    targets: &Tensor,
+    micro_batches: usize,
+    scale: &Tensor,
+) -> Result<LossGradient> {
+    let (n, each) = check_targets(outputs, targets)?;
+    expect_shape("the loss scale", scale, &[1])?;
+    on_gpu!(outputs => cuda::squared_error(outputs, targets, micro_batches, scale));
+    let factor = first::<f32>(scale)? / micro_batches as f32 / n as f32;
+    let share = 2.0 / each as f32;
+    let targets = view::<f32>(targets)?;
+    by_dtype!(outputs.dtype(), T => {
+        let outputs = view::<T>(outputs)?;
+        let mut losses = zeroed::<f32>(n)?;
+        let gradient = build::<T>((n, each), |gradient| {
+            let mut row = vec![0.0; each];
+            let rows = gradient.blocks(each).zip(outputs.chunks(each));
+            let expected = targets.chunks(each).zip(&mut losses);
+            for ((gradient, outputs), (targets, loss)) in rows.zip(expected) {
+                T::widen(outputs, &mut row);
+                *loss = row_error(&mut row, targets);
+                for value in &mut row {
+                    *value = *value * share * factor;
+                }
+                T::narrow(&row, gradient);
+            }
+        })?;
+        Ok(LossGradient { losses: Tensor::from_vec(losses, n, &Device::Cpu)?, gradient })
+    })
+}
+
+/// The mean squared error of each row, f32, without a gradient: for evaluation. Shapes as [`squared_error`].
+///
+/// # Errors
+/// As [`squared_error`].
+pub fn squared_error_loss(outputs: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let (n, each) = check_targets(outputs, targets)?;
+    on_gpu!(outputs => cuda::squared_error_loss(outputs, targets));
+    let targets = view::<f32>(targets)?;
+    by_dtype!(outputs.dtype(), T => {
+        let outputs = view::<T>(outputs)?;
+        let losses = map_indices(n, |i| {
+            let (range, mut row) = (i * each..(i + 1) * each, vec![0.0; each]);
+            T::widen(&outputs[range.clone()], &mut row);
+            row_error(&mut row, &targets[range])
+        });
+        Tensor::from_vec(losses, n, &Device::Cpu)
+    })
+}
+
+/// One row: the mean of its squared differences, and `row` overwritten with the differences.
+fn row_error(row: &mut [f32], targets: &[f32]) -> f32 {
+    let mut total = 0.0;
+    for (value, target) in row.iter_mut().zip(targets) {
+        *value -= target;
+        total += *value * *value;
+    }
+    total / row.len() as f32
+}
+
+/// N and V, if there are as many targets as outputs.
+fn check_targets(outputs: &Tensor, targets: &Tensor) -> Result<(usize, usize)> {
+    let (n, each) = outputs.dims2()?;
+    expect_shape("the targets", targets, &[n, each])?;
+    Ok((n, each))
 }
 
 /// How many rows have their largest logit at the label. A row with a NaN is not correct.

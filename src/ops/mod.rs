@@ -44,6 +44,7 @@ pub use linear::{
 };
 pub use loss::{
     LossGradient, LossSettings, count_correct, cross_entropy, cross_entropy_loss, mean_loss,
+    squared_error, squared_error_loss,
 };
 pub use matmul::{ISA_VARIABLE, Isa, IsaError, isa, product_paths, work_space};
 pub use norm::{

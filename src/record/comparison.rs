@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Estimate;
 use crate::units::Ratio;
 
-/// A variant against the baseline, paired by block (times) or by seed (accuracy).
+/// A variant against the baseline, paired by block (times) or by seed (accuracy, error).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AgainstBaseline {
     /// The baseline's name.
@@ -19,13 +19,28 @@ pub struct AgainstBaseline {
     pub inference_time_ratio: Option<Estimate<Ratio>>,
     /// Peak inference memory, variant ÷ baseline.
     pub inference_memory_ratio: Option<Ratio>,
-    /// Test accuracy, variant − baseline.
-    pub accuracy_difference: Option<AccuracyDifference>,
+    /// Test accuracy, variant − baseline; none of a regression.
+    pub accuracy_difference: Option<MetricDifference>,
+    /// Test mean squared error, variant − baseline; only of a regression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub squared_error_difference: Option<MetricDifference>,
 }
 
-/// The mean paired difference of test accuracy, variant − baseline.
+impl AgainstBaseline {
+    /// The difference of the experiment's metric.
+    pub fn metric_difference(&self) -> Option<&MetricDifference> {
+        self.accuracy_difference.as_ref().or(self.squared_error_difference.as_ref())
+    }
+
+    /// The difference of the experiment's metric.
+    pub fn metric_difference_mut(&mut self) -> Option<&mut MetricDifference> {
+        self.accuracy_difference.as_mut().or(self.squared_error_difference.as_mut())
+    }
+}
+
+/// The mean paired difference of the experiment's metric, variant − baseline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct AccuracyDifference {
+pub struct MetricDifference {
     /// Mean of the differences by seed.
     pub value: f64,
     /// Lower end of the 95 % interval; none with fewer than two pairs.
@@ -41,18 +56,18 @@ pub struct AccuracyDifference {
     /// Pairs of seeds compared.
     pub pairs: usize,
     /// What follows.
-    pub verdict: AccuracyVerdict,
+    pub verdict: MetricVerdict,
 }
 
 /// What the paired differences allow to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum AccuracyVerdict {
-    /// The interval lies below 0 and p < 0.05.
+pub enum MetricVerdict {
+    /// The interval lies on the worse side of 0, which is below it for an accuracy, and p < 0.05.
     Worse,
-    /// The interval lies above 0 and p < 0.05.
+    /// The interval lies on the better side of 0 and p < 0.05.
     Better,
-    /// The 90 % interval lies within ±δ of the plan, and would after one more seed had gone 5 standard deviations off.
+    /// The 90 % interval lies within ±δ, and would after one more seed had gone 5 standard deviations off.
     Equivalent,
     /// None of these: not a statement that they are the same.
     Inconclusive,

@@ -24,8 +24,12 @@ pub struct RunSummary {
     pub seed: u64,
     /// How it ended.
     pub status: Status,
-    /// Correct ÷ all over the test split, 0 to 1, of the weights at the end, diverged or not.
+    /// Correct ÷ all over the test split, 0 to 1, of the weights at the end, diverged or not; none of a regression.
     pub test_accuracy: Option<f64>,
+    /// Mean squared error over the test split of the weights at the end, diverged or not; only of a regression, and none if it
+    /// was not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_squared_error: Option<f64>,
     /// Training loss of the last step; none if it was not finite.
     pub final_loss: Option<f64>,
     /// Steps attempted, skipped ones included.
@@ -36,6 +40,13 @@ pub struct RunSummary {
     pub weights_digest: Option<String>,
     /// Why and where it stopped early.
     pub failure: Option<Failure>,
+}
+
+impl RunSummary {
+    /// The value of the experiment's metric.
+    pub fn metric(&self) -> Option<f64> {
+        self.test_accuracy.or(self.test_squared_error)
+    }
 }
 
 /// Why a run stopped early.
@@ -105,10 +116,20 @@ impl RunRecord {
 pub struct Evaluation {
     /// Steps done before it.
     pub step: u64,
-    /// Correct ÷ all, 0 to 1.
-    pub accuracy: f64,
+    /// Correct ÷ all, 0 to 1; none of a regression.
+    pub accuracy: Option<f64>,
+    /// Mean squared error; only of a regression, and none if not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub squared_error: Option<f64>,
     /// Mean loss; none if not finite.
     pub loss: Option<f64>,
+}
+
+impl Evaluation {
+    /// The value of the experiment's metric.
+    pub fn metric(&self) -> Option<f64> {
+        self.accuracy.or(self.squared_error)
+    }
 }
 
 /// A step whose update was skipped, because its loss or a weight gradient was not finite.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::record::{Results, Status, VariantResult};
+use crate::record::{Results, Status, TestMetric, VariantResult};
 use crate::stats;
 use crate::units::Seconds;
 
@@ -13,18 +13,25 @@ pub fn exact_metrics(results: &Results) -> BTreeMap<Key, Measured> {
     results
         .variants
         .iter()
-        .flat_map(|variant| of_runs(variant).chain(of_variant(variant)))
+        .flat_map(|variant| of_runs(results.metric, variant).chain(of_variant(variant)))
         .collect()
 }
 
-fn of_runs(variant: &VariantResult) -> impl Iterator<Item = (Key, Measured)> + '_ {
-    variant.runs.iter().filter(|run| run.status != Status::Failed).flat_map(|run| {
+fn of_runs(
+    judged_by: TestMetric,
+    variant: &VariantResult,
+) -> impl Iterator<Item = (Key, Measured)> + '_ {
+    let tested = match judged_by {
+        TestMetric::Accuracy => Metric::TestAccuracy,
+        TestMetric::MeanSquaredError => Metric::TestSquaredError,
+    };
+    variant.runs.iter().filter(move |run| run.status != Status::Failed).flat_map(move |run| {
         let key = |metric| Key::of_seed(&variant.name, metric, run.seed);
         let number = |value: Option<f64>| value.map_or(Measured::NotFinite, Measured::number);
         let diverged = u64::from(run.status == Status::Diverged);
         let values = [
             (Metric::Diverged, Some(Measured::Count(diverged))),
-            (Metric::TestAccuracy, Some(number(run.test_accuracy))),
+            (tested, Some(number(run.metric()))),
             (Metric::FinalLoss, Some(number(run.final_loss))),
             (Metric::WeightsDigest, run.weights_digest.clone().map(Measured::Text)),
             (Metric::SkippedSteps, Some(Measured::Count(run.skipped_steps))),

@@ -7,7 +7,7 @@ use super::judge::{Asked, Judgement, Outcome, Verdict, judge};
 use super::metric::Measured;
 use crate::record::{
     Control, Counts, DataFacts, Environment, Estimate, Inference, Memory, Numerics, Point, Results,
-    RunSummary, SCHEMA, Status, TrainTime, UpdateCounts, VariantResult, Work,
+    RunSummary, SCHEMA, Status, TestMetric, TrainTime, UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{self, ControlKind, Overrides, Plan};
 use crate::units::{Bytes, Flops, Seconds};
@@ -27,6 +27,7 @@ pub(super) fn results() -> Results {
         engine: crate::model::Engine::Mantissa,
         environment: environment(),
         data: Some(DataFacts { digest: "d".repeat(64), ..DataFacts::default() }),
+        metric: TestMetric::Accuracy,
         variants,
         claims: Vec::new(),
         controls: Vec::new(),
@@ -86,6 +87,7 @@ fn run(name: &str, seed: u64, accuracy: f64) -> RunSummary {
         seed,
         status: Status::Completed,
         test_accuracy: Some(accuracy),
+        test_squared_error: None,
         final_loss: Some(0.25),
         steps: 100,
         skipped_steps: 0,

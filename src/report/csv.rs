@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 
-use crate::record::Estimate;
+use crate::record::{Estimate, TestMetric};
 
 use super::table::{Row, Table};
 use super::text;
@@ -27,7 +27,7 @@ pub(super) fn render(table: &Table<'_>) -> Result<Vec<u8>, String> {
 }
 
 fn fields(row: &Row<'_>) -> Vec<Field> {
-    [identity(row), accuracy(row), training(row), inference(row), numerics(row)].concat()
+    [identity(row), metric(row), training(row), inference(row), numerics(row)].concat()
 }
 
 fn identity(row: &Row<'_>) -> Vec<Field> {
@@ -52,22 +52,54 @@ pub(super) fn words(text: &str) -> String {
     if is_formula { format!("'{text}") } else { text }
 }
 
-fn accuracy(row: &Row<'_>) -> Vec<Field> {
-    let spread = row.accuracy;
-    let difference = row.difference();
-    vec![
-        ("test_accuracy_mean", optional(spread.map(|s| s.mean))),
-        ("test_accuracy_sd", optional(spread.and_then(|s| s.deviation))),
-        ("test_accuracy_seeds", optional(spread.map(|s| s.seeds))),
-        ("accuracy_difference", optional(difference.map(|d| d.value))),
-        ("accuracy_difference_low", optional(difference.and_then(|d| d.low))),
-        ("accuracy_difference_high", optional(difference.and_then(|d| d.high))),
-        ("accuracy_p", optional(difference.and_then(|d| d.p))),
-        ("accuracy_p_holm", optional(difference.and_then(|d| d.p_holm))),
-        ("accuracy_probability_better", optional(difference.and_then(|d| d.probability_better))),
-        ("accuracy_pairs", optional(difference.map(|d| d.pairs))),
-        ("accuracy_verdict", optional(difference.map(|d| text::accuracy_verdict(d.verdict)))),
-    ]
+/// The columns of a metric.
+fn metric_columns(metric: TestMetric) -> [&'static str; 11] {
+    match metric {
+        TestMetric::Accuracy => [
+            "test_accuracy_mean",
+            "test_accuracy_sd",
+            "test_accuracy_seeds",
+            "accuracy_difference",
+            "accuracy_difference_low",
+            "accuracy_difference_high",
+            "accuracy_p",
+            "accuracy_p_holm",
+            "accuracy_probability_better",
+            "accuracy_pairs",
+            "accuracy_verdict",
+        ],
+        TestMetric::MeanSquaredError => [
+            "test_squared_error_mean",
+            "test_squared_error_sd",
+            "test_squared_error_seeds",
+            "squared_error_difference",
+            "squared_error_difference_low",
+            "squared_error_difference_high",
+            "squared_error_p",
+            "squared_error_p_holm",
+            "squared_error_probability_better",
+            "squared_error_pairs",
+            "squared_error_verdict",
+        ],
+    }
+}
+
+fn metric(row: &Row<'_>) -> Vec<Field> {
+    let (spread, difference) = (row.spread, row.difference());
+    let values = [
+        optional(spread.map(|s| s.mean)),
+        optional(spread.and_then(|s| s.deviation)),
+        optional(spread.map(|s| s.seeds)),
+        optional(difference.map(|d| d.value)),
+        optional(difference.and_then(|d| d.low)),
+        optional(difference.and_then(|d| d.high)),
+        optional(difference.and_then(|d| d.p)),
+        optional(difference.and_then(|d| d.p_holm)),
+        optional(difference.and_then(|d| d.probability_better)),
+        optional(difference.map(|d| d.pairs)),
+        optional(difference.map(|d| text::verdict(d.verdict))),
+    ];
+    metric_columns(row.metric).into_iter().zip(values).collect()
 }
 
 fn training(row: &Row<'_>) -> Vec<Field> {

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use crate::precision::{Format, LossScale, Policy};
 use crate::record::{
-    AccuracyDifference, AccuracyVerdict, AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict,
-    Control, Counts, Environment, Estimate, Evidence, ExponentHistogram, Failure, GradientCounts,
-    Inference, LayerCensus, Memory, Numerics, Phases, Point, Recommendation, Results, Role,
-    RunRecord, RunSummary, SCHEMA, Skip, Status, TrainTime, UpdateCounts, VariantResult, Work,
+    AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict, Control, Counts, Environment,
+    Estimate, Evaluation, Evidence, ExponentHistogram, Failure, GradientCounts, Inference,
+    LayerCensus, Memory, MetricDifference, MetricVerdict, Numerics, Phases, Point, Recommendation,
+    Results, Role, RunRecord, RunSummary, SCHEMA, Skip, Status, TestMetric, TrainTime,
+    UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{
     Activation, ClaimsPlan, ControlKind, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan,
@@ -15,6 +16,7 @@ use crate::spec::{
 };
 use crate::store;
 use crate::units::{Bytes, Flops, Ratio, Seconds};
+use crate::{claims, stats};
 
 use super::Loaded;
 
@@ -108,6 +110,43 @@ pub(super) fn loaded() -> Loaded {
     Loaded { label, results: results(), records, notes: Vec::new() }
 }
 
+/// The same as a regression: every seed's error is 1 − its accuracy, and is tested twice; differences are judged anew.
+pub(super) fn regression() -> Loaded {
+    let mut loaded = loaded();
+    let results = &mut loaded.results;
+    results.metric = TestMetric::MeanSquaredError;
+    let controls = results.controls.iter_mut().map(|control| &mut control.result);
+    for variant in results.variants.iter_mut().chain(controls) {
+        variant.runs.iter_mut().for_each(to_error);
+    }
+    let (plan, metric) = (results.plan.clone(), results.metric);
+    let baseline = results.variants[0].clone();
+    let values = |variant: &VariantResult| claims::test_values(metric, variant);
+    for variant in &mut results.variants[1..] {
+        let (of, to) = (values(variant), values(&baseline));
+        let margin = claims::margin((&plan, metric), &baseline);
+        let against = variant.against_baseline.as_mut().unwrap();
+        against.accuracy_difference = None;
+        against.squared_error_difference = stats::metric_difference(metric, &of, &to, margin);
+    }
+    results.controls.clear();
+    results.claims = claims::judge(results);
+    results.recommendation = Some(claims::recommend(results));
+    loaded.records.retain(|record| !record.variant.contains('+'));
+    for record in &mut loaded.records {
+        to_error(&mut record.summary);
+        let error = record.summary.test_squared_error;
+        record.evaluations = [10, STEPS]
+            .map(|step| Evaluation { step, accuracy: None, squared_error: error, loss: error })
+            .into();
+    }
+    loaded
+}
+
+fn to_error(run: &mut RunSummary) {
+    run.test_squared_error = run.test_accuracy.take().map(|accuracy| 1.0 - accuracy);
+}
+
 /// The same with another name for its third variant.
 pub(super) fn renamed(name: &str) -> Loaded {
     let mut loaded = loaded();
@@ -159,6 +198,7 @@ fn results() -> Results {
             gpu: None,
         },
         data: None,
+        metric: TestMetric::Accuracy,
         variants: VARIANTS.iter().enumerate().map(|(i, t)| variant(t, i)).collect(),
         claims: vec![ClaimResult {
             id: "train-time".to_owned(),
@@ -182,7 +222,7 @@ fn results() -> Results {
 fn control() -> Control {
     let mut result = variant(&VARIANTS[0], 0);
     result.name = "fp32+same-seeds".to_owned();
-    let difference = AccuracyDifference {
+    let difference = MetricDifference {
         value: 0.0,
         low: Some(0.0),
         high: Some(0.0),
@@ -190,7 +230,7 @@ fn control() -> Control {
         p_holm: None,
         probability_better: Some(0.5),
         pairs: 3,
-        verdict: AccuracyVerdict::Inconclusive,
+        verdict: MetricVerdict::Inconclusive,
     };
     result.against_baseline = Some(AgainstBaseline {
         baseline: "fp32".to_owned(),
@@ -199,6 +239,7 @@ fn control() -> Control {
         inference_time_ratio: None,
         inference_memory_ratio: None,
         accuracy_difference: Some(difference),
+        squared_error_difference: None,
     });
     Control { kind: ControlKind::SameSeeds, result }
 }
@@ -249,6 +290,7 @@ fn plan() -> Plan {
             timing_warmup: 5,
             inference_batch: 256,
             equivalence_margin: 0.005,
+            error_margin: 0.05,
         },
         baseline: "fp32".to_owned(),
         variants: variants.collect(),
@@ -364,7 +406,8 @@ fn against(traits: &Traits) -> AgainstBaseline {
             .map(|_| Ratio(memory(false).peak_bytes.0 as f64 / memory(true).peak_bytes.0 as f64)),
         inference_time_ratio: traits.time.map(|time| map(around(time), Ratio)),
         inference_memory_ratio: Some(Ratio(0.5)),
-        accuracy_difference: Some(AccuracyDifference {
+        squared_error_difference: None,
+        accuracy_difference: Some(MetricDifference {
             value: difference,
             low: Some(difference - 0.002),
             high: Some(difference + 0.0015),
@@ -372,7 +415,7 @@ fn against(traits: &Traits) -> AgainstBaseline {
             p_holm: Some(1.0),
             probability_better: Some(0.5),
             pairs: 3,
-            verdict: AccuracyVerdict::Inconclusive,
+            verdict: MetricVerdict::Inconclusive,
         }),
     }
 }
@@ -383,6 +426,7 @@ fn summary(traits: &Traits, seed: u64) -> RunSummary {
         seed,
         status: if stop.is_some() { Status::Diverged } else { Status::Completed },
         test_accuracy: Some(traits.accuracies[seed as usize]),
+        test_squared_error: None,
         final_loss: stop.is_none().then(|| loss(STEPS - 1, seed)),
         steps: stop.map_or(STEPS, |step| step + 1),
         skipped_steps: skips(traits).len() as u64,

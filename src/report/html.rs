@@ -6,13 +6,13 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::claims;
-use crate::record::{ClaimVerdict, Environment, GpuLoad, RunSummary};
+use crate::record::{ClaimVerdict, Environment, GpuLoad, RunSummary, TestMetric};
 
 use super::figure::{FOLDED, Figure, Scale};
 use super::history::Group;
 use super::sentences::{Advice, Judged};
-use super::summary::{self, COLUMNS};
-use super::table::{LayerSum, Line, Row, TITLES, Table};
+use super::summary;
+use super::table::{LayerSum, Line, Row, Table};
 use super::theme::DARK;
 use super::{Drawing, Report, draw, interactive, text};
 
@@ -32,14 +32,14 @@ struct Page<'a> {
     title: &'a str,
     origins: Vec<Origin>,
     advice: &'a [Advice],
-    summary_titles: [&'static str; COLUMNS.len()],
+    summary_titles: [&'static str; summary::COUNT],
     summary: Vec<SummaryRow>,
     summary_legend: String,
     claims: Vec<Claim<'a>>,
     tally: String,
     titles: Vec<Title>,
     rows: Vec<HtmlRow>,
-    legend: Vec<&'static str>,
+    legend: Vec<String>,
     sentences: &'a [String],
     figures: Vec<HtmlFigure<'a>>,
     details: Vec<Detail>,
@@ -116,6 +116,8 @@ struct Detail {
     id: String,
     name: String,
     policy: String,
+    /// The title of the runs' third column.
+    metric: &'static str,
     runs: Vec<[String; 7]>,
     gradients: String,
     load: Option<String>,
@@ -190,7 +192,7 @@ pub(super) fn render(
         title: &report.title,
         origins: origins(report),
         advice: &report.advice,
-        summary_titles: COLUMNS.map(|column| column.title),
+        summary_titles: summary::columns(&report.table).map(|column| column.title),
         summary: summary_rows(report),
         summary_legend: summary::legend(&report.table),
         claims: claim_groups(&report.claims),
@@ -255,9 +257,10 @@ fn verdict(judged: &Judged) -> Verdict<'_> {
 
 /// The summary: a row per variant, a cell per column.
 fn summary_rows(report: &Report<'_>) -> Vec<SummaryRow> {
+    let columns = summary::columns(&report.table);
     let rows = report.table.rows.iter().map(|row| SummaryRow {
         baseline: row.is_baseline,
-        cells: COLUMNS.iter().map(|column| (column.cell)(row)).collect(),
+        cells: columns.iter().map(|column| (column.cell)(row)).collect(),
     });
     rows.collect()
 }
@@ -267,8 +270,8 @@ fn titles(report: &Report<'_>) -> Vec<Title> {
     let same = |column: usize| {
         column > 0 && cells.len() > 1 && cells.iter().all(|row| row[column] == cells[0][column])
     };
-    let titles = TITLES.iter().enumerate();
-    let titles = titles.map(|(at, name)| Title { name: (*name).to_owned(), same: same(at) });
+    let titles = report.table.titles().into_iter().enumerate();
+    let titles = titles.map(|(at, name)| Title { name: name.to_owned(), same: same(at) });
     let ratio = report.table.ratio_title().map(|name| Title { name, same: false });
     titles.chain(ratio).collect()
 }
@@ -378,7 +381,8 @@ fn detail((index, row): (usize, &Row<'_>)) -> Detail {
         id: format!("variant-{}", index + 1),
         name: row.label(),
         policy: text::printable(&row.policy),
-        runs: row.result.runs.iter().map(run_cells).collect(),
+        metric: row.metric.name(),
+        runs: row.result.runs.iter().map(|run| run_cells(row.metric, run)).collect(),
         gradients: format!(
             "Weight gradients over every step, before unscaling: {} values, of them {} zeros, {} subnormals, {} infinities and {} NaNs.",
             text::count(gradients.elements),
@@ -406,14 +410,14 @@ fn load(load: &GpuLoad) -> String {
     text::printable(&format!("The GPU in the timed blocks: {}.", facts.join(", ")))
 }
 
-fn run_cells(run: &RunSummary) -> [String; 7] {
+fn run_cells(metric: TestMetric, run: &RunSummary) -> [String; 7] {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| text::NOT_MEASURED.to_owned());
     let why = run.failure.as_ref().map(|failure| format!(" {}", text::failure(failure)));
     let status = format!("{}{}", text::status(run.status), why.unwrap_or_default());
     [
         run.seed.to_string(),
         text::printable(&status),
-        or_dash(run.test_accuracy.map(text::percent)),
+        or_dash(run.metric().map(|value| metric.value(value))),
         or_dash(run.final_loss.map(text::decimal)),
         text::count(run.steps),
         text::count(run.skipped_steps),

@@ -1,13 +1,14 @@
 //! `results.tex`: the comparison as a table for a paper, with the rules of the package `booktabs`; and
 //! `results-compact.tex`, which fits a column of two.
 
-use super::summary::COLUMNS;
-use super::table::{TITLES, Table};
+use super::summary::columns;
+use super::table::Table;
 use super::text;
 
 /// The whole comparison.
 pub(super) fn render(table: &Table<'_>) -> String {
-    let titles = TITLES.map(|title| stack(&title.split(' ').map(escape).collect::<Vec<_>>()));
+    let titles =
+        table.titles().map(|title| stack(&title.split(' ').map(escape).collect::<Vec<_>>()));
     let rows = table.rows.iter().map(|row| {
         let cells = row
             .cells()
@@ -22,7 +23,8 @@ const LAST_RANK: u8 = 3;
 
 /// Accuracy, speed and memory, one line per variant.
 pub(super) fn compact(table: &Table<'_>) -> String {
-    let columns = || COLUMNS.iter().filter(|column| column.rank <= LAST_RANK);
+    let all = columns(table);
+    let columns = || all.iter().filter(|column| column.rank <= LAST_RANK);
     let titles: Vec<String> = columns().map(|column| escape(column.title)).collect();
     let row = |row| columns().map(|column| escape(&(column.cell)(row))).collect();
     tabular(&titles, table.rows.iter().map(row))

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use super::figure::Figure;
 use super::sentences::Judged;
-use super::summary::COLUMNS;
-use super::table::{TITLES, Table};
+use super::summary::columns;
+use super::table::Table;
 use super::{Report, text};
 use crate::formatting::markdown as escape;
 
@@ -37,7 +37,7 @@ pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
     }
     page += "\n## How to read the table\n\n";
     for line in report.table.legend() {
-        let _ = writeln!(page, "- {}", escape(line));
+        let _ = writeln!(page, "- {}", escape(&line));
     }
     page
 }
@@ -47,7 +47,8 @@ const LAST_RANK: u8 = 7;
 
 /// The conclusion, and one line per variant: the whole of `pull-request.md`.
 pub(super) fn compact(report: &Report<'_>) -> String {
-    let columns = || COLUMNS.iter().filter(|column| column.rank <= LAST_RANK);
+    let all = columns(&report.table);
+    let columns = || all.iter().filter(|column| column.rank <= LAST_RANK);
     let titles: Vec<&str> = columns().map(|column| column.title).collect();
     let mut page = advice(report);
     let _ = writeln!(page, "| {} |", titles.join(" | "));
@@ -84,7 +85,8 @@ fn advice(report: &Report<'_>) -> String {
 
 fn comparison(table: &Table<'_>) -> String {
     let ratio = table.ratio_title();
-    let titles = TITLES.map(str::to_owned).into_iter().chain(ratio.as_ref().map(|r| escape(r)));
+    let titles =
+        table.titles().map(str::to_owned).into_iter().chain(ratio.as_ref().map(|r| escape(r)));
     let titles: Vec<String> = titles.collect();
     let mut lines = format!("| {} |\n|", titles.join(" | "));
     lines += " --- |";

@@ -77,6 +77,21 @@ pub enum ReportError {
         /// The schema it declares.
         schema: u64,
     },
+    /// Experiments that are judged by different metrics.
+    #[error(
+        "{}: judged by {other}, and {} by {first}: one report holds experiments of one metric; report on each by itself",
+        path.display(), first_path.display()
+    )]
+    Metrics {
+        /// A folder.
+        first_path: PathBuf,
+        /// Its metric.
+        first: &'static str,
+        /// The folder that differs.
+        path: PathBuf,
+        /// Its metric.
+        other: &'static str,
+    },
     /// A part of the report could not be drawn or filled in.
     #[error("{}: cannot be made: {detail}; please report this as a bug", path.display())]
     Make {
@@ -138,6 +153,17 @@ pub fn render(dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
 /// As [`render`].
 pub fn render_together(dirs: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>, ReportError> {
     let mut experiments = dirs.iter().map(|dir| load(dir)).collect::<Result<Vec<_>, _>>()?;
+    for (dir, experiment) in dirs.iter().zip(&experiments) {
+        let [first, other] = [&experiments[0], experiment].map(|e| e.results.metric);
+        if first != other {
+            return Err(ReportError::Metrics {
+                first_path: dirs[0].clone(),
+                first: first.name(),
+                path: dir.clone(),
+                other: other.name(),
+            });
+        }
+    }
     for (experiment, label) in experiments.iter_mut().zip(load::labels(dirs)) {
         experiment.label = label;
     }

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::claims::{self, wording};
-use crate::formatting::points_apart;
 use crate::record::{
-    AccuracyDifference, AccuracyVerdict, ClaimVerdict, Estimate, GradientCounts, Recommendation,
-    Status,
+    ClaimVerdict, Estimate, GradientCounts, MetricDifference, MetricVerdict, Recommendation, Status,
 };
 use crate::stats::{MIN_PAIRS, SIGNIFICANCE, least_pairs, wilson};
 use crate::units::Ratio;
@@ -110,6 +108,7 @@ fn caveats(loaded: &Loaded) -> Vec<String> {
 pub(super) fn judged(experiments: &[Loaded]) -> Vec<Judged> {
     let judged = experiments.iter().flat_map(|experiment| {
         experiment.results.claims.iter().map(|claim| {
+            let experiment_metric = experiment.results.metric;
             let experiment = label(experiments, experiment);
             let variant = text::printable(&claim.variant);
             Judged {
@@ -120,7 +119,7 @@ pub(super) fn judged(experiments: &[Loaded]) -> Vec<Judged> {
                     None => variant,
                 },
                 verdict: claim.verdict,
-                measured: text::measure(&claim.id, claim.measured),
+                measured: text::measure(&claim.id, experiment_metric, claim.measured),
                 threshold: text::printable(&claim.threshold),
                 missing: text::printable(claim.missing.as_deref().unwrap_or_default()),
             }
@@ -161,7 +160,7 @@ fn sentences_of(loaded: &Loaded, table: &Table<'_>) -> Vec<String> {
     said.extend(no_times(table));
     said.extend(fastest(table));
     for row in table.rows.iter().filter(|row| !row.is_baseline) {
-        let parts: Vec<String> = [accuracy(row), cost(row)].into_iter().flatten().collect();
+        let parts: Vec<String> = [metric(row), cost(row)].into_iter().flatten().collect();
         if !parts.is_empty() {
             said.push(format!("{}: {}", row.name, parts.join(" ")));
         }
@@ -175,13 +174,13 @@ fn sentences_of(loaded: &Loaded, table: &Table<'_>) -> Vec<String> {
 /// What the baseline does against itself.
 fn controls(table: &Table<'_>) -> Vec<String> {
     let said = table.controls.iter().filter_map(|control| {
-        let accuracy = accuracy(control)?;
+        let difference = metric(control)?;
         let baseline = &control.against_baseline.as_ref()?.baseline;
         let time = control
             .time_ratio()
             .map(|ratio| format!(" Training was {}.", wording::speed(ratio, baseline)));
         Some(format!(
-            "Control {}: the baseline against itself. {accuracy}{}",
+            "Control {}: the baseline against itself. {difference}{}",
             control.name,
             time.unwrap_or_default()
         ))
@@ -308,24 +307,24 @@ fn cost(row: &Row<'_>) -> Option<String> {
     (!said.is_empty()).then(|| said.join(" "))
 }
 
-fn accuracy(row: &Row<'_>) -> Option<String> {
+fn metric(row: &Row<'_>) -> Option<String> {
     let difference = row.difference()?;
     let baseline = &row.against_baseline.as_ref()?.baseline;
-    let by = format!("{} pp against {baseline}", text::points(difference.value));
+    let by = format!("{} against {baseline}", row.metric.difference(difference.value));
     let verdict = match difference.verdict {
-        AccuracyVerdict::Worse => "worse".to_owned(),
-        AccuracyVerdict::Better => "better".to_owned(),
-        AccuracyVerdict::Equivalent => {
+        MetricVerdict::Worse => "worse".to_owned(),
+        MetricVerdict::Better => "better".to_owned(),
+        MetricVerdict::Equivalent => {
             "equivalent within the margin that the plan declares".to_owned()
         }
-        AccuracyVerdict::Inconclusive => {
+        MetricVerdict::Inconclusive => {
             "inconclusive, which does not mean that they are the same".to_owned()
         }
     };
-    let unseen =
-        (difference.verdict == AccuracyVerdict::Equivalent).then(|| far_off(row)).flatten();
+    let unseen = (difference.verdict == MetricVerdict::Equivalent).then(|| far_off(row)).flatten();
     Some(format!(
-        "Test accuracy {by} over {}: {verdict}{}.{}",
+        "{} {by} over {}: {verdict}{}.{}",
+        row.metric.title(),
         text::plural(difference.pairs, "pair"),
         p_value(difference),
         unseen.unwrap_or_default()
@@ -344,14 +343,14 @@ fn far_off(row: &Row<'_>) -> Option<String> {
     };
     let verb = if beyond == 1 { "differs" } else { "differ" };
     Some(format!(
-        " {lie} {} {verb} by more than ±{} pp; in as many as {} of all runs such a difference cannot be excluded.",
+        " {lie} {} {verb} by more than ±{}; in as many as {} of all runs such a difference cannot be excluded.",
         text::plural(seeds, "seed"),
-        points_apart(margin),
+        row.metric.distance(margin),
         text::share(share.high)
     ))
 }
 
-fn p_value(difference: &AccuracyDifference) -> String {
+fn p_value(difference: &MetricDifference) -> String {
     match (difference.p, difference.p_holm) {
         (Some(p), Some(holm)) => {
             format!(" (p {}; after Holm's correction, p {})", small(p), small(holm))
@@ -381,10 +380,11 @@ fn few_seeds(table: &Table<'_>) -> Option<String> {
     };
     (most < needed).then(|| {
         format!(
-            "With {} no difference of accuracy can reach p < {SIGNIFICANCE}: the smallest p of a two-sided sign-flip test \
+            "With {} no difference of {} can reach p < {SIGNIFICANCE}: the smallest p of a two-sided sign-flip test \
              is then {smallest}{among}. It takes at least {needed} seeds to call a variant worse or better, and {MIN_PAIRS} \
              to call it equivalent.",
             text::plural(most, "seed"),
+            table.metric().short(),
         )
     })
 }

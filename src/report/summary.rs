@@ -13,9 +13,19 @@ pub(super) struct Column {
 }
 
 /// The columns in the order in which they stand. The first says which variant a line is about.
-pub(super) const COLUMNS: [Column; 10] = [
+pub(super) fn columns(table: &Table<'_>) -> [Column; COUNT] {
+    let mut columns = COLUMNS;
+    columns[1].title = table.metric().short();
+    columns
+}
+
+/// How many columns there are.
+pub(super) const COUNT: usize = 10;
+
+/// The columns, but for the title of the metric.
+const COLUMNS: [Column; COUNT] = [
     Column { title: "variant", rank: 0, cell: name },
-    Column { title: "accuracy", rank: 1, cell: accuracy },
+    Column { title: "", rank: 1, cell: metric },
     Column { title: "speed", rank: 2, cell: speed },
     Column { title: "memory", rank: 3, cell: memory },
     Column { title: "overflow", rank: 5, cell: |row| counted(row.counted().overflow, row) },
@@ -30,14 +40,14 @@ fn name(row: &Row<'_>) -> String {
     if row.emulated { format!("{} (emulated)", row.label()) } else { row.label() }
 }
 
-/// The difference to the baseline and what it allows to say; of the baseline, the accuracy itself.
-fn accuracy(row: &Row<'_>) -> String {
-    match (row.difference(), row.accuracy) {
+/// The difference to the baseline and what it allows to say; of the baseline, the value itself.
+fn metric(row: &Row<'_>) -> String {
+    match (row.difference(), row.spread) {
         (Some(difference), _) => {
-            let verdict = text::accuracy_verdict(difference.verdict);
-            format!("{} pp, {verdict}", text::points(difference.value))
+            let verdict = text::verdict(difference.verdict);
+            format!("{}, {verdict}", row.metric.difference(difference.value))
         }
-        (None, Some(accuracy)) => text::percent(accuracy.mean),
+        (None, Some(spread)) => row.metric.value(spread.mean),
         (None, None) => text::NOT_MEASURED.to_owned(),
     }
 }
@@ -109,7 +119,8 @@ pub(super) fn legend(table: &Table<'_>) -> String {
         _ => "the baseline".to_owned(),
     };
     format!(
-        "Against {against}: accuracy on the test data in percentage points (pp), speed of training (above 1 is faster), and memory of \
-         training. — means not measured."
+        "Against {against}: {} on the test data{}, speed of training (above 1 is faster), and memory of training. — means not measured.",
+        table.metric().short(),
+        table.metric().in_unit()
     )
 }

@@ -5,21 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Deref;
 
-use crate::claims::accuracies;
+use crate::claims::{margin, test_values};
 use crate::precision::{LossScale, Policy};
 use crate::record::{
-    AccuracyDifference, Counts, Estimate, Evidence, LayerCensus, Numerics, Results, Role,
-    RunRecord, Status, VariantResult,
+    Counts, Estimate, Evidence, LayerCensus, MetricDifference, Numerics, Results, Role, RunRecord,
+    RunSummary, Status, TestMetric, VariantResult,
 };
 use crate::stats;
 use crate::units::{Bytes, Ratio};
 
 use super::{Loaded, text};
 
-/// The titles of [`Row::cells`].
-pub(super) const TITLES: [&str; 11] = [
+/// The titles of [`Row::cells`], but for the metric's.
+const TITLES: [&str; 11] = [
     "variant",
-    "test accuracy",
+    "",
     "step time",
     "training memory",
     "inference time",
@@ -32,8 +32,7 @@ pub(super) const TITLES: [&str; 11] = [
 ];
 
 /// How to read the cells: for the foot of a table.
-const LEGEND: [&str; 5] = [
-    "Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.",
+const LEGEND: [&str; 4] = [
     "Step time: median of the timed blocks of this run; machines drift, so a time in seconds has no interval. × is variant ÷ baseline, paired by block, with its 95% interval; below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; below them their share of this program's fastest matrix multiplication of that format, which is not the hardware's peak.",
     "Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients. Settling: before a run's first update, while the loss scale comes down.",
     "Updates rounded away: they were not 0, and left the weight as it was. They and skipped steps are counted on every step.",
@@ -65,8 +64,10 @@ pub(super) struct Row<'a> {
     pub(super) is_baseline: bool,
     /// How the runs ended.
     pub(super) runs: Runs,
-    /// Test accuracy over the seeds.
-    pub(super) accuracy: Option<Spread>,
+    /// What it is judged by.
+    pub(super) metric: TestMetric,
+    /// The metric over the seeds.
+    pub(super) spread: Option<Spread>,
     /// The census counts of all roles together.
     pub(super) counts: Counts,
     /// Steps attempted over all runs.
@@ -75,7 +76,7 @@ pub(super) struct Row<'a> {
     pub(super) records: Vec<&'a RunRecord>,
     /// Whether the policy scales the loss.
     pub(super) scales: bool,
-    /// Each seed, and its test accuracy minus the baseline's of the seed that it is paired with.
+    /// Each seed, and its value of the metric minus the baseline's of the seed that it is paired with.
     pub(super) differences: Vec<(u64, f64)>,
     /// δ: differences closer to 0 are of no matter.
     pub(super) margin: f64,
@@ -223,20 +224,22 @@ impl<'a> Table<'a> {
     ) -> Self {
         let variants = variants(results);
         let baseline = variants.iter().find(|variant| variant.name == results.plan.baseline);
-        let baseline = baseline.map(|variant| accuracies(variant)).unwrap_or_default();
+        let margin = baseline.map_or(0.0, |of| margin((&results.plan, results.metric), of));
+        let values = |variant: &VariantResult| test_values(results.metric, variant);
+        let baseline = baseline.map(|variant| values(variant)).unwrap_or_default();
         let row = |result: Cow<'a, VariantResult>, differences: Vec<(u64, f64)>| {
             let records = records.iter().filter(|record| record.variant == result.name).collect();
-            Row::of((results, label), result, records, differences)
+            Row::of((results, label), result, records, (differences, margin))
         };
         let rows = variants.into_iter().map(|variant| {
             let is_baseline = variant.name == results.plan.baseline;
             let compared = if is_baseline { &[][..] } else { &baseline };
-            let differences = differences(&variant, compared, Some);
+            let differences = differences(values(&variant), compared, Some);
             row(variant, differences)
         });
         let controls = results.controls.iter().map(|control| {
             let paired = |seed| results.plan.paired_seed(control.kind, seed);
-            let differences = differences(&control.result, &baseline, paired);
+            let differences = differences(values(&control.result), &baseline, paired);
             row(Cow::Borrowed(&control.result), differences)
         });
         Self { rows: rows.collect(), controls: controls.collect() }
@@ -249,8 +252,30 @@ impl<'a> Table<'a> {
     }
 
     /// How to read its cells.
-    pub(super) fn legend(&self) -> Vec<&'static str> {
-        LEGEND.into_iter().chain(self.ratio_title().map(|_| RATIO_LEGEND)).collect()
+    pub(super) fn legend(&self) -> Vec<String> {
+        let metric = self.metric();
+        let direction = if metric.is_higher_better() { "" } else { " Lower is better." };
+        let first = format!(
+            "{}: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline{} with its 95% \
+             interval, and the verdict.{direction}",
+            metric.title(),
+            metric.in_unit()
+        );
+        let ratio = self.ratio_title().map(|_| RATIO_LEGEND);
+        let rest = LEGEND.into_iter().chain(ratio).map(str::to_owned);
+        std::iter::once(first).chain(rest).collect()
+    }
+
+    /// What its rows are judged by: all of a report by the same.
+    pub(super) fn metric(&self) -> TestMetric {
+        self.rows.first().map(|row| row.metric).unwrap_or_default()
+    }
+
+    /// The titles of [`Row::cells`].
+    pub(super) fn titles(&self) -> [&'static str; 11] {
+        let mut titles = TITLES;
+        titles[1] = self.metric().name();
+        titles
     }
 
     /// The title of the column that compares the others with the first experiment; none where there is one experiment.
@@ -293,16 +318,15 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Each seed of a variant and its accuracy minus the baseline's of the seed that it is paired with.
+/// Each seed of a variant and its value of the metric minus the baseline's of the seed that it is paired with.
 fn differences(
-    variant: &VariantResult,
+    variant: Vec<(u64, f64)>,
     baseline: &[(u64, f64)],
     paired: impl Fn(u64) -> Option<u64>,
 ) -> Vec<(u64, f64)> {
     let of_seed = |wanted: u64| baseline.iter().find(|(seed, _)| *seed == wanted);
-    let difference =
-        |(seed, accuracy): (u64, f64)| Some((seed, accuracy - of_seed(paired(seed)?)?.1));
-    accuracies(variant).into_iter().filter_map(difference).collect()
+    let difference = |(seed, value): (u64, f64)| Some((seed, value - of_seed(paired(seed)?)?.1));
+    variant.into_iter().filter_map(difference).collect()
 }
 
 /// What the census counted of one layer in one role, over the runs.
@@ -355,10 +379,10 @@ impl<'a> Row<'a> {
         (results, label): (&'a Results, Option<&'a str>),
         result: Cow<'a, VariantResult>,
         records: Vec<&'a RunRecord>,
-        differences: Vec<(u64, f64)>,
+        (differences, margin): (Vec<(u64, f64)>, f64),
     ) -> Self {
         let ended = |status| result.runs.iter().filter(|r| r.status == status).count();
-        let accuracies: Vec<f64> = result.runs.iter().filter_map(|r| r.test_accuracy).collect();
+        let values: Vec<f64> = result.runs.iter().filter_map(RunSummary::metric).collect();
         let name = text::printable(&result.name);
         let policy: Option<Policy> = result.policy.parse().ok();
         let numerics = result.numerics;
@@ -375,7 +399,8 @@ impl<'a> Row<'a> {
                 diverged: ended(Status::Diverged),
                 failed: ended(Status::Failed),
             },
-            accuracy: Spread::of(&accuracies),
+            metric: results.metric,
+            spread: Spread::of(&values),
             counts: numerics
                 .weights
                 .plus(numerics.activations)
@@ -386,7 +411,7 @@ impl<'a> Row<'a> {
             records,
             scales: policy.is_some_and(|policy| policy.scale != LossScale::None),
             differences,
-            margin: results.plan.measure.equivalence_margin,
+            margin,
             result,
         }
     }
@@ -396,9 +421,9 @@ impl<'a> Row<'a> {
         self.label.clone()
     }
 
-    /// The difference of accuracies to the baseline.
-    pub(super) fn difference(&self) -> Option<&AccuracyDifference> {
-        self.against_baseline.as_ref()?.accuracy_difference.as_ref()
+    /// The difference of the metric to the baseline.
+    pub(super) fn difference(&self) -> Option<&MetricDifference> {
+        self.against_baseline.as_ref()?.metric_difference()
     }
 
     /// Step time, variant ÷ baseline.
@@ -425,7 +450,7 @@ impl<'a> Row<'a> {
     pub(super) fn cells(&self) -> [Vec<Line>; 11] {
         [
             self.name_cell(),
-            self.accuracy_cell(),
+            self.metric_cell(),
             self.step_cell(),
             memory_cell(self.memory.map(|m| m.peak_bytes), self.memory_ratio()),
             self.time_cell(
@@ -451,7 +476,7 @@ impl<'a> Row<'a> {
         let updates = self.numerics.updates;
         [
             None,
-            self.accuracy.map(|accuracy| accuracy.mean),
+            self.spread.map(|spread| spread.mean),
             self.train.as_ref().map(|train| train.step_seconds.value.0),
             self.memory.map(|memory| memory.peak_bytes.0 as f64),
             inference.and_then(|i| Some(i.batch_seconds?.value.0)),
@@ -506,18 +531,26 @@ impl<'a> Row<'a> {
         lines
     }
 
-    fn accuracy_cell(&self) -> Vec<Line> {
-        let Some(spread) = self.accuracy else {
+    /// `96.12% ± 0.31`, and of one seed the value and that it is one.
+    pub(super) fn spread_text(&self, spread: Spread) -> String {
+        match spread.deviation {
+            Some(deviation) => self.metric.spread(spread.mean, deviation),
+            None => format!("{} (1 seed)", self.metric.value(spread.mean)),
+        }
+    }
+
+    fn metric_cell(&self) -> Vec<Line> {
+        let Some(spread) = self.spread else {
             return vec![Line::value(text::NOT_MEASURED)];
         };
-        let mut lines = vec![Line::value(spread_text(spread))];
+        let mut lines = vec![Line::value(self.spread_text(spread))];
         if let Some(difference) = self.difference() {
-            lines.push(Line::value(format!("{} pp", text::points(difference.value))));
+            lines.push(Line::value(self.metric.difference(difference.value)));
             if let (Some(low), Some(high)) = (difference.low, difference.high) {
-                let (low, high) = (text::points(low), text::points(high));
+                let (low, high) = (self.metric.signed(low), self.metric.signed(high));
                 lines.push(Line::detail(format!("({low} to {high})")));
             }
-            lines.push(Line::value(text::accuracy_verdict(difference.verdict)));
+            lines.push(Line::value(text::verdict(difference.verdict)));
         }
         lines
     }
@@ -558,14 +591,6 @@ impl<'a> Row<'a> {
         let mut lines = vec![Line::value(completed)];
         lines.extend(self.runs.troubles().into_iter().map(Line::value));
         lines
-    }
-}
-
-/// `96.12% ± 0.31`, and of one seed the value and that it is one.
-pub(super) fn spread_text(spread: Spread) -> String {
-    match spread.deviation {
-        Some(deviation) => format!("{} ± {:.2}", text::percent(spread.mean), deviation * 100.0),
-        None => format!("{} (1 seed)", text::percent(spread.mean)),
     }
 }
 

@@ -72,10 +72,13 @@ fn scalars(record: &RunRecord) -> Vec<(u64, Value)> {
     };
     let counted = (1u32..).zip(&record.skips).map(|(count, skip)| (skip.step, f64::from(count)));
     let skipped: Vec<Point> = iter::once((0, 0.0)).chain(counted).collect();
+    // Of a regression the metric is the test loss.
+    let accuracies = record.evaluations.iter();
+    let accuracies = accuracies.filter_map(|at| Some((at.step, at.accuracy?))).collect();
     let curves: [(&str, Vec<Point>); 5] = [
         ("loss/train", train.collect()),
         ("loss/test", evaluated(|at| at.loss.unwrap_or(f64::NAN))),
-        ("accuracy/test", evaluated(|at| at.accuracy)),
+        ("accuracy/test", accuracies),
         ("loss_scale", step_line(&record.scale, steps)),
         ("skipped_steps", step_line(&skipped, steps)),
     ];

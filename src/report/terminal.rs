@@ -7,8 +7,8 @@ use crate::record::Results;
 
 use super::load::Loaded;
 use super::sentences::{Advice, Judged, advice, judged};
-use super::summary::{self, COLUMNS, Column};
-use super::table::{TITLES, Table};
+use super::summary::{self, Column, columns};
+use super::table::Table;
 use super::text;
 
 /// How much of the results is printed.
@@ -49,14 +49,14 @@ pub fn terminal(results: &Results, detail: Verbosity, width: usize) -> String {
 
 /// One line per variant, with as many columns as there is room for.
 fn lines(table: &Table<'_>, width: usize) -> String {
-    let mut least = u8::MAX;
+    let (columns, mut least) = (columns(table), u8::MAX);
     loop {
-        let shown: Vec<&Column> = COLUMNS.iter().filter(|column| column.rank < least).collect();
+        let shown: Vec<&Column> = columns.iter().filter(|column| column.rank < least).collect();
         let text = grid(&shown, table);
         let widest = text.lines().map(|line| line.chars().count()).max().unwrap_or_default();
-        let left_out = COLUMNS.iter().map(|column| column.rank).filter(|rank| *rank < least).max();
+        let left_out = columns.iter().map(|column| column.rank).filter(|rank| *rank < least).max();
         match left_out {
-            // The variant and its accuracy stay, whatever the width.
+            // The variant and its metric stay, whatever the width.
             Some(rank) if widest > width && rank > 1 => least = rank,
             _ => return text + "\n" + &legend(table, &shown, width),
         }
@@ -80,7 +80,7 @@ fn grid(columns: &[&Column], table: &Table<'_>) -> String {
 
 /// What the columns are about, and which were left out.
 fn legend(table: &Table<'_>, shown: &[&Column], width: usize) -> String {
-    let hidden: Vec<String> = COLUMNS
+    let hidden: Vec<String> = columns(table)
         .iter()
         .filter(|column| !shown.iter().any(|shown| shown.rank == column.rank))
         .map(|column| column.title.to_owned())
@@ -96,7 +96,7 @@ fn comparison(table: &Table<'_>) -> String {
     let mut grid = Grid::new();
     grid.load_style(UTF8_HORIZONTAL_ONLY)
         .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(TITLES.map(|title| title.replace(' ', "\n")));
+        .set_header(table.titles().map(|title| title.replace(' ', "\n")));
     for row in &table.rows {
         grid.add_row(row.cells().map(|cell| {
             let lines: Vec<&str> = cell.iter().map(|line| line.text.as_str()).collect();

@@ -1,5 +1,7 @@
 //! Tests of whole reports.
 
+mod regression;
+
 use std::path::{Path, PathBuf};
 
 use super::draw;
@@ -12,7 +14,7 @@ use super::{
     render, render_together, tensorboard, terminal,
 };
 use crate::record::{
-    AccuracyVerdict, Counts, Evidence, Failure, LayerCensus, Numerics, Status, VariantResult,
+    Counts, Evidence, Failure, LayerCensus, MetricVerdict, Numerics, Status, VariantResult,
 };
 use crate::store;
 
@@ -287,7 +289,7 @@ fn beside_equivalent_stands_what_few_seeds_cannot_exclude() {
     let mut experiment = loaded();
     assert!(!summary(&experiment).contains(unseen));
     let against = experiment.results.variants[2].against_baseline.as_mut().unwrap();
-    against.accuracy_difference.as_mut().unwrap().verdict = AccuracyVerdict::Equivalent;
+    against.accuracy_difference.as_mut().unwrap().verdict = MetricVerdict::Equivalent;
     let none = format!("None of 3 seeds differ by more than ±0.50 pp; in as many as 56% {unseen}");
     assert!(summary(&experiment).contains(&none));
     let accuracy = &mut experiment.results.variants[2].runs[1].test_accuracy;

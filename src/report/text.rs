@@ -3,18 +3,14 @@
 use std::fmt::Display;
 
 use crate::record::{
-    AccuracyVerdict, ClaimMeasure, ClaimVerdict, Environment, Estimate, Failure, Role, Status,
+    ClaimMeasure, ClaimVerdict, Environment, Estimate, Failure, MetricVerdict, Role, Status,
+    TestMetric,
 };
 
-pub(super) use crate::formatting::{count, list, plural, points, printable};
+pub(super) use crate::formatting::{count, list, plural, printable};
 
 /// What stands where nothing was measured.
 pub(super) const NOT_MEASURED: &str = "—";
-
-/// An accuracy from 0 to 1 as `96.12%`.
-pub(super) fn percent(value: f64) -> String {
-    format!("{:.2}%", value * 100.0)
-}
 
 /// A share from 0 to 1 in percent with two significant digits: `12%`, `0.034%`, `2.1e-5%`, and `0%` only for 0.
 pub(super) fn share(value: f64) -> String {
@@ -51,16 +47,17 @@ pub(super) fn estimate<T: Display + Copy>(estimate: Estimate<T>) -> String {
     format!("{} ({})", estimate.value, interval(estimate.low, estimate.high))
 }
 
-/// The number a claim was judged by, with its interval where it has one: by the claim, a difference of accuracies, a share
+/// The number a claim was judged by, with its interval where it has one: by the claim, a difference of the metric, a share
 /// or a ratio.
-pub(super) fn measure(claim: &str, measured: Option<ClaimMeasure>) -> String {
+pub(super) fn measure(claim: &str, metric: TestMetric, measured: Option<ClaimMeasure>) -> String {
     let Some(measured) = measured else {
         return NOT_MEASURED.to_owned();
     };
-    let (print, unit): (fn(f64) -> String, _) = match claim {
-        "accuracy-kept" | "master-weights" => (points, " pp"),
-        "loss-scaling" => (share, ""),
-        _ => (decimal, "×"),
+    let signed = |value| metric.signed(value);
+    let (print, unit): (&dyn Fn(f64) -> String, _) = match claim {
+        "accuracy-kept" | "master-weights" => (&signed, metric.unit_of_differences()),
+        "loss-scaling" => (&share, ""),
+        _ => (&decimal, "×"),
     };
     let value = print(measured.value) + unit;
     match (measured.low, measured.high) {
@@ -161,13 +158,13 @@ pub(super) fn failure(failure: &Failure) -> String {
     )
 }
 
-/// What the accuracies allow to say, in a word.
-pub(super) fn accuracy_verdict(verdict: AccuracyVerdict) -> &'static str {
+/// What the differences allow to say, in a word.
+pub(super) fn verdict(verdict: MetricVerdict) -> &'static str {
     match verdict {
-        AccuracyVerdict::Worse => "worse",
-        AccuracyVerdict::Better => "better",
-        AccuracyVerdict::Equivalent => "equivalent",
-        AccuracyVerdict::Inconclusive => "inconclusive",
+        MetricVerdict::Worse => "worse",
+        MetricVerdict::Better => "better",
+        MetricVerdict::Equivalent => "equivalent",
+        MetricVerdict::Inconclusive => "inconclusive",
     }
 }
 
@@ -200,7 +197,6 @@ mod tests {
     #[test]
     fn numbers_read_as_a_person_would_write_them() {
         for (printed, expected) in [
-            (percent(0.961_23), "96.12%"),
             (share(0.0), "0%"),
             (share(1.0), "100%"),
             (share(0.0123), "1.2%"),

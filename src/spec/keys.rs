@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 const MOST_WRONG: usize = 2;
 
 /// Every key that is not in a list, of every kind of data, model and optimizer.
-const PATHS: [&str; 66] = [
+const PATHS: [&str; 77] = [
     "name",
     "data",
     "data.kind",
@@ -18,6 +18,16 @@ const PATHS: [&str; 66] = [
     "data.test_images",
     "data.test_labels",
     "data.held_out",
+    "data.train_inputs",
+    "data.train_targets",
+    "data.test_inputs",
+    "data.test_targets",
+    "data.test_share",
+    "data.archive",
+    "data.target",
+    "data.features",
+    "data.task",
+    "data.resize",
     "data.path",
     "data.augment",
     "data.augment.crop",
@@ -62,6 +72,7 @@ const PATHS: [&str; 66] = [
     "measure.inference_batch",
     "measure.equivalence_margin",
     "init",
+    "measure.error_margin",
     "baseline",
     "variants",
     "seeds",
@@ -125,6 +136,9 @@ mod tests {
             ("data", None),
             ("data", Some("data={kind=\"idx\"}")),
             ("data", Some("data={kind=\"cifar10\"}")),
+            ("data", Some("data={kind=\"image-folder\"}")),
+            ("data", Some("data={kind=\"npy\"}")),
+            ("data", Some("data={kind=\"csv\"}")),
             ("data.augment", Some("data={kind=\"cifar100\"}")),
             ("model", None),
             ("model", Some("model={kind=\"cnn\"}")),

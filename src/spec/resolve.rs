@@ -2,24 +2,26 @@
 //! afterwards are checked here too, by `choose` and `reseed`; what only the data can tell is checked once they are
 //! read (`data::load`, `networks::model`).
 
+mod data;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::typed::{
-    BlockSpec, ClaimsSpec, ConvSpec, DataSpec, LayerSpec, MeasureSpec, ModelSpec, OptimizerSpec,
+    BlockSpec, ClaimsSpec, ConvSpec, LayerSpec, MeasureSpec, ModelSpec, OptimizerSpec,
     ScheduleSpec, SeedsSpec, TrainSpec, VariantSpec,
 };
 use super::{
-    Augment, ClaimsPlan, ControlKind, ConvBlock, ConvPlan, CountImages, DataPlan, IdxTest,
-    LayerPlan, MeasurePlan, ModelPlan, OptimizerPlan, OwnPlan, Plan, Pool, SchedulePlan, Spec,
+    ClaimsPlan, ControlKind, ConvBlock, ConvPlan, CountImages, DataPlan, IdxTest, LayerPlan,
+    MeasurePlan, ModelPlan, OptimizerPlan, OwnPlan, Plan, Pool, SchedulePlan, Spec, Task,
     TrainPlan, VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
 /// What a key means when it is left out.
 pub mod defaults {
-    use crate::spec::{Activation, Pool, ScheduleKind};
+    use crate::spec::{Activation, Pool, ScheduleKind, Task};
 
     /// Seeds 0, 1 and 2.
     pub const SEEDS: u64 = 3;
@@ -27,6 +29,10 @@ pub mod defaults {
     pub const BASELINE: &str = "fp32";
     /// Synthetic digits to train on.
     pub const DIGITS_TRAIN: usize = 6000;
+    /// `seed` of a test share.
+    pub const SHARE_SEED: u64 = 0;
+    /// `task` of arrays and tables.
+    pub const TASK: Task = Task::Classification;
     /// Synthetic digits to test on.
     pub const DIGITS_TEST: usize = 2000;
     /// Seed of the drawing.
@@ -85,6 +91,8 @@ pub mod defaults {
     pub const TIMING_WARMUP: usize = 3;
     /// `equivalence_margin`: half a percent of the test images.
     pub const EQUIVALENCE_MARGIN: f64 = 0.005;
+    /// `error_margin`: a twentieth of the baseline's error.
+    pub const ERROR_MARGIN: f64 = 0.05;
     /// Mixed precision trains in at most this share of FP32's time: the slow end of the claimed 1/2 to 1/3.
     pub const TRAIN_TIME: f64 = 0.5;
     /// "About the same" training memory as FP32's: within a tenth.
@@ -192,7 +200,7 @@ impl Plan {
         let (data, model) = match own {
             Some(own) => (own.data(), own.model()),
             None => {
-                let data = data(spec.data.ok_or_else(|| missing("data"))?)?;
+                let data = data::resolve(spec.data.ok_or_else(|| missing("data"))?)?;
                 let image = Shape::of(&data);
                 (data, model(spec.model.ok_or_else(|| missing("model"))?, image)?)
             }
@@ -234,66 +242,25 @@ fn folder_name(key: &str, name: &str) -> Checked<()> {
     )
 }
 
-fn data(spec: DataSpec) -> Checked<DataPlan> {
-    Ok(match spec {
-        DataSpec::Digits { train, test, seed } => DataPlan::Digits {
-            train: whole(
-                "data.train",
-                train.unwrap_or(defaults::DIGITS_TRAIN),
-                1..=limits::DIGITS,
-            )?,
-            test: whole("data.test", test.unwrap_or(defaults::DIGITS_TEST), 1..=limits::DIGITS)?,
-            seed: seed.unwrap_or(defaults::DIGITS_SEED),
-        },
-        DataSpec::Idx { train_images, train_labels, test_images, test_labels, held_out } => {
-            DataPlan::Idx {
-                train_images,
-                train_labels,
-                test: match (test_images, test_labels, held_out) {
-                    (Some(images), Some(labels), None) => IdxTest::Files { images, labels },
-                    (None, None, Some(held_out)) => {
-                        IdxTest::HeldOut(whole("data.held_out", held_out, 1..=usize::MAX)?)
-                    }
-                    _ => {
-                        return refuse(
-                            "data",
-                            "give either test_images and test_labels, or held_out, for the test split",
-                        );
-                    }
-                },
-            }
-        }
-        DataSpec::Cifar10 { path, augment } => {
-            DataPlan::Cifar10 { path, augment: cropped(augment)? }
-        }
-        DataSpec::Cifar100 { path, augment } => {
-            DataPlan::Cifar100 { path, augment: cropped(augment)? }
-        }
-    })
-}
-
-/// More padding than this, and a crop could miss the image.
-fn cropped(augment: Augment) -> Checked<Augment> {
-    whole("data.augment.crop", augment.crop, 0..=CIFAR_SIDE - 1)?;
-    Ok(augment)
-}
-
-/// Height and width of an image of CIFAR.
-const CIFAR_SIDE: usize = 32;
-
-/// What is known of an image before its file is read: channels, and the side where it is square and known.
+/// What is known of a sample before its file is read: channels, and the side where it is square.
 #[derive(Clone, Copy)]
 struct Shape {
-    channels: usize,
+    channels: Option<usize>,
     side: Option<usize>,
 }
 
 impl Shape {
     fn of(data: &DataPlan) -> Self {
         let (channels, side) = match data {
-            DataPlan::Digits { .. } => (1, Some(28)),
-            DataPlan::Idx { .. } | DataPlan::Own { .. } => (1, None),
-            DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => (3, Some(CIFAR_SIDE)),
+            DataPlan::Digits { .. } => (Some(1), Some(28)),
+            DataPlan::Idx { .. } => (Some(1), None),
+            DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => {
+                (Some(3), Some(data::CIFAR_SIDE))
+            }
+            DataPlan::ImageFolder { .. }
+            | DataPlan::Npy { .. }
+            | DataPlan::Csv { .. }
+            | DataPlan::Own { .. } => (None, None),
         };
         Self { channels, side }
     }
@@ -426,7 +393,7 @@ fn blocks(typed: &[BlockSpec], mut image: Shape) -> Checked<Vec<ConvBlock>> {
     Ok(blocks)
 }
 
-fn block(key: &str, typed: &BlockSpec, channels_in: usize) -> Checked<ConvBlock> {
+fn block(key: &str, typed: &BlockSpec, channels_in: Option<usize>) -> Checked<ConvBlock> {
     let size = |name, value: Option<usize>, default, least| {
         let value = value.unwrap_or(default);
         whole(&format!("{key}.{name}"), value, least..=limits::KERNEL)
@@ -444,8 +411,10 @@ fn block(key: &str, typed: &BlockSpec, channels_in: usize) -> Checked<ConvBlock>
         )?,
         pool: typed.pool.unwrap_or(defaults::POOL),
     };
-    for (side, channels) in [("input", channels_in), ("output", block.channels)] {
-        if !channels.is_multiple_of(block.groups) {
+    for (side, channels) in [("input", channels_in), ("output", Some(block.channels))] {
+        if let Some(channels) = channels
+            && !channels.is_multiple_of(block.groups)
+        {
             return refuse(
                 format!("{key}.groups"),
                 format!("{} groups do not divide the {channels} {side} channels", block.groups),
@@ -480,7 +449,7 @@ fn normalized(model: &ModelPlan, batch: usize, mut image: Shape) -> Checked<()> 
 
 /// The shape behind a block, or an error where the image is too small for it.
 fn after(key: &str, block: ConvBlock, image: Shape) -> Checked<Shape> {
-    let channels = block.channels;
+    let channels = Some(block.channels);
     let Some(side) = image.side else {
         return Ok(Shape { channels, side: None });
     };
@@ -525,8 +494,18 @@ fn train(spec: &TrainSpec, data: &DataPlan, count: CountImages<'_>) -> Checked<T
         return refuse(
             "train.batch",
             format!(
-                "is {batch}, but there are only {images} training images; choose 1 to {images}"
+                "is {batch}, but there are only {images} training samples; choose 1 to {images}"
             ),
+        );
+    }
+    let label_smoothing = below_one(
+        "train.label_smoothing",
+        spec.label_smoothing.unwrap_or(defaults::LABEL_SMOOTHING),
+    )?;
+    if data.task() == Task::Regression && label_smoothing != 0.0 {
+        return refuse(
+            "train.label_smoothing",
+            "smooths labels, and a regression has none; remove it",
         );
     }
     let steps = steps(spec, images.unwrap_or_default() / batch)?;
@@ -544,10 +523,7 @@ fn train(spec: &TrainSpec, data: &DataPlan, count: CountImages<'_>) -> Checked<T
         optimizer: optimizer(spec.optimizer)?,
         schedule: schedule(spec.schedule, steps)?,
         clip_norm: spec.clip_norm.map(|norm| positive("train.clip_norm", norm)).transpose()?,
-        label_smoothing: below_one(
-            "train.label_smoothing",
-            spec.label_smoothing.unwrap_or(defaults::LABEL_SMOOTHING),
-        )?,
+        label_smoothing,
         evaluate_every: spec.evaluate_every,
         cuda_graphs: spec.cuda_graphs.unwrap_or(defaults::CUDA_GRAPHS),
     })
@@ -653,6 +629,12 @@ fn measure(spec: MeasureSpec, train: &TrainPlan, data: &DataPlan) -> Checked<Mea
         equivalence_margin: real(
             "measure.equivalence_margin",
             spec.equivalence_margin.unwrap_or(defaults::EQUIVALENCE_MARGIN),
+            "over 0 and below 1",
+            |margin| margin > 0.0 && margin < 1.0,
+        )?,
+        error_margin: real(
+            "measure.error_margin",
+            spec.error_margin.unwrap_or(defaults::ERROR_MARGIN),
             "over 0 and below 1",
             |margin| margin > 0.0 && margin < 1.0,
         )?,

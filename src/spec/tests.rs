@@ -71,12 +71,12 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
         (
             "kind = \"digits\"",
             "kind = \"imagenet\"",
-            "small.toml:6:8: data.kind: unknown value \"imagenet\"; known: digits, idx, cifar10, cifar100",
+            "small.toml:6:8: data.kind: unknown value \"imagenet\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv",
         ),
         (
             "kind = \"digits\"",
             "",
-            "small.toml:5:1: data: missing key \"kind\"; known: digits, idx, cifar10, cifar100",
+            "small.toml:5:1: data: missing key \"kind\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv",
         ),
         (
             "kind = \"cnn\"",
@@ -617,6 +617,7 @@ fn a_spec_without_optional_keys_becomes_a_whole_plan() {
             timing_warmup: 3,
             inference_batch: 10,
             equivalence_margin: 0.005,
+            error_margin: 0.05,
         },
         baseline: "fp32".into(),
         variants: ["fp32", "fp16-mixed"]
@@ -701,6 +702,7 @@ policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
             timing_warmup: 0,
             inference_batch: 6,
             equivalence_margin: 0.01,
+            error_margin: 0.05,
         },
         baseline: "half".into(),
         variants: vec![VariantPlan {
@@ -758,7 +760,7 @@ fn a_bad_set_is_named_as_it_was_typed() {
         (
             "measure.every.step=3",
             "measure.every: unknown key \"every\"; known: census_every, timing_blocks, timing_steps, timing_warmup, \
-             inference_batch, equivalence_margin",
+             inference_batch, equivalence_margin, error_margin",
         ),
         ("train.steps=ten", "train.steps: invalid type: string \"ten\", expected a whole number"),
         ("train.batch=0", "train.batch: is 0; must be 1 to 65536"),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Activation, Augment, ControlKind, Pool, ScheduleKind};
+use super::{Activation, Augment, ControlKind, Pool, ScheduleKind, Task};
 
 /// An experiment as typed: not validated, defaults not filled in.
 #[derive(Clone, Debug, Deserialize)]
@@ -55,6 +55,34 @@ pub(super) enum DataSpec {
         path: PathBuf,
         #[serde(default)]
         augment: Augment,
+    },
+    #[serde(rename = "image-folder")]
+    ImageFolder {
+        path: PathBuf,
+        resize: Option<Vec<usize>>,
+        test_share: Option<f64>,
+        seed: Option<u64>,
+        #[serde(default)]
+        augment: Augment,
+    },
+    Npy {
+        archive: Option<PathBuf>,
+        train_inputs: PathBuf,
+        train_targets: PathBuf,
+        test_inputs: Option<PathBuf>,
+        test_targets: Option<PathBuf>,
+        test_share: Option<f64>,
+        seed: Option<u64>,
+        task: Option<Task>,
+    },
+    Csv {
+        train: PathBuf,
+        test: Option<PathBuf>,
+        test_share: Option<f64>,
+        seed: Option<u64>,
+        target: String,
+        features: Option<Vec<String>>,
+        task: Option<Task>,
     },
 }
 
@@ -174,6 +202,7 @@ pub(super) struct MeasureSpec {
     pub(super) timing_warmup: Option<usize>,
     pub(super) inference_batch: Option<usize>,
     pub(super) equivalence_margin: Option<f64>,
+    pub(super) error_margin: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

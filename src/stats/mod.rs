@@ -4,23 +4,23 @@
 //! Every function returns `None` for an empty sample, for NaN or an infinity in it, and where it says so. What is drawn
 //! is drawn from `ChaCha` with a fixed seed: the same numbers give the same answer on every machine.
 
-mod accuracy;
 mod bootstrap;
 mod changes;
 mod describe;
 mod interval;
+mod metric;
 mod permutation;
 mod settle;
 
-pub use accuracy::{
-    MIN_PAIRS, SIGNIFICANCE, accuracy_difference, adjust, least_pairs, paired_differences,
-};
 pub use bootstrap::{RESAMPLES, bca, median_estimate, paired_ratio};
 pub use changes::{LEAST_LEVEL, LEAST_SERIES, change_points, exact_changes};
 pub use describe::{mean, median, sd};
 pub use interval::{
     FAR_OFF, TOST_LEVEL, equivalent, mean_difference, mean_interval, probability_better,
     student_interval, wilson,
+};
+pub use metric::{
+    MIN_PAIRS, SIGNIFICANCE, adjust, least_pairs, metric_difference, paired_differences,
 };
 pub use permutation::{EXACT_PAIRS, FLIPS, holm, sign_flip_p};
 pub use settle::{MOST_BLOCKS, MOST_PAIRS, Outcome, Settled, blocks_to_settle, pairs_to_settle};

@@ -1,8 +1,8 @@
 //! How much more must be measured before a verdict can be expected, if what comes is like what is there.
 
-use super::accuracy::{MIN_PAIRS, SIGNIFICANCE, least_pairs};
 use super::describe::{mean, sd, skewness};
 use super::interval::{equivalence_reach, reach};
+use super::metric::{MIN_PAIRS, SIGNIFICANCE, least_pairs};
 use crate::record::Estimate;
 use crate::units::Ratio;
 

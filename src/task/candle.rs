@@ -122,7 +122,8 @@ impl CandleTask {
             return Err(ModelError("the module asks its builder for no parameter".into()).into());
         }
         let images = tried_images(&data)?;
-        let trial = trial(&make, &asked, &images, data.classes).map_err(|error| problem(&error))?;
+        let trial =
+            trial(&make, &asked, &images, data.outputs()).map_err(|error| problem(&error))?;
         let (parameters, state): (Vec<_>, Vec<_>) =
             asked.into_iter().partition(|parameter| trial.trained.contains(&parameter.name));
         if parameters.is_empty() {
@@ -145,9 +146,9 @@ impl CandleTask {
             names: registry.parameters.iter().map(|parameter| parameter.name.clone()).collect(),
             layers: registry.parameters.iter().map(|parameter| parameter.layer.clone()).collect(),
             state: names,
-            outputs: data.classes,
+            outputs: data.outputs(),
         };
-        let model = Model::of_build(data.shape, registry, state, Box::new(builder))?;
+        let model = Model::of_build(data.shape(), registry, state, Box::new(builder))?;
         Ok(Task { model, data, augment, notes: notes.into_iter().collect() })
     }
 }
@@ -159,12 +160,12 @@ fn problem(error: &Error) -> ModelError {
 
 /// The first images of the training split, in f32.
 fn tried_images(data: &Dataset) -> std::result::Result<Tensor, TaskError> {
-    let count = TRIED.min(data.train.labels.len()).max(1);
+    let count = TRIED.min(data.samples()[0]).max(1);
     let mut batches = Batches::new(data, count, Augment::default(), 0)?;
     let failed = |error: Error| TaskError::from(problem(&error));
     let batch = batches.batch(0).map_err(|error| failed(error.into()))?;
-    let [c, h, w] = data.shape;
-    ops::from_host(batch.images, (count, c, h, w), &Device::Cpu).map_err(failed)
+    let [c, h, w] = data.shape();
+    ops::from_host(batch.inputs, (count, c, h, w), &Device::Cpu).map_err(failed)
 }
 
 /// The parameters that a module asks its builder for, in that order.
@@ -256,7 +257,7 @@ fn output(module: &dyn ModuleT, x: &Tensor, train: bool, outputs: usize) -> Resu
     let expected = [x.dim(0)?, outputs];
     if y.dims() != expected {
         let text = format!(
-            "the module's result has the shape {:?} for {} images; expected {expected:?}, images × classes",
+            "the module's result has the shape {:?} for {} samples; expected {expected:?}, samples × outputs",
             y.dims(),
             expected[0]
         );

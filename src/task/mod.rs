@@ -12,7 +12,7 @@ use crate::data::{self, DataError, Dataset};
 use crate::formatting;
 use crate::model::{Model, ModelError, WeightsError};
 use crate::networks;
-use crate::spec::{Augment, Overrides, OwnPlan, Plan, SpecError};
+use crate::spec::{self, Augment, Overrides, OwnPlan, Plan, SpecError};
 use crate::store::{self, StoreError};
 
 /// A model, the data that it learns from and is tested on, and how training images are augmented.
@@ -65,9 +65,15 @@ impl Task {
         for parameter in self.model.parameters.iter().chain(&self.model.state) {
             digest.update(format!("{parameter:?}\n"));
         }
+        let [train, test] = self.data.samples();
         let own = OwnPlan {
-            train: self.data.train.labels.len(),
-            test: self.data.test.labels.len(),
+            train,
+            test,
+            task: if self.data.is_classification() {
+                spec::Task::Classification
+            } else {
+                spec::Task::Regression
+            },
             parameters: self.model.parameters.len(),
             values: self.model.parameters.iter().map(|p| p.len() as u64).sum(),
             digest: formatting::hex(&digest.finalize()),
@@ -81,7 +87,7 @@ impl Task {
     /// When the data cannot be read, or the model does not fit them.
     pub fn of_plan(plan: &Plan) -> Result<Self, TaskError> {
         let data = data::load(&plan.data)?;
-        let model = networks::model(&plan.model, data.shape, data.classes)?;
+        let model = networks::model(&plan.model, data.shape(), data.outputs())?;
         let task = Self { augment: data::augmentation(&plan.data), ..Self::new(model, data) };
         match &plan.init {
             Some(path) => task.starting_from(path),

@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
         let meter = self.meter.as_ref().filter(|_| measures);
         let before = meter.map(|(meter, _)| meter.start_peak()).transpose()?;
         let device = self.trainer.device().clone();
-        let on = (self.setup.task.data.shape, &device);
+        let on = (self.setup.task.data.shape(), &device);
         let mut load = loader(&mut self.batches, (step, self.setup.train.accumulate), on);
         if with_census {
             let mut census = Census::default();
@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
     /// loss that is not finite, and what rounding did.
     fn look_into(&mut self, step: u64, outcome: StepOutcome) -> Result<(), RunError> {
         let device = self.trainer.device().clone();
-        let on = (self.setup.task.data.shape, &device);
+        let on = (self.setup.task.data.shape(), &device);
         let mut load = loader(&mut self.batches, (step, self.setup.train.accumulate), on);
         if !outcome.loss.is_finite()
             && let Some(layer) = self.trainer.layer_to_blame(step, &mut load)?
@@ -259,7 +259,13 @@ impl<'a> Run<'a> {
         let test = self.trainer.test(batches)?;
         let loss = test.loss.is_finite().then_some(test.loss);
         let step = self.log.loss.len() as u64;
-        self.log.evaluations.push(Evaluation { step, accuracy: test.accuracy, loss });
+        let squared_error = if test.accuracy.is_none() { loss } else { None };
+        self.log.evaluations.push(Evaluation {
+            step,
+            accuracy: test.accuracy,
+            squared_error,
+            loss,
+        });
         Ok(())
     }
 
@@ -276,7 +282,7 @@ impl<'a> Run<'a> {
         }
         let accumulate = self.setup.train.accumulate;
         let mut load =
-            loader(&mut self.batches, (0, accumulate), (self.setup.task.data.shape, &device));
+            loader(&mut self.batches, (0, accumulate), (self.setup.task.data.shape(), &device));
         let trainer = &self.trainer;
         let passing = if let Some(passing) = self.log.passing {
             passing
@@ -293,8 +299,7 @@ impl<'a> Run<'a> {
             device.is_cpu().then(|| ops::work_space(|| trainer.try_step(&mut load))).transpose()?;
         let work_space = work_space.flatten();
         let [weights, master_weights, optimizer] = trainer.tensor_bytes();
-        // A gradient is stored as the weights that compute are; sums over micro-batches are in f32.
-        let gradients = if accumulate == 1 { weights } else { 4 * trainer.weight_count() };
+        let gradients = trainer.gradient_bytes();
         let peak = held.0 + passing + work_space.map_or(0, |space| space.0);
         let named = weights + master_weights + optimizer + gradients;
         Ok(Some(Memory {
@@ -316,7 +321,11 @@ impl<'a> Run<'a> {
         let summary = RunSummary {
             seed,
             status,
-            test_accuracy: log.evaluations.last().map(|evaluation| evaluation.accuracy),
+            test_accuracy: log.evaluations.last().and_then(|evaluation| evaluation.accuracy),
+            test_squared_error: log
+                .evaluations
+                .last()
+                .and_then(|evaluation| evaluation.squared_error),
             final_loss: log.loss.last().copied().flatten(),
             steps: log.loss.len() as u64,
             skipped_steps: log.skips.len() as u64,

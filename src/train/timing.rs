@@ -241,14 +241,14 @@ pub fn time_variants(
     let accumulate = train.accumulate;
     let batches: Vec<Vec<DeviceBatch>> = (0..measure.timing_steps.min(PREPARED) as u64)
         .map(|step| {
-            let load = loader(&mut source, (step, accumulate), (task.data.shape, device));
+            let load = loader(&mut source, (step, accumulate), (task.data.shape(), device));
             (0..accumulate.min(PREPARED)).map(load).collect()
         })
         .collect::<Result<_, _>>()?;
     let Some(sample) = source.test_batches(measure.inference_batch).next() else {
         return Ok(vec![Timing::default(); variants.len()]);
     };
-    let sample = DeviceBatch::new(sample?, task.data.shape, device)?;
+    let sample = DeviceBatch::new(sample?, task.data.shape(), device)?;
     let has_peaks = products && !blocks.is_empty();
     let mut peaks = peaks(if has_peaks { variants } else { &[] }, device);
     let mut timings = vec![Timing::default(); variants.len()];

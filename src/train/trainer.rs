@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Setup;
 use super::schedule::factor;
-use crate::data::Batch;
+use crate::data::{Batch, Targets};
 use crate::device::{CapturedGraph, Phase, PhaseClock};
 use crate::layers::{
     Arithmetic, BatchStatistics, Finished, Layer, Mode, Parameter, Pass, RunningStatistics,
@@ -16,8 +16,8 @@ use crate::memory::OutOfMemory;
 use crate::model::{Engine, Model};
 use crate::numerics::{Census, Role};
 use crate::ops::{
-    self, AdamW, LossSettings, ParameterTensors, RateSchedule, Rates, Sgd, StepEnd, StepOutcome,
-    StepSettings, Update,
+    self, AdamW, LossGradient, LossSettings, ParameterTensors, RateSchedule, Rates, Sgd, StepEnd,
+    StepOutcome, StepSettings, Update,
 };
 use crate::precision::{Format, Policy};
 use crate::spec::{OptimizerPlan, TrainPlan};
@@ -83,31 +83,65 @@ pub struct Trainer<'a> {
 #[derive(Clone, Debug)]
 pub struct DeviceBatch {
     /// N × C × H × W, f32.
-    images: Tensor,
-    /// N, u32.
-    labels: Tensor,
+    inputs: Tensor,
+    /// N labels, u32, or N × the values of a target, f32.
+    targets: Tensor,
 }
 
 impl DeviceBatch {
-    /// Moves a batch of images of shape `image` to the device.
+    /// Moves a batch of samples of this shape to the device.
     ///
     /// # Errors
     /// When the batch is not of that shape, or there is no memory for it.
     pub fn new(batch: Batch, [c, h, w]: [usize; 3], device: &Device) -> Result<Self> {
-        let count = batch.labels.len();
-        let images = ops::from_host(batch.images, (count, c, h, w), device)?;
-        Ok(Self { images, labels: ops::from_host(batch.labels, count, device)? })
+        let count = batch.inputs.len() / (c * h * w).max(1);
+        let targets = match batch.targets {
+            Targets::Labels(labels) => ops::from_host(labels, count, device)?,
+            Targets::Values(values) => {
+                let each = values.len() / count.max(1);
+                ops::from_host(values, (count, each), device)?
+            }
+        };
+        Ok(Self { inputs: ops::from_host(batch.inputs, (count, c, h, w), device)?, targets })
     }
 
     /// An equal batch with storage of its own.
     fn copy(&self) -> Result<Self> {
-        let labels = ops::copy(&self.labels)?;
-        Ok(Self { images: ops::copy(&self.images)?, labels })
+        let targets = ops::copy(&self.targets)?;
+        Ok(Self { inputs: ops::copy(&self.inputs)?, targets })
     }
 
-    /// The images in the compute format.
+    /// Cross-entropy of labels, the mean squared error of values.
+    fn loss(
+        &self,
+        outputs: &Tensor,
+        settings: LossSettings,
+        scale: &Tensor,
+    ) -> Result<LossGradient> {
+        if self.has_labels() {
+            ops::cross_entropy(outputs, &self.targets, settings, scale)
+        } else {
+            ops::squared_error(outputs, &self.targets, settings.micro_batches, scale)
+        }
+    }
+
+    /// The losses without a gradient, and how many outputs are correct, of labels.
+    fn test(&self, outputs: &Tensor) -> Result<(Tensor, Option<u64>)> {
+        if self.has_labels() {
+            let correct = ops::count_correct(outputs, &self.targets)?;
+            Ok((ops::cross_entropy_loss(outputs, &self.targets)?, Some(correct)))
+        } else {
+            Ok((ops::squared_error_loss(outputs, &self.targets)?, None))
+        }
+    }
+
+    fn has_labels(&self) -> bool {
+        self.targets.dtype() == DType::U32
+    }
+
+    /// The inputs in the compute format.
     fn input(&self, arithmetic: Arithmetic) -> Result<Tensor> {
-        in_format(&self.images, arithmetic)
+        in_format(&self.inputs, arithmetic)
     }
 }
 
@@ -115,7 +149,7 @@ impl CapturedStep {
     /// Whether batches have the captured shapes.
     fn takes(&self, batches: &[DeviceBatch]) -> bool {
         let shapes = |batches: &[DeviceBatch]| -> Vec<Shape> {
-            batches.iter().map(|batch| batch.images.shape().clone()).collect()
+            batches.iter().map(|batch| batch.inputs.shape().clone()).collect()
         };
         shapes(&self.batches) == shapes(batches)
     }
@@ -123,8 +157,8 @@ impl CapturedStep {
     /// The step on these batches.
     fn repeat(&mut self, batches: &[DeviceBatch]) -> Result<()> {
         for (target, source) in self.batches.iter().zip(batches) {
-            ops::copy_into(&target.images, &source.images)?;
-            ops::copy_into(&target.labels, &source.labels)?;
+            ops::copy_into(&target.inputs, &source.inputs)?;
+            ops::copy_into(&target.targets, &source.targets)?;
         }
         self.graph.replay()
     }
@@ -133,9 +167,9 @@ impl CapturedStep {
 /// The model on the test split.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Test {
-    /// Correct ÷ all.
-    pub accuracy: f64,
-    /// Mean loss.
+    /// Correct ÷ all, of labels.
+    pub accuracy: Option<f64>,
+    /// Mean loss: of targets that are values, the mean squared error.
     pub loss: f64,
 }
 
@@ -217,7 +251,7 @@ impl<'a> Trainer<'a> {
             steps: 0,
             read: 0,
             outcomes: Vec::new(),
-            image: task.data.shape,
+            image: task.data.shape(),
         })
     }
 
@@ -477,7 +511,7 @@ impl<'a> Trainer<'a> {
                 Pass::new(arithmetic, self.training(values.pass), weights, &self.statistics)
                     .with_census(census.as_deref_mut());
             let logits = self.layers.forward(batch.input(arithmetic)?, &mut pass)?;
-            let outcome = ops::cross_entropy(&logits, &batch.labels, settings, values.scale)?;
+            let outcome = batch.loss(&logits, settings, values.scale)?;
             drop(logits);
             ops::mean_loss(&outcome.losses, micro_batches, index == 0, values.loss)?;
             enter(Phase::Backward)?;
@@ -495,7 +529,7 @@ impl<'a> Trainer<'a> {
         Ok(step)
     }
 
-    /// Accuracy and mean loss over the test split.
+    /// Accuracy, of labels, and mean loss over the test split.
     ///
     /// # Errors
     /// When a batch is not of the model's shape.
@@ -504,19 +538,20 @@ impl<'a> Trainer<'a> {
         batches: impl Iterator<Item = std::result::Result<Batch, OutOfMemory>>,
     ) -> Result<Test> {
         let (weights, arithmetic) = (self.weights(), self.arithmetic);
-        let (mut correct, mut loss, mut count) = (0, 0.0, 0_usize);
+        let (mut correct, mut loss, mut count) = (None, 0.0, 0_usize);
         for batch in batches {
             let batch = batch?;
-            count += batch.labels.len();
             let batch = DeviceBatch::new(batch, self.image, &self.device)?;
+            count += batch.inputs.dim(0)?;
             let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &self.statistics);
             let logits = self.layers.forward(batch.input(arithmetic)?, &mut pass)?;
-            correct += ops::count_correct(&logits, &batch.labels)?;
-            let losses = ops::to_f32(&ops::cross_entropy_loss(&logits, &batch.labels)?)?;
-            loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+            let (losses, right) = batch.test(&logits)?;
+            correct = right.map(|right| correct.unwrap_or(0) + right);
+            loss += ops::to_f32(&losses)?.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         }
         let count = count.max(1) as f64;
-        Ok(Test { accuracy: correct as f64 / count, loss: loss / count })
+        let accuracy = correct.map(|correct| correct as f64 / count);
+        Ok(Test { accuracy, loss: loss / count })
     }
 
     /// The layer whose result is the first not to be finite on the micro-batches of step `step`, which was rejected, as were all
@@ -595,6 +630,12 @@ impl<'a> Trainer<'a> {
         total
     }
 
+    /// Bytes of the gradients: stored as the weights that compute are; sums over micro-batches are in f32.
+    pub fn gradient_bytes(&self) -> u64 {
+        let [weights, ..] = self.tensor_bytes();
+        if self.plan.accumulate == 1 { weights } else { 4 * self.weight_count() }
+    }
+
     /// A model for serving: the weights in the compute format and the statistics, nothing else.
     ///
     /// # Errors
@@ -649,7 +690,7 @@ impl Inferencer {
     /// As [`Inferencer::forward`].
     pub fn forward_own(&self, batch: &DeviceBatch) -> Result<Tensor> {
         let input = batch.input(self.arithmetic)?;
-        let is_shared = input.id() == batch.images.id();
+        let is_shared = input.id() == batch.inputs.id();
         let own = if is_shared { ops::copy(&input)? } else { input };
         self.logits(own)
     }

@@ -437,6 +437,12 @@ fn losses(dtype: DType, (rows, classes): (usize, usize), device: &Device) -> Res
     }
     let losses = ops::cross_entropy_loss(&logits, &labels)?;
     results.push(("losses of evaluation", losses, Near::Share(1e-5)));
+    let targets = tensor(2, (rows, classes), DType::F32, device);
+    let error = ops::squared_error(&logits, &targets, 3, &scale)?;
+    results.push(("gradient of the squared error", error.gradient, Near::Share(1e-5)));
+    results.push(("squared errors", error.losses, Near::Share(1e-5)));
+    let errors = ops::squared_error_loss(&logits, &targets)?;
+    results.push(("squared errors of evaluation", errors, Near::Share(1e-5)));
     Ok(results)
 }
 

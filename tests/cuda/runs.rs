@@ -67,6 +67,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
             timing_warmup: 1,
             inference_batch: 30,
             equivalence_margin: 0.01,
+            error_margin: 0.05,
         },
         baseline: policies[0].to_owned(),
         variants: policies.iter().map(variant).collect(),

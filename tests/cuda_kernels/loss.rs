@@ -1,4 +1,4 @@
-//! Cross-entropy within units of the CPU's exponentials and sums; counts exactly.
+//! Cross-entropy within units of the CPU's exponentials and sums; the gradient of the squared error and counts exactly.
 
 use mantissa::ops::{self, LossSettings};
 
@@ -80,8 +80,47 @@ fn check_evaluation<T: Storage>(device: Device) {
     }
 }
 
+/// The gradient has no sum in it.
+fn check_squared_error<T: Storage>(device: Device) {
+    for (rows, each, threads) in CASES {
+        let x: Vec<T> = uniform(1, rows * each, (-8.0, 8.0));
+        let targets: Vec<f32> = uniform(2, rows * each, (-4.0, 4.0));
+        let (outputs, at) = (array(&x), array(&targets));
+        let (x, targets) = (tensor(&x, (rows, each)), tensor(&targets, (rows, each)));
+        let relative = sum_bound((0..each).map(|_| 1.0)).max(1e-6);
+        for (scale, parts) in [(1.0_f32, 1_u32), (1024.0, 3)] {
+            let (gradient, losses) = (unwritten::<T>(rows * each), unwritten::<f32>(rows));
+            let factor = array(&[scale]);
+            let arguments = (
+                outputs.pointer(),
+                at.pointer(),
+                gradient.pointer(),
+                losses.pointer(),
+                rows as u32,
+                each as u32,
+                factor.pointer(),
+                parts,
+            );
+            let name = format!("squared_error_{}", T::SUFFIX);
+            device.launch(&name, line(2, threads), arguments);
+            let expected =
+                ops::squared_error(&x, &targets, parts as usize, &tensor(&[scale], 1)).unwrap();
+            assert_same(&name, &gradient.values(), &values::<T>(&expected.gradient));
+            let expected = values::<f32>(&expected.losses);
+            assert_near(&name, &losses.values(), &expected, |_| 144.0 * relative);
+        }
+        let losses = unwritten::<f32>(rows);
+        let arguments =
+            (outputs.pointer(), at.pointer(), losses.pointer(), rows as u32, each as u32);
+        device.launch(&format!("squared_error_loss_{}", T::SUFFIX), line(2, threads), arguments);
+        let expected = values::<f32>(&ops::squared_error_loss(&x, &targets).unwrap());
+        assert_near("squared errors", &losses.values(), &expected, |_| 144.0 * relative);
+    }
+}
+
 #[test]
 fn losses_and_their_gradients_are_the_cpu_within_units() {
+    for_each_storage!(check_squared_error);
     for_each_storage!(check_cross_entropy);
     for_each_storage!(check_evaluation);
 }

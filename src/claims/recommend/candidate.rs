@@ -1,13 +1,12 @@
-//! A variant that might take the baseline's place: how its accuracy stands, what it costs, and both in words.
+//! A variant that might take the baseline's place: how its test metric stands, what it costs, and both in words.
 
 use super::{LESS_MEMORY, LITTLE_SLOWER};
 use crate::claims::sample_size::SeedsNeeded;
-use crate::claims::wording;
-use crate::formatting::{list, plural, points, points_apart};
+use crate::claims::{margin_in_words, wording};
+use crate::formatting::{list, plural};
 use crate::record::{
-    AccuracyDifference, AccuracyVerdict, AgainstBaseline, Estimate, Results, Status, VariantResult,
+    AgainstBaseline, Estimate, MetricDifference, MetricVerdict, Results, Status, VariantResult,
 };
-use crate::spec::MeasurePlan;
 use crate::stats::blocks_to_settle;
 use crate::units::Ratio;
 
@@ -16,11 +15,10 @@ pub(super) struct Candidate<'a> {
     pub(super) variant: &'a VariantResult,
     pub(super) against: &'a AgainstBaseline,
     pub(super) standing: Standing,
-    /// The δ of equivalence, and the blocks that were timed.
-    measure: &'a MeasurePlan,
+    pub(super) results: &'a Results,
 }
 
-/// What is known of its accuracy.
+/// What is known of its test metric.
 pub(super) enum Standing {
     /// Equivalent or better, and no run lost.
     Good,
@@ -36,8 +34,8 @@ impl<'a> Candidate<'a> {
     /// None without a comparison with the baseline.
     pub(super) fn new(results: &'a Results, variant: &'a VariantResult) -> Option<Self> {
         let against = variant.against_baseline.as_ref()?;
-        let standing = Standing::of(results, variant, against.accuracy_difference.as_ref());
-        Some(Self { variant, against, standing, measure: &results.plan.measure })
+        let standing = Standing::of(results, variant, against.metric_difference());
+        Some(Self { variant, against, standing, results })
     }
 
     pub(super) fn name(&self) -> &'a str {
@@ -135,7 +133,8 @@ impl<'a> Candidate<'a> {
     }
 
     fn sentence(&self, mut parts: Vec<String>) -> String {
-        parts.extend(self.accuracy().map(|accuracy| format!("its test accuracy is {accuracy}")));
+        let name = self.results.metric.name();
+        parts.extend(self.verdict().map(|verdict| format!("its {name} is {verdict}")));
         format!("It {}", list(&parts))
     }
 
@@ -153,24 +152,30 @@ impl<'a> Candidate<'a> {
         format!("needs {}", words.unwrap_or_else(|| "memory that is not measured".to_owned()))
     }
 
-    /// The verdict on the accuracy with its numbers.
-    pub(super) fn accuracy(&self) -> Option<String> {
-        let difference = self.against.accuracy_difference.as_ref()?;
+    /// The verdict on the metric with its numbers.
+    pub(super) fn verdict(&self) -> Option<String> {
+        let difference = self.against.metric_difference()?;
+        let metric = self.results.metric;
         let verdict = match difference.verdict {
-            AccuracyVerdict::Better => "better".to_owned(),
-            AccuracyVerdict::Worse => "worse".to_owned(),
-            AccuracyVerdict::Equivalent => {
-                let margin = points_apart(self.measure.equivalence_margin);
-                format!("equivalent within ±{margin} pp")
+            MetricVerdict::Better => "better".to_owned(),
+            MetricVerdict::Worse => "worse".to_owned(),
+            MetricVerdict::Equivalent => {
+                format!(
+                    "equivalent within {}",
+                    margin_in_words(self.results, &self.against.baseline)
+                )
             }
-            AccuracyVerdict::Inconclusive => "inconclusive".to_owned(),
+            MetricVerdict::Inconclusive => "inconclusive".to_owned(),
         };
         let interval = match (difference.low, difference.high) {
-            (Some(low), Some(high)) => format!(", {} to {}", points(low), points(high)),
+            (Some(low), Some(high)) => {
+                format!(", {} to {}", metric.signed(low), metric.signed(high))
+            }
             _ => String::new(),
         };
-        let (value, seeds) = (points(difference.value), plural(difference.pairs, "seed"));
-        Some(format!("{verdict} ({value} pp{interval}, {seeds})"))
+        let value = metric.difference(difference.value);
+        let seeds = plural(difference.pairs, "seed");
+        Some(format!("{verdict} ({value}{interval}, {seeds})"))
     }
 
     /// What it costs: `trains 20% slower than fp32 (15–25%) and needs 30% less memory`.
@@ -192,7 +197,12 @@ impl<'a> Candidate<'a> {
     /// What it saves where memory is short, and at what price.
     pub(super) fn saves(&self, baseline: &str) -> Option<String> {
         self.saving()?;
-        let open = if self.is_good() { "" } else { ", and its accuracy is not settled yet" };
+        let short = self.results.metric.short();
+        let open = if self.is_good() {
+            String::new()
+        } else {
+            format!(", and its {short} is not settled yet")
+        };
         Some(format!("{} {} and {}{open}", self.name(), self.takes(), self.trains(baseline)))
     }
 
@@ -200,7 +210,7 @@ impl<'a> Candidate<'a> {
     /// little slower, of another whether it is faster.
     pub(super) fn timing_needed(&self) -> Option<TimingNeeded> {
         let time = self.against.train_time_ratio?;
-        let given = self.measure.timing_blocks;
+        let given = self.results.plan.measure.timing_blocks;
         let (threshold, question) = match (self.unsure(), self.maybe_faster()) {
             (Some(_), _) => {
                 let percent = (LITTLE_SLOWER - 1.0) * 100.0;
@@ -227,21 +237,21 @@ impl Standing {
     fn of(
         results: &Results,
         variant: &VariantResult,
-        difference: Option<&AccuracyDifference>,
+        difference: Option<&MetricDifference>,
     ) -> Self {
         if let Some(stopped) = stopped(variant) {
             return Self::Lost(stopped);
         }
-        let by = |d: &AccuracyDifference| format!("{} pp", points(d.value));
+        let by = |d: &MetricDifference| results.metric.difference(d.value);
         let needed = SeedsNeeded::against_baseline(results, variant);
         match difference.map(|d| (d, d.verdict)) {
-            Some((d, AccuracyVerdict::Worse)) => Self::Lost(format!("is worse ({})", by(d))),
-            Some((_, AccuracyVerdict::Better | AccuracyVerdict::Equivalent)) => Self::Good,
-            Some((d, AccuracyVerdict::Inconclusive)) if needed.foresees_worse() => {
+            Some((d, MetricVerdict::Worse)) => Self::Lost(format!("is worse ({})", by(d))),
+            Some((_, MetricVerdict::Better | MetricVerdict::Equivalent)) => Self::Good,
+            Some((d, MetricVerdict::Inconclusive)) if needed.foresees_worse() => {
                 let seeds = needed.to_run().unwrap_or_default();
                 Self::Doubtful(format!("looks worse ({}, {seeds} would show it)", by(d)))
             }
-            Some((_, AccuracyVerdict::Inconclusive)) | None => Self::Open(needed),
+            Some((_, MetricVerdict::Inconclusive)) | None => Self::Open(needed),
         }
     }
 }

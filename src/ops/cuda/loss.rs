@@ -51,6 +51,33 @@ pub(crate) fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Ten
     Ok(losses)
 }
 
+pub(crate) fn squared_error(
+    outputs: &Tensor,
+    targets: &Tensor,
+    micro_batches: usize,
+    scale: &Tensor,
+) -> Result<LossGradient> {
+    let (gpu, (rows, each)) = (device_of(outputs)?, outputs.dims2()?);
+    let gradient = empty(gpu, (rows, each), outputs.dtype())?;
+    let losses = empty(gpu, rows, DType::F32)?;
+    let ([y, to], suffix) = operands([outputs, &gradient])?;
+    let [targets_at, losses_at, scale_at] = addresses_as([targets, &losses, scale], DType::F32)?;
+    let (name, geometry) = (format!("squared_error_{suffix}"), sums(gpu, rows)?);
+    let (rows, each, parts) = (rows as u32, each as u32, micro_batches as u32);
+    launch!(gpu, LOSS, &name, geometry, y, targets_at, to, losses_at, rows, each, scale_at, parts)?;
+    Ok(LossGradient { losses, gradient })
+}
+
+pub(crate) fn squared_error_loss(outputs: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let (gpu, (rows, each)) = (device_of(outputs)?, outputs.dims2()?);
+    let losses = empty(gpu, rows, DType::F32)?;
+    let ([y], suffix) = operands([outputs])?;
+    let [targets_at, to] = addresses_as([targets, &losses], DType::F32)?;
+    let (name, geometry) = (format!("squared_error_loss_{suffix}"), sums(gpu, rows)?);
+    launch!(gpu, LOSS, &name, geometry, y, targets_at, to, rows as u32, each as u32)?;
+    Ok(losses)
+}
+
 /// Waits for the count.
 pub(crate) fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
     let (gpu, (rows, classes)) = (device_of(logits)?, logits.dims2()?);

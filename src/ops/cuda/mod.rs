@@ -25,7 +25,9 @@ pub(super) use conv::{conv2d, conv2d_backward};
 pub(super) use host::{
     all_finite, cast, copy, copy_into, from_host, observe, round, round_counted, to_f32, zeros,
 };
-pub(super) use loss::{count_correct, cross_entropy, cross_entropy_loss, mean_loss};
+pub(super) use loss::{
+    count_correct, cross_entropy, cross_entropy_loss, mean_loss, squared_error, squared_error_loss,
+};
 pub(super) use norm::{
     batch_norm, batch_norm_backward, batch_norm_inference, update_running_statistics,
 };

@@ -27,7 +27,7 @@ fn entry(finding: &Finding) -> Option<Value> {
     };
     let unit = match key.metric {
         Metric::TestAccuracy => "share",
-        Metric::FinalLoss => "nats",
+        Metric::FinalLoss => "loss",
         metric if metric.unit().is_empty() => "count",
         metric => metric.unit(),
     };

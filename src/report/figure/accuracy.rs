@@ -1,9 +1,9 @@
-//! Test accuracy: over the steps, and at the end every seed as a point and the mean as a mark.
+//! The test metric: over the steps, and at the end every seed as a point and the mean as a mark.
 
 use std::collections::BTreeMap;
 
-use crate::record::Status;
-use crate::report::table::{Row, Table, spread_text};
+use crate::record::{Status, TestMetric};
+use crate::report::table::{Row, Table};
 use crate::report::text;
 use crate::stats;
 
@@ -19,7 +19,7 @@ pub(super) const ANY: Look = Look { colour: Colour(88, 88, 88), shape: Shape::Ci
 pub(super) fn figure(table: &Table<'_>) -> Figure {
     let over_steps = over_steps(table);
     let mut legend = match &over_steps {
-        Some(_) => variant_keys(table, Swatch::Line, |row| row.accuracy.is_some()),
+        Some(_) => variant_keys(table, Swatch::Line, |row| row.spread.is_some()),
         None => Vec::new(),
     };
     legend.extend(self::legend(table));
@@ -32,14 +32,14 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     let room = room_for(table.rows.len(), 30.0);
     Figure {
         file: "accuracy".into(),
-        title: "Test accuracy".to_owned(),
+        title: table.metric().title().to_owned(),
         subtitle: match &over_steps {
             Some(_) => "Above: mean over the seeds; the band is from the lowest to the highest. Below: every seed at the end, mean ± standard deviation.",
             None => "Every seed is a point. Beside: mean ± standard deviation over the seeds.",
         }
         .to_owned(),
-        alt: super::alt("Test accuracy, mean ± standard deviation", table, |row| {
-            if row.accuracy.is_some() { words(row) } else { no_accuracy(row) }
+        alt: super::alt(&format!("{}, mean ± standard deviation", table.metric().title()), table, |row| {
+            if row.spread.is_some() { words(row) } else { no_value(row) }
         }),
         room: if over_steps.is_some() { room + 280.0 } else { room },
         arrange: Arrange::Stacked,
@@ -49,19 +49,20 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     }
 }
 
-/// Every seed's accuracy at the end.
+/// Every seed's value at the end.
 fn at_the_end(table: &Table<'_>) -> Panel {
+    let metric = table.metric();
     let (mut layers, mut values) = (Vec::new(), Vec::new());
     for (index, row) in table.rows.iter().enumerate() {
         let (mut spots, mut crosses) = (Vec::new(), Vec::new());
         for (place, run) in row.result.runs.iter().enumerate() {
-            let Some(accuracy) = run.test_accuracy else {
+            let Some(value) = run.metric() else {
                 continue;
             };
-            values.push(accuracy * 100.0);
+            values.push(value * metric.shown());
             let y = index as f64 + lane(place, row.result.runs.len());
-            let words = format!("{}, seed {}: {}", row.label(), run.seed, text::percent(accuracy));
-            let spot = Spot { at: (accuracy * 100.0, y), words };
+            let words = format!("{}, seed {}: {}", row.label(), run.seed, metric.value(value));
+            let spot = Spot { at: (value * metric.shown(), y), words };
             if run.status == Status::Completed { spots.push(spot) } else { crosses.push(spot) }
         }
         let look = look(table, index);
@@ -69,24 +70,24 @@ fn at_the_end(table: &Table<'_>) -> Panel {
         let marks = Marks::Crosses { spots: crosses, colour: look.colour };
         layers.push(Layer::of(index, marks));
     }
-    let range = range(&values);
+    let range = range(metric, &values);
     let rules = table.rows.iter().enumerate().map(|(index, row)| {
         let y = index as f64;
-        let mark = match row.accuracy {
+        let mark = match row.spread {
             Some(spread) => {
-                let words = format!("{}: {}", row.label(), spread_text(spread));
-                Marks::Rules(vec![Spot { at: (spread.mean * 100.0, y), words }])
+                let words = format!("{}: {}", row.label(), row.spread_text(spread));
+                Marks::Rules(vec![Spot { at: (spread.mean * metric.shown(), y), words }])
             }
-            None => Marks::Words(vec![Spot { at: (range.0, y), words: no_accuracy(row) }]),
+            None => Marks::Words(vec![Spot { at: (range.0, y), words: no_value(row) }]),
         };
         Layer::of(index, mark)
     });
     layers.splice(0..0, rules);
     let gutter = table.rows.iter().enumerate();
-    let gutter = gutter.filter(|(_, row)| row.accuracy.is_some());
+    let gutter = gutter.filter(|(_, row)| row.spread.is_some());
     Panel {
         title: "at the end".to_owned(),
-        x: Axis::plain("test accuracy (%)", range).with(Choices { log: false, zero: true }),
+        x: Axis::plain(metric.axis(), range).with(Choices { log: false, zero: true }),
         y: row_axis(table.rows.iter()),
         layers,
         gutter: gutter.map(|(index, row)| (index as f64, words(row))).collect(),
@@ -95,7 +96,7 @@ fn at_the_end(table: &Table<'_>) -> Panel {
     }
 }
 
-/// The accuracy after so many steps: over the seeds that were tested then, their mean and their ends.
+/// The metric after so many steps: over the seeds that were tested then, their mean and their ends.
 struct Tested {
     step: f64,
     mean: f64,
@@ -104,26 +105,29 @@ struct Tested {
     seeds: usize,
 }
 
-/// A variant's accuracies in percent by step.
+/// A variant's values by step, as they are shown.
 fn tested(row: &Row<'_>) -> Vec<Tested> {
     let mut steps: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for evaluation in row.records.iter().flat_map(|record| &record.evaluations) {
-        steps.entry(evaluation.step).or_default().push(evaluation.accuracy * 100.0);
+        let values = steps.entry(evaluation.step).or_default();
+        values.extend(evaluation.metric().map(|value| value * row.metric.shown()));
     }
-    let tested = steps.into_iter().filter_map(|(step, accuracies)| {
+    let tested = steps.into_iter().filter_map(|(step, values)| {
         Some(Tested {
             step: step as f64,
-            mean: stats::mean(&accuracies)?,
-            least: accuracies.iter().copied().fold(f64::INFINITY, f64::min),
-            most: accuracies.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-            seeds: accuracies.len(),
+            mean: stats::mean(&values)?,
+            least: values.iter().copied().fold(f64::INFINITY, f64::min),
+            most: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            seeds: values.len(),
         })
     });
     tested.collect()
 }
 
-/// Accuracy by step, if a run was tested before its end.
+/// The metric by step, if a run was tested before its end.
 fn over_steps(table: &Table<'_>) -> Option<Panel> {
+    let metric = table.metric();
+    let shown = |value: f64| metric.value(value / metric.shown());
     let mut records = table.rows.iter().flat_map(|row| &row.records);
     records.find(|record| record.evaluations.len() > 1)?;
     let (mut bands, mut lines, mut points) = (Vec::new(), Vec::new(), Vec::new());
@@ -141,12 +145,12 @@ fn over_steps(table: &Table<'_>) -> Option<Panel> {
         let spot = |at: &Tested| Spot {
             at: (at.step, at.mean),
             words: format!(
-                "{}: {:.2}% after step {}, {:.2} to {:.2}% over {}",
+                "{}: {} after step {}, {} to {} over {}",
                 row.label(),
-                at.mean,
+                shown(at.mean),
                 text::count(at.step as u64),
-                at.least,
-                at.most,
+                shown(at.least),
+                shown(at.most),
                 text::plural(at.seeds, "seed")
             ),
         };
@@ -154,9 +158,9 @@ fn over_steps(table: &Table<'_>) -> Option<Panel> {
         points.push(Layer::of(index, Marks::Points { spots, look }));
     }
     Some(Panel {
-        title: "test accuracy by step (%)".to_owned(),
+        title: format!("{}, by step", metric.axis()),
         x: Axis::steps(table.steps()),
-        y: Axis::plain("", range(&values)).with(Choices { log: false, zero: true }),
+        y: Axis::plain("", range(metric, &values)).with(Choices { log: false, zero: true }),
         layers: bands.into_iter().chain(lines).chain(points).collect(),
         gutter: Vec::new(),
         empty: None,
@@ -176,34 +180,39 @@ fn legend(table: &Table<'_>) -> Vec<Key> {
         Key::of_mark("mean over the seeds", Swatch::Rule),
     ];
     let runs = || table.rows.iter().flat_map(|row| &row.result.runs);
-    if runs().any(|run| run.test_accuracy.is_some() && run.status != Status::Completed) {
+    if runs().any(|run| run.metric().is_some() && run.status != Status::Completed) {
         keys.push(Key::of_mark("a run that stopped early: its last weights", Swatch::Cross));
     }
     keys
 }
 
 /// A range that holds every value and some air.
-fn range(values: &[f64]) -> (f64, f64) {
+fn range(metric: TestMetric, values: &[f64]) -> (f64, f64) {
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if values.is_empty() {
-        return (0.0, 100.0);
+        return (0.0, metric.shown());
     }
-    let pad = ((high - low) * 0.08).max(0.25);
+    let least = match metric {
+        TestMetric::Accuracy => 0.25,
+        TestMetric::MeanSquaredError if high > 0.0 => 0.01 * high,
+        TestMetric::MeanSquaredError => 1e-6,
+    };
+    let pad = ((high - low) * 0.08).max(least);
     (low - pad, high + pad)
 }
 
-fn no_accuracy(row: &Row<'_>) -> String {
-    let troubles = row.runs.troubles();
+fn no_value(row: &Row<'_>) -> String {
+    let (name, troubles) = (row.metric.name(), row.runs.troubles());
     if troubles.is_empty() {
-        "no test accuracy".to_owned()
+        format!("no {name}")
     } else {
-        format!("no test accuracy: {}", text::list(&troubles))
+        format!("no {name}: {}", text::list(&troubles))
     }
 }
 
 fn words(row: &Row<'_>) -> String {
-    let mean = row.accuracy.map(spread_text).unwrap_or_default();
+    let mean = row.spread.map(|spread| row.spread_text(spread)).unwrap_or_default();
     let troubles = row.runs.troubles();
     if troubles.is_empty() { mean } else { format!("{mean} · {}", troubles.join(", ")) }
 }
@@ -217,7 +226,12 @@ mod tests {
     #[test]
     fn accuracy_over_steps_is_the_mean_over_the_seeds_tested_then() {
         let mut loaded = fixture::loaded();
-        let test = |step, accuracy| Evaluation { step, accuracy, loss: None };
+        let test = |step, accuracy| Evaluation {
+            step,
+            accuracy: Some(accuracy),
+            squared_error: None,
+            loss: None,
+        };
         for record in &mut loaded.records {
             let seed = record.summary.seed;
             record.evaluations = vec![test(10, 0.5 + 0.1 * seed as f64)];

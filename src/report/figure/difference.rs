@@ -1,7 +1,7 @@
 //! Test accuracy against the baseline, seed by seed: the mean difference, the interval that decides about it, and why nothing
 //! is decided where nothing is.
 
-use crate::record::{AccuracyDifference, AccuracyVerdict, Estimate};
+use crate::record::{Estimate, MetricDifference, MetricVerdict};
 use crate::report::table::{Row, Table};
 use crate::report::text;
 use crate::report::theme::{INK, ZONE};
@@ -27,7 +27,8 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     let variants = variants.map(|(index, row)| (Some(index), row));
     let compared: Vec<Compared<'_>> =
         variants.chain(table.controls.iter().map(|row| (None, row))).collect();
-    let range = range(&compared);
+    let (range, metric) = (range(&compared), table.metric());
+    let better = if metric.is_higher_better() { "Right" } else { "Left" };
     let mut layers = zones(&compared);
     layers.push(Layer::plain(Marks::Divider(0.0)));
     let rows = || compared.iter().enumerate();
@@ -40,8 +41,8 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     let empty = compared.is_empty().then(|| "There is no variant beside the baseline.".to_owned());
     Figure {
         file: "accuracy-difference".into(),
-        title: "Test accuracy against the baseline".to_owned(),
-        subtitle: "Each point: one seed, variant − baseline. Right of 0 is better.".to_owned(),
+        title: format!("{} against the baseline", metric.title()),
+        subtitle: format!("Each point: one seed, variant − baseline. {better} of 0 is better."),
         alt: alt(table, &compared),
         room: room_for(compared.len(), 34.0),
         arrange: Arrange::Stacked,
@@ -52,7 +53,7 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
         ],
         panels: vec![Panel {
             title: String::new(),
-            x: Axis::plain("difference of test accuracy (percentage points)", range),
+            x: Axis::plain(metric.axis_of_differences(), range),
             y: row_axis(compared.iter().map(|(_, row)| *row)),
             layers,
             gutter: gutter.collect(),
@@ -83,7 +84,7 @@ fn notes(has_controls: bool) -> Vec<String> {
 /// The interval that decides about a row, and its level.
 fn deciding(row: &Row<'_>) -> Option<(f64, Estimate<f64>)> {
     let difference = row.difference()?;
-    let equivalent = difference.verdict == AccuracyVerdict::Equivalent;
+    let equivalent = difference.verdict == MetricVerdict::Equivalent;
     if equivalent && let Some(interval) = equivalence_interval(row, difference) {
         return Some((TOST_LEVEL, interval));
     }
@@ -92,7 +93,7 @@ fn deciding(row: &Row<'_>) -> Option<(f64, Estimate<f64>)> {
 }
 
 /// The interval that is compared with ±δ, where the file holds every seed that was compared.
-fn equivalence_interval(row: &Row<'_>, difference: &AccuracyDifference) -> Option<Estimate<f64>> {
+fn equivalence_interval(row: &Row<'_>, difference: &MetricDifference) -> Option<Estimate<f64>> {
     let differences: Vec<f64> = row.differences.iter().map(|(_, d)| *d).collect();
     let whole = differences.len() == difference.pairs;
     whole.then(|| mean_interval(&differences, TOST_LEVEL)).flatten()
@@ -101,7 +102,7 @@ fn equivalence_interval(row: &Row<'_>, difference: &AccuracyDifference) -> Optio
 /// Why nothing is decided about a row, in a few words.
 pub(super) fn undecided(table: &Table<'_>, row: &Row<'_>) -> Option<String> {
     let difference = row.difference()?;
-    if difference.verdict != AccuracyVerdict::Inconclusive {
+    if difference.verdict != MetricVerdict::Inconclusive {
         return None;
     }
     let pairs = difference.pairs;
@@ -140,15 +141,17 @@ fn range(compared: &[Compared<'_>]) -> (f64, f64) {
         let margin = [-row.margin, row.margin];
         seeds.chain(interval.into_iter().flatten()).chain(margin).collect::<Vec<_>>()
     };
-    let seen = || compared.iter().flat_map(|(_, row)| of_row(row)).map(|d| d * 100.0);
+    let seen = || {
+        compared.iter().flat_map(|(_, row)| of_row(row).into_iter().map(|d| d * row.metric.shown()))
+    };
     let (low, high) = (seen().fold(0.0, f64::min), seen().fold(0.0, f64::max));
-    let pad = ((high - low) * 0.05).max(1e-6);
+    let pad = if high > low { (high - low) * 0.05 } else { 1e-6 };
     (low - pad, high + pad)
 }
 
 /// Where differences do not matter: one range, or one per row where plans declare different ones.
 fn zones(rows: &[Compared<'_>]) -> Vec<Layer> {
-    let margins = || rows.iter().map(|(_, row)| row.margin * 100.0);
+    let margins = || rows.iter().map(|(_, row)| row.margin * row.metric.shown());
     let Some(first) = margins().next() else {
         return Vec::new();
     };
@@ -156,7 +159,8 @@ fn zones(rows: &[Compared<'_>]) -> Vec<Layer> {
         return vec![Layer::plain(Marks::Zone((-first, first)))];
     }
     let bars = margins().enumerate().map(|(place, margin)| {
-        let words = format!("equivalent within ±{} pp", text::decimal(margin));
+        let unit = rows[place].1.metric.unit_of_differences();
+        let words = format!("equivalent within ±{}{unit}", text::decimal(margin));
         Span { at: place as f64, from: -margin, to: margin, words }
     });
     vec![Layer::plain(Marks::Bars { bars: bars.collect(), fill: EQUIVALENT })]
@@ -168,7 +172,7 @@ fn row_layers(
     (index, row): Compared<'_>,
     range: (f64, f64),
 ) -> Vec<Layer> {
-    let y = place as f64;
+    let (y, shown) = (place as f64, row.metric.shown());
     let name = row.label();
     let layer = |marks| Layer { series: index, marks };
     let Some(difference) = row.difference() else {
@@ -176,17 +180,17 @@ fn row_layers(
         return vec![layer(Marks::Words(vec![Spot { at: (range.0, y), words }]))];
     };
     let spot = |(place, (seed, d)): (usize, &(u64, f64))| Spot {
-        at: (d * 100.0, y + lane(place, row.differences.len())),
-        words: format!("{name}, seed {seed}: {} pp", text::points(*d)),
+        at: (d * row.metric.shown(), y + lane(place, row.differences.len())),
+        words: format!("{name}, seed {seed}: {}", row.metric.difference(*d)),
     };
     let spots = row.differences.iter().enumerate().map(spot).collect();
     let mut layers = Vec::new();
     let words = format!("{name}: {}{}", verdict(table, row), interval_words(row));
     if let Some((_, Estimate { low, high, .. })) = deciding(row) {
-        let span = Span { at: y, from: low * 100.0, to: high * 100.0, words: words.clone() };
+        let span = Span { at: y, from: low * shown, to: high * shown, words: words.clone() };
         layers.push(layer(Marks::Whiskers { spans: vec![span], upright: false, colour: INK }));
     }
-    let mean = Spot { at: (difference.value * 100.0, y), words };
+    let mean = Spot { at: (difference.value * shown, y), words };
     layers.push(layer(Marks::Rules(vec![mean])));
     layers.push(layer(Marks::Points { spots, look: look(table, index.unwrap_or(0)) }));
     layers
@@ -197,15 +201,15 @@ fn verdict(table: &Table<'_>, row: &Row<'_>) -> String {
     let Some(difference) = row.difference() else {
         return text::NOT_MEASURED.to_owned();
     };
-    let verdict = text::accuracy_verdict(difference.verdict).to_owned();
+    let verdict = text::verdict(difference.verdict).to_owned();
     let verdict = undecided(table, row).unwrap_or(verdict);
-    format!("{} pp · {verdict}", text::points(difference.value))
+    format!("{} · {verdict}", row.metric.difference(difference.value))
 }
 
 /// `, 90% interval −0.10 to +0.01`, where there is one.
 fn interval_words(row: &Row<'_>) -> String {
     let words = deciding(row).map(|(level, Estimate { low, high, .. })| {
-        let (low, high) = (text::points(low), text::points(high));
+        let (low, high) = (row.metric.signed(low), row.metric.signed(high));
         format!(", {:.0}% interval {low} to {high}", level * 100.0)
     });
     words.unwrap_or_default()
@@ -215,23 +219,30 @@ fn alt(table: &Table<'_>, rows: &[Compared<'_>]) -> String {
     let rows = rows.iter().map(|(_, row)| {
         let pairs = row.difference().map_or(0, |difference| difference.pairs);
         format!(
-            "{}: {}{}, {}, δ {} pp",
+            "{}: {}{}, {}, δ {}{}",
             row.label(),
             verdict(table, row),
             interval_words(row),
             text::plural(pairs, "pair"),
-            text::decimal(row.margin * 100.0)
+            text::decimal(row.margin * row.metric.shown()),
+            row.metric.unit_of_differences()
         )
     });
     let rows: Vec<String> = rows.collect();
-    format!("Test accuracy, variant − baseline, in percentage points (pp). {}.", rows.join("; "))
+    format!(
+        "{}, variant − baseline{}. {}.",
+        table.metric().title(),
+        table.metric().in_unit().replacen(" in", ", in", 1),
+        rows.join("; ")
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::TestMetric;
     use crate::report::fixture;
-    use crate::stats::accuracy_difference;
+    use crate::stats::metric_difference;
 
     /// A report whose second variant differs from the baseline by so much on each seed, `p` multiplied by `holm`.
     fn compared(differences: &[f64], holm: f64) -> crate::report::Loaded {
@@ -241,6 +252,7 @@ mod tests {
             let run = |seed: usize| crate::record::RunSummary {
                 seed: seed as u64,
                 test_accuracy: Some(of(seed)),
+                test_squared_error: None,
                 ..run.clone()
             };
             (0..differences.len()).map(run).collect::<Vec<_>>()
@@ -252,12 +264,13 @@ mod tests {
             (0..differences.len()).map(|seed| (seed as u64, of(seed))).collect::<Vec<_>>()
         };
         let (variant, baseline) = (pairs(&|seed| 0.9 + differences[seed]), pairs(&|_| 0.9));
-        let mut difference = accuracy_difference(&variant, &baseline, 0.005).unwrap();
+        let mut difference =
+            metric_difference(TestMetric::Accuracy, &variant, &baseline, 0.005).unwrap();
         difference.p_holm = difference.p.map(|p| (p * holm).min(1.0));
         if difference.p_holm >= Some(SIGNIFICANCE)
-            && difference.verdict != AccuracyVerdict::Equivalent
+            && difference.verdict != MetricVerdict::Equivalent
         {
-            difference.verdict = AccuracyVerdict::Inconclusive;
+            difference.verdict = MetricVerdict::Inconclusive;
         }
         let against = loaded.results.variants[1].against_baseline.as_mut().unwrap();
         against.accuracy_difference = Some(difference);

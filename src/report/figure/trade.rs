@@ -1,8 +1,7 @@
 //! Accuracy against what it costs: the difference of accuracy to the baseline, against the speedup and the memory saved.
 
-use crate::record::Estimate;
+use crate::record::{Estimate, TestMetric};
 use crate::report::table::{Row, Table};
-use crate::report::text;
 use crate::report::theme::{MUTED, ZONE};
 use crate::stats::LEVEL;
 
@@ -44,16 +43,16 @@ fn exactly(value: f64) -> Estimate<f64> {
     Estimate { value, low: value, high: value }
 }
 
-/// The difference of accuracy to the baseline in percentage points; its own is 0.
+/// The improvement of the metric over the baseline, as it is shown; its own is 0.
 fn difference(row: &Row<'_>) -> Option<Estimate<f64>> {
     if row.is_baseline {
-        return row.accuracy.map(|_| exactly(0.0));
+        return row.spread.map(|_| exactly(0.0));
     }
     let found = row.difference()?;
-    let points = |value: f64| value * 100.0;
-    let value = points(found.value);
-    let end = |end: Option<f64>| end.map_or(value, points);
-    Some(Estimate { value, low: end(found.low), high: end(found.high) })
+    let shown = |difference: f64| row.metric.improvement(difference) * row.metric.shown();
+    let value = shown(found.value);
+    let [low, high] = [found.low, found.high].map(|end| end.map_or(value, shown));
+    Some(Estimate { value, low: low.min(high), high: low.max(high) })
 }
 
 /// The figure.
@@ -69,19 +68,25 @@ pub(super) fn figure(table: &Table<'_>) -> Figure {
     }
     let mut notes = vec![format!(
         "Whiskers: {:.0}% intervals; one that reaches an edge goes on beyond it. On the Pareto front no other variant has both \
-         the higher gain and the higher accuracy; that says nothing of whether a difference is significant.",
-        LEVEL * 100.0
+         the higher gain and the {} {}; that says nothing of whether a difference is significant.",
+        LEVEL * 100.0,
+        if table.metric().is_higher_better() { "higher" } else { "lower" },
+        table.metric().short()
     )];
     if stopped {
         notes.push("A mark on the lower edge lies below it.".to_owned());
     }
     Figure {
         file: "trade-off".into(),
-        title: "Accuracy vs. cost".to_owned(),
+        title: format!("{} vs. cost", table.metric().short_title()),
         subtitle:
             "Each variant against the baseline, which is at 1× and 0. Up and right is better."
                 .to_owned(),
-        alt: alt("Accuracy, speed and memory against the baseline", table, words),
+        alt: alt(
+            &format!("{}, speed and memory against the baseline", table.metric().short_title()),
+            table,
+            words,
+        ),
         room: 400.0,
         arrange: Arrange::Beside,
         legend,
@@ -99,11 +104,16 @@ fn words(row: &Row<'_>) -> String {
         None => format!("{what} not measured"),
     };
     let difference = match difference(row) {
-        Some(found) => format!("{} pp", text::points(found.value / 100.0)),
-        None => "accuracy not compared".to_owned(),
+        Some(found) => shown_difference(row, found.value),
+        None => format!("{} not compared", row.metric.short()),
     };
     let (speed, memory) = (gain(speedup(row), "speedup"), gain(memory(row), "memory saved"));
     format!("{difference}, {speed}, {memory}{}", row.runs.remark())
+}
+
+/// The difference of the metric that is drawn at this height.
+fn shown_difference(row: &Row<'_>, height: f64) -> String {
+    row.metric.difference(row.metric.improvement(height / row.metric.shown()))
 }
 
 /// Whether all its runs went through: only then can a variant be on a front.
@@ -130,7 +140,12 @@ impl Ranges {
     /// Ranges that hold the baseline, ±δ and every point; intervals only as far as points and they need together, and of the
     /// variants that lost runs only the gain.
     fn of(placed: &[Placed<'_>]) -> Self {
-        let margin = placed.iter().map(|place| place.row.margin * 100.0).fold(0.1, f64::max);
+        let margins = placed.iter().map(|place| place.row.margin * place.row.metric.shown());
+        let margin = match (margins.fold(0.0, f64::max), placed.first()) {
+            (margin, Some(first)) if first.row.metric == TestMetric::Accuracy => margin.max(0.1),
+            (margin, _) if margin > 0.0 => margin,
+            _ => 0.1,
+        };
         let all = || placed.iter();
         let whole = || placed.iter().filter(|place| contends(place.row));
         Self {
@@ -156,9 +171,9 @@ impl Placed<'_> {
     fn layers(&self, look: Look, label: &str, ranges: Ranges) -> [Layer; 3] {
         let (x, y) = (self.gain, self.difference);
         let words = format!(
-            "{}: {} pp, {:.2}× ({label}){}",
+            "{}: {}, {:.2}× ({label}){}",
             self.row.label(),
-            text::points(y.value / 100.0),
+            shown_difference(self.row, y.value),
             x.value,
             self.row.runs.remark()
         );
@@ -184,7 +199,7 @@ fn panel(table: &Table<'_>, label: &str, gain: Gain<'_>) -> Panel {
         |(index, row)| Some(Placed { index, row, gain: gain(row)?, difference: difference(row)? });
     let placed: Vec<Placed<'_>> = table.rows.iter().enumerate().filter_map(place).collect();
     let ranges = Ranges::of(&placed);
-    let margins = || placed.iter().map(|place| place.row.margin * 100.0);
+    let margins = || placed.iter().map(|place| place.row.margin * place.row.metric.shown());
     let margin = margins().next().filter(|first| margins().all(|margin| margin == *first));
     let mut layers: Vec<Layer> =
         margin.map(|margin| Layer::plain(Marks::Strip((-margin, margin)))).into_iter().collect();
@@ -208,7 +223,7 @@ fn panel(table: &Table<'_>, label: &str, gain: Gain<'_>) -> Panel {
     let empty =
         nothing_in(table).or_else(|| placed.is_empty().then(|| "No variant has both.".to_owned()));
     Panel {
-        title: "accuracy − baseline (percentage points)".to_owned(),
+        title: table.metric().axis_of_improvements().to_owned(),
         x: Axis::plain(label, ranges.x),
         y: Axis::plain("", ranges.y),
         layers,

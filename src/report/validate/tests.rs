@@ -63,10 +63,19 @@ fn every_rule_is_about_a_number_of_the_files() {
     let mut run = fixture::loaded().records.swap_remove(3);
     run.settling_census = run.census.clone();
     run.rejected_census = run.census.clone();
-    run.evaluations = vec![crate::record::Evaluation { step: 1, accuracy: 0.5, loss: Some(1.0) }];
+    run.evaluations = vec![crate::record::Evaluation {
+        step: 1,
+        accuracy: Some(0.5),
+        squared_error: Some(0.25),
+        loss: Some(1.0),
+    }];
+    run.summary.test_squared_error = Some(0.25);
+    let mut variant = whole()["variants"][1].clone();
+    let against = &mut variant["against_baseline"];
+    against["squared_error_difference"] = against["accuracy_difference"].clone();
     let mut kinds = BTreeSet::new();
     let run = serde_json::to_value(run).unwrap();
-    for (file, name) in [(&whole()["variants"][1], "variants"), (&run, "run")] {
+    for (file, name) in [(&variant, "variants"), (&run, "run")] {
         let mut places = Vec::new();
         places_of_numbers(file, name, &mut places);
         kinds.extend(places.into_iter().map(|place| place.replace("/0", "").replace('/', ".")));

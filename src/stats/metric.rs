@@ -1,10 +1,10 @@
-//! What accuracies paired by seed allow to say.
+//! What values of the test metric paired by seed allow to say.
 
 use std::collections::BTreeMap;
 
 use super::describe::mean_of;
 use super::{differences, equivalent, holm, mean_difference, probability_better, sign_flip_p};
-use crate::record::{AccuracyDifference, AccuracyVerdict};
+use crate::record::{MetricDifference, MetricVerdict, TestMetric};
 
 /// Under this p a difference counts.
 pub const SIGNIFICANCE: f64 = 0.05;
@@ -27,81 +27,88 @@ pub fn least_pairs(comparisons: usize) -> usize {
     pairs
 }
 
-/// The accuracies of a variant against the baseline's, given as (seed, accuracy) and paired by seed; seeds that only one
-/// has are left out. `margin` is the δ within which accuracies are equivalent. `None` without a pair, with a seed
-/// given twice, or with an accuracy that is not finite.
+/// The values of a metric of a variant against the baseline's, given as (seed, value) and paired by seed; seeds that only one
+/// has are left out. `margin` is the δ within which values are equivalent. `None` without a pair, with a seed
+/// given twice, or with a value that is not finite.
 ///
 /// The verdict is `Inconclusive` under [`MIN_PAIRS`]. Else it is `Equivalent` where two one-sided tests put the mean
 /// difference within the margin, even if it also differs from 0: the plan declares such differences to be of no
 /// practical account (Lakens 2017, "Equivalence Tests", calls this outcome statistically different and practically
 /// equivalent), and the interval and p still show it. Else it is `Better` or `Worse` where the 95 % interval excludes
 /// 0 and p < 0.05. `p_holm` is left to [`adjust`].
-pub fn accuracy_difference(
+pub fn metric_difference(
+    metric: TestMetric,
     variant: &[(u64, f64)],
     baseline: &[(u64, f64)],
     margin: f64,
-) -> Option<AccuracyDifference> {
+) -> Option<MetricDifference> {
     let (a, b) = paired(variant, baseline)?;
     let differences = differences(&a, &b)?;
     let p = sign_flip_p(&differences)?;
     let interval = mean_difference(&a, &b);
-    let mut difference = AccuracyDifference {
+    let (better, worse) = if metric.is_higher_better() { (&a, &b) } else { (&b, &a) };
+    let mut difference = MetricDifference {
         value: mean_of(&differences),
         low: interval.map(|interval| interval.low),
         high: interval.map(|interval| interval.high),
         p: Some(p),
         p_holm: None,
-        probability_better: probability_better(&a, &b).map(|share| share.value),
+        probability_better: probability_better(better, worse).map(|share| share.value),
         pairs: differences.len(),
-        verdict: AccuracyVerdict::Inconclusive,
+        verdict: MetricVerdict::Inconclusive,
     };
     if differences.len() >= MIN_PAIRS {
         difference.verdict = match equivalent(&differences, margin) {
-            Some(true) => AccuracyVerdict::Equivalent,
-            _ => direction(&difference, p),
+            Some(true) => MetricVerdict::Equivalent,
+            _ => direction(metric, &difference, p),
         };
     }
     Some(difference)
 }
 
-/// `variant − baseline` of each seed that both have, by seed; `None` where a seed is given twice or an accuracy is not finite.
+/// `variant − baseline` of each seed that both have, by seed; `None` where a seed is given twice or a value is not finite.
 pub fn paired_differences(variant: &[(u64, f64)], baseline: &[(u64, f64)]) -> Option<Vec<f64>> {
     let (a, b) = paired(variant, baseline)?;
     differences(&a, &b)
 }
 
-/// The accuracies of both for each seed that both have.
+/// The values of both for each seed that both have.
 fn paired(variant: &[(u64, f64)], baseline: &[(u64, f64)]) -> Option<(Vec<f64>, Vec<f64>)> {
     let (variant, baseline) = (by_seed(variant)?, by_seed(baseline)?);
-    let pair = |(seed, accuracy): (&u64, &f64)| Some((*accuracy, *baseline.get(seed)?));
+    let pair = |(seed, value): (&u64, &f64)| Some((*value, *baseline.get(seed)?));
     Some(variant.iter().filter_map(pair).unzip())
 }
 
-/// The accuracies by seed, if each seed is there once.
-fn by_seed(accuracies: &[(u64, f64)]) -> Option<BTreeMap<u64, f64>> {
-    let map: BTreeMap<u64, f64> = accuracies.iter().copied().collect();
-    (map.len() == accuracies.len()).then_some(map)
+/// The values by seed, if each seed is there once.
+fn by_seed(values: &[(u64, f64)]) -> Option<BTreeMap<u64, f64>> {
+    let map: BTreeMap<u64, f64> = values.iter().copied().collect();
+    (map.len() == values.len()).then_some(map)
 }
 
 /// Better or worse, if the interval and `p` both say so.
-fn direction(difference: &AccuracyDifference, p: f64) -> AccuracyVerdict {
+fn direction(metric: TestMetric, difference: &MetricDifference, p: f64) -> MetricVerdict {
+    let (below, above) = if metric.is_higher_better() {
+        (MetricVerdict::Worse, MetricVerdict::Better)
+    } else {
+        (MetricVerdict::Better, MetricVerdict::Worse)
+    };
     match (difference.low, difference.high) {
-        (_, Some(high)) if high < 0.0 && p < SIGNIFICANCE => AccuracyVerdict::Worse,
-        (Some(low), _) if low > 0.0 && p < SIGNIFICANCE => AccuracyVerdict::Better,
-        _ => AccuracyVerdict::Inconclusive,
+        (_, Some(high)) if high < 0.0 && p < SIGNIFICANCE => below,
+        (Some(low), _) if low > 0.0 && p < SIGNIFICANCE => above,
+        _ => MetricVerdict::Inconclusive,
     }
 }
 
 /// Adjusts the p of an experiment's variants for their number by Holm's method, and takes back each `Better` and `Worse`
 /// that the adjusted p no longer carries. An `Equivalent` stays: it rests on no p.
-pub fn adjust(differences: &mut [&mut AccuracyDifference]) {
+pub fn adjust(metric: TestMetric, differences: &mut [&mut MetricDifference]) {
     let p: Vec<f64> = differences.iter().filter_map(|d| d.p).collect();
     let adjusted = holm(&p).unwrap_or_default();
     let tested = differences.iter_mut().filter(|d| d.p.is_some());
     for (difference, p) in tested.zip(adjusted) {
         difference.p_holm = Some(p);
-        if difference.verdict != AccuracyVerdict::Equivalent && difference.pairs >= MIN_PAIRS {
-            difference.verdict = direction(difference, p);
+        if difference.verdict != MetricVerdict::Equivalent && difference.pairs >= MIN_PAIRS {
+            difference.verdict = direction(metric, difference, p);
         }
     }
 }
@@ -110,7 +117,7 @@ pub fn adjust(differences: &mut [&mut AccuracyDifference]) {
 mod tests {
     use super::super::assert_close;
     use super::*;
-    use AccuracyVerdict::{Better, Equivalent, Inconclusive, Worse};
+    use MetricVerdict::{Better, Equivalent, Inconclusive, Worse};
 
     /// Accuracies of seeds 0, 1, 2, … that differ from 0.9 by `differences`, and as many of 0.9.
     fn pairs(differences: &[f64]) -> [Vec<(u64, f64)>; 2] {
@@ -119,9 +126,9 @@ mod tests {
         [variant, seeds.map(|seed| (seed, 0.9)).collect()]
     }
 
-    fn judged(differences: &[f64], margin: f64) -> AccuracyDifference {
+    fn judged(differences: &[f64], margin: f64) -> MetricDifference {
         let [variant, baseline] = pairs(differences);
-        accuracy_difference(&variant, &baseline, margin).unwrap()
+        metric_difference(TestMetric::Accuracy, &variant, &baseline, margin).unwrap()
     }
 
     #[test]
@@ -148,23 +155,42 @@ mod tests {
         }
     }
 
+    /// An error that falls as an accuracy rises is judged as that accuracy, and its difference has the other sign.
+    #[test]
+    fn a_lower_error_is_better() {
+        let differences = [0.03, 0.015, 0.024, 0.036, 0.021, 0.027];
+        for (sign, verdict, share) in [(-1.0, Better, 1.0), (1.0, Worse, 0.0)] {
+            let [variant, baseline] = pairs(&differences.map(|d| sign * d));
+            let metric = TestMetric::MeanSquaredError;
+            let mut judged = metric_difference(metric, &variant, &baseline, 0.005).unwrap();
+            assert_eq!((judged.verdict, judged.probability_better), (verdict, Some(share)));
+            assert_close(judged.value, sign * 0.0255, 1e-15);
+            adjust(metric, &mut [&mut judged]);
+            assert_eq!(judged.verdict, verdict);
+        }
+    }
+
     #[test]
     fn seeds_pair_whatever_their_order_and_company() {
         let variant = [(3, 0.5), (1, 0.7), (9, 0.1)];
         let baseline = [(1, 0.6), (2, 0.0), (3, 0.25)];
-        let judged = accuracy_difference(&variant, &baseline, 0.01).unwrap();
+        let judged = metric_difference(TestMetric::Accuracy, &variant, &baseline, 0.01).unwrap();
         assert_eq!((judged.pairs, judged.p, judged.p_holm), (2, Some(0.5), None));
         assert_eq!(judged.probability_better, Some(1.0));
         assert_close(judged.value, 0.175, 1e-15);
 
-        let single = accuracy_difference(&variant, &[(1, 0.6)], 0.01).unwrap();
+        let single = metric_difference(TestMetric::Accuracy, &variant, &[(1, 0.6)], 0.01).unwrap();
         assert_eq!((single.pairs, single.low, single.high, single.p), (1, None, None, Some(1.0)));
 
         let none: [&[(u64, f64)]; 3] = [&[], &[(7, 0.5)], &[(1, 0.5), (1, 0.5)]];
         for other in none {
-            assert_eq!(accuracy_difference(&variant, other, 0.01), None, "{other:?}");
+            assert_eq!(
+                metric_difference(TestMetric::Accuracy, &variant, other, 0.01),
+                None,
+                "{other:?}"
+            );
         }
-        assert_eq!(accuracy_difference(&variant, &[(1, f64::NAN)], 0.01), None);
+        assert_eq!(metric_difference(TestMetric::Accuracy, &variant, &[(1, f64::NAN)], 0.01), None);
     }
 
     /// From the definition: all differences of one sign, the least p that there is, in every one of the variants compared.
@@ -188,12 +214,12 @@ mod tests {
     fn more_variants_ask_for_more_evidence() {
         let seven = [-0.03, -0.02, -0.025, -0.021, -0.024, -0.022, -0.028];
         let mut worse = judged(&seven[..6], 0.001);
-        adjust(&mut [&mut worse]);
+        adjust(TestMetric::Accuracy, &mut [&mut worse]);
         assert_eq!((worse.verdict, worse.p_holm), (Worse, Some(0.031_25)));
 
         let (mut second, mut same) = (worse.clone(), judged(&[0.0; 6], 0.001));
         let mut strong = judged(&seven, 0.001);
-        adjust(&mut [&mut worse, &mut second, &mut same, &mut strong]);
+        adjust(TestMetric::Accuracy, &mut [&mut worse, &mut second, &mut same, &mut strong]);
         assert_eq!(
             [&worse, &second, &same, &strong].map(|d| (d.verdict, d.p_holm)),
             [

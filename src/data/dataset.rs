@@ -1,0 +1,459 @@
+//! A data set in memory: what a model learns from and is tested on.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::DataError;
+use crate::formatting;
+
+/// A data set in memory: samples to train on and samples to test on.
+///
+/// ```
+/// use mantissa::data::{Dataset, Inputs, Split, Targets};
+///
+/// // y = 2 a − b, of rows of two columns.
+/// let split = |rows: &[[f32; 2]]| Split {
+///     inputs: Inputs::Values(rows.concat()),
+///     targets: Targets::Values(rows.iter().map(|[a, b]| 2.0 * a - b).collect()),
+/// };
+/// let train = split(&[[0.0, 1.0], [1.0, 0.5], [2.0, 3.0]]);
+/// let data = Dataset::new([2, 1, 1], 1, train, split(&[[1.0, 1.0]]))?;
+/// assert_eq!(data.samples(), [3, 1]);
+///
+/// let labelled = |labels: &[u32]| Split {
+///     inputs: Inputs::Pixels(vec![0; 4 * labels.len()]),
+///     targets: Targets::Labels(labels.to_vec()),
+/// };
+/// let error = Dataset::new([1, 2, 2], 2, labelled(&[0, 1]), labelled(&[2])).unwrap_err();
+/// assert_eq!(error.to_string(), "test split, sample 0: label 2 is not below 2, the number of classes");
+/// # Ok::<(), mantissa::data::DataError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    pub(super) shape: [usize; 3],
+    pub(super) outputs: usize,
+    pub(super) train: Split,
+    pub(super) test: Split,
+}
+
+/// The data that runs learn from: runs on other data belong to another experiment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DataFacts {
+    /// SHA-256 of all of it, in hexadecimal digits: `Dataset::facts` says in which order.
+    pub digest: String,
+    /// Samples of the training split.
+    pub train: usize,
+    /// Samples of the test split.
+    pub test: usize,
+    /// Classes; 0 of a regression.
+    pub classes: usize,
+    /// Values of a target of a regression; none of a classification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_values: Option<usize>,
+    /// Channels, height and width of a sample.
+    pub shape: [usize; 3],
+}
+
+impl fmt::Display for DataFacts {
+    /// One line, with the beginning of the digest.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { digest, train, test, classes, target_values, shape: [channels, height, width] } =
+            self;
+        let digest = digest.get(..12).unwrap_or(digest);
+        let targets = match target_values {
+            Some(1) => "1 target value".to_owned(),
+            Some(values) => format!("{values} target values"),
+            None => format!("{classes} classes"),
+        };
+        write!(
+            f,
+            "{train} training and {test} test samples of {channels} × {height} × {width}, {targets}, SHA-256 {digest}…"
+        )
+    }
+}
+
+/// Samples and their targets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split {
+    /// Sample after sample, each in C × H × W.
+    pub inputs: Inputs,
+    /// What is to be predicted of each.
+    pub targets: Targets,
+}
+
+/// What is known of samples.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inputs {
+    /// Pixels, 0 to 255.
+    Pixels(Vec<u8>),
+    /// Finite numbers.
+    Values(Vec<f32>),
+}
+
+/// What is to be predicted of samples.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Targets {
+    /// Classification: one class each, from 0.
+    Labels(Vec<u32>),
+    /// Regression: finite numbers, as many for each sample.
+    Values(Vec<f32>),
+}
+
+/// Labelled images, as readers of image files gather them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Images {
+    /// Pixels, image after image.
+    pub(super) pixels: Vec<u8>,
+    /// One class an image.
+    pub(super) labels: Vec<u32>,
+}
+
+impl From<Images> for Split {
+    fn from(Images { pixels, labels }: Images) -> Self {
+        Self { inputs: Inputs::Pixels(pixels), targets: Targets::Labels(labels) }
+    }
+}
+
+#[cfg(test)]
+impl Split {
+    /// The pixels of labelled images.
+    pub(super) fn pixels(&self) -> &[u8] {
+        let Inputs::Pixels(pixels) = &self.inputs else { panic!("{:?}", self.inputs) };
+        pixels
+    }
+
+    /// The labels of labelled images.
+    pub(super) fn labels(&self) -> &[u32] {
+        self.targets.labels()
+    }
+}
+
+#[cfg(test)]
+impl Targets {
+    /// The labels that they are.
+    pub(super) fn labels(&self) -> &[u32] {
+        let Self::Labels(labels) = self else { panic!("{self:?}") };
+        labels
+    }
+}
+
+impl Inputs {
+    /// Number of values of all samples.
+    fn len(&self) -> usize {
+        match self {
+            Self::Pixels(pixels) => pixels.len(),
+            Self::Values(values) => values.len(),
+        }
+    }
+}
+
+impl Targets {
+    /// Targets of how many samples, where one of a regression has `outputs` values.
+    pub fn samples(&self, outputs: usize) -> usize {
+        match self {
+            Self::Labels(labels) => labels.len(),
+            Self::Values(values) => values.len() / outputs.max(1),
+        }
+    }
+
+    /// Whether these are labels.
+    pub fn is_classification(&self) -> bool {
+        matches!(self, Self::Labels(_))
+    }
+
+    /// Overwrites `into` with the targets of some samples, in the memory it has.
+    pub(super) fn gather(
+        &self,
+        outputs: usize,
+        chosen: impl Iterator<Item = usize>,
+        into: &mut Self,
+    ) {
+        match (self, into) {
+            (Self::Labels(labels), Self::Labels(into)) => {
+                into.clear();
+                into.extend(chosen.map(|sample| labels[sample]));
+            }
+            (Self::Values(values), Self::Values(into)) => {
+                into.clear();
+                into.extend(chosen.flat_map(|i| &values[i * outputs..(i + 1) * outputs]));
+            }
+            (Self::Labels(_), into) => {
+                *into = Self::Labels(Vec::new());
+                self.gather(outputs, chosen, into);
+            }
+            (Self::Values(_), into) => {
+                *into = Self::Values(Vec::new());
+                self.gather(outputs, chosen, into);
+            }
+        }
+    }
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self::Labels(Vec::new())
+    }
+}
+
+impl Dataset {
+    /// A data set of these splits. `shape` is channels, height and width of a sample; a row of a table with D columns is D × 1 × 1.
+    /// `outputs` is the number of classes, or of the values of a target.
+    ///
+    /// # Errors
+    /// When a split has no samples, the lengths do not fit each other, the splits are of different kinds, a label is not below
+    /// the number of classes, or a value is not finite.
+    pub fn new(
+        shape: [usize; 3],
+        outputs: usize,
+        train: Split,
+        test: Split,
+    ) -> Result<Self, DataError> {
+        let data = Self { shape, outputs, train, test };
+        data.check()?;
+        Ok(data)
+    }
+
+    /// Channels, height and width of a sample.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// What a model gives for a sample: as many logits as there are classes, or as many numbers as a target has.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// The training split.
+    pub fn train(&self) -> &Split {
+        &self.train
+    }
+
+    /// The test split.
+    pub fn test(&self) -> &Split {
+        &self.test
+    }
+
+    /// Number of training samples, and of test samples.
+    pub fn samples(&self) -> [usize; 2] {
+        [&self.train, &self.test].map(|split| split.targets.samples(self.outputs))
+    }
+
+    /// Whether its targets are labels.
+    pub fn is_classification(&self) -> bool {
+        self.train.targets.is_classification()
+    }
+
+    /// Values of one sample.
+    pub(super) fn sample_len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// As [`Dataset::new`] says.
+    pub(super) fn check(&self) -> Result<(), DataError> {
+        let invalid = |what| Err(DataError::Invalid(what));
+        let [c, h, w] = self.shape;
+        if self.shape.contains(&0) {
+            return invalid(format!(
+                "a sample of {c} × {h} × {w} holds nothing: give 1 or more each"
+            ));
+        }
+        if self.outputs == 0 {
+            let things =
+                if self.is_classification() { "classes" } else { "values for each target" };
+            return invalid(format!("0 {things}: give at least 1"));
+        }
+        for (name, split) in [("train", &self.train), ("test", &self.test)] {
+            self.check_split(name, split)?;
+        }
+        let kind = |split: &Split| {
+            (std::mem::discriminant(&split.inputs), std::mem::discriminant(&split.targets))
+        };
+        if kind(&self.train) != kind(&self.test) {
+            let what = "the train and the test split are of different kinds: give both pixels or both values, and both labels \
+                        or both values as targets";
+            return invalid(what.to_owned());
+        }
+        Ok(())
+    }
+
+    fn check_split(&self, name: &'static str, split: &Split) -> Result<(), DataError> {
+        let samples = split.targets.samples(self.outputs);
+        let (values, sample) = (split.inputs.len(), self.sample_len());
+        if values == 0 && samples == 0 {
+            return Err(DataError::Empty { split: name });
+        }
+        let whole = match &split.targets {
+            Targets::Labels(_) => true,
+            Targets::Values(values) => values.len() == samples * self.outputs,
+        };
+        if !whole || samples.checked_mul(sample) != Some(values) {
+            let targets = match &split.targets {
+                Targets::Labels(labels) => formatting::plural(labels.len(), "label"),
+                Targets::Values(values) => format!(
+                    "{} of {} each",
+                    formatting::plural(values.len(), "target value"),
+                    self.outputs
+                ),
+            };
+            let [c, h, w] = self.shape;
+            return Err(DataError::Invalid(format!(
+                "{name} split: {} do not belong to {targets}: a sample is {c} × {h} × {w}",
+                formatting::plural(values, "input value"),
+            )));
+        }
+        let not_finite = |values: &[f32], each: usize, what: &str| {
+            let at = values.iter().position(|value| !value.is_finite())?;
+            Some(format!(
+                "{name} split, sample {}: {what} {} is {}",
+                at / each,
+                at % each,
+                values[at]
+            ))
+        };
+        let problem = match &split.inputs {
+            Inputs::Pixels(_) => None,
+            Inputs::Values(values) => not_finite(values, sample, "input value"),
+        };
+        let problem = problem.or_else(|| match &split.targets {
+            Targets::Values(values) => not_finite(values, self.outputs, "target value"),
+            Targets::Labels(labels) => {
+                let at = labels.iter().position(|label| *label as usize >= self.outputs)?;
+                Some(format!(
+                    "{name} split, sample {at}: label {} is not below {}, the number of classes",
+                    labels[at], self.outputs
+                ))
+            }
+        });
+        problem.map_or(Ok(()), |what| Err(DataError::Invalid(what)))
+    }
+
+    /// What tells this data set from any other. The digest of pixels with labels is that of `mantissa data 1`, then channels,
+    /// height, width and classes, then for each split, training first, the number of samples, the pixels and the labels. That of
+    /// other data begins with `mantissa data 2`, then `pixels` or `values`, then `labels` or `targets`, and goes on alike, with
+    /// the values of a target for the classes. Numbers and labels are 64 bits, values and targets the bits of an f32, all
+    /// little-endian.
+    pub fn facts(&self) -> DataFacts {
+        let mut digest = Sha256::new();
+        match (&self.train.inputs, &self.train.targets) {
+            (Inputs::Pixels(_), Targets::Labels(_)) => digest.update(b"mantissa data 1"),
+            (inputs, targets) => {
+                digest.update(b"mantissa data 2");
+                digest.update(match inputs {
+                    Inputs::Pixels(_) => "pixels",
+                    Inputs::Values(_) => "values",
+                });
+                digest.update(match targets {
+                    Targets::Labels(_) => "labels",
+                    Targets::Values(_) => "targets",
+                });
+            }
+        }
+        for number in self.shape.into_iter().chain([self.outputs]) {
+            digest.update((number as u64).to_le_bytes());
+        }
+        let [train, test] = self.samples();
+        for (split, samples) in [(&self.train, train), (&self.test, test)] {
+            digest.update((samples as u64).to_le_bytes());
+            match &split.inputs {
+                Inputs::Pixels(pixels) => digest.update(pixels),
+                Inputs::Values(values) => update(&mut digest, values, f32::to_le_bytes),
+            }
+            match &split.targets {
+                Targets::Labels(labels) => {
+                    update(&mut digest, labels, |label| u64::from(label).to_le_bytes());
+                }
+                Targets::Values(values) => update(&mut digest, values, f32::to_le_bytes),
+            }
+        }
+        let classification = self.is_classification();
+        DataFacts {
+            digest: formatting::hex(&digest.finalize()),
+            train,
+            test,
+            classes: if classification { self.outputs } else { 0 },
+            target_values: (!classification).then_some(self.outputs),
+            shape: self.shape,
+        }
+    }
+
+    /// What to know of the data before trusting a result, a sentence each: which classes have no samples, or none to learn
+    /// from.
+    pub fn notes(&self) -> Vec<String> {
+        let (Targets::Labels(train), Targets::Labels(test)) =
+            (&self.train.targets, &self.test.targets)
+        else {
+            return Vec::new();
+        };
+        let noun = match self.train.inputs {
+            Inputs::Pixels(_) => "image",
+            Inputs::Values(_) => "sample",
+        };
+        let occurs = |labels: &[u32]| {
+            let mut occurs = vec![false; self.outputs];
+            labels.iter().for_each(|&label| occurs[label as usize] = true);
+            occurs
+        };
+        let (train, test) = (occurs(train), occurs(test));
+        let labels =
+            |chosen: &dyn Fn(usize) -> bool| runs((0..self.outputs).filter(|&i| chosen(i)));
+        let nowhere = labels(&|class| !train[class] && !test[class]);
+        let not_learnt = labels(&|class| !train[class] && test[class]);
+        let classes = formatting::count(self.outputs as u64);
+        let nowhere = nowhere.map(|(labels, several)| {
+            let (occur, count) = if several { ("do", "count") } else { ("does", "counts") };
+            format!(
+                "{labels} {occur} not occur in the data, yet {count} among its {classes} classes."
+            )
+        });
+        let not_learnt = not_learnt.map(|(labels, several)| {
+            let occur = if several { "occur" } else { "occurs" };
+            format!(
+                "{labels} {occur} in test {noun}s only: no training {noun} shows what to learn."
+            )
+        });
+        nowhere.into_iter().chain(not_learnt).collect()
+    }
+}
+
+/// Takes the bytes of values into a digest.
+fn update<T: Copy, const N: usize>(
+    digest: &mut Sha256,
+    values: &[T],
+    bytes: impl Fn(T) -> [u8; N],
+) {
+    for values in values.chunks(4096) {
+        digest.update(values.iter().flat_map(|value| bytes(*value)).collect::<Vec<u8>>());
+    }
+}
+
+/// Labels in words, and whether they are several: `Labels 0, 4 to 254 and 256`. None of none.
+fn runs(labels: impl Iterator<Item = usize>) -> Option<(String, bool)> {
+    /// More runs of labels than these are only counted.
+    const MOST: usize = 8;
+    let (mut runs, mut number) = (Vec::<(usize, usize)>::new(), 0);
+    for label in labels {
+        number += 1;
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == label => *last = label,
+            _ => runs.push((label, label)),
+        }
+    }
+    let shown = runs.iter().take(MOST).flat_map(|&(first, last)| match last - first {
+        0 => vec![first.to_string()],
+        1 => vec![first.to_string(), last.to_string()],
+        _ => vec![format!("{first} to {last}")],
+    });
+    let mut shown: Vec<String> = shown.collect();
+    let shown_count: usize = runs.iter().take(MOST).map(|(first, last)| last - first + 1).sum();
+    if shown_count < number {
+        shown.push(format!("{} others", formatting::count((number - shown_count) as u64)));
+    }
+    let noun = if number == 1 { "Label" } else { "Labels" };
+    (number > 0).then(|| (format!("{noun} {}", formatting::list(&shown)), number > 1))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! The `[data]` of a spec.
+
+use std::path::PathBuf;
+
+use super::{Checked, defaults, limits, real, refuse, whole};
+use crate::spec::typed::DataSpec;
+use crate::spec::{Augment, CsvTest, DataPlan, IdxTest, NpyTest, TestShare};
+
+/// Height and width of an image of CIFAR.
+pub(super) const CIFAR_SIDE: usize = 32;
+
+pub(super) fn resolve(spec: DataSpec) -> Checked<DataPlan> {
+    Ok(match spec {
+        DataSpec::Digits { train, test, seed } => {
+            let (train, test) =
+                (train.unwrap_or(defaults::DIGITS_TRAIN), test.unwrap_or(defaults::DIGITS_TEST));
+            DataPlan::Digits {
+                train: whole("data.train", train, 1..=limits::DIGITS)?,
+                test: whole("data.test", test, 1..=limits::DIGITS)?,
+                seed: seed.unwrap_or(defaults::DIGITS_SEED),
+            }
+        }
+        DataSpec::Idx { train_images, train_labels, test_images, test_labels, held_out } => {
+            let test = idx_test((test_images, test_labels), held_out)?;
+            DataPlan::Idx { train_images, train_labels, test }
+        }
+        DataSpec::Cifar10 { path, augment } => {
+            DataPlan::Cifar10 { path, augment: cropped(augment)? }
+        }
+        DataSpec::Cifar100 { path, augment } => {
+            DataPlan::Cifar100 { path, augment: cropped(augment)? }
+        }
+        DataSpec::ImageFolder { path, resize, test_share, seed, augment } => {
+            let (resize, test) = (size(resize)?, share(test_share, seed)?);
+            DataPlan::ImageFolder { path, resize, test, augment }
+        }
+        DataSpec::Npy {
+            archive,
+            train_inputs,
+            train_targets,
+            test_inputs,
+            test_targets,
+            test_share,
+            seed,
+            task,
+        } => {
+            let test = npy_test((test_inputs, test_targets), share(test_share, seed)?)?;
+            let task = task.unwrap_or(defaults::TASK);
+            DataPlan::Npy { archive, train_inputs, train_targets, test, task }
+        }
+        DataSpec::Csv { train, test, test_share, seed, target, features, task } => {
+            if features.as_ref().is_some_and(|features| features.contains(&target)) {
+                return refuse("data.features", format!("lists the target, {target:?}; remove it"));
+            }
+            let test = match (test, share(test_share, seed)?) {
+                (Some(path), None) => CsvTest::File(path),
+                (None, Some(share)) => CsvTest::Share(share),
+                _ => return refuse("data", "give either test or test_share for the test split"),
+            };
+            DataPlan::Csv { train, test, target, features, task: task.unwrap_or(defaults::TASK) }
+        }
+    })
+}
+
+fn idx_test(
+    files: (Option<PathBuf>, Option<PathBuf>),
+    held_out: Option<usize>,
+) -> Checked<IdxTest> {
+    match (files, held_out) {
+        ((Some(images), Some(labels)), None) => Ok(IdxTest::Files { images, labels }),
+        ((None, None), Some(held_out)) => {
+            Ok(IdxTest::HeldOut(whole("data.held_out", held_out, 1..=usize::MAX)?))
+        }
+        _ => refuse(
+            "data",
+            "give either test_images and test_labels, or held_out, for the test split",
+        ),
+    }
+}
+
+fn npy_test(
+    files: (Option<PathBuf>, Option<PathBuf>),
+    share: Option<TestShare>,
+) -> Checked<NpyTest> {
+    match (files, share) {
+        ((Some(inputs), Some(targets)), None) => Ok(NpyTest::Files { inputs, targets }),
+        ((None, None), Some(share)) => Ok(NpyTest::Share(share)),
+        _ => refuse(
+            "data",
+            "give either test_inputs and test_targets, or test_share, for the test split",
+        ),
+    }
+}
+
+/// The share of the samples to test on, where one is given.
+fn share(share: Option<f64>, seed: Option<u64>) -> Checked<Option<TestShare>> {
+    let Some(share) = share else {
+        return match seed {
+            None => Ok(None),
+            Some(_) => {
+                refuse("data.seed", "chooses the samples of test_share; give both or neither")
+            }
+        };
+    };
+    let share =
+        real("data.test_share", share, "over 0 and below 1", |share| share > 0.0 && share < 1.0)?;
+    Ok(Some(TestShare { share, seed: seed.unwrap_or(defaults::SHARE_SEED) }))
+}
+
+/// Height and width.
+fn size(resize: Option<Vec<usize>>) -> Checked<Option<[usize; 2]>> {
+    const KEY: &str = "data.resize";
+    let Some(sizes) = resize else {
+        return Ok(None);
+    };
+    let [height, width] = sizes[..] else {
+        return refuse(KEY, format!("lists {} numbers; give height and width", sizes.len()));
+    };
+    whole(&format!("{KEY}[0]"), height, 1..=limits::WIDTH)?;
+    whole(&format!("{KEY}[1]"), width, 1..=limits::WIDTH)?;
+    Ok(Some([height, width]))
+}
+
+/// More padding than this, and a crop could miss the image.
+fn cropped(augment: Augment) -> Checked<Augment> {
+    whole("data.augment.crop", augment.crop, 0..=CIFAR_SIDE - 1)?;
+    Ok(augment)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::spec::{CsvTest, DEFAULT, DataPlan, NpyTest, Overrides, Plan, Task, TestShare};
+
+    /// The default experiment on these data.
+    fn read(data: &str, others: &[&str]) -> Result<Plan, String> {
+        let mut set = vec![format!("data={data}")];
+        set.extend(others.iter().map(ToString::to_string));
+        let overrides = Overrides { set, ..Overrides::default() };
+        Plan::read("default.toml", DEFAULT, &overrides).map_err(|error| error.what)
+    }
+
+    #[test]
+    fn own_data_has_its_defaults() {
+        let share = |share| TestShare { share, seed: 0 };
+        let found = |data| read(data, &[]).unwrap().data;
+        assert_eq!(
+            found("{kind='csv',train='t.csv',target='y',test_share=0.2}"),
+            DataPlan::Csv {
+                train: "t.csv".into(),
+                test: CsvTest::Share(share(0.2)),
+                target: "y".to_owned(),
+                features: None,
+                task: Task::Classification,
+            }
+        );
+        assert_eq!(
+            found(
+                "{kind='npy',train_inputs='x',train_targets='y',test_inputs='a',test_targets='b',task='regression'}"
+            ),
+            DataPlan::Npy {
+                archive: None,
+                train_inputs: "x".into(),
+                train_targets: "y".into(),
+                test: NpyTest::Files { inputs: "a".into(), targets: "b".into() },
+                task: Task::Regression,
+            }
+        );
+        let images = found("{kind='image-folder',path='p',resize=[4,5],test_share=0.5,seed=7}");
+        let DataPlan::ImageFolder { resize, test, .. } = images else { panic!("{images:?}") };
+        assert_eq!((resize, test), (Some([4, 5]), Some(TestShare { share: 0.5, seed: 7 })));
+    }
+
+    #[test]
+    fn own_data_that_cannot_be_is_an_error() {
+        let csv = "{kind='csv',train='t.csv',target='y'";
+        let npy = "{kind='npy',train_inputs='x',train_targets='y'";
+        let images = "{kind='image-folder',path='p'";
+        let share = "data.test_share: is";
+        for (data, message) in [
+            (
+                format!("{csv}}}"),
+                "data: give either test or test_share for the test split".to_owned(),
+            ),
+            (
+                format!("{csv},test='a',test_share=0.5}}"),
+                "data: give either test or test_share for the test split".to_owned(),
+            ),
+            (format!("{csv},test_share=0}}"), format!("{share} 0; must be over 0 and below 1")),
+            (format!("{csv},test_share=1.0}}"), format!("{share} 1; must be over 0 and below 1")),
+            (
+                format!("{csv},test='a',seed=1}}"),
+                "data.seed: chooses the samples of test_share; give both or neither".to_owned(),
+            ),
+            (
+                format!("{csv},test='a',features=['x','y']}}"),
+                "data.features: lists the target, \"y\"; remove it".to_owned(),
+            ),
+            (
+                format!("{npy},test_inputs='a'}}"),
+                "data: give either test_inputs and test_targets, or test_share, for the test split"
+                    .to_owned(),
+            ),
+            (
+                format!("{images},resize=[3]}}"),
+                "data.resize: lists 1 numbers; give height and width".to_owned(),
+            ),
+            (
+                format!("{images},resize=[3,0]}}"),
+                "data.resize[1]: is 0; must be 1 to 65536".to_owned(),
+            ),
+        ] {
+            assert_eq!(read(&data, &[]).unwrap_err(), message, "{data}");
+        }
+        let regression = format!("{csv},test='a',task='regression'}}");
+        assert_eq!(
+            read(&regression, &["train.label_smoothing=0.1"]).unwrap_err(),
+            "train.label_smoothing: smooths labels, and a regression has none; remove it"
+        );
+        assert_eq!(
+            read(&regression, &["measure.error_margin=1"]).unwrap_err(),
+            "measure.error_margin: is 1; must be over 0 and below 1"
+        );
+    }
+}

@@ -1,0 +1,164 @@
+//! Data of one's own and regressions from the command line, and what helps to begin: a spec, a dry run, completions.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use mantissa::spec::{DEFAULT, Overrides, Plan};
+use mantissa::store;
+use serde_json::Value;
+
+/// Runs `mantissa` in `folder`, and returns its exit code, stdout and stderr.
+fn mantissa(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::cargo_bin("mantissa").unwrap();
+    let output = command.current_dir(folder).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8(store::read(path).unwrap()).unwrap()
+}
+
+/// A spec of a small regression: y = 2 a − b, which a linear model learns.
+const SPEC: &str = r#"
+name = "line"
+seeds = 2
+variants = ["fp32", "bf16-mixed"]
+data = { kind = "csv", train = "line.csv", test_share = 0.25, target = "y", task = "regression" }
+model = { kind = "mlp", hidden = [] }
+measure = { census_every = 50, timing_blocks = 2, timing_steps = 1, timing_warmup = 1 }
+[train]
+steps = 300
+batch = 16
+evaluate_every = 100
+optimizer = { kind = "adamw", lr = 0.05, weight_decay = 0.0 }
+"#;
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = (0..80).map(|i| {
+        let (a, b) = (f64::from(i % 9), f64::from(i * 7 % 11));
+        format!("{a},{},{b}\n", 2.0 * a - b)
+    });
+    let table = format!("a,y,b\n{}", rows.collect::<String>());
+    store::write(&folder.path().join("line.csv"), table.as_bytes()).unwrap();
+    store::write(&folder.path().join("line.toml"), SPEC.as_bytes()).unwrap();
+    folder
+}
+
+#[test]
+fn a_regression_is_trained_judged_and_reported_by_its_error() {
+    let folder = folder();
+    let arguments = ["experiment", "line.toml", "--out=out", "--device=cpu"];
+    let (exit, stdout, stderr) = mantissa(folder.path(), &arguments);
+    assert_eq!(exit, Some(0), "{stderr}");
+    let first = stderr.lines().next();
+    assert_eq!(first, Some("data: 60 training and 20 test samples of 2 × 1 × 1, 1 target value"));
+    assert!(stderr.contains("fp32, seed 0: error "), "{stderr}");
+    assert!(stdout.contains("error on the test data"), "{stdout}");
+    let results: Value =
+        serde_json::from_str(&read(&folder.path().join("out/results.json"))).unwrap();
+    assert_eq!(results["metric"], "mean_squared_error");
+    assert_eq!(
+        (&results["data"]["classes"], &results["data"]["target_values"]),
+        (&0.into(), &1.into())
+    );
+    for variant in results["variants"].as_array().unwrap() {
+        for run in variant["runs"].as_array().unwrap() {
+            assert!(run["test_accuracy"].is_null());
+            // The variance of y is over 20: a model that learnt nothing is far above this.
+            let error = run["test_squared_error"].as_f64().unwrap();
+            assert!((0.0..0.5).contains(&error), "{error}");
+        }
+    }
+    let against = &results["variants"][1]["against_baseline"];
+    assert!(against["accuracy_difference"].is_null());
+    assert_eq!(against["squared_error_difference"]["pairs"], 2);
+    let record = read(&folder.path().join("out/runs/fp32/seed-0/record.json"));
+    let record: Value = serde_json::from_str(&record).unwrap();
+    for evaluation in record["evaluations"].as_array().unwrap() {
+        assert_eq!(evaluation["squared_error"], evaluation["loss"]);
+    }
+
+    // The same again is kept, its baseline is accepted, and a change of the error is found.
+    let (exit, _, stderr) = mantissa(folder.path(), &arguments);
+    assert_eq!(exit, Some(0), "{stderr}");
+    assert!(stderr.contains("every run was finished before"), "{stderr}");
+    let (exit, _, stderr) = mantissa(folder.path(), &["baseline", "accept", "out"]);
+    assert_eq!(exit, Some(0), "{stderr}");
+    let path = folder.path().join("out/results.json");
+    let mut changed = results.clone();
+    changed["variants"][0]["runs"][0]["test_squared_error"] = 0.75.into();
+    store::write(&path, changed.to_string().as_bytes()).unwrap();
+    let (exit, stdout, stderr) = mantissa(folder.path(), &["check", "out"]);
+    assert_eq!(exit, Some(1), "{stdout}{stderr}");
+    assert!(stdout.contains("fp32/test_squared_error/seed-0"), "{stdout}");
+}
+
+#[test]
+fn a_dry_run_tells_what_there_would_be_and_writes_nothing() {
+    let folder = folder();
+    let (exit, stdout, stderr) = mantissa(folder.path(), &["experiment", "line.toml", "--dry-run"]);
+    assert_eq!((exit, stderr.as_str()), (Some(0), ""));
+    // 2 weights and a bias; 4 bytes each, 2 in the copy for bf16, and two moments of 4.
+    let lines: Vec<Vec<&str>> = stdout
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|c| !c.is_empty()).collect())
+        .collect();
+    let has =
+        |cells: &[&str]| assert!(lines.iter().any(|line| line == cells), "{cells:?}: {stdout}");
+    has(&["all", "3"]);
+    has(&["fp32", "12 B", "0 B", "12 B", "24 B"]);
+    has(&["bf16-mixed", "6 B", "12 B", "6 B", "24 B"]);
+    assert!(
+        stdout.contains("error_margin") || stdout.contains("equivalence_margin = 0.005"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("per step") && stdout.contains("In all about "), "{stdout}");
+    assert!(!folder.path().join("reports").exists());
+}
+
+#[test]
+fn init_writes_a_spec_that_is_the_default_experiment_and_replaces_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (exit, _, stderr) = mantissa(folder.path(), &["init"]);
+    assert_eq!((exit, stderr.as_str()), (Some(0), ""));
+    let written = read(&folder.path().join("experiment.toml"));
+    let plan = |text: &str| Plan::read("spec.toml", text, &Overrides::default()).unwrap();
+    assert_eq!(plan(&written), plan(DEFAULT));
+    assert!(written.lines().any(|line| line.starts_with('#')));
+    store::write(&folder.path().join("mine.toml"), b"mine").unwrap();
+    let (exit, stdout, stderr) = mantissa(folder.path(), &["init", "mine.toml"]);
+    assert_eq!((exit, stdout.as_str()), (Some(2), ""));
+    assert_eq!(stderr, "mantissa: mine.toml: is there already; give another path\n");
+    assert_eq!(read(&folder.path().join("mine.toml")), "mine");
+}
+
+#[test]
+fn every_shell_has_completions() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let (exit, script, stderr) = mantissa(folder.path(), &["completions", shell]);
+        assert_eq!((exit, stderr.as_str()), (Some(0), ""), "{shell}");
+        for word in ["mantissa", "experiment", "dry-run", "completions"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    let (exit, ..) = mantissa(folder.path(), &["completions", "cmd"]);
+    assert_eq!(exit, Some(2));
+}
+
+/// The example in the repository is a spec, and its table fits it.
+#[test]
+fn the_example_of_a_regression_can_be_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let arguments = ["experiment", "experiments/regression.toml", "--dry-run", "--device=cpu"];
+    let (exit, stdout, stderr) = mantissa(root, &arguments);
+    assert_eq!((exit, stderr.as_str()), (Some(0), ""));
+    assert!(
+        stdout.contains("450 training and 150 test samples of 3 × 1 × 1, 1 target value"),
+        "{stdout}"
+    );
+}
