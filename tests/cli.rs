@@ -59,7 +59,7 @@ fn a_bad_spec_is_one_line_and_exit_code_2() {
         (
             &["experiment", "--set=data.train=50", "--set=train.batch=64"],
             2,
-            "--set train.batch=64: train.batch: is 64, but there are only 50 training images; choose 1 to 50",
+            "--set train.batch=64: train.batch: is 64, but there are only 50 training samples; choose 1 to 50",
         ),
         (
             &["experiment", "--set", "steps"],

@@ -95,7 +95,7 @@ impl TestMetric {
                     d if d < 0.0 => "−",
                     _ => "+",
                 };
-                format!("{sign}{}", formatting::four_digits(difference.abs()))
+                format!("{sign}{}", formatting::four_digits(difference.abs()).replace('-', "−"))
             }
         }
     }

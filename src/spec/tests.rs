@@ -183,7 +183,7 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
         (
             "batch = 10",
             "batch = 101",
-            "small.toml:21:9: train.batch: is 101, but there are only 100 training images; choose 1 to 100",
+            "small.toml:21:9: train.batch: is 101, but there are only 100 training samples; choose 1 to 100",
         ),
         (
             "batch = 10",
@@ -439,7 +439,7 @@ fn the_images_of_files_are_counted_for_epochs_alone() {
     let missing = format!("--set {cifar}: data: not there");
     assert_eq!(with(&["train.epochs=2"], Err("not there".to_owned())), Err(missing));
     let few =
-        "small.toml:21:9: train.batch: is 10, but there are only 9 training images; choose 1 to 9";
+        "small.toml:21:9: train.batch: is 10, but there are only 9 training samples; choose 1 to 9";
     assert_eq!(with(&["train.epochs=2"], Ok(9)), Err(few.to_owned()));
     let unknown = format!(
         "--set {cifar}: data: their number is not known, which train.epochs needs; give train.steps"
@@ -855,13 +855,24 @@ fn every_spec_in_experiments_is_a_plan() {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         let text = String::from_utf8(crate::store::read(&path).unwrap()).unwrap();
         let plan = Plan::read(&path.display().to_string(), &text, &Overrides::default());
         names.push(plan.unwrap().name);
     }
     names.sort();
-    let expected =
-        ["ci", "cifar-resnet", "digits", "gpu-mlp", "gpu-resnet", "mnist-cnn", "wide-mlp"];
+    let expected = [
+        "ci",
+        "cifar-resnet",
+        "digits",
+        "gpu-mlp",
+        "gpu-resnet",
+        "mnist-cnn",
+        "regression",
+        "wide-mlp",
+    ];
     assert_eq!(names, expected);
 }
 
