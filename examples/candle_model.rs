@@ -16,6 +16,7 @@ use mantissa::layers::{BoxedLayer, Conv2d, ConvSizes, Flatten, Linear, Sequentia
 use mantissa::memory::{self, CountingAllocator};
 use mantissa::model::Model;
 use mantissa::ops::ConvSettings;
+use mantissa::record::files::PAGE;
 use mantissa::report;
 use mantissa::spec::DataPlan;
 use mantissa::store::Folder;
@@ -127,6 +128,6 @@ fn main() -> std::result::Result<(), Failure> {
         run(out, "attention-candle", CandleTask::new(digits()?, attention).build()?)?,
     ];
     report::render_together(&folders, &out.join("side-by-side"))?;
-    println!("report: {}", out.join("side-by-side").join(report::PAGE).display());
+    println!("report: {}", out.join("side-by-side").join(PAGE).display());
     Ok(())
 }

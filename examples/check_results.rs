@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use mantissa::record::files::FIGURES;
 use mantissa::record::{Control, Results, SCHEMA, Status, VariantResult};
-use mantissa::report::FIGURES;
 use mantissa::spec::ControlKind;
 use mantissa::store;
 

@@ -8,9 +8,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use mantissa::experiment::record_path;
 use mantissa::memory::{CountingAllocator, HostMeter};
 use mantissa::model::Engine;
+use mantissa::record::files::record_path;
 use mantissa::record::{
     AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict, Counts, Environment, Estimate,
     ExponentHistogram, GradientCounts, Inference, LayerCensus, Memory, MetricDifference,

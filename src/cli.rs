@@ -25,7 +25,7 @@ use crate::device::{self, Device};
 use crate::experiment::{Experiment, ExperimentError, Machine, MachineError, Options};
 use crate::formatting::printable;
 use crate::ops;
-use crate::record::{self, Environment, Results, Status};
+use crate::record::{self, Environment, Results, Status, files};
 use crate::regression::baseline;
 use crate::report::{self, ReportError, Verbosity};
 use crate::spec::{self, DataPlan, Overrides, Plan};
@@ -400,9 +400,9 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     print(&report::terminal(&results, printed.verbosity(), width()))?;
     reported?;
     if !quiet {
-        print(&printable(&format!("report: {}", out.join(report::PAGE).display())))?;
+        print(&printable(&format!("report: {}", out.join(files::PAGE).display())))?;
         if tensorboard {
-            let folder = out.join(report::TENSORBOARD);
+            let folder = out.join(files::TENSORBOARD);
             print(&printable(&format!("tensorboard: {}", folder.display())))?;
         }
     }
@@ -472,13 +472,13 @@ fn report(folders: &[PathBuf], out: Option<PathBuf>, tensorboard: bool) -> Resul
         }
         (several, out) => side_by_side(several, out)?,
     };
-    if let Some(page) = written.iter().find(|file| file.ends_with(report::PAGE)) {
+    if let Some(page) = written.iter().find(|file| file.ends_with(files::PAGE)) {
         print(&printable(&format!("report: {}", page.display())))?;
     }
     if tensorboard {
         for folder in folders {
             report::tensorboard(folder)?;
-            let events = folder.join(report::TENSORBOARD);
+            let events = folder.join(files::TENSORBOARD);
             print(&printable(&format!("tensorboard: {}", events.display())))?;
         }
     }
@@ -498,7 +498,7 @@ fn side_by_side(folders: &[PathBuf], out: Option<PathBuf>) -> Result<Vec<PathBuf
         let problem = format!("{out}: holds the results of an experiment; choose another --out");
         return Err(Failure::Input(problem));
     }
-    if let Some(file) = report::foreign(&out)? {
+    if let Some(file) = files::foreign(&out)? {
         return Err(ExperimentError::Foreign(file).into());
     }
     Ok(report::render_together(folders, &out)?)

@@ -24,6 +24,7 @@ use crate::device::{self, DeviceError, LoadMeter};
 use crate::model::Engine;
 use crate::ops;
 use crate::precision::Policy;
+use crate::record::files::RESULTS;
 use crate::record::{
     Control, DataFacts, Environment, Failure, GradientCounts, Identity, Results, RunRecord,
     RunSummary, SCHEMA, Status, UpdateCounts, VariantResult,
@@ -32,7 +33,7 @@ use crate::spec::{ControlKind, ControlPlan, Plan, VariantPlan};
 use crate::store::{self, Folder, StoreError};
 use crate::task::{Task, TaskError};
 use crate::train::{self, Phase, RunError, Setup, Timing};
-use kept::{Found, RESULTS};
+use kept::Found;
 use timed::TimingRecord;
 
 /// What happens while an experiment runs, for whoever shows progress.
@@ -461,16 +462,6 @@ fn in_order(trained: &[Trained]) -> impl Iterator<Item = (&VariantPlan, u64)> {
             Some((&trained.variant, *seed))
         })
     })
-}
-
-/// Where the record of a run is.
-pub fn record_path(out: &Path, variant: &str, seed: u64) -> PathBuf {
-    out.join("runs").join(variant).join(format!("seed-{seed}")).join("record.json")
-}
-
-/// Where the weights of a run are, where they were saved.
-pub fn weights_path(out: &Path, variant: &str, seed: u64) -> PathBuf {
-    record_path(out, variant, seed).with_file_name("weights.safetensors")
 }
 
 /// Indented JSON with a line end. Records are plain data, so this cannot fail.

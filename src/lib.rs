@@ -1,13 +1,20 @@
 //! Mantissa measures which floating-point precision a model should be trained and served in, on this machine.
 //!
+//! The features `cli`, the program, and `report`, with reports, baselines and histories, are on by default. Without them there are
+//! experiments and their results.
+//!
 //! The modules are floors: each imports only from those below it (`ARCHITECTURE.md`, `tests/floors.rs`).
 
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod experiment;
+#[cfg(feature = "report")]
 pub mod report;
 
+#[cfg(feature = "report")]
 pub mod history;
 
+#[cfg(feature = "report")]
 pub mod regression;
 
 pub mod claims;

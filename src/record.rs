@@ -6,6 +6,7 @@
 mod comparison;
 mod cost;
 mod estimate;
+pub mod files;
 mod metric;
 mod numerics;
 mod run;

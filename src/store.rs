@@ -2,6 +2,7 @@
 //! folder is written to by the one process that has its lock ([`Folder`]). Only regular files are read, and none without a
 //! bound: a pipe would never end, nor would a device.
 
+#[cfg(feature = "report")]
 pub mod database;
 mod folder;
 

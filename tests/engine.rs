@@ -11,14 +11,14 @@ use candle_core::Device;
 use mantissa::claims;
 use mantissa::data::{self, Batches, Dataset};
 use mantissa::device::PhaseClock;
-use mantissa::experiment::{self, Event, Experiment, ExperimentError, Options};
+use mantissa::experiment::{Event, Experiment, ExperimentError, Options};
 use mantissa::memory::{CountingAllocator, HostMeter};
 use mantissa::numerics::Census;
 use mantissa::ops::StepOutcome;
 use mantissa::precision::NON_FINITE_LOSSES;
 use mantissa::record::{
-    Counts, Environment, MetricDifference, MetricVerdict, Phases, Results, Role, RunRecord, Status,
-    VariantResult,
+    self, Counts, Environment, MetricDifference, MetricVerdict, Phases, Results, Role, RunRecord,
+    Status, VariantResult,
 };
 use mantissa::spec::{
     Activation, ClaimsPlan, ControlKind, ConvBlock, DataPlan, MeasurePlan, ModelPlan,
@@ -349,7 +349,7 @@ fn check_controls(results: &Results, out: &Path) {
     for control in &results.controls {
         for run in &control.result.runs {
             let name = &control.result.name;
-            let path = experiment::record_path(out, name, run.seed);
+            let path = record::files::record_path(out, name, run.seed);
             let record: RunRecord = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
             assert_eq!((&record.variant, &record.summary), (name, run));
         }

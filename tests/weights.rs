@@ -5,8 +5,9 @@
 use std::path::Path;
 
 use mantissa::device::Device;
-use mantissa::experiment::{Event, Experiment, Machine, Options, weights_path};
+use mantissa::experiment::{Event, Experiment, Machine, Options};
 use mantissa::record::Results;
+use mantissa::record::files::weights_path;
 use mantissa::spec::{Overrides, Plan};
 use mantissa::store::Folder;
 use mantissa::task::Task;

@@ -4,20 +4,17 @@
 use std::path::{Path, PathBuf};
 
 use super::timed::{self, Timed, TimingRecord};
-use super::{
-    ExperimentError, Options, Records, Session, Trained, identity, json, record_path, weights_path,
-};
+use super::{ExperimentError, Options, Records, Session, Trained, identity, json};
 use crate::formatting;
+use crate::record::files::{
+    self, FIGURE_FOLDER, RESULTS, RUNS, TENSORBOARD, record_path, weights_path,
+};
 use crate::record::{Identity, Results, RunRecord, RunSummary, Status};
-use crate::report;
 use crate::spec::{ControlKind, Plan, VariantPlan};
 use crate::store::{self, StoreError};
 
-/// The results file, and the mark of a folder as this program's.
-pub(super) const RESULTS: &str = "results.json";
-
-/// The folders of an experiment.
-const FOLDERS: [&str; 3] = ["runs", "figures", report::TENSORBOARD];
+/// The folders of a results folder.
+const FOLDERS: [&str; 3] = [RUNS, FIGURE_FOLDER, TENSORBOARD];
 
 /// More runs that would be dropped are only counted.
 const MOST_DROPPED: usize = 4;
@@ -63,7 +60,7 @@ pub(super) fn look(session: &Session<'_>, trained: &[Trained]) -> Result<Found, 
         .then(|| store::read_at_most(&place, store::MOST_RESULTS))
         .transpose()?;
     if !bytes.as_deref().is_some_and(is_marked)
-        && let Some(file) = report::foreign(out)?
+        && let Some(file) = files::foreign(out)?
     {
         return Err(ExperimentError::Foreign(file));
     }
@@ -141,7 +138,7 @@ fn dropped(old: &Results, runs: &[Place]) -> Option<String> {
 /// # Errors
 /// When a file cannot be removed.
 pub(super) fn clear(out: &Path) -> Result<(), StoreError> {
-    let runs = out.join("runs");
+    let runs = out.join(RUNS);
     for variant in store::real_folders(&runs)? {
         for run in store::real_folders(&variant)? {
             for name in ["record.json", "weights.safetensors"] {
@@ -159,7 +156,7 @@ pub(super) fn clear(out: &Path) -> Result<(), StoreError> {
         store::remove(&timing)?;
     }
     store::remove_if_empty(&runs);
-    report::clear(out)
+    files::remove_report(out)
 }
 
 /// A link in the place of a folder would lead what is written to somewhere else.

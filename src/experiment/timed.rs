@@ -11,6 +11,7 @@ use crate::device::LoadMeter;
 use crate::formatting;
 use crate::precision::Policy;
 use crate::record::Identity;
+use crate::record::files::RUNS;
 use crate::spec::{Plan, VariantPlan};
 use crate::store::{self, StoreError};
 use crate::train::{self, Phase, Setup, Timing};
@@ -48,7 +49,7 @@ pub(super) enum Timed {
 
 /// Where the blocks are.
 pub(super) fn place(out: &Path) -> PathBuf {
-    out.join("runs").join("timing.json")
+    out.join(RUNS).join("timing.json")
 }
 
 impl TimingRecord {

@@ -30,7 +30,6 @@ pub enum Engine {
 
 impl Engine {
     /// Whether operations are this crate's.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     pub fn is_own(&self) -> bool {
         *self == Self::Mantissa
     }

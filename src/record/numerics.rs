@@ -20,7 +20,6 @@ mod counted {
 
     use super::Counts;
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     pub(super) fn serialize<S: Serializer>(counts: &Counts, to: S) -> Result<S::Ok, S::Error> {
         (counts.elements > 0).then_some(counts).serialize(to)
     }

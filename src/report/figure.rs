@@ -348,21 +348,6 @@ pub(super) enum Hatch {
     Crossed,
 }
 
-/// The figures of every report, by the names of their files without an ending, in their order.
-pub const FILES: [&str; 11] = [
-    "accuracy-difference",
-    "trade-off",
-    "step-time",
-    "memory",
-    "inference",
-    "loss",
-    "accuracy",
-    "loss-scale",
-    "overflow-underflow",
-    "exponents",
-    "exponents-by-layer",
-];
-
 /// Figures that a page shows on request only.
 pub(super) const FOLDED: [&str; 1] = ["exponents-by-layer"];
 

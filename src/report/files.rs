@@ -1,81 +1,19 @@
-//! The files that a report is made of: whether they are there, and whose they are.
+//! Whether the files that a report is made of are there.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::record::Results;
+use crate::record::files::{FIGURES, PAGE, RESULTS, SUMMARY, TEXTS, drawings};
 use crate::store::{self, StoreError};
 
-use super::figure::FILES;
-use super::theme::Theme;
-use super::{event_file, remove_earlier};
-
-/// The texts of a report, in the order in which they are written: a page that is there says that all the rest is.
-const TEXTS: [&str; 6] = [
-    "results.csv",
-    "results.tex",
-    "results-compact.tex",
-    "pull-request.md",
-    "summary.md",
-    "report.html",
-];
-
-/// The page, by which a report is known as one of this program's.
-pub const PAGE: &str = "report.html";
-
-/// What stands near the beginning of every page.
-const MARK: &[u8] = br#"<meta name="generator" content="mantissa">"#;
-
-/// [`MARK`] ends before this many bytes.
-const START: u64 = 200;
-
-/// The summary, which names every figure of its report.
-const SUMMARY: &str = "summary.md";
-
-/// The four files of a figure.
-fn drawings(figure: &str) -> impl Iterator<Item = String> {
-    [Theme::Light, Theme::Dark].into_iter().flat_map(move |theme| {
-        let name = format!("figures/{figure}{}", theme.suffix());
-        ["png", "svg"].map(|ending| format!("{name}.{ending}"))
-    })
-}
-
-/// Every file that a report may have, but for event files, by its name in the folder.
-fn names() -> impl Iterator<Item = String> {
-    TEXTS.map(str::to_owned).into_iter().chain(FILES.into_iter().flat_map(drawings))
-}
-
-/// Whether this program wrote a page.
-pub(super) fn is_page(page: &Path) -> Result<bool, StoreError> {
-    if !store::is_file(page)? {
-        return Ok(false);
-    }
-    let start = store::read_start(page, START)?;
-    Ok(start.windows(MARK.len()).any(|bytes| bytes == MARK))
-}
-
-/// A file in `dir` that a report would replace, where nothing there says that this program wrote it: the page of a report would.
-///
-/// # Errors
-/// When the file system does not say.
-pub fn foreign(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
-    if is_page(&dir.join(PAGE))? {
-        return Ok(None);
-    }
-    for name in names() {
-        let path = dir.join(name);
-        if store::exists(&path)? {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
-}
+use super::event_file;
 
 /// Whether the report of the experiment in `dir` is there as a whole, and was written after the results.
 ///
 /// # Errors
 /// When the file system does not say.
 pub fn is_current(dir: &Path) -> Result<bool, StoreError> {
-    let results = store::modified(&dir.join("results.json"))?;
+    let results = store::modified(&dir.join(RESULTS))?;
     if store::modified(&dir.join(PAGE))? < results {
         return Ok(false);
     }
@@ -85,7 +23,8 @@ pub fn is_current(dir: &Path) -> Result<bool, StoreError> {
         }
     }
     let summary = String::from_utf8_lossy(&store::read(&dir.join(SUMMARY))?).into_owned();
-    let shown = FILES.into_iter().filter(|name| summary.contains(&format!("(figures/{name}.png)")));
+    let is_shown = |name: &&str| summary.contains(&format!("(figures/{name}.png)"));
+    let shown = FIGURES.into_iter().filter(is_shown);
     for drawing in shown.flat_map(drawings) {
         if !store::is_file(&dir.join(drawing))? {
             return Ok(false);
@@ -114,28 +53,13 @@ pub fn has_events(dir: &Path, results: &Results) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-/// Removes the report in `dir` with its figures and its event files, and the folders that are empty then. Links are not followed.
-///
-/// # Errors
-/// When a folder in there is a symbolic link, or a file cannot be removed.
-pub fn clear(dir: &Path) -> Result<(), StoreError> {
-    let figures = Path::new("figures");
-    store::refuse_links(dir, figures)?;
-    for name in names() {
-        let path = dir.join(name);
-        if store::exists(&path)? {
-            store::remove(&path)?;
-        }
-    }
-    store::remove_if_empty(&dir.join(figures));
-    remove_earlier(dir, &std::collections::BTreeSet::new())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{self, loaded};
     use super::super::{render, tensorboard};
     use super::*;
+    use crate::record::files::{foreign, remove_report, report_files};
+    use std::path::PathBuf;
 
     #[test]
     fn every_file_of_a_report_is_known() {
@@ -143,7 +67,7 @@ mod tests {
         fixture::save(dir.path(), &loaded());
         assert!(!is_current(dir.path()).unwrap());
         let written = render(dir.path()).unwrap();
-        let expected: Vec<PathBuf> = names().map(|name| dir.path().join(name)).collect();
+        let expected: Vec<PathBuf> = report_files().map(|name| dir.path().join(name)).collect();
         let sorted = |mut paths: Vec<PathBuf>| {
             paths.sort();
             paths
@@ -177,16 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_file_that_nobody_knows_to_be_ours_is_foreign() {
-        for name in names() {
-            let dir = tempfile::tempdir().unwrap();
-            assert_eq!(foreign(dir.path()).unwrap(), None);
-            store::write(&dir.path().join("notes.txt"), b"theirs").unwrap();
-            assert_eq!(foreign(dir.path()).unwrap(), None);
-            let path = dir.path().join(&name);
-            store::write(&path, b"theirs").unwrap();
-            assert_eq!(foreign(dir.path()).unwrap(), Some(path));
-        }
+    fn a_report_of_ours_is_not_foreign() {
         let dir = tempfile::tempdir().unwrap();
         fixture::save(dir.path(), &loaded());
         render(dir.path()).unwrap();
@@ -202,7 +117,7 @@ mod tests {
         for theirs in ["figures/theirs.png", "tensorboard/fp32/theirs"] {
             store::write(&dir.path().join(theirs), b"").unwrap();
         }
-        clear(dir.path()).unwrap();
+        remove_report(dir.path()).unwrap();
         let left = store::list(dir.path()).unwrap();
         let expected = ["figures", "results.json", "runs", "tensorboard"];
         assert_eq!(left, expected.map(|name| dir.path().join(name)));

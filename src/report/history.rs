@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table as Grid};
 
-use super::files::is_page;
 use super::{ReportError, csv, figure, html, save, save_figures, text};
 use crate::history::{Change, Point, Series};
+use crate::record::files::is_page;
 use crate::regression::{Kind, Measured};
 use crate::store;
 

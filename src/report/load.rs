@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::record::files::{RESULTS, RUNS};
 use crate::record::{Results, RunRecord, SCHEMA};
 use crate::store;
 
@@ -76,7 +77,7 @@ struct Header {
 /// # Errors
 /// When it is missing, is not a results file, is damaged, or is of a newer version.
 pub fn load_results(dir: &Path) -> Result<Results, ReportError> {
-    let path = &dir.join("results.json");
+    let path = &dir.join(RESULTS);
     if !store::is_file(path)? {
         return Err(ReportError::Missing(path.clone()));
     }
@@ -91,7 +92,7 @@ pub fn load_results(dir: &Path) -> Result<Results, ReportError> {
 
 fn load_record(dir: &Path, variant: &str, seed: u64) -> Result<RunRecord, String> {
     let folder = run_folder(variant, seed).ok_or("its variant's name cannot be a folder")?;
-    let place = Path::new("runs").join(folder).join("record.json");
+    let place = Path::new(RUNS).join(folder).join("record.json");
     let path = dir.join(&place);
     if !store::is_file(&path).map_err(|error| error.to_string())? {
         return Err(format!("{} is missing", place.display()));

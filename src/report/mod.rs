@@ -28,13 +28,12 @@ mod text;
 mod theme;
 mod validate;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::record::files::{FIGURE_FOLDER, PAGE, TENSORBOARD, remove_events};
 use crate::store::{self, StoreError};
 
-pub use figure::FILES as FIGURES;
-pub use files::{PAGE, clear, foreign, has_events, is_current};
+pub use files::{has_events, is_current};
 pub use history::{
     HISTORY_PAGE, Trend, foreign_history, history_csv, history_terminal, render_history,
 };
@@ -185,12 +184,9 @@ fn write(dir: &Path, experiments: &[Loaded]) -> Result<Vec<PathBuf>, ReportError
     save(dir, "summary.md", Ok(markdown.clone().into_bytes()), &mut written)?;
     let drawings = save_figures(dir, &figures, &mut written)?;
     let files = html::Files { csv: csv.unwrap_or_default(), markdown, latex };
-    save(dir, "report.html", html::render(&report, &drawings, &files), &mut written)?;
+    save(dir, PAGE, html::render(&report, &drawings, &files), &mut written)?;
     Ok(written)
 }
-
-/// The folder of the event files, beside the results file.
-pub const TENSORBOARD: &str = "tensorboard";
 
 /// Writes an event file for each run whose record can be read, `tensorboard/<variant>/seed-<n>/events.out.tfevents.*`
 /// below `dir`, and returns their paths. Event files that an earlier call left there are replaced or removed: TensorBoard
@@ -207,7 +203,7 @@ pub fn tensorboard(dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
             save(dir, place, Ok(tensorboard::event_file(record, started)), &mut written)?;
         }
     }
-    remove_earlier(dir, &written.iter().map(PathBuf::as_path).collect())?;
+    remove_events(dir, &written.iter().map(PathBuf::as_path).collect())?;
     Ok(written)
 }
 
@@ -215,29 +211,6 @@ pub fn tensorboard(dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
 fn event_file(variant: &str, seed: u64, started: &str) -> Option<PathBuf> {
     let folder = load::run_folder(variant, seed)?;
     Some(Path::new(TENSORBOARD).join(folder).join(tensorboard::file_name(started)))
-}
-
-/// Removes the event files of this program below `dir` that are not in `keep`, and the folders that are empty then.
-fn remove_earlier(dir: &Path, keep: &BTreeSet<&Path>) -> Result<(), StoreError> {
-    store::refuse_links(dir, Path::new(TENSORBOARD))?;
-    let folder = dir.join(TENSORBOARD);
-    let is_ours = |file: &Path| {
-        let name = file.file_name().and_then(|name| name.to_str());
-        name.is_some_and(tensorboard::is_ours)
-    };
-    for variant in store::real_folders(&folder)? {
-        for run in store::real_folders(&variant)? {
-            for file in store::list(&run)? {
-                if is_ours(&file) && !keep.contains(&*file) {
-                    store::remove(&file)?;
-                    store::remove_if_empty(&run);
-                    store::remove_if_empty(&variant);
-                }
-            }
-        }
-    }
-    store::remove_if_empty(&folder);
-    Ok(())
 }
 
 /// A figure and its SVG text for a page, which has its title and notes as text, on a white ground.
@@ -254,7 +227,9 @@ fn save_figures<'a>(
     let mut drawings = Vec::new();
     for figure in figures {
         for theme in [Theme::Light, Theme::Dark] {
-            let name = |ending: &str| format!("figures/{}{}.{ending}", figure.file, theme.suffix());
+            let name = |ending: &str| {
+                format!("{FIGURE_FOLDER}/{}{}.{ending}", figure.file, theme.suffix())
+            };
             save(dir, name("png"), draw::png(figure, theme), written)?;
             let svg = draw::svg(figure, theme);
             save(dir, name("svg"), svg.map(String::into_bytes), written)?;

@@ -15,6 +15,7 @@ use std::iter;
 
 use jiff::Timestamp;
 
+use crate::record::files::event_file_name;
 use crate::record::{Evaluation, ExponentHistogram, LayerCensus, RunRecord};
 
 use super::text;
@@ -29,16 +30,9 @@ const HISTOGRAMS: &str = "histograms";
 /// `DATA_CLASS_TENSOR`, that of histograms: TensorBoard's fast loader drops the description where none is set.
 const TENSOR: i32 = 2;
 
-/// The name of a run's event file: it follows from the start alone, so that writing again replaces the file.
+/// The name of a run's event file.
 pub(super) fn file_name(started: &str) -> String {
-    format!("events.out.tfevents.{}.mantissa", seconds(started))
-}
-
-/// Whether [`file_name`] gives this name to the results of any start.
-pub(super) fn is_ours(name: &str) -> bool {
-    let middle =
-        name.strip_prefix("events.out.tfevents.").and_then(|rest| rest.strip_suffix(".mantissa"));
-    middle.is_some_and(|seconds| seconds.parse::<u64>().is_ok())
+    event_file_name(seconds(started))
 }
 
 /// The event file of a run of the experiment that started at `started`, UTC.

@@ -13,6 +13,7 @@ use super::{
     Loaded, Report, ReportError, Verbosity, csv, figure, interactive, latex, load, markdown,
     render, render_together, tensorboard, terminal,
 };
+use crate::record::files::FIGURES;
 use crate::record::{
     Counts, Evidence, Failure, LayerCensus, MetricVerdict, Numerics, Status, VariantResult,
 };
@@ -589,7 +590,7 @@ fn the_page_needs_nothing_from_outside() {
     for outside in ["src=\"", "href=\"http", "url(", "@import", "<link"] {
         assert!(!page.contains(outside), "{outside}");
     }
-    assert_eq!(page.matches("<div class=\"card\"").count(), super::FIGURES.len());
+    assert_eq!(page.matches("<div class=\"card\"").count(), FIGURES.len());
 }
 
 /// Changes an experiment into a poorer one, renders it, and looks for what must be said.
@@ -804,7 +805,7 @@ fn the_grid_shows_the_first_layers() {
 fn the_figures_of_a_report_are_those_that_are_declared() {
     let figures = figures(&loaded());
     let files: Vec<&str> = figures.iter().map(|figure| &*figure.file).collect();
-    assert_eq!(files, super::FIGURES);
+    assert_eq!(files, FIGURES);
 }
 
 /// Names and texts of a results file as a person reads them: nothing commands a terminal, turns the line or hides.

@@ -1,5 +1,7 @@
 //! Colours, light and dark. A figure names a light colour; a theme says what stands for it.
 
+use crate::record::files::GROUNDS;
+
 /// Red, green, blue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Colour(pub(super) u8, pub(super) u8, pub(super) u8);
@@ -74,8 +76,8 @@ impl Theme {
     /// What follows a figure's name in its files.
     pub(super) fn suffix(self) -> &'static str {
         match self {
-            Self::Light => "",
-            Self::Dark => "-dark",
+            Self::Light => GROUNDS[0],
+            Self::Dark => GROUNDS[1],
         }
     }
 }

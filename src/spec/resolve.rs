@@ -197,13 +197,12 @@ impl Plan {
     ) -> Checked<Self> {
         folder_name("name", &spec.name)?;
         let missing = |key: &str| Invalid { key: key.to_owned(), what: "is missing".to_owned() };
-        let (data, model) = match own {
-            Some(own) => (own.data(), own.model()),
-            None => {
-                let data = data::resolve(spec.data.ok_or_else(|| missing("data"))?)?;
-                let image = Shape::of(&data);
-                (data, model(spec.model.ok_or_else(|| missing("model"))?, image)?)
-            }
+        let (data, model) = if let Some(own) = own {
+            (own.data(), own.model())
+        } else {
+            let data = data::resolve(spec.data.ok_or_else(|| missing("data"))?)?;
+            let image = Shape::of(&data);
+            (data, model(spec.model.ok_or_else(|| missing("model"))?, image)?)
         };
         let train = train(&spec.train, &data, count)?;
         normalized(&model, train.batch, Shape::of(&data))?;

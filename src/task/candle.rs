@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
@@ -192,7 +192,7 @@ fn trial(
     images: &Tensor,
     outputs: usize,
 ) -> Result<Trial> {
-    let mut tensors = HashMap::new();
+    let mut tensors = BTreeMap::new();
     for (parameter, values) in asked.iter().zip(draw(asked, 0)) {
         let values = ops::from_host(values?, parameter.shape.as_slice(), &Device::Cpu)?;
         tensors.insert(parameter.name.clone(), Var::from_tensor(&values)?.into_inner());
@@ -355,7 +355,7 @@ fn initial(init: CandleInit, shape: &Shape) -> Init {
 }
 
 /// Hands out tensors by their names.
-struct Given(HashMap<String, Tensor>);
+struct Given(BTreeMap<String, Tensor>);
 
 impl Given {
     fn named(&self, name: &str, dtype: DType) -> Result<Tensor> {

@@ -239,15 +239,7 @@ fn the_start_is_parsed_or_0() {
 }
 
 #[test]
-fn a_file_of_ours_is_known_by_its_name() {
-    for (name, ours) in [
-        (&*file_name("2026-01-02T03:04:05Z"), true),
-        (&file_name("?"), true),
-        ("events.out.tfevents.1767323045.host", false),
-        ("events.out.tfevents.1767323045.host.mantissa", false),
-        ("events.out.tfevents.mantissa", false),
-    ] {
-        assert_eq!(is_ours(name), ours, "{name}");
-    }
+fn an_event_file_is_named_after_the_start() {
     assert_eq!(file_name("2026-01-02T03:04:05Z"), "events.out.tfevents.1767323045.mantissa");
+    assert_eq!(file_name("?"), "events.out.tfevents.0.mantissa");
 }
