@@ -4,6 +4,10 @@
 //! `cargo run --release --example candle_model -- FOLDER` trains them on synthetic digits. Each leaves results and a report in a
 //! folder of its own in FOLDER, and FOLDER/side-by-side compares them.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "functions that make modules get their builder so"
+)]
 
 use std::path::{Path, PathBuf};
 
@@ -65,7 +69,7 @@ fn convolution(weights: VarBuilder<'_>) -> Result<impl ModuleT + use<>> {
         conv2d(inputs, outputs, 3, config, weights.pp(format!("conv{}", index + 1)))
     };
     let output = linear(FEATURES, 10, weights.pp("output"))?;
-    let module = seq().add(layer(0)?).add_fn(|x| x.relu()).add(layer(1)?).add_fn(|x| x.relu());
+    let module = seq().add(layer(0)?).add_fn(Tensor::relu).add(layer(1)?).add_fn(Tensor::relu);
     Ok(module.add_fn(|x| x.flatten_from(1)).add(output))
 }
 

@@ -138,7 +138,7 @@ fn task(plan: &ModelPlan, data: Dataset, of_candle: bool) -> Result<Task, Failur
         let mut module = candle_nn::seq().add_fn(|x| x.flatten_from(1));
         for (index, pair) in widths.windows(2).enumerate() {
             if index > 0 {
-                module = module.add_fn(|x| x.relu());
+                module = module.add_fn(candle_core::Tensor::relu);
             }
             let linear = candle_nn::linear(pair[0], pair[1], weights.pp(index))?;
             module = module.add(linear);

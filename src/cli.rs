@@ -150,6 +150,7 @@ struct Selection {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct ExperimentArguments {
     /// The experiment, a TOML file as in experiments/; left out: synthetic digits, five policies, eight seeds
     spec: Option<PathBuf>,

@@ -447,7 +447,7 @@ pub enum LayerPlan {
     Dropout(#[serde(deserialize_with = "finite")] f32),
     /// These layers and x itself, added, then max(·, 0). Where the layers change the shape, x goes through a 1 × 1 convolution with
     /// batch norm, or through a linear layer.
-    Residual(Vec<LayerPlan>),
+    Residual(Vec<Self>),
 }
 
 /// A convolution of a list of layers.

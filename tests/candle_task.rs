@@ -1,6 +1,7 @@
 //! Models of candle as tasks: what is computed is what candle computes, and what a module does wrong is said.
 
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not there")]
+#![expect(clippy::disallowed_types, reason = "candle's own builder takes a hash map")]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -27,10 +28,14 @@ fn digits() -> Dataset {
     data::load(&DataPlan::Digits { train: 200, test: 100, seed: 0 }).unwrap()
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "functions that make modules get their builder so"
+)]
 fn mlp(weights: VarBuilder<'_>) -> Result<impl ModuleT + use<>> {
     let hidden = linear(28 * 28, 16, weights.pp("hidden"))?;
     let output = linear(16, 10, weights.pp("output"))?;
-    Ok(seq().add_fn(|x| x.flatten_from(1)).add(hidden).add_fn(|x| x.relu()).add(output))
+    Ok(seq().add_fn(|x| x.flatten_from(1)).add(hidden).add_fn(Tensor::relu).add(output))
 }
 
 fn plan(task: &Task, variants: &str, optimizer: &str) -> Plan {
@@ -284,6 +289,7 @@ fn running_statistics_go_from_training_to_inference() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn what_a_module_does_wrong_is_said() {
     type Make = Box<dyn Fn(VarBuilder<'_>) -> Result<Boxed> + Send + Sync>;
     struct Boxed(Box<dyn ModuleT>);

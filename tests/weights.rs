@@ -6,10 +6,11 @@ use std::path::Path;
 
 use mantissa::device::Device;
 use mantissa::experiment::{Event, Experiment, Machine, Options};
+use mantissa::formatting;
 use mantissa::record::Results;
 use mantissa::record::files::weights_path;
 use mantissa::spec::{Overrides, Plan};
-use mantissa::store::Folder;
+use mantissa::store::{self, Folder};
 use mantissa::task::Task;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
@@ -81,7 +82,7 @@ fn digest(file: &[u8]) -> String {
         }
     }
     assert_eq!(tensors.len(), names.len() + 2, "and the running statistics");
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    formatting::hex(&digest.finalize())
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn a_file_that_does_not_fit_says_so() {
     };
     let path = folder.path().join("none.safetensors");
     assert!(refused(&path).starts_with(&format!("init: {}: cannot ", path.display())));
-    std::fs::write(&path, b"PK\x03\x04").unwrap();
+    store::write(&path, b"PK\x03\x04").unwrap();
     let expected = format!("init: {}: not a file of safetensors: ", path.display());
     assert!(refused(&path).starts_with(&expected), "{}", refused(&path));
 }

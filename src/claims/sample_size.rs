@@ -31,7 +31,9 @@ impl SeedsNeeded {
     ) -> Self {
         let [variant, other] = [variant, other].map(|v| test_values(metric, v));
         let mut differences = paired_differences(&variant, &other).unwrap_or_default();
-        differences.iter_mut().for_each(|d| *d = metric.improvement(*d));
+        for difference in &mut differences {
+            *difference = metric.improvement(*difference);
+        }
         let given = differences.len();
         let enough = given >= MIN_PAIRS;
         let foreseen = enough.then(|| pairs_to_settle(&differences, margin, comparisons)).flatten();

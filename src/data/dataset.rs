@@ -393,7 +393,9 @@ impl Dataset {
         };
         let occurs = |labels: &[u32]| {
             let mut occurs = vec![false; self.outputs];
-            labels.iter().for_each(|&label| occurs[label as usize] = true);
+            for &label in labels {
+                occurs[label as usize] = true;
+            }
             occurs
         };
         let (train, test) = (occurs(train), occurs(test));

@@ -32,19 +32,18 @@ pub(super) fn load(
     let like = Like { path: first, size: decode(first, resize)?.size() };
     let (shape, outputs) = (like.size, classes.len());
     let all = Split::from(read(&train_files, like, resize)?);
-    let [train, test] = match share {
-        Some(share) => held_out::split(folder, &all, (shape, outputs), share)?,
-        None => {
-            let test_folder = folder.join("test");
-            for name in class_names(&test_folder)? {
-                if !classes.contains_key(name.as_str()) {
-                    let found = "a class that the training images lack".to_owned();
-                    let expected = "one of the folders in train";
-                    return Err(malformed(&test_folder.join(name), found, expected));
-                }
+    let [train, test] = if let Some(share) = share {
+        held_out::split(folder, &all, (shape, outputs), share)?
+    } else {
+        let test_folder = folder.join("test");
+        for name in class_names(&test_folder)? {
+            if !classes.contains_key(name.as_str()) {
+                let found = "a class that the training images lack".to_owned();
+                let expected = "one of the folders in train";
+                return Err(malformed(&test_folder.join(name), found, expected));
             }
-            [all, read(&files(&test_folder, &classes)?, like, resize)?.into()]
         }
+        [all, read(&files(&test_folder, &classes)?, like, resize)?.into()]
     };
     Ok(Dataset { shape, outputs, train, test })
 }

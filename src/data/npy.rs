@@ -356,7 +356,8 @@ impl Header {
         let (shape, _) = after("shape")?.strip_prefix('(')?.split_once(')')?;
         let sizes = shape.split(',').map(str::trim).filter(|size| !size.is_empty());
         let shape = sizes.map(|size| size.parse().ok()).collect::<Option<_>>()?;
-        (fortran_order || order.starts_with("False")).then(|| Self { descr, fortran_order, shape })
+        let is_known = fortran_order || order.starts_with("False");
+        is_known.then_some(Self { descr, fortran_order, shape })
     }
 }
 

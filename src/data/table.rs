@@ -117,15 +117,12 @@ impl Table {
     ) -> Result<Split, DataError> {
         let path = &self.path;
         let targets = self.targets.iter().map(|(line, text)| ((*line, column), text));
-        let targets = match classes {
-            Some(classes) => {
-                let label = |(place, text): (_, &String)| label(path, place, text, classes);
-                Targets::Labels(targets.map(label).collect::<Result<_, _>>()?)
-            }
-            None => {
-                let number = |(place, text): (_, &String)| number(path, place, text);
-                Targets::Values(targets.map(number).collect::<Result<_, _>>()?)
-            }
+        let targets = if let Some(classes) = classes {
+            let label = |(place, text): (_, &String)| label(path, place, text, classes);
+            Targets::Labels(targets.map(label).collect::<Result<_, _>>()?)
+        } else {
+            let number = |(place, text): (_, &String)| number(path, place, text);
+            Targets::Values(targets.map(number).collect::<Result<_, _>>()?)
         };
         Ok(Split { inputs: Inputs::Values(self.inputs), targets })
     }

@@ -135,7 +135,7 @@ impl Maker<'_> {
         match plan {
             LayerPlan::Linear(width) => Ok(self.linear(at, *width, (layers, shape))),
             LayerPlan::Conv(conv) => self.conv(at, conv, (layers, at.image(shape)?)),
-            LayerPlan::BatchNorm => self.batch_norm(at, (layers, at.image(shape)?)),
+            LayerPlan::BatchNorm => Ok(self.batch_norm(at, (layers, at.image(shape)?))),
             LayerPlan::Relu => Ok(self.activate(at, ("relu", Activation::Relu), (layers, shape))),
             LayerPlan::Gelu => Ok(self.activate(at, ("gelu", Activation::Gelu), (layers, shape))),
             LayerPlan::MaxPool => self.pool(at, Pool::Max, (layers, at.image(shape)?)),
@@ -176,7 +176,7 @@ impl Maker<'_> {
         &mut self,
         at: Place<'_>,
         (layers, [channels, height, width]): (&mut Vec<BoxedLayer>, [usize; 3]),
-    ) -> Result<Shape, ModelError> {
+    ) -> Shape {
         let name = self.name(at.within, "norm");
         self.registry.normalizes(&name, (height, width));
         let norm = BatchNorm::new(self.registry, &name, channels);
@@ -185,7 +185,7 @@ impl Maker<'_> {
             None => Box::new(norm),
         });
         self.takes_data = false;
-        Ok(Shape::Image([channels, height, width]))
+        Shape::Image([channels, height, width])
     }
 
     fn activate(

@@ -124,7 +124,7 @@ pub(super) enum LayerSpec {
     GlobalAvgPool,
     Flatten,
     Dropout(f32),
-    Residual(Vec<LayerSpec>),
+    Residual(Vec<Self>),
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
