@@ -139,6 +139,10 @@ pub enum ExperimentError {
     Store(#[from] StoreError),
 }
 
+/// What results of candle's operations say of themselves.
+const OF_CANDLE: &str = "candle's own operations computed these models, with its rounding and at its speed: the results are about candle. \
+                         Overflow and underflow inside the models cannot be counted.";
+
 /// A device that is open, and what is known of where this runs.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -255,6 +259,7 @@ impl Experiment {
         let (data, mut notes) = (task.data.facts(), task.data.notes());
         notes.extend(task.notes.iter().cloned());
         let engine = task.model.engine();
+        notes.extend((engine == Engine::Candle).then(|| OF_CANDLE.to_owned()));
         let weights = task.model.given_digest().map(str::to_owned);
         let session = Session { plan, options, engine, data, weights, notes };
         let trained = trained(plan);

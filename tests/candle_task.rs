@@ -221,6 +221,8 @@ fn results_say_that_candle_computed() {
     let plan = plan(&task, "\"fp32\", \"fp16-mixed\"", ADAMW);
     let results = run(plan, task);
     assert_eq!(results.engine, Engine::Candle);
+    let says = |note: &String| note.starts_with("candle's own operations computed these models");
+    assert!(results.environment.notes.iter().any(says), "{:?}", results.environment.notes);
     let json = serde_json::to_value(&results).unwrap();
     assert_eq!(json["engine"], "candle");
     let numerics = &json["variants"][1]["numerics"];

@@ -219,7 +219,7 @@ fn memory_is_measured_by_the_pool_and_given_back() {
         // Batches of 13 images of 784 values in f32, of which one is there at a time.
         assert!(memory.activations.0 >= 13 * 784 * 4, "{memory:?}");
     }
-    let meter = mantissa::device::Meter::start(&device).unwrap();
+    let meter = mantissa::device::Meter::start(&device).unwrap().unwrap();
     record(&plan, 1, &device);
     assert_eq!(meter.live().unwrap().0, 0);
 }
