@@ -96,8 +96,9 @@ impl Plan {
         for assignment in &assignments {
             source.assign(assignment)?;
         }
+        let spec = source.typed()?;
         source.expect_task(own.is_some())?;
-        let plan = Self::resolve(source.typed()?, count, own);
+        let plan = Self::resolve(spec, count, own);
         let mut plan = plan.map_err(|error| source.place(&error))?;
         let of_option = |Invalid { key, what }| SpecError { place: key, what };
         if let Some(chosen) = &overrides.variants {
