@@ -42,7 +42,8 @@ compile_kernels() {
 lacking() {
   local status=$1 names=$2
   shift 2
-  { cat "${@/#/$headers/}"; } | grep -hoE "\b${names}[A-Z][A-Za-z0-9_]*" | sort -u |
+  # nvcc's programs call some by another name, where each of their threads has a default stream of its own.
+  sed -E 's/__CUDART_API_PT(SZ|DS)\((\w+)\)/\2_pt\L\1/' "${@/#/$headers/}" | grep -oE "\b${names}[A-Z][A-Za-z0-9_]*" | sort -u |
     sed "s/.*/__attribute__((weak)) int &(void) { return emulated_gpu_lacks(\"&\", $status); }/"
 }
 
