@@ -1,4 +1,4 @@
-//! What a build with the feature `cuda` takes from nvcc: the kernels of `src/ops/*.cu` as PTX, the version that they were
+//! What a build with the feature `cuda` takes from nvcc: the kernels, `src/ops/*/*.cu`, as PTX, the version that they were
 //! made with, and the names of the driver's functions. cudaforge, which candle builds its kernels with, is not used: it
 //! compiles for one generation of GPUs only from 90 on, where plain PTX would run on later ones too.
 
@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The folder of the kernels, `.cu`, and of what they include, `.cuh`.
+/// The folder of the operations: each has a folder with its kernels, `.cu`; what kernels include, `.cuh`, is in this one.
 const KERNELS: &str = "src/ops";
 
 /// The oldest GPUs with bf16, and what is built for where neither the user nor a GPU says more.
@@ -69,9 +69,13 @@ fn architecture() -> Result<u32, String> {
 fn kernels(out: &Path, release: &str, architecture: u32) -> Result<(), String> {
     let arch = format!("-arch=sm_{architecture}");
     // No fused multiply-add: the CPU's kernels round after each operation, and both must give the same bits.
-    let flags = ["--ptx", "--fmad=false", "-std=c++17", arch.as_str()];
-    let headers = files_with_extension("cuh")?;
-    let sources = files_with_extension("cu")?;
+    let flags = ["--ptx", "--fmad=false", "-std=c++17", "-I", KERNELS, arch.as_str()];
+    let mut files = Vec::new();
+    super::collect(Path::new(KERNELS), &mut files)
+        .map_err(|error| format!("{KERNELS}: {error}"))?;
+    files.sort();
+    let headers = with_extension(&files, "cuh");
+    let sources = with_extension(&files, "cu");
     let mut kernels = Vec::new();
     for source in &sources {
         kernels.push(Kernel::new(source, out, &format!("{release} {flags:?}"), &headers)?);
@@ -148,13 +152,10 @@ impl Kernel {
     }
 }
 
-fn files_with_extension(extension: &str) -> Result<Vec<PathBuf>, String> {
-    let entries = fs::read_dir(KERNELS).map_err(|error| format!("{KERNELS}: {error}"))?;
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut paths: Vec<_> =
-        paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
-    paths.sort();
-    Ok(paths)
+fn with_extension(files: &[PathBuf], extension: &str) -> Vec<PathBuf> {
+    let files =
+        files.iter().filter(|path| path.extension().is_some_and(|found| found == extension));
+    files.cloned().collect()
 }
 
 /// Writes what `src/device/driver.rs` makes the driver's functions of: their names, and a jump through its table for each.

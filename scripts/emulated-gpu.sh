@@ -76,7 +76,7 @@ END
 
 build_in() {
   local part=$1 source job
-  for source in "$project"/src/ops/*.cu; do
+  for source in "$project"/src/ops/*/*.cu; do
     compile_kernels "$source" "$part/$(basename "$source").o" &
   done
   for source in "$project"/tests/cuda_emulation/*.cpp; do
@@ -90,7 +90,7 @@ build_in() {
 }
 
 # Made again when anything that it is made of has changed.
-key=$(cat "$0" "$project"/src/ops/*.cu* "$project"/tests/cuda_emulation/* | sha256sum; printf '%s\n' "$project" "$headers")
+key=$(cat "$0" "$project"/src/ops/*.cuh "$project"/src/ops/*/*.cu "$project"/tests/cuda_emulation/* | sha256sum; printf '%s\n' "$project" "$headers")
 mkdir -p "$(dirname "$folder")"
 # One at a time: a second call waits, and then finds the work done.
 exec 9>"$folder.lock"

@@ -1,6 +1,6 @@
 // What the CUDA kernels share: storage types, rounding, random bits, loops over a grid, sums of a block.
 //
-// Each kernel keeps the arithmetic contract of its CPU twin in the .rs file of the same name: operands widened to f32, products
+// Each kernel keeps the arithmetic contract of the CPU code in the same folder: operands widened to f32, products
 // and sums in f32, one rounding to nearest even as a result is stored, subnormals kept. Where a result depends on the order of
 // a sum, that order is fixed: no kernel adds floats atomically, and none lets the order depend on the size of the grid.
 //

@@ -18,7 +18,6 @@ macro_rules! on_gpu {
 
 mod conv;
 #[cfg(feature = "cuda")]
-#[expect(unsafe_code, reason = "kernels are launched on addresses")]
 mod cuda;
 mod element;
 mod host;
@@ -31,7 +30,6 @@ mod philox;
 mod pointwise;
 mod pool;
 mod step;
-mod update;
 
 pub use conv::{ConvGradients, ConvSettings, ConvWanted, conv2d, conv2d_backward};
 pub use element::{Element, Stored};
@@ -59,8 +57,7 @@ pub use pool::{
     avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
     max_pool2d_backward,
 };
-pub use step::{ParameterTensors, RateSchedule, Rates, StepEnd, StepOutcome, StepSettings};
-pub use update::{
-    AdamW, Conversion, GradientCounts, GradientSummary, Sgd, Update, UpdateTensors,
-    inspect_gradient, update,
+pub use step::{
+    AdamW, Conversion, GradientCounts, GradientSummary, ParameterTensors, RateSchedule, Rates, Sgd,
+    StepEnd, StepOutcome, StepSettings, Update, UpdateTensors, inspect_gradient, update,
 };

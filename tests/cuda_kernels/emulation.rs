@@ -67,8 +67,10 @@ fn compiler() -> Option<OsString> {
 
 fn compile(compiler: &OsString) -> Library {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut sources: Vec<PathBuf> = std::fs::read_dir(root.join("src/ops"))
-        .unwrap()
+    let shared = root.join("src/ops");
+    let folders = std::fs::read_dir(&shared).unwrap().map(|entry| entry.unwrap().path());
+    let files = folders.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+    let mut sources: Vec<PathBuf> = files
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
         .collect();
@@ -82,6 +84,8 @@ fn compile(compiler: &OsString) -> Library {
         .args(["-Wall", "-Wextra", "-Werror"])
         .arg("-I")
         .arg(root.join("tests/cuda_emulation"))
+        .arg("-I")
+        .arg(shared)
         .args(sources)
         .arg("-o")
         .arg(&target)

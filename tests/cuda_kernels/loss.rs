@@ -183,31 +183,3 @@ fn check_count_correct<T: Storage>(device: Device) {
 fn correct_rows_are_counted_as_by_the_cpu() {
     for_each_storage!(check_count_correct);
 }
-
-fn check_column_sums<T: Storage>(device: Device) {
-    for (rows, columns) in [(1, 1), (5, 33), (77, 70), (16, 32)] {
-        let dy: Vec<T> = uniform(5, rows * columns, (-1.0, 1.0));
-        let (source, sums) = (array(&dy), unwritten::<T>(columns));
-        let arguments = (source.pointer(), sums.pointer(), rows as u32, columns as u32);
-        let geometry = Geometry { grid: (2, 1), block: (32, 16) };
-        device.launch(&format!("column_sums_{}", T::SUFFIX), geometry, arguments);
-        let expected = ops::column_sums(&tensor(&dy, (rows, columns))).unwrap();
-        let bound = |i| {
-            let column = dy.iter().skip(i).step_by(columns);
-            sum_bound(column.map(|v| f64::from(wide(*v))))
-        };
-        assert_near("column_sums", &sums.values(), &values::<T>(&expected), bound);
-        // Of whole numbers every order gives the same sum.
-        let whole = vec![narrow::<T>(1.0); rows * columns];
-        let source = array(&whole);
-        let arguments = (source.pointer(), sums.pointer(), rows as u32, columns as u32);
-        device.launch(&format!("column_sums_{}", T::SUFFIX), geometry, arguments);
-        let expected = ops::column_sums(&tensor(&whole, (rows, columns))).unwrap();
-        assert_same("column_sums", &sums.values(), &values::<T>(&expected));
-    }
-}
-
-#[test]
-fn column_sums_are_the_cpu_within_their_bound() {
-    for_each_storage!(check_column_sums);
-}

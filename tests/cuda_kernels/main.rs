@@ -9,10 +9,12 @@
 
 mod conv;
 mod emulation;
+mod host;
+mod linear;
 mod loss;
 mod norm;
 mod pointwise;
 mod pool;
-mod round;
+
 mod support;
 mod update;

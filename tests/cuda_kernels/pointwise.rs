@@ -176,29 +176,3 @@ fn casts_round_as_the_cpu_at_every_value_midpoint_and_neighbour() {
         check_cast::<bf16, f16>(device);
     }
 }
-
-fn check_bias<T: Storage>(device: Device) {
-    let (rows, columns) = (5_usize, 19_usize);
-    let product: Vec<f32> = awkward(10, rows * columns);
-    let bias: Vec<T> = uniform(11, columns, (-1.0, 1.0));
-    let (source, shift) = (array(&product), array(&bias));
-    let name = format!("bias_round_{}", T::SUFFIX);
-    for with_bias in [false, true] {
-        let target = unwritten::<T>(rows * columns);
-        let bias_pointer = if with_bias { shift.pointer() } else { std::ptr::null_mut() };
-        let geometry = Geometry { grid: (2, 1), block: (8, 2) };
-        let sizes = (rows as u32, columns as u32);
-        let arguments = (source.pointer(), bias_pointer, target.pointer(), sizes.0, sizes.1);
-        device.launch(&name, geometry, arguments);
-        let sums = product.iter().enumerate().map(|(i, value)| {
-            narrow::<T>(if with_bias { value + wide(bias[i % columns]) } else { *value })
-        });
-        let expected: Vec<T> = sums.collect();
-        assert_same(&name, &target.values(), &expected);
-    }
-}
-
-#[test]
-fn a_product_gets_its_bias_with_one_rounding() {
-    for_each_storage!(check_bias);
-}

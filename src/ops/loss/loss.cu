@@ -1,4 +1,4 @@
-// Softmax cross-entropy, mean squared error and what belongs to them: twin of loss.rs and of column_sums in product.rs. Everything is in f32.
+// Softmax cross-entropy, mean squared error and what belongs to them. Everything is in f32.
 //
 // logits are rows × classes; labels are below classes, which the caller has checked. A row is worked on by one block at a time:
 // blocks of a power of two of threads, whose number sets the order of the sums; any number of blocks.
@@ -166,42 +166,3 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS)
         }                                                                                          \
     }
 FOR_EACH_STORAGE(COUNT_CORRECT)
-
-// The threads of a block that column_sums is launched with.
-constexpr u32 SUM_COLUMNS = 32;
-constexpr u32 SUM_ROWS = 16;
-
-template <class T>
-__device__ void column_sums(const T* dy, T* sums, u32 rows, u32 columns) {
-    __shared__ float partial[SUM_ROWS][SUM_COLUMNS];
-    const u32 x = threadIdx.x;
-    const u32 y = threadIdx.y;
-    for (u32 first = blockIdx.x * SUM_COLUMNS; first < columns; first += gridDim.x * SUM_COLUMNS) {
-        float part = 0.0f;
-        if (first + x < columns) {
-            for (u32 row = y; row < rows; row += SUM_ROWS) {
-                part += widen(dy[(u64)row * columns + first + x]);
-            }
-        }
-        partial[y][x] = part;
-        __syncthreads();
-        for (u32 half = SUM_ROWS / 2; half > 0; half /= 2) {
-            if (y < half) {
-                partial[y][x] += partial[y + half][x];
-            }
-            __syncthreads();
-        }
-        if (y == 0 && first + x < columns) {
-            sums[first + x] = narrow<T>(partial[0][x]);
-        }
-    }
-}
-
-// sums: of the columns of dy, in f32, rounded once: the bias gradient of a linear layer. Blocks of 32 × 16 threads, of which
-// each works on 32 columns at a time; any number of blocks.
-#define COLUMN_SUMS(suffix, T)                                                                     \
-    extern "C" __global__ void column_sums_##suffix(                                               \
-        const T* dy, T* sums, u32 rows, u32 columns) {                                             \
-        column_sums(dy, sums, rows, columns);                                                      \
-    }
-FOR_EACH_STORAGE(COLUMN_SUMS)

@@ -1,9 +1,10 @@
 //! Losses, softmax cross-entropy and mean squared error: outputs of a model in any type, everything else in f32.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use candle_core::{Device, Result, Tensor};
 
-#[cfg(feature = "cuda")]
-use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{View, build, edit, expect_shape, first, view, zeroed};
 use super::parallel::map_indices;

@@ -1,15 +1,15 @@
-//! The end of a step on a GPU: twin of step.rs, by the kernels of update.cu. The host waits only where it reads outcomes.
+//! The end of a step on a GPU, by the kernels of update.cu. The host waits only where it reads outcomes.
 
 use std::mem::size_of;
 
 use candle_core::cuda::cudarc::driver::CudaSlice;
 use candle_core::{CudaDevice, Device, Error, Result, Tensor};
 
-use super::host::{Argument, from_host, zeros};
-use super::{address, blocks, launch, one_block, pointer, suffix};
+use super::update::{AdamW, GradientCounts, GradientSummary, Update};
+use super::{ParameterTensors, RateSchedule, Rates, StepOutcome, StepSettings};
 use crate::device::Phase;
-use crate::ops::step::{ParameterTensors, RateSchedule, Rates, StepOutcome, StepSettings};
-use crate::ops::update::{GradientCounts, GradientSummary, Update};
+use crate::ops::cuda::{self, address, blocks, launch, one_block, pointer, suffix};
+use crate::ops::host::cuda::{Argument, from_host, zeros};
 use crate::precision::{Format, LossScale, NON_FINITE_LOSSES, Rounder};
 
 /// Values that one block of the kernels works on at a time.
@@ -189,7 +189,7 @@ impl Step {
             gradients: [gpu.alloc_zeros(count)?, gpu.alloc_zeros(count)?],
             written: Vec::new(),
             captured: None,
-            outcomes: super::allocate(&gpu, PLACES as usize)?,
+            outcomes: cuda::allocate(&gpu, PLACES as usize)?,
             read: 0,
             device: gpu,
         })
@@ -306,7 +306,7 @@ impl Step {
                 self.launch_update(settings, (&name, table, watches), Argument(rule))
             }
             Update::AdamW(rule) => {
-                let crate::ops::AdamW { beta1, beta2, eps, weight_decay, .. } = rule;
+                let AdamW { beta1, beta2, eps, weight_decay, .. } = rule;
                 let rule = AdamW { beta1, beta2, eps, weight_decay };
                 let name = format!("update_adamw_{suffix}");
                 self.launch_update(settings, (&name, table, watches), Argument(rule))

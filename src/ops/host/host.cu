@@ -1,5 +1,30 @@
-// Wide mode: rounding of f32 tensors in place to any format, with or without the census. Twin of numerics.
+// Conversions, and wide mode: rounding of f32 tensors in place to any format, with or without the census of numerics.
 #include "common.cuh"
+
+// y = x in another storage type, rounded once.
+#define CAST(from, S, to, T)                                                                       \
+    extern "C" __global__ void cast_##from##_##to(const S* x, T* y, u64 count) {                   \
+        map(x, y, count, [](float x) { return x; });                                               \
+    }
+CAST(f32, float, f16, __half)
+CAST(f32, float, bf16, __nv_bfloat16)
+CAST(f16, __half, f32, float)
+CAST(f16, __half, bf16, __nv_bfloat16)
+CAST(bf16, __nv_bfloat16, f32, float)
+CAST(bf16, __nv_bfloat16, f16, __half)
+
+// How many values of x are infinite or NaN is added to *total, which the caller sets to 0 before.
+#define COUNT_NON_FINITE(suffix, T)                                                                \
+    extern "C" __global__ void count_non_finite_##suffix(const T* x, u64 count, u64* total) {      \
+        u32 found = 0;                                                                             \
+        for (u64 i = first_index(); i < count; i += index_step()) {                                \
+            found += !(fabsf(widen(x[i])) < infinity());                                           \
+        }                                                                                          \
+        if (found > 0) {                                                                           \
+            atomicAdd(total, (u64)found);                                                          \
+        }                                                                                          \
+    }
+FOR_EACH_STORAGE(COUNT_NON_FINITE)
 
 // values = values rounded. One-dimensional, any geometry.
 extern "C" __global__ void round_values(float* values, u64 count, Rounder rounder) {

@@ -7,9 +7,9 @@ use half::{bf16, f16};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::element::{Element, by_dtype};
-use super::host::{edit, expect_shape, view};
-use super::parallel::{BLOCK, CHUNK, for_each, map_indices, sum, vectorized};
+use crate::ops::element::{Element, by_dtype};
+use crate::ops::host::{edit, expect_shape, view};
+use crate::ops::parallel::{BLOCK, CHUNK, for_each, map_indices, sum, vectorized};
 use crate::precision::Format;
 
 /// What the weight gradients were, over every step, as the backward pass leaves them: still multiplied by the loss scale.

@@ -1,8 +1,8 @@
-//! Twin of pool.rs.
+//! Pooling on a GPU.
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{address_as, device_of, empty, launch, operands, planes, sums};
+use crate::ops::cuda::{address_as, device_of, empty, launch, operands, planes, sums};
 
 /// A tensor of the shape `to` of which a kernel computes each plane from the plane of x, of `plane` = height × width values.
 fn by_planes(

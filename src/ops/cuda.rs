@@ -1,15 +1,6 @@
-//! The operations on a GPU: each launches the kernels of the `.cu` file beside its CPU twin, or calls cuBLAS.
+//! What the operations on a GPU share. Each operation's folder has its kernels, in a `.cu` file, and their launches, in `cuda.rs`.
 //!
 //! All work is in the device's one stream. Nothing waits for it but what hands values to the host.
-
-mod conv;
-mod host;
-mod loss;
-mod norm;
-mod pointwise;
-mod pool;
-mod product;
-mod step;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -20,26 +11,6 @@ use candle_core::cuda::cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr, L
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Error, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
-
-pub(super) use conv::{conv2d, conv2d_backward};
-pub(super) use host::{
-    all_finite, cast, copy, copy_into, from_host, observe, round, round_counted, to_f32, zeros,
-};
-pub(super) use loss::{
-    count_correct, cross_entropy, cross_entropy_loss, mean_loss, squared_error, squared_error_loss,
-};
-pub(super) use norm::{
-    batch_norm, batch_norm_backward, batch_norm_inference, update_running_statistics,
-};
-pub(super) use pointwise::{
-    accumulate, add, dropout, gelu, gelu_backward, next_pass, relu, relu_backward,
-};
-pub(super) use pool::{
-    avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
-    max_pool2d_backward,
-};
-pub(super) use product::{column_sums, linear, linear_input_gradient, linear_weight_gradient};
-pub(super) use step::Step;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
@@ -54,9 +25,9 @@ macro_rules! launch {
         launch!(@push call, $($argument),+);
         // SAFETY: the arguments are those that the kernel of this name takes, which the tests under an emulated GPU and on real
         // ones check; the pointers are of tensors that are held until after the launch, and freed in the same stream.
-        unsafe { call.launch($geometry) }
-            .map(|_| ())
-            .map_err(|error| $crate::ops::cuda::kernel_error(name, &error))
+        #[expect(unsafe_code, reason = "a kernel is launched on addresses")]
+        let launched = unsafe { call.launch($geometry) };
+        launched.map(|_| ()).map_err(|error| $crate::ops::cuda::kernel_error(name, &error))
     }};
     (@push $call:ident, $first:expr $(, $rest:expr)*) => {
         let argument = $first;
@@ -65,20 +36,20 @@ macro_rules! launch {
     };
     (@push $call:ident) => {};
 }
-use launch;
+pub(super) use launch;
 
 /// What went wrong with a kernel.
-fn kernel_error(name: &str, error: &impl std::fmt::Display) -> Error {
+pub(super) fn kernel_error(name: &str, error: &impl std::fmt::Display) -> Error {
     Error::Msg(format!("the kernel {name}: {error}")).bt()
 }
 
 /// The device of a tensor.
-fn device_of(tensor: &Tensor) -> Result<&CudaDevice> {
+pub(super) fn device_of(tensor: &Tensor) -> Result<&CudaDevice> {
     tensor.device().as_cuda_device()
 }
 
 /// The address of a contiguous tensor's first value.
-fn address(tensor: &Tensor) -> Result<u64> {
+pub(super) fn address(tensor: &Tensor) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, _)) = layout.contiguous_offsets() else {
         return Err(Error::RequiresContiguous { op: "mantissa" }.bt());
@@ -99,19 +70,22 @@ fn address(tensor: &Tensor) -> Result<u64> {
 }
 
 /// The address of an array on the GPU.
-fn pointer<T>(gpu: &CudaDevice, values: &CudaSlice<T>) -> u64 {
+pub(super) fn pointer<T>(gpu: &CudaDevice, values: &CudaSlice<T>) -> u64 {
     // No event is tracked, so there is nothing to wait for and nothing to record.
     values.device_ptr(&gpu.cuda_stream()).0
 }
 
 /// The addresses of tensors that must be of one floating-point type, and that type's name in the kernels' names.
-fn operands<const N: usize>(tensors: [&Tensor; N]) -> Result<([u64; N], &'static str)> {
+pub(super) fn operands<const N: usize>(tensors: [&Tensor; N]) -> Result<([u64; N], &'static str)> {
     let dtype = tensors[0].dtype();
     Ok((addresses_as(tensors, dtype)?, suffix(dtype)?))
 }
 
 /// The addresses of tensors that must be of this type.
-fn addresses_as<const N: usize>(tensors: [&Tensor; N], dtype: DType) -> Result<[u64; N]> {
+pub(super) fn addresses_as<const N: usize>(
+    tensors: [&Tensor; N],
+    dtype: DType,
+) -> Result<[u64; N]> {
     let mut addresses = [0; N];
     for (address, tensor) in addresses.iter_mut().zip(tensors) {
         *address = address_as(tensor, dtype)?;
@@ -120,7 +94,7 @@ fn addresses_as<const N: usize>(tensors: [&Tensor; N], dtype: DType) -> Result<[
 }
 
 /// The address of a tensor that must be of this type.
-fn address_as(tensor: &Tensor, expected: DType) -> Result<u64> {
+pub(super) fn address_as(tensor: &Tensor, expected: DType) -> Result<u64> {
     if tensor.dtype() == expected {
         return address(tensor);
     }
@@ -128,7 +102,7 @@ fn address_as(tensor: &Tensor, expected: DType) -> Result<u64> {
 }
 
 /// A storage type's name in the names of kernels.
-fn suffix(dtype: DType) -> Result<&'static str> {
+pub(super) fn suffix(dtype: DType) -> Result<&'static str> {
     match dtype {
         DType::F32 => Ok("f32"),
         DType::F16 => Ok("f16"),
@@ -138,7 +112,7 @@ fn suffix(dtype: DType) -> Result<&'static str> {
 }
 
 /// A new tensor whose every value a kernel writes before it is read.
-fn empty(gpu: &CudaDevice, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+pub(super) fn empty(gpu: &CudaDevice, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
     let shape = shape.into();
     let count = shape.elem_count();
     let slice = match dtype {
@@ -154,7 +128,7 @@ fn empty(gpu: &CudaDevice, shape: impl Into<Shape>, dtype: DType) -> Result<Tens
 }
 
 /// An array that is written before it is read.
-fn allocate<T: DeviceRepr>(gpu: &CudaDevice, count: usize) -> Result<CudaSlice<T>> {
+pub(super) fn allocate<T: DeviceRepr>(gpu: &CudaDevice, count: usize) -> Result<CudaSlice<T>> {
     // SAFETY: as the caller promises.
     unsafe { gpu.cuda_stream().alloc::<T>(count) }.map_err(|error| {
         let bytes = count * size_of::<T>();
@@ -168,7 +142,7 @@ fn allocate<T: DeviceRepr>(gpu: &CudaDevice, count: usize) -> Result<CudaSlice<T
 }
 
 /// How many multiprocessors a GPU has, asked once.
-fn multiprocessors(gpu: &CudaDevice) -> Result<u32> {
+pub(super) fn multiprocessors(gpu: &CudaDevice) -> Result<u32> {
     static KNOWN: Mutex<BTreeMap<usize, u32>> = Mutex::new(BTreeMap::new());
     let context = gpu.cuda_stream().context().clone();
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,12 +157,12 @@ fn multiprocessors(gpu: &CudaDevice) -> Result<u32> {
 }
 
 /// Most blocks of a grid whose threads loop: enough to fill the GPU several times over.
-fn most_blocks(gpu: &CudaDevice) -> Result<u64> {
+pub(super) fn most_blocks(gpu: &CudaDevice) -> Result<u64> {
     Ok(u64::from(16 * multiprocessors(gpu)?))
 }
 
 /// A geometry of `blocks`, at least one and at most as many as fill the GPU, of these threads.
-fn blocks(gpu: &CudaDevice, blocks: u64, block: (u32, u32)) -> Result<LaunchConfig> {
+pub(super) fn blocks(gpu: &CudaDevice, blocks: u64, block: (u32, u32)) -> Result<LaunchConfig> {
     let count = blocks.clamp(1, most_blocks(gpu)?) as u32;
     Ok(LaunchConfig {
         grid_dim: (count, 1, 1),
@@ -198,13 +172,13 @@ fn blocks(gpu: &CudaDevice, blocks: u64, block: (u32, u32)) -> Result<LaunchConf
 }
 
 /// Threads that walk along `count` values, four at a time.
-fn line(gpu: &CudaDevice, count: usize) -> Result<LaunchConfig> {
+pub(super) fn line(gpu: &CudaDevice, count: usize) -> Result<LaunchConfig> {
     const THREADS: u32 = 256;
     blocks(gpu, (count as u64).div_ceil(4 * u64::from(THREADS)), (THREADS, 1))
 }
 
 /// Rows of threads, of which each works on one plane of `size` values at a time: `for_each_in_planes` of common.cuh.
-fn planes(gpu: &CudaDevice, count: usize, size: usize) -> Result<LaunchConfig> {
+pub(super) fn planes(gpu: &CudaDevice, count: usize, size: usize) -> Result<LaunchConfig> {
     const THREADS: u32 = 256;
     let along = (size.min(THREADS as usize) as u32).next_multiple_of(32).max(32);
     let across = THREADS / along;
@@ -212,14 +186,14 @@ fn planes(gpu: &CudaDevice, count: usize, size: usize) -> Result<LaunchConfig> {
 }
 
 /// Threads of a block that sums. It sets the order of the sums, so it depends on nothing.
-const SUM_THREADS: u32 = 256;
+pub(super) const SUM_THREADS: u32 = 256;
 
 /// Blocks that work on one of `count` sums at a time.
-fn sums(gpu: &CudaDevice, count: usize) -> Result<LaunchConfig> {
+pub(super) fn sums(gpu: &CudaDevice, count: usize) -> Result<LaunchConfig> {
     blocks(gpu, count as u64, (SUM_THREADS, 1))
 }
 
 /// One block.
-fn one_block() -> LaunchConfig {
+pub(super) fn one_block() -> LaunchConfig {
     LaunchConfig { grid_dim: (1, 1, 1), block_dim: (SUM_THREADS, 1, 1), shared_mem_bytes: 0 }
 }

@@ -1,4 +1,4 @@
-// The end of a step for all parameters at once, without a word from the host: twin of update.rs and precision::LossScale.
+// The end of a step for all parameters at once, without a word from the host: the CPU has update.rs and precision::LossScale.
 //
 //   inspect   one launch over all weight gradients: counts and squares of each piece
 //   advance   one block: sums, is everything finite, the clip factor, the next loss scale, this step's learning rate

@@ -1,6 +1,9 @@
 //! Between candle tensors and the slices that the CPU's kernels work on.
 #![expect(unsafe_code, reason = "a new tensor is what its kernel wrote, and is not zeroed first")]
 
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
+
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -14,8 +17,6 @@ use candle_core::{
     Tensor,
 };
 
-#[cfg(feature = "cuda")]
-use super::cuda;
 use super::element::{Element, Stored, by_dtype};
 use super::matmul::IsaError;
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};

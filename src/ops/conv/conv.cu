@@ -1,4 +1,4 @@
-// Convolution lowered to matrix products over a range of R images at a time: twin of conv.rs.
+// Convolution lowered to matrix products over a range of R images at a time.
 //
 // All matrices are row-major. Let P = H′ W′ be the values of one output plane, Q = R P, below 2³², and for one of G groups
 // O' = O / G outputs and K' = (C / G) K K′ values of a patch.

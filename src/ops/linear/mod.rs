@@ -1,11 +1,12 @@
 //! The fully connected layer's three products, and the sums of its bias.
 
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
+
 use std::cell::Cell;
 
 use candle_core::{Error, Result, Tensor};
 
-#[cfg(feature = "cuda")]
-use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, build, expect_shape, try_build, view};
 use super::matmul::{End, Operand, Product, kernels, multiply};

@@ -1,4 +1,4 @@
-// Batch norm over N, H and W, with statistics in f32 whatever the storage type: twin of norm.rs. And sums over channels.
+// Batch norm over N, H and W, with statistics in f32 whatever the storage type. And sums over channels.
 //
 // Tensors are images × channels × plane; images × plane is below 2³². Kernels that sum over a channel give it one block at a
 // time: blocks of a power of two of threads, whose number sets the order of the sum; any number of blocks.

@@ -1,4 +1,4 @@
-// Pooling over windows that do not overlap (stride = side), and over whole images: twin of pool.rs.
+// Pooling over windows that do not overlap (stride = side), and over whole images.
 //
 // planes is N C. Rows and columns left over at the lower and right edge are ignored, and get the gradient 0.
 #include "common.cuh"

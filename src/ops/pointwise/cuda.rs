@@ -1,9 +1,11 @@
-//! Twin of pointwise.rs: one launch an operation.
+//! Element-wise operations on a GPU: one launch an operation.
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{address, address_as, device_of, empty, launch, line, one_block, operands, suffix};
 use crate::ops::RandomStream;
+use crate::ops::cuda::{
+    address, address_as, device_of, empty, launch, line, one_block, operands, suffix,
+};
 
 /// `y = kernel(x)`.
 fn map(kernel: &str, x: &Tensor) -> Result<Tensor> {

@@ -1,9 +1,10 @@
 //! Batch norm over N, H and W (Ioffe and Szegedy 2015), with statistics in f32 whatever the tensors' type.
 
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
+
 use candle_core::{Device, Result, Tensor, WithDType as _};
 
-#[cfg(feature = "cuda")]
-use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, build, edit, expect_shape, first, view};
 use super::parallel::{BLOCK, for_each, map_indices, sum, tree, vectorized};

@@ -1,9 +1,10 @@
 //! Element-wise operations, in one pass each: activations, dropout, sums of two tensors.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use candle_core::{Result, Tensor};
 
-#[cfg(feature = "cuda")]
-use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, build, edit, expect_shape, first, view};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};

@@ -1,19 +1,23 @@
 //! The end of a step, for all parameters of a run: what one pass over the gradients finds, whether the step is skipped, the next
 //! loss scale, and the update. The state that decides it is on the tensors' device, so that a GPU never waits for the host.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+mod update;
+
 use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 
-#[cfg(feature = "cuda")]
-use super::cuda;
 use super::host::{edit, first, zeros};
-use super::update::{
-    AdamW, Conversion, GradientSummary, Sgd, Update, UpdateTensors, inspect_gradient, update,
-};
 use crate::device::Phase;
 use crate::precision::{Format, LossScale, NON_FINITE_LOSSES};
+
+pub use update::{
+    AdamW, Conversion, GradientCounts, GradientSummary, Sgd, Update, UpdateTensors,
+    inspect_gradient, update,
+};
 
 /// What of an update's rule changes from one update to the next.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,6 +7,8 @@
 //! number of threads.
 #![expect(unsafe_code, reason = "images are written through pointers, each by its own task")]
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod weight_gradient;
 
 use std::borrow::Cow;
@@ -16,8 +18,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Device, Error, Result, Tensor, WithDType as _};
 
-#[cfg(feature = "cuda")]
-use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, expect_shape, try_build, view, zeroed};
 use super::linear::{Operands, count_product};

@@ -1,8 +1,8 @@
-//! Twin of loss.rs. Labels are not looked at: that they are classes was checked as the data was read.
+//! Losses on a GPU. Labels are not looked at: that they are classes was checked as the data was read.
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{
+use crate::ops::cuda::{
     address_as, addresses_as, device_of, empty, launch, one_block, operands, pointer, sums,
 };
 use crate::ops::{LossGradient, LossSettings};

@@ -1,11 +1,14 @@
-//! Twin of host.rs, and of the rounding and counting of numerics.
+//! Copies, conversions, rounding and counting on a GPU.
+#![expect(unsafe_code, reason = "values are copied to and from addresses")]
 
 use candle_core::cuda::cudarc::driver::{DeviceRepr, result};
 use candle_core::{CudaDevice, DType, Error, Result, Shape, Storage, Tensor};
 
-use super::{address, address_as, device_of, empty, kernel_error, launch, line, pointer, suffix};
 use crate::numerics::{TALLY_WORDS, Tally};
 use crate::ops::Stored;
+use crate::ops::cuda::{
+    address, address_as, device_of, empty, kernel_error, launch, line, pointer, suffix,
+};
 use crate::precision::{Format, Rounder};
 
 /// A tensor of these values.
@@ -28,7 +31,7 @@ pub(crate) fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     let (from, to, count) = (address(tensor)?, address(&target)?, tensor.elem_count());
     let name = format!("cast_{}_{}", suffix(tensor.dtype())?, suffix(dtype)?);
     if count > 0 {
-        launch!(gpu, POINTWISE, &name, line(gpu, count)?, from, to, count as u64)?;
+        launch!(gpu, HOST, &name, line(gpu, count)?, from, to, count as u64)?;
     }
     Ok(target)
 }
@@ -77,7 +80,7 @@ pub(crate) fn all_finite(tensor: &Tensor) -> Result<bool> {
     let (values, count) = (address(tensor)?, tensor.elem_count());
     if count > 0 {
         let at = pointer(gpu, &total);
-        launch!(gpu, POINTWISE, &name, line(gpu, count)?, values, count as u64, at)?;
+        launch!(gpu, HOST, &name, line(gpu, count)?, values, count as u64, at)?;
     }
     Ok(gpu.clone_dtoh(&total)? == [0])
 }
@@ -87,7 +90,7 @@ pub(crate) fn round(tensor: &Tensor, format: Format) -> Result<()> {
     let (values, count) = (address_as(tensor, DType::F32)?, tensor.elem_count());
     if count > 0 {
         let rounder = Argument(Rounder::new(format));
-        launch!(gpu, ROUND, "round_values", line(gpu, count)?, values, count as u64, rounder)?;
+        launch!(gpu, HOST, "round_values", line(gpu, count)?, values, count as u64, rounder)?;
     }
     Ok(())
 }
@@ -98,7 +101,7 @@ pub(crate) fn round_counted(tensor: &Tensor, format: Format) -> Result<Tally> {
     let rounder = Argument(Rounder::new(format));
     tally(gpu, |tally| {
         let geometry = line(gpu, count)?;
-        launch!(gpu, ROUND, "round_census", geometry, values, count as u64, rounder, tally)
+        launch!(gpu, HOST, "round_census", geometry, values, count as u64, rounder, tally)
     })
 }
 
@@ -106,7 +109,7 @@ pub(crate) fn observe(tensor: &Tensor) -> Result<Tally> {
     let gpu = device_of(tensor)?;
     let (values, count) = (address_as(tensor, DType::F32)?, tensor.elem_count());
     tally(gpu, |tally| {
-        launch!(gpu, ROUND, "observe_census", line(gpu, count)?, values, count as u64, tally)
+        launch!(gpu, HOST, "observe_census", line(gpu, count)?, values, count as u64, tally)
     })
 }
 
@@ -122,7 +125,7 @@ fn tally(gpu: &CudaDevice, count: impl FnOnce(u64) -> Result<()>) -> Result<Tall
 /// A structure that a kernel takes by value.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Argument<T>(pub(super) T);
+pub(in crate::ops) struct Argument<T>(pub(in crate::ops) T);
 
 // SAFETY: only plain data of the kernels' own layout is wrapped.
 unsafe impl<T: Copy> DeviceRepr for Argument<T> {}

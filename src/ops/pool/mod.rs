@@ -1,10 +1,11 @@
 //! Pooling over windows that do not overlap (stride = side), and over whole images. Rows and columns left over at the lower
 //! and right edge are ignored, as by PyTorch's default.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use candle_core::{DType, Device, Result, Tensor, WithDType as _};
 
-#[cfg(feature = "cuda")]
-use super::cuda;
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, build, expect_shape, view, zeroed};
 use super::parallel::{carve, for_each, sum, vectorized};

@@ -1,4 +1,4 @@
-// Element-wise operations, in one pass each: twins of pointwise.rs and of the casts in host.rs.
+// Element-wise operations, in one pass each.
 //
 // Kernels that take a count: one-dimensional, any number of blocks and threads; a thread works on four values at a time.
 #include "common.cuh"
@@ -93,42 +93,3 @@ FOR_EACH_STORAGE(ADD)
         zip(sum, gradient, sum, count, [](float sum, float gradient) { return sum + gradient; });  \
     }
 FOR_EACH_STORAGE(ACCUMULATE)
-
-// y = x in another storage type, rounded once.
-#define CAST(from, S, to, T)                                                                       \
-    extern "C" __global__ void cast_##from##_##to(const S* x, T* y, u64 count) {                   \
-        map(x, y, count, [](float x) { return x; });                                               \
-    }
-CAST(f32, float, f16, __half)
-CAST(f32, float, bf16, __nv_bfloat16)
-CAST(f16, __half, f32, float)
-CAST(f16, __half, bf16, __nv_bfloat16)
-CAST(bf16, __nv_bfloat16, f32, float)
-CAST(bf16, __nv_bfloat16, f16, __half)
-
-// How many values of x are infinite or NaN is added to *total, which the caller sets to 0 before.
-#define COUNT_NON_FINITE(suffix, T)                                                                \
-    extern "C" __global__ void count_non_finite_##suffix(const T* x, u64 count, u64* total) {      \
-        u32 found = 0;                                                                             \
-        for (u64 i = first_index(); i < count; i += index_step()) {                                \
-            found += !(fabsf(widen(x[i])) < infinity());                                           \
-        }                                                                                          \
-        if (found > 0) {                                                                           \
-            atomicAdd(total, (u64)found);                                                          \
-        }                                                                                          \
-    }
-FOR_EACH_STORAGE(COUNT_NON_FINITE)
-
-// The end of a product that was made with an f32 result: adds the bias in f32, rounds once.
-// product: rows × columns, bias: columns, or null for none, y: rows × columns. Geometry of for_each_in_planes.
-#define BIAS_ROUND(suffix, T)                                                                      \
-    extern "C" __global__ void bias_round_##suffix(                                                \
-        const float* product, const T* bias, T* y, u32 rows, u32 columns) {                        \
-        for_each_in_planes(rows, columns, [&](u64 row, auto each) {                                \
-            each([&](u32 i) {                                                                      \
-                const float sum = product[row * columns + i];                                      \
-                y[row * columns + i] = finish_product<T>(sum, bias ? bias + i : nullptr);          \
-            });                                                                                    \
-        });                                                                                        \
-    }
-FOR_EACH_STORAGE(BIAS_ROUND)

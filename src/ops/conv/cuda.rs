@@ -1,11 +1,13 @@
-//! Twin of conv.rs, by the lowering that conv.cu describes, over ranges of images whose patches fit the work space.
+//! Convolution on a GPU, by the lowering that conv.cu describes, over ranges of images whose patches fit the work space.
 
 use candle_core::{CudaDevice, DType, Result, Tensor};
 
-use super::product::{Product, plain, transposed};
-use super::{address, device_of, empty, host, launch, most_blocks, norm, operands, planes, suffix};
-use crate::ops::conv::{ConvGradients, ConvWanted, Sizes};
-use crate::ops::{Operands, cast};
+use super::{ConvGradients, ConvWanted, Sizes};
+use crate::ops::cuda::{address, device_of, empty, launch, most_blocks, operands, planes, suffix};
+use crate::ops::host::cuda::Argument;
+use crate::ops::linear::cuda::{Product, plain, transposed};
+use crate::ops::norm::cuda::channel_sums;
+use crate::ops::{Operands, cast, cuda};
 
 /// Bytes of a patch matrix at most, unless one image alone needs more.
 const PATCHES: usize = 256 << 20;
@@ -71,7 +73,7 @@ impl Lowering<'_> {
         matrix + (group * values * dtype.size_in_bytes()) as u64
     }
 
-    fn convolution(&self, range: Range) -> host::Argument<Convolution> {
+    fn convolution(&self, range: Range) -> Argument<Convolution> {
         let (sizes, settings) = (self.sizes, self.sizes.settings);
         let [images, channels, height, width] =
             [range.images, sizes.channels, sizes.height, sizes.width].map(|size| size as u32);
@@ -80,7 +82,7 @@ impl Lowering<'_> {
         let [outputs, stride, padding, dilation] =
             [sizes.outputs, settings.stride, settings.padding, settings.dilation]
                 .map(|size| size as u32);
-        host::Argument(Convolution {
+        Argument(Convolution {
             images,
             channels,
             height,
@@ -106,7 +108,7 @@ impl Lowering<'_> {
         let down = rows.min(65_535) as u64;
         let along = (columns as u64).div_ceil(THREADS.into());
         let along = along.min(most_blocks(self.gpu)?.div_ceil(down)).max(1);
-        let mut geometry = super::blocks(self.gpu, along, (THREADS, 1))?;
+        let mut geometry = cuda::blocks(self.gpu, along, (THREADS, 1))?;
         geometry.grid_dim.1 = down as u32;
         launch!(self.gpu, CONV, &name, geometry, from, to, self.convolution(range))?;
         Ok(patches)
@@ -250,6 +252,6 @@ pub(crate) fn conv2d_backward(
             lowering.fold(&patches, range, address(dx)?)?;
         }
     }
-    let bias = wanted.bias.then(|| norm::channel_sums(dy)).transpose()?;
+    let bias = wanted.bias.then(|| channel_sums(dy)).transpose()?;
     Ok(ConvGradients { input: dx, weight: cast(&dw, dtype)?, bias })
 }

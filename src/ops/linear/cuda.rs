@@ -1,7 +1,8 @@
-//! Matrix products by cuBLAS: sums in f32, one rounding. Twin of product.rs.
+//! Matrix products by cuBLAS: sums in f32, one rounding.
 //!
 //! cuBLAS takes matrices by columns. A row-major matrix is its transpose by columns, so each product is made transposed, with
 //! the operands in the other order.
+#![expect(unsafe_code, reason = "cuBLAS is called with addresses")]
 
 use std::collections::BTreeMap;
 use std::ffi::c_int;
@@ -10,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::cuda::cudarc::cublas::{CudaBlas, result, sys};
 use candle_core::{CudaDevice, DType, Error, Result, Tensor};
 
-use super::{address, device_of, empty, kernel_error, launch, operands, planes, suffix};
-use crate::ops::Operands;
+use crate::ops::cuda::{address, device_of, empty, kernel_error, launch, operands, planes, suffix};
+use crate::ops::{Operands, cuda};
 
 /// Bytes of work space for cuBLAS: what NVIDIA recommends from compute capability 9.0 on.
 const WORKSPACE: usize = 32 << 20;
@@ -52,25 +53,25 @@ fn blas(gpu: &CudaDevice) -> Result<Arc<Blas>> {
 
 /// A matrix of a product: where it is, how far apart its columns are, and whether it is used transposed.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix {
-    pub(super) address: u64,
-    pub(super) leading: usize,
-    pub(super) transposed: bool,
+pub(in crate::ops) struct Matrix {
+    pub(in crate::ops) address: u64,
+    pub(in crate::ops) leading: usize,
+    pub(in crate::ops) transposed: bool,
 }
 
 /// `c = a b + beta c` by columns, with a of m × k and b of k × n, of type `from`; the result is of type `to`.
-pub(super) struct Product {
-    pub(super) sizes: [usize; 3],
-    pub(super) a: Matrix,
-    pub(super) b: Matrix,
-    pub(super) c: (u64, usize),
-    pub(super) types: (DType, DType),
-    pub(super) beta: f32,
-    pub(super) operands: Operands,
+pub(in crate::ops) struct Product {
+    pub(in crate::ops) sizes: [usize; 3],
+    pub(in crate::ops) a: Matrix,
+    pub(in crate::ops) b: Matrix,
+    pub(in crate::ops) c: (u64, usize),
+    pub(in crate::ops) types: (DType, DType),
+    pub(in crate::ops) beta: f32,
+    pub(in crate::ops) operands: Operands,
 }
 
 impl Product {
-    pub(super) fn run(&self, gpu: &CudaDevice) -> Result<()> {
+    pub(in crate::ops) fn run(&self, gpu: &CudaDevice) -> Result<()> {
         let blas = blas(gpu)?;
         let size = |size: usize| {
             c_int::try_from(size)
@@ -132,12 +133,12 @@ fn data_type(dtype: DType) -> Result<sys::cudaDataType> {
 }
 
 /// A matrix as it is stored.
-pub(super) fn plain(address: u64, leading: usize) -> Matrix {
+pub(in crate::ops) fn plain(address: u64, leading: usize) -> Matrix {
     Matrix { address, leading, transposed: false }
 }
 
 /// A matrix, used transposed.
-pub(super) fn transposed(address: u64, leading: usize) -> Matrix {
+pub(in crate::ops) fn transposed(address: u64, leading: usize) -> Matrix {
     Matrix { address, leading, transposed: true }
 }
 
@@ -164,7 +165,7 @@ pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, how: Operands) 
     let name = format!("bias_round_{suffix}");
     let geometry = planes(gpu, rows, outputs)?;
     let (rows, outputs) = (rows as u32, outputs as u32);
-    launch!(gpu, POINTWISE, &name, geometry, product_at, b_at, y_at, rows, outputs)?;
+    launch!(gpu, LINEAR, &name, geometry, product_at, b_at, y_at, rows, outputs)?;
     Ok(y)
 }
 
@@ -209,7 +210,7 @@ pub(crate) fn column_sums(dy: &Tensor) -> Result<Tensor> {
     let sums = empty(gpu, columns, dy.dtype())?;
     let ([from, to], _) = operands([dy, &sums])?;
     let name = format!("column_sums_{}", suffix(dy.dtype())?);
-    let geometry = super::blocks(gpu, (columns as u64).div_ceil(BLOCK.0.into()), BLOCK)?;
-    launch!(gpu, LOSS, &name, geometry, from, to, rows as u32, columns as u32)?;
+    let geometry = cuda::blocks(gpu, (columns as u64).div_ceil(BLOCK.0.into()), BLOCK)?;
+    launch!(gpu, LINEAR, &name, geometry, from, to, rows as u32, columns as u32)?;
     Ok(sums)
 }

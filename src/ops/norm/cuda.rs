@@ -1,8 +1,10 @@
-//! Twin of norm.rs.
+//! Batch norm on a GPU.
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{address_as, addresses_as, device_of, empty, launch, line, operands, planes, sums};
+use crate::ops::cuda::{
+    address_as, addresses_as, device_of, empty, launch, line, operands, planes, sums,
+};
 use crate::ops::{BatchNormGradients, BatchNormSaved};
 
 /// Images, channels and values of a plane, as the kernels take them.
@@ -132,7 +134,7 @@ pub(crate) fn batch_norm_backward(
 }
 
 /// The sums over images and plane of each channel of dy: the bias gradient of a convolution.
-pub(super) fn channel_sums(dy: &Tensor) -> Result<Tensor> {
+pub(in crate::ops) fn channel_sums(dy: &Tensor) -> Result<Tensor> {
     let (gpu, [images, c, plane]) = (device_of(dy)?, sizes(dy)?);
     let total = empty(gpu, c as usize, dy.dtype())?;
     let ([from, to], suffix) = operands([dy, &total])?;
