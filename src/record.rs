@@ -22,13 +22,13 @@ pub use run::*;
 // What the engine counts and knows, as it is written.
 pub use crate::data::DataFacts;
 pub use crate::device::{Environment, Gpu, Phases, UnusedUnits};
+pub use crate::model::Engine;
 pub use crate::numerics::{Counts, ExponentHistogram, LayerCensus, Role};
 pub use crate::ops::GradientCounts;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::Engine;
 use crate::spec::{ControlKind, Plan};
 
 /// The version of the results file that this program writes and reads.

@@ -188,7 +188,7 @@ pub enum DataPlan {
         /// Test images.
         test: usize,
         /// What is learnt.
-        task: Task,
+        task: TaskKind,
     },
     /// IDX files (MNIST, Fashion-MNIST), plain or gzip.
     Idx {
@@ -239,7 +239,7 @@ pub enum DataPlan {
         /// Where the test split comes from.
         test: NpyTest,
         /// What is learnt.
-        task: Task,
+        task: TaskKind,
     },
     /// A table in a CSV file with a header row.
     Csv {
@@ -253,20 +253,20 @@ pub enum DataPlan {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         features: Option<Vec<String>>,
         /// What is learnt.
-        task: Task,
+        task: TaskKind,
     },
 }
 
 impl DataPlan {
     /// Whether the targets are labels.
-    pub fn task(&self) -> Task {
+    pub fn task(&self) -> TaskKind {
         match self {
             Self::Npy { task, .. } | Self::Csv { task, .. } | Self::Own { task, .. } => *task,
             Self::Digits { .. }
             | Self::Idx { .. }
             | Self::Cifar10 { .. }
             | Self::Cifar100 { .. }
-            | Self::ImageFolder { .. } => Task::Classification,
+            | Self::ImageFolder { .. } => TaskKind::Classification,
         }
     }
 }
@@ -274,7 +274,7 @@ impl DataPlan {
 /// What is learnt of data whose targets may be either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Task {
+pub enum TaskKind {
     /// Labels: the loss is cross-entropy, the metric accuracy.
     Classification,
     /// Numbers: loss and metric are the mean squared error.
@@ -323,7 +323,7 @@ pub struct OwnPlan {
     /// Test samples.
     pub test: usize,
     /// What is learnt.
-    pub task: Task,
+    pub task: TaskKind,
     /// Parameters of the model.
     pub parameters: usize,
     /// Their values.

@@ -132,7 +132,7 @@ pub(super) fn results(variants: Vec<VariantPlan>) -> Results {
         complete: true,
         variants: variants.iter().map(unmeasured).collect(),
         plan: plan(variants),
-        engine: crate::model::Engine::Mantissa,
+        engine: crate::record::Engine::Mantissa,
         environment: Environment::default(),
         data: None,
         metric: TestMetric::Accuracy,

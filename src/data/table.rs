@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::{Dataset, Inputs, Split, Targets};
 use super::{DataError, held_out, malformed};
 use crate::formatting;
-use crate::spec::{CsvTest, Task, limits};
+use crate::spec::{CsvTest, TaskKind, limits};
 use crate::store;
 
 /// What of a table is learnt from what.
@@ -18,7 +18,7 @@ pub(super) struct Columns<'a> {
     /// What it is predicted from; none: all other columns.
     pub(super) features: Option<&'a [String]>,
     /// Whether the target is a class or a number.
-    pub(super) task: Task,
+    pub(super) task: TaskKind,
 }
 
 /// Loads the training table, and the test split from a table of its own or as a share of the training table.
@@ -30,8 +30,8 @@ pub(super) fn load(
     let first = Table::read(train, columns)?;
     let shape = [first.features.len(), 1, 1];
     let classes = match columns.task {
-        Task::Classification => Some(first.classes(columns.target)?),
-        Task::Regression => None,
+        TaskKind::Classification => Some(first.classes(columns.target)?),
+        TaskKind::Regression => None,
     };
     let outputs = classes.as_ref().map_or(1, BTreeMap::len);
     let features = first.features.clone();
@@ -199,7 +199,7 @@ mod tests {
     use crate::spec::TestShare;
 
     const COLUMNS: Columns<'_> =
-        Columns { target: "y", features: None, task: Task::Classification };
+        Columns { target: "y", features: None, task: TaskKind::Classification };
 
     /// Loads texts as `train.csv` and `test.csv`; an error without the folder's name.
     fn loaded(train: &str, test: Option<&str>, columns: Columns<'_>) -> Result<Dataset, String> {
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(named.test.targets, Targets::Labels(vec![1]));
 
         let features = ["b".to_owned()];
-        let only = Columns { features: Some(&features), task: Task::Regression, ..COLUMNS };
+        let only = Columns { features: Some(&features), task: TaskKind::Regression, ..COLUMNS };
         let data = loaded(train, Some("y,b\n-1.5,4\n"), only).unwrap();
         assert_eq!((data.shape, data.outputs), ([1, 1, 1], 1));
         assert_eq!(data.train.targets, Targets::Values(vec![10.0, 9.0, 10.0]));
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn what_is_no_table_is_named_with_its_line() {
         let good = "x,y\n1,2\n3,4\n";
-        let numbers = Columns { task: Task::Regression, ..COLUMNS };
+        let numbers = Columns { task: TaskKind::Regression, ..COLUMNS };
         let features = ["z".to_owned()];
         let other = Columns { features: Some(&features), ..COLUMNS };
         let table = [

@@ -33,6 +33,14 @@ impl Engine {
     pub fn is_own(&self) -> bool {
         *self == Self::Mantissa
     }
+
+    /// As in results: `mantissa` or `candle`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mantissa => "mantissa",
+            Self::Candle => "candle",
+        }
+    }
 }
 
 /// Makes the layers of a model whose operations are not this crate's.

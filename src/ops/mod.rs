@@ -31,33 +31,17 @@ mod pointwise;
 mod pool;
 mod step;
 
-pub use conv::{ConvGradients, ConvSettings, ConvWanted, conv2d, conv2d_backward};
+pub use conv::*;
 pub use element::{Element, Stored};
 pub use host::{
     all_finite, cast, copy, copy_into, from_f32, from_host, observe, round, round_counted, to_f32,
     zeros,
 };
-pub use linear::{
-    Operands, column_sums, linear, linear_input_gradient, linear_weight_gradient, take_operations,
-};
-pub use loss::{
-    LossGradient, LossSettings, count_correct, cross_entropy, cross_entropy_loss, mean_loss,
-    squared_error, squared_error_loss,
-};
+pub use linear::*;
+pub use loss::*;
 pub use matmul::{ISA_VARIABLE, Isa, IsaError, isa, product_paths, work_space};
-pub use norm::{
-    BatchNormGradients, BatchNormSaved, batch_norm, batch_norm_backward, batch_norm_inference,
-    update_running_statistics,
-};
+pub use norm::*;
 pub use philox::{Philox, RandomStream, first_pass, philox4x32};
-pub use pointwise::{
-    Then, accumulate, add, dropout, gelu, gelu_backward, next_pass, relu, relu_backward,
-};
-pub use pool::{
-    avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
-    max_pool2d_backward,
-};
-pub use step::{
-    AdamW, Conversion, GradientCounts, GradientSummary, ParameterTensors, RateSchedule, Rates, Sgd,
-    StepEnd, StepOutcome, StepSettings, Update, UpdateTensors, inspect_gradient, update,
-};
+pub use pointwise::*;
+pub use pool::*;
+pub use step::*;

@@ -49,7 +49,8 @@ const SATURATING: &str = "-sat";
 /// Invalid name of a format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown format \"{0}\"; known: f32, tf32, f16, bf16, fp8-e4m3, fp8-e5m2, fp6-e3m2, fp6-e2m3, fp4-e2m1, and eXmY with 2 to 8 exponent and 1 to 23 mantissa bits; fp8-… and eXmY also with -sat behind, to saturate"
+    "unknown format \"{0}\"; known: {names}, and eXmY with 2 to 8 exponent and 1 to 23 mantissa bits; fp8-… and eXmY also with -sat behind, to saturate",
+    names = Format::NAMED.map(|format| format.to_string()).join(", ")
 )]
 pub struct FormatError(pub String);
 

@@ -24,7 +24,7 @@ pub(super) fn results() -> Results {
         experiment: plan.name.clone(),
         complete: true,
         plan,
-        engine: crate::model::Engine::Mantissa,
+        engine: crate::record::Engine::Mantissa,
         environment: environment(),
         data: Some(DataFacts { digest: "d".repeat(64), ..DataFacts::default() }),
         metric: TestMetric::Accuracy,

@@ -37,6 +37,7 @@ fn identity(row: &Row<'_>) -> Vec<Field> {
         ("policy", words(&row.policy)),
         ("baseline", row.is_baseline.to_string()),
         ("emulated", row.emulated.to_string()),
+        ("engine", row.engine.name().to_owned()),
         ("runs_planned", row.runs.planned.to_string()),
         ("runs_completed", row.runs.completed.to_string()),
         ("runs_diverged", row.runs.diverged.to_string()),

@@ -178,7 +178,7 @@ fn results() -> Results {
         experiment: "digits".to_owned(),
         complete: true,
         plan: plan(),
-        engine: crate::model::Engine::Mantissa,
+        engine: crate::record::Engine::Mantissa,
         environment: Environment {
             device: "cpu".to_owned(),
             device_name: "Example Processor 9000".to_owned(),

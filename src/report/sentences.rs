@@ -106,11 +106,14 @@ fn caveats(loaded: &Loaded) -> Vec<String> {
 
 /// How the claims fared: those of several experiments side by side.
 pub(super) fn judged(experiments: &[Loaded]) -> Vec<Judged> {
-    let judged = experiments.iter().flat_map(|experiment| {
-        experiment.results.claims.iter().map(|claim| {
-            let experiment_metric = experiment.results.metric;
-            let experiment = label(experiments, experiment);
-            let variant = text::printable(&claim.variant);
+    let judged = experiments.iter().flat_map(|loaded| {
+        loaded.results.claims.iter().map(|claim| {
+            let experiment = label(experiments, loaded);
+            let mut variant = text::printable(&claim.variant);
+            let engine = loaded.results.engine;
+            if !variant.is_empty() && !engine.is_own() {
+                variant += &format!(" ({})", engine.name());
+            }
             Judged {
                 id: text::printable(&claim.id),
                 variant: match &experiment {
@@ -119,7 +122,7 @@ pub(super) fn judged(experiments: &[Loaded]) -> Vec<Judged> {
                     None => variant,
                 },
                 verdict: claim.verdict,
-                measured: text::measure(&claim.id, experiment_metric, claim.measured),
+                measured: text::measure(&claim.id, loaded.results.metric, claim.measured),
                 threshold: text::printable(&claim.threshold),
                 missing: text::printable(claim.missing.as_deref().unwrap_or_default()),
             }

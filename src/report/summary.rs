@@ -37,7 +37,10 @@ const COLUMNS: [Column; COUNT] = [
 ];
 
 fn name(row: &Row<'_>) -> String {
-    if row.emulated { format!("{} (emulated)", row.label()) } else { row.label() }
+    match row.qualifiers().as_slice() {
+        [] => row.label(),
+        qualifiers => format!("{} ({})", row.label(), qualifiers.join(", ")),
+    }
 }
 
 /// The difference to the baseline and what it allows to say; of the baseline, the value itself.

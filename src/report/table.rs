@@ -8,8 +8,8 @@ use std::ops::Deref;
 use crate::claims::{margin, test_values};
 use crate::precision::{LossScale, Policy};
 use crate::record::{
-    Counts, Estimate, Evidence, LayerCensus, MetricDifference, Numerics, Results, Role, RunRecord,
-    RunSummary, Status, TestMetric, VariantResult,
+    Counts, Engine, Estimate, Evidence, LayerCensus, MetricDifference, Numerics, Results, Role,
+    RunRecord, RunSummary, Status, TestMetric, VariantResult,
 };
 use crate::stats;
 use crate::units::{Bytes, Ratio};
@@ -60,6 +60,8 @@ pub(super) struct Row<'a> {
     pub(super) experiment: &'a str,
     /// The name for eyes, behind its experiment's where there are several: nothing in it moves a cursor or breaks a line.
     label: String,
+    /// Whose operations computed it.
+    pub(super) engine: Engine,
     /// Whether the others are compared with it.
     pub(super) is_baseline: bool,
     /// How the runs ended.
@@ -392,6 +394,7 @@ impl<'a> Row<'a> {
                 Some(label) => format!("{} · {name}", text::printable(label)),
                 None => name,
             },
+            engine: results.engine,
             is_baseline: result.name == results.plan.baseline,
             runs: Runs {
                 planned: results.plan.seeds.len().max(result.runs.len()),
@@ -419,6 +422,13 @@ impl<'a> Row<'a> {
     /// The name for eyes.
     pub(super) fn label(&self) -> String {
         self.label.clone()
+    }
+
+    /// What to know of every number of it: that the format is emulated, that the operations are candle's.
+    pub(super) fn qualifiers(&self) -> Vec<&'static str> {
+        let emulated = self.emulated.then_some("emulated");
+        let other = (!self.engine.is_own()).then(|| self.engine.name());
+        emulated.into_iter().chain(other).collect()
     }
 
     /// The difference of the metric to the baseline.
@@ -525,9 +535,7 @@ impl<'a> Row<'a> {
         if self.is_baseline {
             lines.push(Line::detail("baseline"));
         }
-        if self.emulated {
-            lines.push(Line::detail("emulated"));
-        }
+        lines.extend(self.qualifiers().into_iter().map(Line::detail));
         lines
     }
 

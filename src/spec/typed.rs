@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Activation, Augment, ControlKind, Pool, ScheduleKind, Task};
+use super::{Activation, Augment, ControlKind, Pool, ScheduleKind, TaskKind};
 
 /// An experiment as typed: not validated, defaults not filled in.
 #[derive(Clone, Debug, Deserialize)]
@@ -73,7 +73,7 @@ pub(super) enum DataSpec {
         test_targets: Option<PathBuf>,
         test_share: Option<f64>,
         seed: Option<u64>,
-        task: Option<Task>,
+        task: Option<TaskKind>,
     },
     Csv {
         train: PathBuf,
@@ -82,7 +82,7 @@ pub(super) enum DataSpec {
         seed: Option<u64>,
         target: String,
         features: Option<Vec<String>>,
-        task: Option<Task>,
+        task: Option<TaskKind>,
     },
 }
 

@@ -70,9 +70,9 @@ impl Task {
             train,
             test,
             task: if self.data.is_classification() {
-                spec::Task::Classification
+                spec::TaskKind::Classification
             } else {
-                spec::Task::Regression
+                spec::TaskKind::Regression
             },
             parameters: self.model.parameters.len(),
             values: self.model.parameters.iter().map(|p| p.len() as u64).sum(),

@@ -1,16 +1,21 @@
 //! Training: one step by the contract, a whole run, and the phase in which variants are timed in turns.
 
+mod batch;
+mod inference;
+mod optimizer;
 mod peak;
 mod run;
 mod schedule;
 mod timing;
 mod trainer;
 
+pub use batch::DeviceBatch;
+pub use inference::Inferencer;
 pub use peak::Peaks;
 pub use run::{RunError, Trained, run};
 pub use schedule::factor;
 pub use timing::{Load, Phase, Timing, time_variants};
-pub use trainer::{DeviceBatch, Inferencer, LoadBatch, Test, Trainer};
+pub use trainer::{LoadBatch, Test, Trainer};
 
 use candle_core::Device;
 

@@ -2,8 +2,10 @@
 
 use candle_core::Device;
 
+use super::DeviceBatch;
 use super::Setup;
-use super::trainer::{DeviceBatch, LOSS, Trainer};
+use super::trainer::{LOSS, Trainer};
+use super::{DeviceBatch, Setup};
 use crate::data::{Batches, DataError};
 use crate::device::Meter;
 use crate::memory::OutOfMemory;

@@ -7,10 +7,10 @@ use std::ops::Range;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::Setup;
 use super::peak::Peaks;
 use super::run::{RunError, loader};
-use super::trainer::{DeviceBatch, Inferencer, Trainer};
+use super::trainer::Trainer;
+use super::{DeviceBatch, Inferencer, Setup};
 use crate::data::Batches;
 use crate::device::{Meter, PhaseClock, Probe, Reading, Stopwatch};
 use crate::ops;

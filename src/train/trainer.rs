@@ -6,8 +6,10 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var};
 use sha2::{Digest as _, Sha256};
 
 use super::Setup;
-use super::schedule::factor;
-use crate::data::{Batch, Targets};
+use super::batch::{DeviceBatch, in_format};
+use super::inference::Inferencer;
+use super::optimizer::{rates, rule, states};
+use crate::data::Batch;
 use crate::device::{CapturedGraph, Phase, PhaseClock};
 use crate::layers::{
     Arithmetic, BatchStatistics, Finished, Layer, Mode, Parameter, Pass, RunningStatistics,
@@ -15,12 +17,9 @@ use crate::layers::{
 use crate::memory::OutOfMemory;
 use crate::model::{Engine, Model};
 use crate::numerics::{Census, Role};
-use crate::ops::{
-    self, AdamW, LossGradient, LossSettings, ParameterTensors, RateSchedule, Rates, Sgd, StepEnd,
-    StepOutcome, StepSettings, Update,
-};
+use crate::ops::{self, LossSettings, ParameterTensors, StepEnd, StepOutcome, StepSettings};
 use crate::precision::{Format, Policy};
-use crate::spec::{OptimizerPlan, TrainPlan};
+use crate::spec::TrainPlan;
 
 /// The name under which the loss gradient is in the census, and the loss among layers to blame.
 pub(super) const LOSS: &str = "loss";
@@ -79,72 +78,6 @@ pub struct Trainer<'a> {
     image: [usize; 3],
 }
 
-/// A batch on the device.
-#[derive(Clone, Debug)]
-pub struct DeviceBatch {
-    /// N × C × H × W, f32.
-    inputs: Tensor,
-    /// N labels, u32, or N × the values of a target, f32.
-    targets: Tensor,
-}
-
-impl DeviceBatch {
-    /// Moves a batch of samples of this shape to the device.
-    ///
-    /// # Errors
-    /// When the batch is not of that shape, or there is no memory for it.
-    pub fn new(batch: Batch, [c, h, w]: [usize; 3], device: &Device) -> Result<Self> {
-        let count = batch.inputs.len() / (c * h * w).max(1);
-        let targets = match batch.targets {
-            Targets::Labels(labels) => ops::from_host(labels, count, device)?,
-            Targets::Values(values) => {
-                let each = values.len() / count.max(1);
-                ops::from_host(values, (count, each), device)?
-            }
-        };
-        Ok(Self { inputs: ops::from_host(batch.inputs, (count, c, h, w), device)?, targets })
-    }
-
-    /// An equal batch with storage of its own.
-    fn copy(&self) -> Result<Self> {
-        let targets = ops::copy(&self.targets)?;
-        Ok(Self { inputs: ops::copy(&self.inputs)?, targets })
-    }
-
-    /// Cross-entropy of labels, the mean squared error of values.
-    fn loss(
-        &self,
-        outputs: &Tensor,
-        settings: LossSettings,
-        scale: &Tensor,
-    ) -> Result<LossGradient> {
-        if self.has_labels() {
-            ops::cross_entropy(outputs, &self.targets, settings, scale)
-        } else {
-            ops::squared_error(outputs, &self.targets, settings.micro_batches, scale)
-        }
-    }
-
-    /// The losses without a gradient, and how many outputs are correct, of labels.
-    fn test(&self, outputs: &Tensor) -> Result<(Tensor, Option<u64>)> {
-        if self.has_labels() {
-            let correct = ops::count_correct(outputs, &self.targets)?;
-            Ok((ops::cross_entropy_loss(outputs, &self.targets)?, Some(correct)))
-        } else {
-            Ok((ops::squared_error_loss(outputs, &self.targets)?, None))
-        }
-    }
-
-    fn has_labels(&self) -> bool {
-        self.targets.dtype() == DType::U32
-    }
-
-    /// The inputs in the compute format.
-    fn input(&self, arithmetic: Arithmetic) -> Result<Tensor> {
-        in_format(&self.inputs, arithmetic)
-    }
-}
-
 impl CapturedStep {
     /// Whether batches have the captured shapes.
     fn takes(&self, batches: &[DeviceBatch]) -> bool {
@@ -171,17 +104,6 @@ pub struct Test {
     pub accuracy: Option<f64>,
     /// Mean loss: of targets that are values, the mean squared error.
     pub loss: f64,
-}
-
-/// An f32 tensor's values as they come out of rounding to a format, stored natively where that is possible; the tensor itself
-/// where nothing is to be done.
-fn in_format(tensor: &Tensor, arithmetic: Arithmetic) -> Result<Tensor> {
-    if arithmetic.wide && arithmetic.format != Format::F32 {
-        let tensor = ops::copy(tensor)?;
-        ops::round(&tensor, arithmetic.format)?;
-        return Ok(tensor);
-    }
-    ops::cast(tensor, arithmetic.dtype())
 }
 
 impl<'a> Trainer<'a> {
@@ -666,46 +588,6 @@ impl OwnValues {
     }
 }
 
-/// A trained model with weights in the compute format only.
-pub struct Inferencer {
-    layers: Arc<dyn Layer>,
-    weights: Vec<Tensor>,
-    statistics: Vec<RunningStatistics>,
-    arithmetic: Arithmetic,
-}
-
-impl Inferencer {
-    /// Logits of a batch.
-    ///
-    /// # Errors
-    /// When the batch is not of the model's shape.
-    pub fn forward(&self, batch: &DeviceBatch) -> Result<Tensor> {
-        self.logits(batch.input(self.arithmetic)?)
-    }
-
-    /// As [`Inferencer::forward`], on a batch of its own in the compute format, which it gives back as soon as it can: what memory
-    /// is measured on, so that FP32's batch counts no longer than another's copy does.
-    ///
-    /// # Errors
-    /// As [`Inferencer::forward`].
-    pub fn forward_own(&self, batch: &DeviceBatch) -> Result<Tensor> {
-        let input = batch.input(self.arithmetic)?;
-        let is_shared = input.id() == batch.inputs.id();
-        let own = if is_shared { ops::copy(&input)? } else { input };
-        self.logits(own)
-    }
-
-    fn logits(&self, input: Tensor) -> Result<Tensor> {
-        let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics);
-        self.layers.forward(input, &mut pass)
-    }
-
-    /// Bytes of the weights.
-    pub fn weight_bytes(&self) -> u64 {
-        self.weights.iter().map(bytes).sum()
-    }
-}
-
 /// The tensors of a parameter that starts with these values, f32, in the formats of the weights and of their copy.
 fn parameter_tensors(
     values: &Tensor,
@@ -717,13 +599,10 @@ fn parameter_tensors(
         tensor if tensor.id() == values.id() => ops::copy(&tensor),
         tensor => Ok(tensor),
     };
-    let states = match plan.optimizer {
-        OptimizerPlan::Sgd { momentum: 0.0, .. } => 0,
-        OptimizerPlan::Sgd { .. } => 1,
-        OptimizerPlan::AdamW { .. } => 2,
-    };
     let state = |index: usize| {
-        (index < states).then(|| ops::zeros(values.shape(), values.device())).transpose()
+        (index < states(plan.optimizer))
+            .then(|| ops::zeros(values.shape(), values.device()))
+            .transpose()
     };
     Ok(ParameterTensors {
         weights: stored(params)?,
@@ -767,45 +646,6 @@ fn initial_state(model: &Model, arithmetic: Arithmetic, device: &Device) -> Resu
     model.state.iter().zip(model.initial_state()).map(tensor).collect()
 }
 
-/// The optimizer's rule, without the rates that change.
-fn rule(optimizer: OptimizerPlan) -> Update {
-    match optimizer {
-        OptimizerPlan::Sgd { lr, momentum, nesterov, weight_decay } => Update::Sgd(Sgd {
-            lr: lr as f32,
-            momentum: momentum as f32,
-            nesterov,
-            weight_decay: weight_decay as f32,
-        }),
-        OptimizerPlan::AdamW { lr, beta1, beta2, eps, weight_decay } => Update::AdamW(AdamW {
-            lr: lr as f32,
-            beta1: beta1 as f32,
-            beta2: beta2 as f32,
-            eps: eps as f32,
-            weight_decay: weight_decay as f32,
-            correction1: 1.0,
-            correction2: 1.0,
-        }),
-    }
-}
-
-/// Learning rate and bias corrections of each update of a run; after its last they stay as they are.
-fn rates(plan: &TrainPlan) -> RateSchedule {
-    let plan = plan.clone();
-    RateSchedule::new(move |update| {
-        let update = update.min(plan.steps.max(1) - 1);
-        let count = (update + 1) as f64;
-        let (peak, [correction1, correction2]) = match plan.optimizer {
-            OptimizerPlan::Sgd { lr, .. } => (lr, [1.0; 2]),
-            OptimizerPlan::AdamW { lr, beta1, beta2, .. } => {
-                let first = 1.0 / (1.0 - libm::pow(beta1, count));
-                (lr, [first as f32, (1.0 / (1.0 - libm::pow(beta2, count)).sqrt()) as f32])
-            }
-        };
-        let lr = (peak * factor(&plan.schedule, update, plan.steps)) as f32;
-        Rates { lr, correction1, correction2 }
-    })
-}
-
 /// Adds the gradients of a micro-batch to the sums of those before it, in f32; to none, they are the sums.
 fn add_gradients(sums: &mut Vec<Tensor>, gradients: &[Tensor]) -> Result<()> {
     if sums.is_empty() {
@@ -817,6 +657,6 @@ fn add_gradients(sums: &mut Vec<Tensor>, gradients: &[Tensor]) -> Result<()> {
 }
 
 /// Bytes of a tensor's values.
-fn bytes(tensor: &Tensor) -> u64 {
+pub(super) fn bytes(tensor: &Tensor) -> u64 {
     (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64
 }

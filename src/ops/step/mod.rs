@@ -14,10 +14,7 @@ use super::host::{edit, first, zeros};
 use crate::device::Phase;
 use crate::precision::{Format, LossScale, NON_FINITE_LOSSES};
 
-pub use update::{
-    AdamW, Conversion, GradientCounts, GradientSummary, Sgd, Update, UpdateTensors,
-    inspect_gradient, update,
-};
+pub use update::*;
 
 /// What of an update's rule changes from one update to the next.
 #[derive(Clone, Copy, Debug, PartialEq)]

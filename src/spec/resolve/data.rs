@@ -129,7 +129,7 @@ fn cropped(augment: Augment) -> Checked<Augment> {
 
 #[cfg(test)]
 mod tests {
-    use crate::spec::{CsvTest, DEFAULT, DataPlan, NpyTest, Overrides, Plan, Task, TestShare};
+    use crate::spec::{CsvTest, DEFAULT, DataPlan, NpyTest, Overrides, Plan, TaskKind, TestShare};
 
     /// The default experiment on these data.
     fn read(data: &str, others: &[&str]) -> Result<Plan, String> {
@@ -150,7 +150,7 @@ mod tests {
                 test: CsvTest::Share(share(0.2)),
                 target: "y".to_owned(),
                 features: None,
-                task: Task::Classification,
+                task: TaskKind::Classification,
             }
         );
         assert_eq!(
@@ -162,7 +162,7 @@ mod tests {
                 train_inputs: "x".into(),
                 train_targets: "y".into(),
                 test: NpyTest::Files { inputs: "a".into(), targets: "b".into() },
-                task: Task::Regression,
+                task: TaskKind::Regression,
             }
         );
         let images = found("{kind='image-folder',path='p',resize=[4,5],test_share=0.5,seed=7}");

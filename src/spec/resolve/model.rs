@@ -1,0 +1,234 @@
+//! The `[model]` of a spec.
+
+use super::data::CIFAR_SIDE;
+use super::{Checked, at_most, below_one, defaults, limits, refuse, whole};
+use crate::spec::typed::{BlockSpec, ConvSpec, LayerSpec, ModelSpec};
+use crate::spec::{ConvBlock, ConvPlan, DataPlan, LayerPlan, ModelPlan, Pool};
+
+/// What is known of a sample before its file is read: channels, and the side where it is square.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    channels: Option<usize>,
+    side: Option<usize>,
+}
+
+impl Shape {
+    pub(super) fn of(data: &DataPlan) -> Self {
+        let (channels, side) = match data {
+            DataPlan::Digits { .. } => (Some(1), Some(28)),
+            DataPlan::Idx { .. } => (Some(1), None),
+            DataPlan::Cifar10 { .. } | DataPlan::Cifar100 { .. } => (Some(3), Some(CIFAR_SIDE)),
+            DataPlan::ImageFolder { .. }
+            | DataPlan::Npy { .. }
+            | DataPlan::Csv { .. }
+            | DataPlan::Own { .. } => (None, None),
+        };
+        Self { channels, side }
+    }
+}
+
+pub(super) fn resolve(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
+    Ok(match spec {
+        ModelSpec::Mlp { hidden, activation, dropout } => ModelPlan::Mlp {
+            hidden: widths(hidden)?,
+            activation: activation.unwrap_or(defaults::ACTIVATION),
+            dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+        },
+        ModelSpec::Cnn { blocks: typed, hidden, activation, batch_norm, dropout } => {
+            ModelPlan::Cnn {
+                blocks: blocks(&typed, image)?,
+                hidden: widths(hidden)?,
+                activation: activation.unwrap_or(defaults::ACTIVATION),
+                batch_norm: batch_norm.unwrap_or(defaults::BATCH_NORM),
+                dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+            }
+        }
+        ModelSpec::Layers { layers: typed } => {
+            ModelPlan::Layers { layers: layers("model.layers", typed, 0)? }
+        }
+        ModelSpec::Resnet { depth, width } => ModelPlan::Resnet {
+            depth: resnet_depth(depth)?,
+            width: whole(
+                "model.width",
+                width.unwrap_or(defaults::RESNET_WIDTH),
+                1..=limits::WIDTH,
+            )?,
+        },
+    })
+}
+
+/// Checks each layer by itself; whether they fit each other and the data is seen when the model is made.
+fn layers(key: &str, typed: Vec<LayerSpec>, depth: usize) -> Checked<Vec<LayerPlan>> {
+    at_most(key, typed.len(), limits::LAYERS, "layers")?;
+    if depth > limits::NESTED {
+        return refuse(key, format!("is nested {depth} times; at most {}", limits::NESTED));
+    }
+    let layer = |(i, typed): (usize, LayerSpec)| layer(&format!("{key}[{i}]"), typed, depth);
+    typed.into_iter().enumerate().map(layer).collect()
+}
+
+fn layer(key: &str, typed: LayerSpec, depth: usize) -> Checked<LayerPlan> {
+    Ok(match typed {
+        LayerSpec::Linear(width) => {
+            LayerPlan::Linear(whole(&format!("{key}.linear"), width, 1..=limits::WIDTH)?)
+        }
+        LayerSpec::Conv(typed) => LayerPlan::Conv(convolution(&format!("{key}.conv"), typed)?),
+        LayerSpec::BatchNorm => LayerPlan::BatchNorm,
+        LayerSpec::Relu => LayerPlan::Relu,
+        LayerSpec::Gelu => LayerPlan::Gelu,
+        LayerSpec::MaxPool => LayerPlan::MaxPool,
+        LayerSpec::AvgPool => LayerPlan::AvgPool,
+        LayerSpec::GlobalAvgPool => LayerPlan::GlobalAvgPool,
+        LayerSpec::Flatten => LayerPlan::Flatten,
+        LayerSpec::Dropout(p) => LayerPlan::Dropout(below_one(&format!("{key}.dropout"), p)?),
+        LayerSpec::Residual(inner) => {
+            let key = format!("{key}.residual");
+            if inner.is_empty() {
+                return refuse(key, "is empty; give at least one layer");
+            }
+            LayerPlan::Residual(layers(&key, inner, depth + 1)?)
+        }
+    })
+}
+
+fn convolution(key: &str, typed: ConvSpec) -> Checked<ConvPlan> {
+    let size = |name, value: Option<usize>, default, least| {
+        let value = value.unwrap_or(default);
+        whole(&format!("{key}.{name}"), value, least..=limits::KERNEL)
+    };
+    let channels = |name, value| whole(&format!("{key}.{name}"), value, 1..=limits::WIDTH);
+    Ok(ConvPlan {
+        channels: channels("channels", typed.channels)?,
+        kernel: size("kernel", typed.kernel, defaults::KERNEL, 1)?,
+        stride: size("stride", typed.stride, defaults::ONE, 1)?,
+        padding: size("padding", typed.padding, defaults::PADDING, 0)?,
+        dilation: size("dilation", typed.dilation, defaults::ONE, 1)?,
+        groups: channels("groups", typed.groups.unwrap_or(defaults::ONE))?,
+        bias: typed.bias.unwrap_or(defaults::BIAS),
+    })
+}
+
+fn widths(hidden: Vec<usize>) -> Checked<Vec<usize>> {
+    at_most("model.hidden", hidden.len(), limits::LAYERS, "layers")?;
+    for (i, &width) in hidden.iter().enumerate() {
+        whole(&format!("model.hidden[{i}]"), width, 1..=limits::WIDTH)?;
+    }
+    Ok(hidden)
+}
+
+fn resnet_depth(depth: usize) -> Checked<usize> {
+    if (8..=limits::RESNET_DEPTH).contains(&depth) && depth % 6 == 2 {
+        return Ok(depth);
+    }
+    let below = (depth.clamp(8, limits::RESNET_DEPTH) - 2) / 6 * 6 + 2;
+    let nearest = if below == depth.clamp(8, limits::RESNET_DEPTH) {
+        format!("nearest: {below}")
+    } else {
+        format!("nearest: {below} and {}", below + 6)
+    };
+    refuse(
+        "model.depth",
+        format!("is {depth}; must be 6n+2, from 8 to {} ({nearest})", limits::RESNET_DEPTH),
+    )
+}
+
+fn blocks(typed: &[BlockSpec], mut image: Shape) -> Checked<Vec<ConvBlock>> {
+    if typed.is_empty() {
+        return refuse("model.blocks", "is empty; give at least one block, or kind = \"mlp\"");
+    }
+    at_most("model.blocks", typed.len(), limits::LAYERS, "blocks")?;
+    let mut blocks = Vec::with_capacity(typed.len());
+    for (i, typed) in typed.iter().enumerate() {
+        let key = format!("model.blocks[{i}]");
+        let block = block(&key, typed, image.channels)?;
+        image = after(&key, block, image)?;
+        blocks.push(block);
+    }
+    Ok(blocks)
+}
+
+fn block(key: &str, typed: &BlockSpec, channels_in: Option<usize>) -> Checked<ConvBlock> {
+    let size = |name, value: Option<usize>, default, least| {
+        let value = value.unwrap_or(default);
+        whole(&format!("{key}.{name}"), value, least..=limits::KERNEL)
+    };
+    let block = ConvBlock {
+        channels: whole(&format!("{key}.channels"), typed.channels, 1..=limits::WIDTH)?,
+        kernel: size("kernel", typed.kernel, defaults::KERNEL, 1)?,
+        stride: size("stride", typed.stride, defaults::ONE, 1)?,
+        padding: size("padding", typed.padding, defaults::PADDING, 0)?,
+        dilation: size("dilation", typed.dilation, defaults::ONE, 1)?,
+        groups: whole(
+            &format!("{key}.groups"),
+            typed.groups.unwrap_or(defaults::ONE),
+            1..=limits::WIDTH,
+        )?,
+        pool: typed.pool.unwrap_or(defaults::POOL),
+    };
+    for (side, channels) in [("input", channels_in), ("output", Some(block.channels))] {
+        if let Some(channels) = channels
+            && !channels.is_multiple_of(block.groups)
+        {
+            return refuse(
+                format!("{key}.groups"),
+                format!("{} groups do not divide the {channels} {side} channels", block.groups),
+            );
+        }
+    }
+    Ok(block)
+}
+
+/// Batch norm of one value a channel trains nothing. Where the side of the images is not known yet, the model looks again once
+/// it is; the smallest images that are known end as 7 × 7 in a residual network.
+pub(super) fn normalized(model: &ModelPlan, batch: usize, mut image: Shape) -> Checked<()> {
+    let ModelPlan::Cnn { blocks, batch_norm: true, .. } = model else {
+        return Ok(());
+    };
+    for (i, block) in blocks.iter().enumerate() {
+        let key = format!("model.blocks[{i}]");
+        let convolution = ConvBlock { pool: Pool::None, ..*block };
+        if batch == 1 && after(&key, convolution, image)?.side == Some(1) {
+            return refuse(
+                "train.batch",
+                format!(
+                    "is 1, and the convolution of {key} leaves 1 × 1 pixels of an image: batch norm needs more than one value \
+                     a channel; choose 2 or more"
+                ),
+            );
+        }
+        image = after(&key, *block, image)?;
+    }
+    Ok(())
+}
+
+/// The shape behind a block, or an error where the image is too small for it.
+fn after(key: &str, block: ConvBlock, image: Shape) -> Checked<Shape> {
+    let channels = Some(block.channels);
+    let Some(side) = image.side else {
+        return Ok(Shape { channels, side: None });
+    };
+    let span = block.dilation * (block.kernel - 1) + 1;
+    let padded = side + 2 * block.padding;
+    if span > padded {
+        return refuse(
+            format!("{key}.kernel"),
+            format!(
+                "spans {span} pixels, but its input has only {side} and {} of padding on each side",
+                block.padding
+            ),
+        );
+    }
+    let convolved = (padded - span) / block.stride + 1;
+    let side = match block.pool {
+        Pool::None => convolved,
+        Pool::Global => 1,
+        Pool::Max | Pool::Avg if convolved >= 2 => convolved / 2,
+        Pool::Max | Pool::Avg => {
+            return refuse(
+                format!("{key}.pool"),
+                "its input is 1 pixel wide; 2 × 2 pooling needs at least 2",
+            );
+        }
+    };
+    Ok(Shape { channels, side: Some(side) })
+}

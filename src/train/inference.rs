@@ -1,0 +1,50 @@
+//! A trained model for serving.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+
+use super::batch::DeviceBatch;
+use super::trainer::bytes;
+use crate::layers::{Arithmetic, Layer, Mode, Pass, RunningStatistics};
+use crate::ops;
+
+/// A trained model with weights in the compute format only.
+pub struct Inferencer {
+    pub(super) layers: Arc<dyn Layer>,
+    pub(super) weights: Vec<Tensor>,
+    pub(super) statistics: Vec<RunningStatistics>,
+    pub(super) arithmetic: Arithmetic,
+}
+
+impl Inferencer {
+    /// Logits of a batch.
+    ///
+    /// # Errors
+    /// When the batch is not of the model's shape.
+    pub fn forward(&self, batch: &DeviceBatch) -> Result<Tensor> {
+        self.logits(batch.input(self.arithmetic)?)
+    }
+
+    /// As [`Inferencer::forward`], on a batch of its own in the compute format, which it gives back as soon as it can: what memory
+    /// is measured on, so that FP32's batch counts no longer than another's copy does.
+    ///
+    /// # Errors
+    /// As [`Inferencer::forward`].
+    pub fn forward_own(&self, batch: &DeviceBatch) -> Result<Tensor> {
+        let input = batch.input(self.arithmetic)?;
+        let is_shared = input.id() == batch.inputs.id();
+        let own = if is_shared { ops::copy(&input)? } else { input };
+        self.logits(own)
+    }
+
+    fn logits(&self, input: Tensor) -> Result<Tensor> {
+        let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics);
+        self.layers.forward(input, &mut pass)
+    }
+
+    /// Bytes of the weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.iter().map(bytes).sum()
+    }
+}

@@ -1,0 +1,118 @@
+//! A program outside this repository that depends on the library without its default features: it is compiled and run.
+
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not there")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+const MAIN: &str = r#"
+use candle_core::{Result, Tensor};
+use mantissa::data;
+use mantissa::device::Device;
+use mantissa::experiment::{Experiment, Machine, Options};
+use mantissa::layers::{Flatten, Layer, Linear, Pass, Saved, Sequential};
+use mantissa::memory::CountingAllocator;
+use mantissa::model::Model;
+use mantissa::ops;
+use mantissa::spec::DataPlan;
+use mantissa::store::Folder;
+use mantissa::task::Task;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+/// GELU, as a layer of this program's own.
+struct Smooth;
+
+impl Layer for Smooth {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let y = pass.activation("smooth", ops::gelu(&x)?)?;
+        pass.save(Saved::Tensor(x));
+        Ok(y)
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let x = pass.take_tensor()?;
+        pass.activation_gradient("smooth", ops::gelu_backward(&dy, &x)?).map(Some)
+    }
+}
+
+const SPEC: &str = "
+name = 'outside'
+variants = ['fp32', 'bf16-mixed']
+seeds = 2
+[train]
+steps = 40
+batch = 20
+optimizer = { kind = 'adamw', lr = 1e-2 }
+schedule = { kind = 'constant', warmup = 0 }
+[measure]
+timing_blocks = 2
+";
+
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let data = data::load(&DataPlan::Digits { train: 400, test: 200, seed: 0 })?;
+    let model = Model::of_layers(data.shape(), |registry| {
+        let inputs = data.shape().iter().product();
+        let first = Linear::new(registry, "first", (inputs, 32), true);
+        registry.layer("smooth");
+        let output = Linear::new(registry, "output", (32, data.outputs()), false);
+        Ok(Sequential(vec![Box::new(Flatten), Box::new(first), Box::new(Smooth), Box::new(output)]))
+    })?;
+    let task = Task::new(model, data);
+    let plan = task.plan("main.rs", SPEC)?;
+    let folder = Folder::lock("results".as_ref(), "outside")?;
+    let machine = Machine::open(Device::Cpu)?;
+    let results = Experiment::new(plan, task)?.run(Options::new(&folder, &machine), &mut |_| ())?;
+    for variant in &results.variants {
+        let accuracy = variant.runs.iter().filter_map(|run| run.test_accuracy);
+        println!("{} {} {}", variant.name, accuracy.fold(1.0, f64::min), variant.memory.is_some());
+    }
+    Ok(())
+}
+"#;
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a folder of this test's own")]
+    fs::write(path, text).unwrap();
+}
+
+/// Takes minutes where the dependencies are not compiled with these features yet: `.ci/run` asks for it by name. Offline, with the
+/// versions of this repository's lock file and its profiles, in its target folder, so that what is there is not compiled again.
+#[test]
+#[ignore = "compiles the library once more: cargo test --test library -- --ignored"]
+fn a_program_elsewhere_trains_a_model_with_a_layer_of_its_own() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let own = read("Cargo.toml");
+    let (profiles, _) = own.split_once("[profile.test]").unwrap();
+    let (_, profiles) = profiles.split_once("[profile.dev]").unwrap();
+    let manifest = format!(
+        "[package]\nname = \"outside\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\ncandle-core = {{ version = \
+         \"0.11.1\", default-features = false }}\nmantissa = {{ path = {root:?}, default-features = false }}\n\n\
+         [profile.dev]{profiles}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("Cargo.toml"), &manifest);
+    write(&folder.path().join("src/main.rs"), MAIN);
+    write(&folder.path().join("Cargo.lock"), &read("Cargo.lock"));
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--offline"])
+        .current_dir(folder.path())
+        .env("CARGO_TARGET_DIR", target)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complained}");
+    let rows: Vec<Vec<&str>> = said.lines().map(|line| line.split(' ').collect()).collect();
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), ["fp32", "bf16-mixed"], "{said}");
+    for row in rows {
+        // One class in ten is right by chance.
+        assert!(row[1].parse::<f64>().unwrap() > 0.5, "{said}");
+        assert_eq!(row[2], "true", "memory is counted: {said}");
+    }
+}
