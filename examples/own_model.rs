@@ -59,7 +59,7 @@ fn task() -> Result<Task, Failure> {
 }
 
 /// The whole experiment, into a folder.
-pub fn experiment(out: &Path) -> Result<Results, Failure> {
+pub(crate) fn experiment(out: &Path) -> Result<Results, Failure> {
     let task = task()?;
     let plan = task.plan("own_model", SPEC)?;
     let folder = Folder::lock(out, "the example own_model")?;

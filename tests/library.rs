@@ -1,10 +1,17 @@
-//! A program outside this repository that depends on the library without its default features: it is compiled and run.
+//! The library as others use it: the example with a network of one's own, and a program outside this repository that depends on
+//! the library without its default features.
 
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not there")]
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+use mantissa::record::files::PAGE;
+
+#[path = "../examples/own_model.rs"]
+#[expect(dead_code, reason = "its main is for the command line")]
+mod own_model;
 
 const MAIN: &str = r#"
 use candle_core::{Result, Tensor};
@@ -77,6 +84,26 @@ fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     #[expect(clippy::disallowed_methods, reason = "a folder of this test's own")]
     fs::write(path, text).unwrap();
+}
+
+#[test]
+fn the_example_of_an_own_model_learns_and_has_a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let results = own_model::experiment(folder.path()).unwrap();
+    assert!(results.complete);
+    let names: Vec<_> = results.variants.iter().map(|variant| variant.name.as_str()).collect();
+    assert_eq!(names, ["fp32", "fp16-mixed", "bf16-mixed"]);
+    for variant in &results.variants {
+        assert_eq!(variant.runs.len(), 2, "{}", variant.name);
+        // One class in ten is right by chance.
+        assert!(
+            variant.runs.iter().all(|run| run.test_accuracy.unwrap() > 0.5),
+            "{}",
+            variant.name
+        );
+        assert!(variant.memory.is_some() && variant.train.is_some(), "{}", variant.name);
+    }
+    assert!(folder.path().join(PAGE).is_file());
 }
 
 /// Takes minutes where the dependencies are not compiled with these features yet: `.ci/run` asks for it by name. Offline, with the

@@ -124,6 +124,15 @@ pub enum DataError {
 
 /// Loads or draws the data of a plan.
 ///
+/// ```
+/// use mantissa::data;
+/// use mantissa::spec::DataPlan;
+///
+/// let digits = data::load(&DataPlan::Digits { train: 50, test: 20, seed: 0 })?;
+/// assert_eq!((digits.samples(), digits.shape(), digits.outputs()), ([50, 20], [1, 28, 28], 10));
+/// # Ok::<(), mantissa::data::DataError>(())
+/// ```
+///
 /// # Errors
 /// When a file is missing, unreadable or malformed, files do not fit each other, or a split would be empty.
 pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {

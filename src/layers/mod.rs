@@ -20,7 +20,30 @@ pub use norm::{BatchNorm, BatchStatistics, RunningStatistics};
 pub use pass::{Arithmetic, Finished, Mode, Pass, Saved};
 pub use shape::{Activate, Dropout, Flatten, Pooling, Residual, Sequential};
 
-/// A step of a model. What forward puts on the pass's tape, backward takes off it.
+/// A step of a model. What forward puts on the pass's tape, backward takes off it. A result goes through [`Pass::activation`], and a
+/// gradient through [`Pass::activation_gradient`] or [`Pass::weight_gradient`]: they round it where the format is emulated, and count.
+///
+/// ```
+/// use candle_core::{Result, Tensor};
+/// use mantissa::layers::{Layer, Pass, Saved};
+/// use mantissa::ops;
+///
+/// /// GELU, called "gelu".
+/// struct Gelu;
+///
+/// impl Layer for Gelu {
+///     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+///         let y = pass.activation("gelu", ops::gelu(&x)?)?;
+///         pass.save(Saved::Tensor(x));
+///         Ok(y)
+///     }
+///
+///     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+///         let x = pass.take_tensor()?;
+///         pass.activation_gradient("gelu", ops::gelu_backward(&dy, &x)?).map(Some)
+///     }
+/// }
+/// ```
 pub trait Layer {
     /// The result for a batch `x`.
     ///
@@ -53,6 +76,16 @@ pub struct Parameter {
 }
 
 /// How a parameter starts.
+///
+/// ```
+/// use mantissa::layers::Init;
+/// use rand_chacha::ChaCha8Rng;
+/// use rand_chacha::rand_core::SeedableRng as _;
+///
+/// let values = Init::He { fan_in: 6 }.values(100, &mut ChaCha8Rng::seed_from_u64(0))?;
+/// assert!(values.iter().all(|value| value.abs() <= 1.0));
+/// # Ok::<(), mantissa::memory::OutOfMemory>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
     /// All the same value.

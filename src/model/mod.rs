@@ -86,6 +86,19 @@ pub struct ModelError(pub String);
 impl Model {
     /// The model whose layers `build` makes, and registers with their parameters, for images of `shape` (C, H, W).
     ///
+    /// ```
+    /// use mantissa::layers::{Flatten, Linear, Sequential};
+    /// use mantissa::model::Model;
+    ///
+    /// let model = Model::of_layers([1, 28, 28], |registry| {
+    ///     let output = Linear::new(registry, "output", (28 * 28, 10), true);
+    ///     Ok(Sequential(vec![Box::new(Flatten), Box::new(output)]))
+    /// })?;
+    /// let names: Vec<_> = model.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+    /// assert_eq!(names, ["output.weight", "output.bias"]);
+    /// # Ok::<(), mantissa::model::ModelError>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of `build`, and when a parameter or what an image becomes has more than
     /// [`VALUES`](crate::spec::limits::VALUES).

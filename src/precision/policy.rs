@@ -9,6 +9,14 @@ use super::{DynamicScale, Format, FormatError, LossScale, ScaleError};
 
 /// A precision policy. Text form: `params=f32,compute=f16,reduce=f32,scale=dynamic`; a name of [`Policy::NAMED`] or
 /// [`Policy::ALIASES`] is understood too.
+///
+/// ```
+/// use mantissa::precision::Policy;
+///
+/// let policy: Policy = "fp16-mixed".parse()?;
+/// assert_eq!(policy.to_string(), "params=f32,compute=f16,reduce=f32,scale=dynamic");
+/// # Ok::<(), mantissa::precision::PolicyError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Policy {
     /// Holds the weights that the optimizer updates.

@@ -140,6 +140,13 @@ impl<'a> Report<'a> {
 /// `pull-request.md`, `summary.md`, `figures/*.png`, `figures/*.svg` and `report.html`, and returns their paths in that order. The experiment may still be
 /// running.
 ///
+/// ```no_run
+/// for path in mantissa::report::render("results/default".as_ref())? {
+///     println!("{}", path.display());
+/// }
+/// # Ok::<(), mantissa::report::ReportError>(())
+/// ```
+///
 /// # Errors
 /// When the results file cannot be read ([`load`]) or a file cannot be made or written. Files made before stay.
 pub fn render(dir: &Path) -> Result<Vec<PathBuf>, ReportError> {

@@ -22,6 +22,14 @@ pub enum Verbosity {
 
 /// Which variant to use, the comparison of the variants and, in full, the claims, as text for a terminal of so many columns, without
 /// colours. No word is split; columns that do not fit are left out, and named.
+///
+/// ```no_run
+/// use mantissa::report::{self, Verbosity};
+///
+/// let loaded = report::load("results/default".as_ref())?;
+/// println!("{}", report::terminal(&loaded.results, Verbosity::Summary, 100));
+/// # Ok::<(), mantissa::report::ReportError>(())
+/// ```
 pub fn terminal(results: &Results, detail: Verbosity, width: usize) -> String {
     let table = Table::of_one(results, &[], None);
     let label = String::new();

@@ -45,6 +45,16 @@ impl Folder {
     /// Makes the folder, and those above it, where they are not there, takes its lock, and removes the temporary files of
     /// processes that were killed. `holder` is what another process reads meanwhile.
     ///
+    /// ```
+    /// use mantissa::store::Folder;
+    ///
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("results");
+    /// let folder = Folder::lock(&path, "a first program")?;
+    /// assert!(Folder::lock(&path, "a second program").is_err());
+    /// # Ok::<(), mantissa::store::FolderError>(())
+    /// ```
+    ///
     /// # Errors
     /// When another process has the lock, or nothing can be written there; folders that were made for it are removed again.
     pub fn lock(path: &Path, holder: &str) -> Result<Self, FolderError> {

@@ -2,8 +2,6 @@
 
 use candle_core::Device;
 
-use super::DeviceBatch;
-use super::Setup;
 use super::trainer::{LOSS, Trainer};
 use super::{DeviceBatch, Setup};
 use crate::data::{Batches, DataError};

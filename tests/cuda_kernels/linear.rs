@@ -2,10 +2,10 @@
 
 use mantissa::ops;
 
-use crate::emulation::{Array, Device, Geometry};
+use crate::emulation::{Device, Geometry};
 use crate::support::{
-    Storage, array, assert_near, assert_same, for_each_storage, narrow, sum_bound, tensor, uniform,
-    unwritten, values, wide,
+    Storage, array, assert_near, assert_same, awkward, for_each_storage, narrow, sum_bound, tensor,
+    uniform, unwritten, values, wide,
 };
 
 fn check_bias<T: Storage>(device: Device) {

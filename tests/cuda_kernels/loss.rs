@@ -2,7 +2,7 @@
 
 use mantissa::ops::{self, LossSettings};
 
-use crate::emulation::{Array, Device, Geometry, devices, line};
+use crate::emulation::{Array, Device, devices, line};
 use crate::support::{
     Storage, array, assert_near, assert_same, awkward, for_each_storage, narrow, numbers,
     sum_bound, tensor, uniform, unwritten, values, wide,

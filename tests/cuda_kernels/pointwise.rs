@@ -6,7 +6,7 @@ use mantissa::ops::{self, RandomStream};
 use crate::emulation::{Array, Device, Geometry, devices, line};
 use crate::support::{
     Storage, array, assert_near, assert_same, awkward, dtype, for_each_storage, narrow, numbers,
-    tensor, uniform, unwritten, values, wide,
+    tensor, unwritten, values, wide,
 };
 
 /// Counts with and without a rest of a quad, and geometries under which threads loop or idle.
