@@ -366,9 +366,10 @@ fn what_a_module_does_wrong_is_said() {
 fn a_task_has_the_only_data_and_model() {
     let task = CandleTask::new(digits(), mlp).build().unwrap();
     let refused = |spec: &str| task.plan("own.toml", spec).unwrap_err().to_string();
-    let start = "name = \"x\"\nvariants = [\"fp32\"]\n";
+    let start = "name = \"x\"\nvariants = [\"fp32\"]\n\
+                 train = { steps = 1, batch = 1, optimizer = { kind = \"sgd\", lr = 0.1 } }\n";
     assert_eq!(
         refused(&format!("{start}[data]\nkind = \"digits\"\n")),
-        "own.toml:3:2: data: the task brings its own; remove this key"
+        "own.toml:4:2: data: the task brings its own; remove this key"
     );
 }

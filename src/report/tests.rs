@@ -707,7 +707,12 @@ fn an_untimed_experiment_shows_no_time() {
 #[test]
 fn results_of_candle_say_so_at_each_variant_and_claim() {
     let change = |loaded: &mut Loaded| loaded.results.engine = Engine::Candle;
-    check_degenerate("of candle", change, &["bf16-mixed (candle)", "e5m2 (emulated, candle)"]);
+    check_degenerate("of candle", change, &["bf16-mixed (candle)"]);
+    let mut of_candle = loaded();
+    change(&mut of_candle);
+    assert!(summary(&of_candle).contains("| e5m2<br>emulated<br>candle |"));
+    let shown = terminal(&of_candle.results, Verbosity::Summary, 140);
+    assert!(shown.contains("e5m2 (emulated, candle)"), "{shown}");
 }
 
 /// As of a program that does not install the counting allocator.
