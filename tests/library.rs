@@ -135,6 +135,8 @@ fn a_program_elsewhere_trains_a_model_with_a_layer_of_its_own() {
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complained}");
+    // In a build without its default features nothing of the library is unused.
+    assert!(!complained.contains("warning"), "{complained}");
     let rows: Vec<Vec<&str>> = said.lines().map(|line| line.split(' ').collect()).collect();
     assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), ["fp32", "bf16-mixed"], "{said}");
     for row in rows {
