@@ -5,9 +5,10 @@
 #![expect(clippy::many_single_char_names, reason = "the letters of the formulas")]
 
 mod ops_support;
+#[path = "ops_support/rounded.rs"]
+mod rounded;
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor};
-use half::{bf16, f16};
 use mantissa::ops::{
     self, AdamW, ConvSettings, ConvWanted, Conversion, LossSettings, Operands, RandomStream, Sgd,
     Then, Update, UpdateTensors,
@@ -15,6 +16,7 @@ use mantissa::ops::{
 use mantissa::precision::Format;
 use mantissa::record::GradientCounts;
 use ops_support::{UNIT, bits, numbers, tensor, uniform};
+use rounded::{Results, check_rounded};
 
 const SIXTEEN_BITS: [DType; 2] = [DType::F16, DType::BF16];
 const INF: f32 = f32::INFINITY;
@@ -30,42 +32,6 @@ const ADAM_W: Update = Update::AdamW(AdamW {
 });
 
 const POINTWISE: ConvSettings = ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 };
-
-/// A name and a result for every operation that was run.
-type Results = Vec<(String, Tensor)>;
-
-/// Position of each value among all values of its 16-bit type: neighbours differ by 1.
-fn positions(tensor: &Tensor) -> Result<Vec<i32>> {
-    let flat = tensor.flatten_all()?;
-    let bits: Vec<u16> = if tensor.dtype() == DType::F16 {
-        flat.to_vec1::<f16>()?.into_iter().map(f16::to_bits).collect()
-    } else {
-        flat.to_vec1::<bf16>()?.into_iter().map(bf16::to_bits).collect()
-    };
-    let position = |bits: u16| {
-        let size = i32::from(bits & 0x7fff);
-        if bits & 0x8000 == 0 { size } else { -size }
-    };
-    Ok(bits.into_iter().map(position).collect())
-}
-
-/// Every native result is the wide one rounded by candle's conversion (`half`'s), up to `units` in the last place; a NaN for
-/// a NaN.
-fn check_rounded(native: &Results, wide: &Results, dtype: DType, units: i32) -> Result<()> {
-    assert_eq!(native.len(), wide.len());
-    for ((name, native), (_, wide)) in native.iter().zip(wide) {
-        assert_eq!(native.dtype(), dtype, "{name}");
-        assert_eq!(native.dims(), wide.dims(), "{name}");
-        let rounded = wide.to_dtype(dtype)?;
-        let positions = positions(native)?.into_iter().zip(positions(&rounded)?);
-        let values = ops::to_f32(native)?.into_iter().zip(ops::to_f32(&rounded)?);
-        for (i, ((a, b), (x, y))) in positions.zip(values).enumerate() {
-            let near = a.abs_diff(b) <= units.unsigned_abs() || (x.is_nan() && y.is_nan());
-            assert!(near, "{name} {dtype:?}[{i}]: {x:e}, not {y:e}");
-        }
-    }
-    Ok(())
-}
 
 /// Every operation that works in a fixed order, on images a and b.
 fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {

@@ -216,6 +216,22 @@ __device__ inline float block_max(float value) {
     return largest;
 }
 
+// The smallest value of a block; as block_sum.
+__device__ inline u32 block_min(u32 value) {
+    __shared__ u32 partial[MAX_THREADS];
+    partial[threadIdx.x] = value;
+    __syncthreads();
+    for (u32 half = blockDim.x / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half && partial[threadIdx.x + half] < partial[threadIdx.x]) {
+            partial[threadIdx.x] = partial[threadIdx.x + half];
+        }
+        __syncthreads();
+    }
+    const u32 smallest = partial[0];
+    __syncthreads();
+    return smallest;
+}
+
 // The end of a product with an f32 result: bias (none where it is null) added in f32, one rounding.
 template <class T>
 __device__ inline T finish_product(float sum, const T* bias) {

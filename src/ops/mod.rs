@@ -16,11 +16,15 @@ macro_rules! on_gpu {
     };
 }
 
+mod attention;
 mod conv;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod element;
+mod embedding;
+mod exponential;
 mod host;
+mod layer_norm;
 mod linear;
 mod loss;
 mod matmul;
@@ -29,14 +33,19 @@ mod parallel;
 mod philox;
 mod pointwise;
 mod pool;
+mod rope;
+mod sequence_pool;
 mod step;
 
+pub use attention::*;
 pub use conv::*;
 pub use element::{Element, Stored};
+pub use embedding::*;
 pub use host::{
     all_finite, cast, copy, copy_into, from_f32, from_host, observe, round, round_counted, to_f32,
     zeros,
 };
+pub use layer_norm::*;
 pub use linear::*;
 pub use loss::*;
 pub use matmul::{ISA_VARIABLE, Isa, IsaError, isa, product_paths, work_space};
@@ -44,4 +53,6 @@ pub use norm::*;
 pub use philox::{Philox, RandomStream, first_pass, philox4x32};
 pub use pointwise::*;
 pub use pool::*;
+pub use rope::*;
+pub use sequence_pool::*;
 pub use step::*;

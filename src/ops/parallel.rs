@@ -108,15 +108,21 @@ pub(crate) fn carve<T, const N: usize>(mut share: &mut [T], lengths: [usize; N])
     })
 }
 
-/// The sum of `values` in f32: sixteen partial sums a block, added in a fixed order.
+/// The sum of `values` in f32: sixteen partial sums, added in a fixed order.
 #[inline(always)]
 pub(crate) fn sum(values: &[f32]) -> f32 {
+    sum_of(values, |value| value)
+}
+
+/// Σ f(a) in f32, as [`sum`].
+#[inline(always)]
+pub(crate) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0_f32; 16];
     let blocks = values.chunks_exact(16);
-    let rest: f32 = blocks.remainder().iter().sum();
+    let rest: f32 = blocks.remainder().iter().map(|value| f(*value)).sum();
     for block in blocks {
         for (lane, value) in lanes.iter_mut().zip(block) {
-            *lane += value;
+            *lane += f(*value);
         }
     }
     rest + tree(lanes)

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::float_cmp, reason = "what is exact is compared exactly")]
 
+mod attention;
 mod conv;
 mod emulation;
 mod host;
@@ -15,6 +16,6 @@ mod loss;
 mod norm;
 mod pointwise;
 mod pool;
-
+mod sequences;
 mod support;
 mod update;

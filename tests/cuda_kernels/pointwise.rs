@@ -97,6 +97,35 @@ fn gelu_is_the_cpu_within_units() {
     for_each_storage!(check_gelu);
 }
 
+fn check_swiglu<T: Storage>(device: Device) {
+    let swiglu = |gate: &[T], up: &[T]| {
+        values(&ops::swiglu(&tensor(gate, gate.len()), &tensor(up, up.len())).unwrap())
+    };
+    zip::<T>((device, "swiglu"), swiglu, |name, got, expected, _| {
+        assert_near(name, got, expected, |i| 1e-6 * f64::from(wide(expected[i])).abs());
+    });
+    for (count, geometry) in CASES {
+        let [dy, gate, up]: [Vec<T>; 3] = [1, 2, 3].map(|seed| awkward(seed, count));
+        let [a, b, c] = [&dy, &gate, &up].map(|values| array(values));
+        let (dgate, dup) = (unwritten::<T>(count), unwritten::<T>(count));
+        let pointers = (a.pointer(), b.pointer(), c.pointer(), dgate.pointer(), dup.pointer());
+        let arguments = (pointers.0, pointers.1, pointers.2, pointers.3, pointers.4, count as u64);
+        device.launch(&format!("swiglu_backward_{}", T::SUFFIX), geometry, arguments);
+        let [dy_tensor, gate, up_tensor] = [&dy, &gate, &up].map(|values| tensor(values, count));
+        let (of_gate, of_up) = ops::swiglu_backward(&dy_tensor, &gate, &up_tensor).unwrap();
+        let near = |i: usize| 1e-6 * f64::from(wide(dy[i]) * wide(up[i])).abs();
+        assert_near("dgate", &dgate.values(), &values::<T>(&of_gate), near);
+        let of_up = values::<T>(&of_up);
+        let near = |i: usize| 1e-6 * f64::from(wide(of_up[i])).abs();
+        assert_near("dup", &dup.values(), &of_up, near);
+    }
+}
+
+#[test]
+fn swiglu_is_the_cpu_within_units() {
+    for_each_storage!(check_swiglu);
+}
+
 fn check_dropout<T: Storage>(device: Device) {
     let random = RandomStream { seed: 0x0123_4567_89ab_cdef, stream: 3, pass: numbers(&[41]) };
     for p in [0.0_f32, 0.3, 0.9] {

@@ -23,7 +23,7 @@ use super::host::{Unwritten, expect_shape, try_build, view, zeroed};
 use super::linear::{Operands, count_product};
 use super::matmul::{
     DEPTH, End, Kernels, LANES, MOST_GROUPS, Operand, Strip, Tiles, are_right, as_f32_mut, kernels,
-    with_space,
+    with_fallback, with_space,
 };
 use super::parallel::{for_each, sum, vectorized};
 use super::pointwise::Then;
@@ -608,17 +608,6 @@ fn forward<T: Element>(
     unsafe {
         y.try_written_by(|y| with_fallback::<T>(kernels, |tiles| all(tiles, y.as_mut_ptr().cast())))
     }
-}
-
-/// Runs products with the kernels of a type, and again in f32 where the results are not right.
-fn with_fallback<T: Element>(
-    kernels: &Kernels,
-    mut all: impl FnMut(&dyn Fn(usize, usize) -> Tiles) -> Result<bool>,
-) -> Result<()> {
-    if !all(&|rows, groups| Tiles::of::<T>(kernels, rows, groups))? {
-        all(&|rows, groups| Tiles::wide(kernels, rows, groups))?;
-    }
-    Ok(())
 }
 
 /// The gradients of [`conv2d`]. dy: N × O × H′ × W′.

@@ -7,9 +7,11 @@ use candle_core::Result;
 
 use super::super::element::Element;
 use super::super::host::zeroed;
-use super::super::matmul::{DEPTH, Kernels, LANES, Operand, Strip, Tiles, are_right, with_space};
+use super::super::matmul::{
+    DEPTH, Kernels, LANES, Operand, Strip, Tiles, are_right, with_fallback, with_space,
+};
 use super::super::parallel::{for_each, vectorized};
-use super::{ConvSettings, Sizes, images_per_slice, with_fallback};
+use super::{ConvSettings, Sizes, images_per_slice};
 use crate::memory::OutOfMemory;
 
 /// The gradient with respect to w, in f32, with these kernels.

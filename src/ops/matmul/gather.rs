@@ -250,3 +250,14 @@ pub(crate) fn are_right<T: Element>(tiles: Tiles, sums: &[f32]) -> bool {
     let may_fail = matches!(tiles, Tiles::Paired(_)) && T::DTYPE == DType::F16;
     !may_fail || all_finite(sums)
 }
+
+/// Runs products with the kernels of a type, and again in f32 where the results are not right.
+pub(crate) fn with_fallback<T: Element>(
+    kernels: &Kernels,
+    mut all: impl FnMut(&dyn Fn(usize, usize) -> Tiles) -> candle_core::Result<bool>,
+) -> candle_core::Result<()> {
+    if !all(&|rows, groups| Tiles::of::<T>(kernels, rows, groups))? {
+        all(&|rows, groups| Tiles::wide(kernels, rows, groups))?;
+    }
+    Ok(())
+}

@@ -38,7 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::DType;
 use half::bf16;
 
-pub(crate) use gather::{Strip, Tiles, are_right};
+pub(crate) use gather::{Strip, Tiles, are_right, with_fallback};
 pub use isa::{Isa, IsaError, VARIABLE as ISA_VARIABLE, isa};
 pub(crate) use kernel::{Kernels, LANES, MOST_GROUPS};
 pub(crate) use pack::{DEPTH, Operand};

@@ -45,6 +45,20 @@ impl<'a, T> Operand<'a, T> {
         Self { values, outer, depth, pitch: outer, along_depth: false }
     }
 
+    /// As [`Operand::along_depth`], with rows or columns that start `pitch` values apart.
+    ///
+    /// # Panics
+    /// As [`Operand::along_depth`].
+    pub(crate) fn along_depth_apart(
+        values: &'a [T],
+        (outer, depth): (usize, usize),
+        pitch: usize,
+    ) -> Self {
+        let needed = if outer == 0 { 0 } else { (outer - 1) * pitch + depth };
+        assert!(values.len() >= needed, "an operand of too few values");
+        Self { values, outer, depth, pitch, along_depth: true }
+    }
+
     /// Whether its lines go along the depth.
     pub(crate) fn is_along_depth(&self) -> bool {
         self.along_depth

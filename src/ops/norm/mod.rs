@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor, WithDType as _};
 
 use super::element::{Element, by_dtype};
 use super::host::{Unwritten, build, edit, expect_shape, first, view};
-use super::parallel::{BLOCK, for_each, map_indices, sum, tree, vectorized};
+use super::parallel::{BLOCK, for_each, map_indices, sum, sum_of, vectorized};
 use super::pointwise::Then;
 
 /// Added to the variance.
@@ -39,20 +39,6 @@ pub struct BatchNormGradients {
 /// The planes of one channel of an N × C × plane tensor, in order of the images.
 fn planes<T>(x: &[T], c: usize, plane: usize, channel: usize) -> impl Iterator<Item = &[T]> {
     x.chunks(plane).skip(channel).step_by(c)
-}
-
-/// Σ f(a) in f32: sixteen partial sums, added in a fixed order.
-#[inline(always)]
-fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0_f32; 16];
-    let blocks = values.chunks_exact(16);
-    let rest: f32 = blocks.remainder().iter().map(|value| f(*value)).sum();
-    for block in blocks {
-        for (lane, value) in lanes.iter_mut().zip(block) {
-            *lane += f(*value);
-        }
-    }
-    rest + tree(lanes)
 }
 
 /// Mean and variance of one channel, in two passes.

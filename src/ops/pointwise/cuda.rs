@@ -51,6 +51,22 @@ pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     zip("add", a, b)
 }
 
+pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    zip("swiglu", gate, up)
+}
+
+pub(crate) fn swiglu_backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
+    let gpu = device_of(dy)?;
+    let (dgate, dup) = (empty(gpu, dy.shape(), dy.dtype())?, empty(gpu, dy.shape(), dy.dtype())?);
+    let ([from, gate, up, to_gate, to_up], suffix) = operands([dy, gate, up, &dgate, &dup])?;
+    let (name, count) = (format!("swiglu_backward_{suffix}"), dy.elem_count());
+    if count > 0 {
+        let (geometry, count) = (line(gpu, count)?, count as u64);
+        launch!(gpu, POINTWISE, &name, geometry, from, gate, up, to_gate, to_up, count)?;
+    }
+    Ok((dgate, dup))
+}
+
 pub(crate) fn dropout(
     x: &Tensor,
     (keep_from, scale): (u64, f32),

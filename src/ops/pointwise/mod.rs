@@ -6,6 +6,7 @@ mod cuda;
 use candle_core::{Result, Tensor};
 
 use super::element::{Element, by_dtype};
+use super::exponential::exp;
 use super::host::{Unwritten, build, edit, expect_shape, first, view};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
 use super::philox::{Philox, RandomStream};
@@ -137,6 +138,80 @@ pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
 /// Φ(x), by the complementary error function so that the lower tail keeps its digits.
 fn normal_cdf(x: f32) -> f32 {
     0.5 * libm::erfcf(-x * std::f32::consts::FRAC_1_SQRT_2)
+}
+
+/// `silu(gate) · up` with silu(x) = x / (1 + e⁻ˣ) (Shazeer 2020, arXiv 2002.05202), rounded once.
+///
+/// # Errors
+/// As [`relu`].
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    expect_shape("the second operand", up, gate.dims())?;
+    on_gpu!(gate => cuda::swiglu(gate, up));
+    zip(gate, up, |gate, up, y| {
+        for (y, (gate, up)) in y.iter_mut().zip(gate.iter().zip(up)) {
+            *y = silu(*gate) * up;
+        }
+    })
+}
+
+/// The gradients of [`swiglu`] with respect to gate and up: with σ = 1 / (1 + e⁻ᵍ), dy · up · σ (1 + gate (1 − σ)), and
+/// dy · gate · σ.
+///
+/// # Errors
+/// As [`relu`].
+pub fn swiglu_backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
+    expect_shape("the second operand", gate, dy.dims())?;
+    expect_shape("the third operand", up, dy.dims())?;
+    on_gpu!(dy => cuda::swiglu_backward(dy, gate, up));
+    let of_up = zip(dy, gate, |dy, gate, dup| {
+        for (dup, (dy, gate)) in dup.iter_mut().zip(dy.iter().zip(gate)) {
+            *dup = dy * silu(*gate);
+        }
+    })?;
+    let of_gate = by_dtype!(dy.dtype(), T => {
+        let (shape, dy, gate, up) = (dy.shape(), view::<T>(dy)?, view::<T>(gate)?, view::<T>(up)?);
+        build::<T>(shape, |to| {
+            let inputs = dy.chunks(CHUNK).zip(gate.chunks(CHUNK)).zip(up.chunks(CHUNK));
+            let tasks = to.chunks(CHUNK).zip(inputs).collect();
+            for_each(tasks, |_, (to, ((dy, gate), up)): (Unwritten<'_, T>, _)| vectorized!({
+                let (dy, gate, up): (&[T], &[T], &[T]) = (dy, gate, up);
+                let mut buffers = [[0.0; BLOCK]; 4];
+                let [wide_dy, wide_gate, wide_up, result] = &mut buffers;
+                let inputs = dy.chunks(BLOCK).zip(gate.chunks(BLOCK)).zip(up.chunks(BLOCK));
+                for (to, ((dy, gate), up)) in to.blocks(BLOCK).zip(inputs) {
+                    let (dy, gate) = (T::widened(dy, wide_dy), T::widened(gate, wide_gate));
+                    let inputs = dy.iter().zip(gate).zip(T::widened(up, wide_up));
+                    T::store(to, result, |to| {
+                        for (to, ((dy, gate), up)) in to.iter_mut().zip(inputs) {
+                            *to = dy * up * silu_slope(*gate);
+                        }
+                    });
+                }
+            }));
+        })
+    })?;
+    Ok((of_gate, of_up))
+}
+
+/// 1 / (1 + e⁻ˣ), and 1 less that. Neither is a difference, so that both keep their digits.
+#[inline(always)]
+fn sigmoids(x: f32) -> (f32, f32) {
+    let smaller = exp(-x.abs());
+    let (low, high) = (smaller / (1.0 + smaller), 1.0 / (1.0 + smaller));
+    if x < 0.0 { (low, high) } else { (high, low) }
+}
+
+/// x / (1 + e⁻ˣ).
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x * sigmoids(x).0
+}
+
+/// The derivative of [`silu`].
+#[inline(always)]
+fn silu_slope(x: f32) -> f32 {
+    let (share, rest) = sigmoids(x);
+    share + if x.is_infinite() { 0.0 } else { x * share * rest }
 }
 
 /// Drops each value with probability `p` and divides the rest by 1 − p. The mask depends on `random` and the position only,

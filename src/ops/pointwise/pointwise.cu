@@ -40,6 +40,45 @@ __device__ inline float gelu_gradient(float dy, float x) {
     }
 FOR_EACH_STORAGE(GELU_BACKWARD)
 
+// 1 / (1 + e⁻ˣ), and 1 less that; neither is a difference, so that both keep their digits.
+struct Sigmoids {
+    float share;
+    float rest;
+};
+
+__device__ inline Sigmoids sigmoids(float x) {
+    const float smaller = expf(-fabsf(x));
+    const float low = smaller / (1.0f + smaller);
+    const float high = 1.0f / (1.0f + smaller);
+    return x < 0.0f ? Sigmoids{low, high} : Sigmoids{high, low};
+}
+
+__device__ inline float silu(float x) { return x * sigmoids(x).share; }
+
+__device__ inline float silu_slope(float x) {
+    const Sigmoids s = sigmoids(x);
+    return s.share + (fabsf(x) == infinity() ? 0.0f : x * s.share * s.rest);
+}
+
+// y = silu(gate) up, with silu(x) = x / (1 + e⁻ˣ). The device's expf is not the CPU's: equal within some units of f32.
+#define SWIGLU(suffix, T)                                                                          \
+    extern "C" __global__ void swiglu_##suffix(const T* gate, const T* up, T* y, u64 count) {      \
+        zip(gate, up, y, count, [](float gate, float up) { return silu(gate) * up; });             \
+    }
+FOR_EACH_STORAGE(SWIGLU)
+
+// dgate = dy up silu'(gate) and dup = dy silu(gate). One-dimensional, any geometry.
+#define SWIGLU_BACKWARD(suffix, T)                                                                 \
+    extern "C" __global__ void swiglu_backward_##suffix(                                           \
+        const T* dy, const T* gate, const T* up, T* dgate, T* dup, u64 count) {                    \
+        for (u64 i = first_index(); i < count; i += index_step()) {                                \
+            const float slope = silu_slope(widen(gate[i]));                                        \
+            dgate[i] = narrow<T>(widen(dy[i]) * widen(up[i]) * slope);                             \
+            dup[i] = narrow<T>(widen(dy[i]) * silu(widen(gate[i])));                               \
+        }                                                                                          \
+    }
+FOR_EACH_STORAGE(SWIGLU_BACKWARD)
+
 template <class T>
 __device__ void dropout(const T* x, T* y, u64 count, u64 keep_from, float scale, u64 seed, u32 stream, u32 step) {
     const bool whole = holds_quads(x) && holds_quads(y);
