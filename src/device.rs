@@ -1,4 +1,12 @@
 //! The machine: which device runs the experiment, and what a reader of its numbers must know of it.
+//!
+//! ```
+//! use mantissa::device::Device;
+//!
+//! let choice = Device::Cpu.resolve()?;
+//! assert!(choice.open()?.is_cpu());
+//! # Ok::<(), mantissa::device::DeviceError>(())
+//! ```
 
 #[cfg_attr(feature = "cuda", expect(unsafe_code, reason = "a graph may go to another thread"))]
 mod captured_graph;

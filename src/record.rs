@@ -2,6 +2,17 @@
 //!
 //! `results.json` is a contract that tools outside the project read: bytes are integers, times are seconds, ratios are
 //! variant ÷ baseline, and what could not be measured is `null`, never 0. `schema` writes it down.
+//!
+//! ```no_run
+//! use mantissa::record::Results;
+//!
+//! let results: Results = serde_json::from_str(&std::fs::read_to_string("results/default/results.json")?)?;
+//! for variant in &results.variants {
+//!     let seconds = variant.train.as_ref().map(|train| train.step_seconds.value.0);
+//!     println!("{}: {seconds:?} seconds a step", variant.name);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod comparison;
 mod cost;

@@ -1,4 +1,12 @@
 //! Units of measure. A quantity that leaves the module that computed it carries its unit in its type.
+//!
+//! ```
+//! use mantissa::units::{Bytes, Ratio, Seconds};
+//!
+//! assert_eq!(Seconds(0.0042).to_string(), "4.20 ms");
+//! assert_eq!(Bytes(3 << 19).to_string(), "1.50 MiB");
+//! assert_eq!(Ratio(0.5).to_string(), "0.50×");
+//! ```
 
 use std::fmt;
 

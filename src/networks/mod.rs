@@ -10,6 +10,16 @@ use crate::spec::ModelPlan;
 
 /// The model of a plan for images of `shape` (C, H, W) and a number of outputs.
 ///
+/// ```
+/// use mantissa::networks;
+/// use mantissa::spec::{Activation, ModelPlan};
+///
+/// let plan = ModelPlan::Mlp { hidden: vec![64], activation: Activation::Relu, dropout: 0.0 };
+/// let model = networks::model(&plan, [1, 28, 28], 10)?;
+/// assert_eq!(model.parameters.iter().map(|parameter| parameter.len()).sum::<usize>(), 784 * 64 + 64 + 64 * 10 + 10);
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
+///
 /// # Errors
 /// When a convolution or pooling does not fit the images, or a parameter or what an image becomes has more than
 /// [`VALUES`](crate::spec::limits::VALUES).

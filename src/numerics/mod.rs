@@ -1,4 +1,19 @@
 //! What rounding does to the values of a tensor: the census, its counts and its histogram of exponents.
+//!
+//! ```
+//! use mantissa::numerics::{Census, Role, round_counted};
+//! use mantissa::precision::Format;
+//!
+//! // f16 ends at 65,504, and its smallest number is 2⁻²⁴.
+//! let mut values = [1.0, 1e5, 1e-9, 0.0];
+//! let tally = round_counted(Format::F16, &mut values);
+//! assert_eq!(values, [1.0, f32::INFINITY, 0.0, 0.0]);
+//!
+//! let mut census = Census::default();
+//! census.add("linear1", Role::Activations, &tally);
+//! let counts = census.totals();
+//! assert_eq!((counts.elements, counts.overflow, counts.underflow), (4, 1, 1));
+//! ```
 
 mod counts;
 mod exponents;

@@ -5,6 +5,24 @@
 //! same operations on f32 tensors and rounds each result to the policy's format afterwards.
 //!
 //! Results do not depend on the number of threads: work is cut in pieces of fixed size, and sums of pieces are added in order.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use mantissa::ops::{self, Operands, Then};
+//!
+//! let tensor = |values: &[f32], shape: (usize, usize)| ops::from_f32(values, shape, DType::F16, &Device::Cpu);
+//! let (x, w) = (tensor(&[1.0, 2.0], (1, 2))?, tensor(&[3.0, 4.0, 0.5, -1.0], (2, 2))?);
+//! // y = x wᵀ, and ReLU of it.
+//! let y = ops::linear(&x, &w, None, Operands::Exact, Then::Relu)?;
+//! assert_eq!(ops::to_f32(&y)?, [11.0, 0.0]);
+//!
+//! let dy = ops::relu_backward(&tensor(&[1.0, 1.0], (1, 2))?, &y)?;
+//! let dx = ops::linear_input_gradient(&dy, &w, Operands::Exact)?;
+//! let dw = ops::linear_weight_gradient(&dy, &x, Operands::Exact)?;
+//! assert_eq!(ops::to_f32(&dx)?, [3.0, 4.0]);
+//! assert_eq!(ops::to_f32(&dw)?, [1.0, 2.0, 0.0, 0.0]);
+//! # Ok::<(), candle_core::Error>(())
+//! ```
 
 /// Hands an operation on a GPU's tensor to its twin there; nothing in a build without CUDA.
 macro_rules! on_gpu {

@@ -3,6 +3,14 @@
 //!
 //! Every function returns `None` for an empty sample, for NaN or an infinity in it, and where it says so. What is drawn
 //! is drawn from `ChaCha` with a fixed seed: the same numbers give the same answer on every machine.
+//!
+//! ```
+//! use mantissa::stats;
+//!
+//! assert_eq!(stats::mean(&[1.0, 2.0, 6.0]), Some(3.0));
+//! assert_eq!(stats::sd(&[1.0, 2.0, 6.0]), Some(7.0_f64.sqrt()));
+//! assert_eq!(stats::mean(&[1.0, f64::NAN]), None);
+//! ```
 
 mod bootstrap;
 mod changes;
