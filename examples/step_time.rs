@@ -125,7 +125,7 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
 /// The model of a plan as this crate's layers, or as a module of candle.
 fn task(plan: &ModelPlan, data: Dataset, of_candle: bool) -> Result<Task, Failure> {
     if !of_candle {
-        let model = networks::model(plan, data.shape(), data.outputs())?;
+        let model = networks::model(plan, (data.shape(), data.vocabulary()), data.outputs())?;
         return Ok(Task::new(model, data));
     }
     let ModelPlan::Mlp { hidden, .. } = plan else {

@@ -246,7 +246,7 @@ pub enum DataPlan {
         /// The table to train on.
         train: PathBuf,
         /// Where the test split comes from.
-        test: CsvTest,
+        test: TableTest,
         /// The column to predict.
         target: String,
         /// The columns to predict it from; none: all others.
@@ -254,6 +254,24 @@ pub enum DataPlan {
         features: Option<Vec<String>>,
         /// What is learnt.
         task: TaskKind,
+    },
+    /// Texts, each with a class, in a Parquet, CSV or JSON Lines file.
+    Text {
+        /// The texts to train on.
+        train: PathBuf,
+        /// Where the test split comes from.
+        test: TableTest,
+        /// The column of the texts.
+        text: String,
+        /// The column of the classes.
+        target: String,
+        /// Tokens of a text, at most; longer ones are cut.
+        length: usize,
+        /// The file of the tokenizer; none: one is made of the training texts.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokenizer: Option<PathBuf>,
+        /// Tokens of a tokenizer that is made, at most.
+        vocabulary: usize,
     },
 }
 
@@ -266,7 +284,8 @@ impl DataPlan {
             | Self::Idx { .. }
             | Self::Cifar10 { .. }
             | Self::Cifar100 { .. }
-            | Self::ImageFolder { .. } => TaskKind::Classification,
+            | Self::ImageFolder { .. }
+            | Self::Text { .. } => TaskKind::Classification,
         }
     }
 }
@@ -308,7 +327,7 @@ pub enum NpyTest {
 /// The test split of a table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum CsvTest {
+pub enum TableTest {
     /// A table of its own.
     File(PathBuf),
     /// A share of the training table, which the training split then lacks.
@@ -412,6 +431,24 @@ pub enum ModelPlan {
         /// The layers.
         layers: Vec<LayerPlan>,
     },
+    /// A transformer that classifies texts: an embedding, blocks of attention and linear layers, and the pooled result.
+    Encoder {
+        /// Values of a token.
+        width: usize,
+        /// Blocks.
+        depth: usize,
+        /// Heads of attention, which divide the width.
+        heads: usize,
+        /// Values between the linear layers of a block.
+        feed_forward: usize,
+        /// Probability of dropping what a block adds.
+        #[serde(deserialize_with = "finite")]
+        dropout: f32,
+        /// Where the norm of a block is.
+        norm: NormPlan,
+        /// What is made of the tokens of a text.
+        pool: TextPool,
+    },
     /// The CIFAR residual network of He et al. 2015, section 4.2.
     Resnet {
         /// 6n + 2.
@@ -419,6 +456,26 @@ pub enum ModelPlan {
         /// Channels of the first stage: 16 in the paper.
         width: usize,
     },
+}
+
+/// Where the norm of a transformer's block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NormPlan {
+    /// x + block(norm(x)), as in GPT-2.
+    Before,
+    /// norm(x + block(x)), as in BERT.
+    After,
+}
+
+/// What is made of the tokens of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TextPool {
+    /// The mean over all of them.
+    Mean,
+    /// The first.
+    First,
 }
 
 /// One layer of a list. What it takes follows from the layer before it.

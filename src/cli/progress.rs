@@ -205,7 +205,12 @@ impl Narrator {
 /// What the data is.
 fn contents(data: &Dataset) -> String {
     let [train, test] = data.samples().map(|samples| formatting::count(samples as u64));
-    let shape = data.shape().map(|size| size.to_string()).join(" × ");
+    let shape = match (data.vocabulary(), data.shape()) {
+        (Some(tokens), [_, _, length]) => {
+            format!("at most {length} tokens, of {}", formatting::count(tokens as u64))
+        }
+        (None, shape) => shape.map(|size| size.to_string()).join(" × "),
+    };
     let outputs = formatting::count(data.outputs() as u64);
     let outputs = match (data.is_classification(), data.outputs()) {
         (true, 1) => "1 class".to_owned(),
@@ -216,6 +221,7 @@ fn contents(data: &Dataset) -> String {
     let noun = match data.train().inputs {
         Inputs::Pixels(_) => "images",
         Inputs::Values(_) => "samples",
+        Inputs::Tokens(_) => "texts",
     };
     format!("data: {train} training and {test} test {noun} of {shape}, {outputs}")
 }

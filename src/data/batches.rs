@@ -3,19 +3,51 @@
 use rayon::prelude::*;
 
 use super::DataError;
-use super::dataset::{Dataset, Inputs, Split, Targets};
+use super::dataset::{Dataset, Inputs, Split, Targets, Tokens};
 use super::random::{Purpose, Random};
 use super::standardize::Standardize;
 use crate::memory::{self, OutOfMemory, uncounted};
 use crate::spec::Augment;
 
-/// One batch: `inputs` is N × C × H × W, standardized with the training split's mean and deviation a channel.
+/// One batch: `inputs` is N × C × H × W, standardized with the training split's mean and deviation a channel; of texts there are
+/// `texts` instead.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// Standardized inputs.
+    /// Standardized inputs; none of texts.
     pub inputs: Vec<f32>,
+    /// Texts; none of other data.
+    pub texts: Option<TextBatch>,
     /// What is to be predicted of each sample, as the data set has it.
     pub targets: Targets,
+}
+
+/// The texts of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TextBatch {
+    /// Token ids, N × T, where T is the number of tokens of the longest text. Behind the end of a shorter one stand zeros.
+    pub ids: Vec<u32>,
+    /// How many tokens each text has, N.
+    pub lengths: Vec<u32>,
+}
+
+impl TextBatch {
+    /// Overwrites it with some texts, in the memory it has.
+    fn fill(&mut self, tokens: &Tokens, chosen: &[usize]) -> Result<(), OutOfMemory> {
+        let longest = chosen.iter().map(|&index| tokens.text(index).len()).max().unwrap_or(0);
+        let len = chosen.len() * longest;
+        if self.ids.capacity() < len {
+            self.ids = memory::reserve(len)?;
+        }
+        self.ids.clear();
+        self.lengths.clear();
+        for &index in chosen {
+            let text = tokens.text(index);
+            self.ids.extend(text);
+            self.ids.resize(self.ids.len() + longest - text.len(), 0);
+            self.lengths.push(text.len() as u32);
+        }
+        Ok(())
+    }
 }
 
 /// The batches of a data set.
@@ -131,6 +163,9 @@ impl<'a> Batches<'a> {
     ) -> Result<(), OutOfMemory> {
         /// Samples a task: less work than this is not worth handing to another thread.
         const TASK: usize = 16;
+        if let Inputs::Tokens(tokens) = &split.inputs {
+            return into.texts.get_or_insert_default().fill(tokens, chosen);
+        }
         let sample = self.data.sample_len();
         let len = chosen.len() * sample;
         if into.inputs.capacity() < len {

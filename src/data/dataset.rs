@@ -53,25 +53,29 @@ pub struct DataFacts {
     /// Values of a target of a regression; none of a classification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_values: Option<usize>,
-    /// Channels, height and width of a sample.
+    /// Tokens that texts are made of; none of other data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<usize>,
+    /// Channels, height and width of a sample; of texts the width is the most tokens of one.
     pub shape: [usize; 3],
 }
 
 impl fmt::Display for DataFacts {
     /// One line, with the beginning of the digest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { digest, train, test, classes, target_values, shape: [channels, height, width] } =
-            self;
+        let Self { digest, train, test, classes, target_values, vocabulary, .. } = self;
+        let [channels, height, width] = self.shape;
         let digest = digest.get(..12).unwrap_or(digest);
         let targets = match target_values {
             Some(1) => "1 target value".to_owned(),
             Some(values) => format!("{values} target values"),
             None => format!("{classes} classes"),
         };
-        write!(
-            f,
-            "{train} training and {test} test samples of {channels} × {height} × {width}, {targets}, SHA-256 {digest}…"
-        )
+        let samples = match vocabulary {
+            Some(tokens) => format!("texts of at most {width} tokens, of {tokens}"),
+            None => format!("samples of {channels} × {height} × {width}"),
+        };
+        write!(f, "{train} training and {test} test {samples}, {targets}, SHA-256 {digest}…")
     }
 }
 
@@ -91,6 +95,61 @@ pub enum Inputs {
     Pixels(Vec<u8>),
     /// Finite numbers.
     Values(Vec<f32>),
+    /// Texts.
+    Tokens(Tokens),
+}
+
+/// Texts as token ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Text after text.
+    pub ids: Vec<u32>,
+    /// Where each text ends in `ids`.
+    pub ends: Vec<usize>,
+    /// How many tokens there are: an id is below it.
+    pub vocabulary: usize,
+    /// Texts that had more tokens than a sample takes, and were cut.
+    pub cut: usize,
+}
+
+impl Tokens {
+    /// The ids of a text.
+    ///
+    /// # Panics
+    /// When there is no such text.
+    pub fn text(&self, index: usize) -> &[u32] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.ids[start..self.ends[index]]
+    }
+
+    /// Some of the texts. That any was cut is not known of them.
+    pub(super) fn part(&self, chosen: &[usize]) -> Self {
+        let mut part = Self { vocabulary: self.vocabulary, ..Self::default() };
+        for &index in chosen {
+            part.ids.extend(self.text(index));
+            part.ends.push(part.ids.len());
+        }
+        part
+    }
+
+    /// What is wrong with them as texts of at most `length` tokens, and at which text.
+    fn problem(&self, length: usize) -> Option<(usize, String)> {
+        let whole = self.ends.is_sorted() && self.ends.last().copied().unwrap_or(0) == self.ids.len();
+        if !whole {
+            return Some((0, "the ends of texts do not fit the tokens".to_owned()));
+        }
+        (0..self.ends.len()).find_map(|index| {
+            let text = self.text(index);
+            let what = match text.iter().find(|id| **id as usize >= self.vocabulary) {
+                Some(id) => {
+                    format!("token {id} is not below {}, the number of tokens", self.vocabulary)
+                }
+                None if (1..=length).contains(&text.len()) => return None,
+                None => format!("{} tokens, of 1 to {length}", text.len()),
+            };
+            Some((index, what))
+        })
+    }
 }
 
 /// What is to be predicted of samples.
@@ -146,6 +205,15 @@ impl Inputs {
         match self {
             Self::Pixels(pixels) => pixels.len(),
             Self::Values(values) => values.len(),
+            Self::Tokens(tokens) => tokens.ids.len(),
+        }
+    }
+
+    /// Whether they are those of so many samples of so many values: of texts, whether there are so many.
+    fn are_of(&self, samples: usize, sample: usize) -> bool {
+        match self {
+            Self::Pixels(_) | Self::Values(_) => samples.checked_mul(sample) == Some(self.len()),
+            Self::Tokens(tokens) => tokens.ends.len() == samples,
         }
     }
 }
@@ -199,7 +267,8 @@ impl Default for Targets {
 }
 
 impl Dataset {
-    /// A data set of these splits. `shape` is channels, height and width of a sample; a row of a table with D columns is D × 1 × 1.
+    /// A data set of these splits. `shape` is channels, height and width of a sample; a row of a table with D columns is D × 1 × 1,
+    /// a text of at most T tokens 1 × 1 × T.
     /// `outputs` is the number of classes, or of the values of a target.
     ///
     /// # Errors
@@ -241,6 +310,14 @@ impl Dataset {
         [&self.train, &self.test].map(|split| split.targets.samples(self.outputs))
     }
 
+    /// How many tokens texts are made of; none of other data.
+    pub fn vocabulary(&self) -> Option<usize> {
+        match &self.train.inputs {
+            Inputs::Tokens(tokens) => Some(tokens.vocabulary),
+            Inputs::Pixels(_) | Inputs::Values(_) => None,
+        }
+    }
+
     /// Whether its targets are labels.
     pub fn is_classification(&self) -> bool {
         self.train.targets.is_classification()
@@ -276,6 +353,14 @@ impl Dataset {
                         or both values as targets";
             return invalid(what.to_owned());
         }
+        if let (Inputs::Tokens(train), Inputs::Tokens(test)) = (&self.train.inputs, &self.test.inputs)
+            && train.vocabulary != test.vocabulary
+        {
+            return invalid(format!(
+                "the train split has {} tokens, the test split {}: give both the same tokenizer",
+                train.vocabulary, test.vocabulary
+            ));
+        }
         Ok(())
     }
 
@@ -289,7 +374,7 @@ impl Dataset {
             Targets::Labels(_) => true,
             Targets::Values(values) => values.len() == samples * self.outputs,
         };
-        if !whole || samples.checked_mul(sample) != Some(values) {
+        if !whole || !split.inputs.are_of(samples, sample) {
             let targets = match &split.targets {
                 Targets::Labels(labels) => formatting::plural(labels.len(), "label"),
                 Targets::Values(values) => format!(
@@ -316,6 +401,10 @@ impl Dataset {
         let problem = match &split.inputs {
             Inputs::Pixels(_) => None,
             Inputs::Values(values) => not_finite(values, sample, "input value"),
+            Inputs::Tokens(tokens) => {
+                let problem = tokens.problem(sample);
+                problem.map(|(at, what)| format!("{name} split, sample {at}: {what}"))
+            }
         };
         let problem = problem.or_else(|| match &split.targets {
             Targets::Values(values) => not_finite(values, self.outputs, "target value"),
@@ -332,8 +421,8 @@ impl Dataset {
 
     /// What tells this data set from any other. The digest of pixels with labels is that of `mantissa data 1`, then channels,
     /// height, width and classes, then for each split, training first, the number of samples, the pixels and the labels. That of
-    /// other data begins with `mantissa data 2`, then `pixels` or `values`, then `labels` or `targets`, and goes on alike, with
-    /// the values of a target for the classes. Numbers and labels are 64 bits, values and targets the bits of an f32, all
+    /// other data begins with `mantissa data 2`, then `pixels`, `values` or `tokens`, then `labels` or `targets`, and goes on alike, with
+    /// the values of a target for the classes. Tokens are the size of their vocabulary, where each text ends, and the ids. Numbers and labels are 64 bits, values and targets the bits of an f32, all
     /// little-endian.
     pub fn facts(&self) -> DataFacts {
         let mut digest = Sha256::new();
@@ -344,6 +433,7 @@ impl Dataset {
                 digest.update(match inputs {
                     Inputs::Pixels(_) => "pixels",
                     Inputs::Values(_) => "values",
+                    Inputs::Tokens(_) => "tokens",
                 });
                 digest.update(match targets {
                     Targets::Labels(_) => "labels",
@@ -360,6 +450,12 @@ impl Dataset {
             match &split.inputs {
                 Inputs::Pixels(pixels) => digest.update(pixels),
                 Inputs::Values(values) => update(&mut digest, values, f32::to_le_bytes),
+                Inputs::Tokens(tokens) => {
+                    let number = |number: usize| (number as u64).to_le_bytes();
+                    digest.update(number(tokens.vocabulary));
+                    update(&mut digest, &tokens.ends, number);
+                    update(&mut digest, &tokens.ids, |id| u64::from(id).to_le_bytes());
+                }
             }
             match &split.targets {
                 Targets::Labels(labels) => {
@@ -375,8 +471,22 @@ impl Dataset {
             test,
             classes: if classification { self.outputs } else { 0 },
             target_values: (!classification).then_some(self.outputs),
+            vocabulary: self.vocabulary(),
             shape: self.shape,
         }
+    }
+
+    /// That texts were cut, if any were.
+    fn cut(&self) -> Option<String> {
+        let [_, _, length] = self.shape;
+        let [train, test] = [&self.train, &self.test].map(|split| match &split.inputs {
+            Inputs::Tokens(tokens) => tokens.cut as u64,
+            Inputs::Pixels(_) | Inputs::Values(_) => 0,
+        });
+        (train + test > 0).then(|| {
+            let [train, test] = [train, test].map(formatting::count);
+            format!("{train} training texts and {test} test texts are longer than {length} tokens, and cut there.")
+        })
     }
 
     /// What to know of the data before trusting a result, a sentence each: which classes have no samples, or none to learn
@@ -390,6 +500,7 @@ impl Dataset {
         let noun = match self.train.inputs {
             Inputs::Pixels(_) => "image",
             Inputs::Values(_) => "sample",
+            Inputs::Tokens(_) => "text",
         };
         let occurs = |labels: &[u32]| {
             let mut occurs = vec![false; self.outputs];
@@ -416,7 +527,7 @@ impl Dataset {
                 "{labels} {occur} in test {noun}s only: no training {noun} shows what to learn."
             )
         });
-        nowhere.into_iter().chain(not_learnt).collect()
+        nowhere.into_iter().chain(not_learnt).chain(self.cut()).collect()
     }
 }
 

@@ -15,9 +15,32 @@ pub(super) fn split(
     path: &Path,
     all: &Split,
     (shape, outputs): ([usize; 3], usize),
-    TestShare { share, seed }: TestShare,
+    share: TestShare,
 ) -> Result<[Split; 2], DataError> {
-    let samples = all.targets.samples(outputs);
+    let chosen = choose(path, all.targets.samples(outputs), share)?;
+    let each = shape.iter().product();
+    Ok(chosen.map(|chosen| Split {
+        inputs: match &all.inputs {
+            Inputs::Pixels(pixels) => Inputs::Pixels(gather(pixels, each, &chosen)),
+            Inputs::Values(values) => Inputs::Values(gather(values, each, &chosen)),
+            Inputs::Tokens(tokens) => Inputs::Tokens(tokens.part(&chosen)),
+        },
+        targets: match &all.targets {
+            Targets::Labels(labels) => Targets::Labels(gather(labels, 1, &chosen)),
+            Targets::Values(values) => Targets::Values(gather(values, outputs, &chosen)),
+        },
+    }))
+}
+
+/// Which samples of a file to train on and which to test on, in the order that they have.
+///
+/// # Errors
+/// As [`split`].
+pub(super) fn choose(
+    path: &Path,
+    samples: usize,
+    TestShare { share, seed }: TestShare,
+) -> Result<[Vec<usize>; 2], DataError> {
     let test = (share * samples as f64).round() as usize;
     if test == 0 || test >= samples {
         return Err(DataError::Share { path: path.to_owned(), share, samples, test });
@@ -26,17 +49,7 @@ pub(super) fn split(
     let mut train = order.split_off(test);
     order.sort_unstable();
     train.sort_unstable();
-    let each = shape.iter().product();
-    Ok([train, order].map(|chosen| Split {
-        inputs: match &all.inputs {
-            Inputs::Pixels(pixels) => Inputs::Pixels(gather(pixels, each, &chosen)),
-            Inputs::Values(values) => Inputs::Values(gather(values, each, &chosen)),
-        },
-        targets: match &all.targets {
-            Targets::Labels(labels) => Targets::Labels(gather(labels, 1, &chosen)),
-            Targets::Values(values) => Targets::Values(gather(values, outputs, &chosen)),
-        },
-    }))
+    Ok([train, order])
 }
 
 /// The values of the chosen samples, `each` of one.

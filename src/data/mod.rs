@@ -13,11 +13,12 @@ mod npy;
 mod random;
 mod standardize;
 mod table;
+mod text;
 
 use std::path::{Path, PathBuf};
 
-pub use batches::{Batch, Batches};
-pub use dataset::{DataFacts, Dataset, Inputs, Split, Targets};
+pub use batches::{Batch, Batches, TextBatch};
+pub use dataset::{DataFacts, Dataset, Inputs, Split, Targets, Tokens};
 
 use crate::spec::{Augment, DataPlan};
 use crate::store::StoreError;
@@ -155,6 +156,11 @@ pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {
             let columns = table::Columns { target, features: features.as_deref(), task: *task };
             table::load(train, test, columns)?
         }
+        DataPlan::Text { train, test, text, target, length, tokenizer, vocabulary } => {
+            let (length, vocabulary) = (*length, *vocabulary);
+            let tokenizer = tokenizer.as_deref();
+            text::load(train, test, text::Source { text, target, length, tokenizer, vocabulary })?
+        }
     };
     data.check()?;
     Ok(data)
@@ -167,6 +173,7 @@ pub fn augmentation(plan: &DataPlan) -> Augment {
         | DataPlan::Idx { .. }
         | DataPlan::Npy { .. }
         | DataPlan::Csv { .. }
+        | DataPlan::Text { .. }
         | DataPlan::Own { .. } => Augment::default(),
         DataPlan::Cifar10 { augment, .. }
         | DataPlan::Cifar100 { augment, .. }

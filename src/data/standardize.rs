@@ -10,6 +10,8 @@ pub(super) enum Standardize {
     Pixels(Vec<[f32; 256]>),
     /// Mean and divisor of each channel. What becomes of a value is computed in f64 and rounded once.
     Values(Vec<[f64; 2]>),
+    /// Token ids stay as they are.
+    Tokens,
 }
 
 impl Standardize {
@@ -32,6 +34,7 @@ impl Standardize {
                     |channel| moments(|| planes(channel).flatten().map(|v| f64::from(*v)));
                 Self::Values((0..channels).map(moments).collect())
             }
+            Inputs::Tokens(_) => Self::Tokens,
         }
     }
 }

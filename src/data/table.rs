@@ -1,14 +1,39 @@
 //! Tables in CSV files: a header row, then a row a sample.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use super::dataset::{Dataset, Inputs, Split, Targets};
 use super::{DataError, held_out, malformed};
 use crate::formatting;
-use crate::spec::{CsvTest, TaskKind, limits};
+use crate::spec::{TableTest, TaskKind, limits};
 use crate::store;
+
+/// What a file is counted in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unit {
+    Line,
+    /// Of a file without lines.
+    Row,
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Line => "line",
+            Self::Row => "row",
+        })
+    }
+}
+
+impl Unit {
+    /// Where a value is.
+    pub(super) fn place(self, number: u64, column: &str) -> String {
+        format!("{self} {number}, column {column}")
+    }
+}
 
 /// What of a table is learnt from what.
 #[derive(Clone, Copy, Debug)]
@@ -24,25 +49,25 @@ pub(super) struct Columns<'a> {
 /// Loads the training table, and the test split from a table of its own or as a share of the training table.
 pub(super) fn load(
     train: &Path,
-    test: &CsvTest,
+    test: &TableTest,
     columns: Columns<'_>,
 ) -> Result<Dataset, DataError> {
     let first = Table::read(train, columns)?;
     let shape = [first.features.len(), 1, 1];
     let classes = match columns.task {
-        TaskKind::Classification => Some(first.classes(columns.target)?),
+        TaskKind::Classification => Some(classes(train, columns.target, &first.targets)?),
         TaskKind::Regression => None,
     };
     let outputs = classes.as_ref().map_or(1, BTreeMap::len);
     let features = first.features.clone();
     let first = first.into_split(columns.target, classes.as_ref())?;
     let [train, test] = match test {
-        CsvTest::File(path) => {
+        TableTest::File(path) => {
             let columns = Columns { features: Some(&features), ..columns };
             let second = Table::read(path, columns)?;
             [first, second.into_split(columns.target, classes.as_ref())?]
         }
-        CsvTest::Share(share) => held_out::split(train, &first, (shape, outputs), *share)?,
+        TableTest::Share(share) => held_out::split(train, &first, (shape, outputs), *share)?,
     };
     Ok(Dataset { shape, outputs, train, test })
 }
@@ -89,26 +114,6 @@ impl Table {
         Ok(table)
     }
 
-    /// The classes that the targets name, and the label of each: whole numbers by their size, other names in alphabetical order.
-    fn classes(&self, column: &str) -> Result<BTreeMap<String, u32>, DataError> {
-        let mut names: Vec<&str> = self.targets.iter().map(|(_, name)| name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        if names.len() > limits::WIDTH {
-            let found = format!("column {column} has {} classes", names.len());
-            let expected = format!("at most {}; numbers need task = \"regression\"", limits::WIDTH);
-            return Err(malformed(&self.path, found, expected));
-        }
-        if let Some(numbers) =
-            names.iter().map(|name| name.parse().ok()).collect::<Option<Vec<i64>>>()
-        {
-            let mut numbered: Vec<(i64, &str)> = numbers.into_iter().zip(names).collect();
-            numbered.sort_unstable();
-            names = numbered.into_iter().map(|(_, name)| name).collect();
-        }
-        Ok(names.into_iter().map(str::to_owned).zip(0..).collect())
-    }
-
     /// With the targets as labels of these classes, or as numbers where there are no classes.
     fn into_split(
         self,
@@ -118,7 +123,9 @@ impl Table {
         let path = &self.path;
         let targets = self.targets.iter().map(|(line, text)| ((*line, column), text));
         let targets = if let Some(classes) = classes {
-            let label = |(place, text): (_, &String)| label(path, place, text, classes);
+            let label = |((line, column), text): ((u64, &str), &String)| {
+                label(path, Unit::Line.place(line, column), text, classes)
+            };
             Targets::Labels(targets.map(label).collect::<Result<_, _>>()?)
         } else {
             let number = |(place, text): (_, &String)| number(path, place, text);
@@ -128,8 +135,31 @@ impl Table {
     }
 }
 
+/// The classes that the targets of a column name, and the label of each: whole numbers by their size, other names in alphabetical
+/// order. Each target stands behind its place.
+pub(super) fn classes(
+    path: &Path,
+    column: &str,
+    targets: &[(u64, String)],
+) -> Result<BTreeMap<String, u32>, DataError> {
+    let mut names: Vec<&str> = targets.iter().map(|(_, name)| name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() > limits::WIDTH {
+        let found = format!("column {column} has {} classes", names.len());
+        let expected = format!("at most {}; numbers need task = \"regression\"", limits::WIDTH);
+        return Err(malformed(path, found, expected));
+    }
+    if let Some(numbers) = names.iter().map(|name| name.parse().ok()).collect::<Option<Vec<i64>>>() {
+        let mut numbered: Vec<(i64, &str)> = numbers.into_iter().zip(names).collect();
+        numbered.sort_unstable();
+        names = numbered.into_iter().map(|(_, name)| name).collect();
+    }
+    Ok(names.into_iter().map(str::to_owned).zip(0..).collect())
+}
+
 /// The place of a column, which the header names once.
-fn column(path: &Path, header: &[&str], name: &str) -> Result<usize, DataError> {
+pub(super) fn column(path: &Path, header: &[&str], name: &str) -> Result<usize, DataError> {
     let mut places = header.iter().enumerate().filter(|(_, found)| **found == name);
     match (places.next(), places.next()) {
         (Some((place, _)), None) => Ok(place),
@@ -153,17 +183,16 @@ fn number(path: &Path, (line, column): (u64, &str), text: &str) -> Result<f32, D
         Err(_) if text.is_empty() => "nothing".to_owned(),
         Err(_) => format!("{text:?}"),
     };
-    Err(malformed(path, format!("line {line}, column {column}: {found}"), "a number"))
+    Err(malformed(path, format!("{}: {found}", Unit::Line.place(line, column)), "a number"))
 }
 
-/// The label of the class in a line and column.
-fn label(
+/// The label of the class in a place.
+pub(super) fn label(
     path: &Path,
-    (line, column): (u64, &str),
+    place: String,
     text: &str,
     classes: &BTreeMap<String, u32>,
 ) -> Result<u32, DataError> {
-    let place = format!("line {line}, column {column}");
     match classes.get(text) {
         _ if text.is_empty() => Err(malformed(path, format!("{place}: nothing"), "a class")),
         Some(label) => Ok(*label),
@@ -175,7 +204,7 @@ fn label(
 }
 
 /// What is wrong with a file that is no table.
-fn unreadable(path: &Path, error: &csv::Error) -> DataError {
+pub(super) fn unreadable(path: &Path, error: &csv::Error) -> DataError {
     let line = |position: &Option<csv::Position>| position.as_ref().map_or(0, csv::Position::line);
     match error.kind() {
         csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
@@ -210,9 +239,9 @@ mod tests {
         let source = match test {
             Some(test) => {
                 store::write(&test_path, test.as_bytes()).unwrap();
-                CsvTest::File(test_path)
+                TableTest::File(test_path)
             }
-            None => CsvTest::Share(TestShare { share: 0.5, seed: 0 }),
+            None => TableTest::Share(TestShare { share: 0.5, seed: 0 }),
         };
         let data = load(&train_path, &source, columns).and_then(|data| data.check().map(|()| data));
         let folder = format!("{}/", folder.path().display());
@@ -348,7 +377,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("latin.csv");
         store::write(&path, b"x,y\n1,caf\xe9\n").unwrap();
-        let error = load(&path, &CsvTest::File(path.clone()), COLUMNS).unwrap_err().to_string();
+        let error = load(&path, &TableTest::File(path.clone()), COLUMNS).unwrap_err().to_string();
         assert!(error.ends_with("latin.csv: line 2: not UTF-8; expected text in UTF-8"), "{error}");
     }
 }

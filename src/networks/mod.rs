@@ -1,6 +1,7 @@
 //! The networks that a spec can name, made of layers.
 
 mod cnn;
+mod encoder;
 mod list;
 mod mlp;
 mod resnet;
@@ -8,22 +9,36 @@ mod resnet;
 use crate::model::{Model, ModelError};
 use crate::spec::ModelPlan;
 
-/// The model of a plan for images of `shape` (C, H, W) and a number of outputs.
+/// The model of a plan for samples of `shape` (C, H, W) and a number of outputs; texts are 1 × 1 × T, of tokens of a vocabulary.
 ///
 /// ```
 /// use mantissa::networks;
 /// use mantissa::spec::{Activation, ModelPlan};
 ///
 /// let plan = ModelPlan::Mlp { hidden: vec![64], activation: Activation::Relu, dropout: 0.0 };
-/// let model = networks::model(&plan, [1, 28, 28], 10)?;
+/// let model = networks::model(&plan, ([1, 28, 28], None), 10)?;
 /// assert_eq!(model.parameters.iter().map(|parameter| parameter.len()).sum::<usize>(), 784 * 64 + 64 + 64 * 10 + 10);
 /// # Ok::<(), mantissa::model::ModelError>(())
 /// ```
 ///
 /// # Errors
-/// When a convolution or pooling does not fit the images, or a parameter or what an image becomes has more than
+/// When the model is not made for such samples, a convolution or pooling does not fit the images, or a parameter or what an image becomes has more than
 /// [`VALUES`](crate::spec::limits::VALUES).
-pub fn model(plan: &ModelPlan, shape: [usize; 3], outputs: usize) -> Result<Model, ModelError> {
+pub fn model(
+    plan: &ModelPlan,
+    (shape, vocabulary): ([usize; 3], Option<usize>),
+    outputs: usize,
+) -> Result<Model, ModelError> {
+    let vocabulary = match (plan, vocabulary) {
+        (ModelPlan::Encoder { .. }, Some(vocabulary)) => vocabulary,
+        (ModelPlan::Encoder { .. }, None) => {
+            return Err(ModelError("an encoder takes texts: choose data.kind = \"text\"".to_owned()));
+        }
+        (_, Some(_)) => {
+            return Err(ModelError("only an encoder takes texts: choose model.kind = \"encoder\"".to_owned()));
+        }
+        (_, None) => 0,
+    };
     Model::of_layers(shape, |registry| match plan {
         ModelPlan::Mlp { hidden, activation, dropout } => {
             let inputs = shape.into_iter().fold(1, usize::saturating_mul);
@@ -35,6 +50,10 @@ pub fn model(plan: &ModelPlan, shape: [usize; 3], outputs: usize) -> Result<Mode
                 .into(),
         )),
         ModelPlan::Cnn { .. } => cnn::layers(registry, plan, shape, outputs),
+        ModelPlan::Encoder { .. } => {
+            let [_, _, length] = shape;
+            Ok(encoder::layers(registry, plan, (vocabulary, length), outputs))
+        }
         ModelPlan::Layers { layers } => list::layers(registry, layers, shape, outputs),
         ModelPlan::Resnet { depth, width } => {
             resnet::layers(registry, (*depth, *width), shape, outputs)
@@ -84,7 +103,7 @@ mod tests {
             (ModelPlan::Mlp { hidden: vec![1], activation: Activation::Relu, dropout: 0.0 }, (1, 1), None),
         ];
         for (plan, (height, width), norm) in table {
-            let model = model(&plan, [1, height, width], 2).unwrap();
+            let model = model(&plan, ([1, height, width], None), 2).unwrap();
             let what = format!("{plan:?} on {height} × {width}");
             let refusal = model.check_normalization(1).err().map(|error| error.to_string());
             let expected = norm.map(|norm| format!(
@@ -130,7 +149,7 @@ mod tests {
                 "patches of stage1: 65536 × 3 × 3 × 2048 × 2048",
             ),
         ] {
-            let error = model(&plan, shape, 10).err().unwrap().to_string();
+            let error = model(&plan, (shape, None), 10).err().unwrap().to_string();
             let rest = "values; at most 1099511627776: choose smaller sizes";
             assert_eq!(error, format!("model: {message} {rest}"));
         }
@@ -138,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_a_batch_takes_is_counted_with_all_its_images() {
-        let model = model(&growing(1, 64, Pool::Global), [1, 28, 28], 10).unwrap();
+        let model = model(&growing(1, 64, Pool::Global), ([1, 28, 28], None), 10).unwrap();
         // Python: 2**40 // (64 * (28 + 2048)**2) == 3986
         assert_eq!(model.check_batch(3986), Ok(()));
         assert_eq!(

@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 const MOST_WRONG: usize = 2;
 
 /// Every key that is not in a list, of every kind of data, model and optimizer.
-const PATHS: [&str; 77] = [
+const PATHS: [&str; 85] = [
     "name",
     "data",
     "data.kind",
@@ -27,6 +27,10 @@ const PATHS: [&str; 77] = [
     "data.target",
     "data.features",
     "data.task",
+    "data.text",
+    "data.length",
+    "data.tokenizer",
+    "data.vocabulary",
     "data.resize",
     "data.path",
     "data.augment",
@@ -42,6 +46,10 @@ const PATHS: [&str; 77] = [
     "model.depth",
     "model.width",
     "model.layers",
+    "model.heads",
+    "model.feed_forward",
+    "model.norm",
+    "model.pool",
     "train",
     "train.steps",
     "train.epochs",
@@ -138,11 +146,13 @@ mod tests {
             ("data", Some("data={kind=\"cifar10\"}")),
             ("data", Some("data={kind=\"image-folder\"}")),
             ("data", Some("data={kind=\"npy\"}")),
+            ("data", Some("data={kind=\"text\"}")),
             ("data", Some("data={kind=\"csv\"}")),
             ("data.augment", Some("data={kind=\"cifar100\"}")),
             ("model", None),
             ("model", Some("model={kind=\"cnn\"}")),
             ("model", Some("model={kind=\"resnet\"}")),
+            ("model", Some("model={kind=\"encoder\"}")),
             ("model", Some("model={kind=\"layers\"}")),
             ("train", None),
             ("train.optimizer", None),

@@ -20,7 +20,7 @@ use crate::precision::{Format, Policy, PolicyError};
 
 /// What a key means when it is left out.
 pub mod defaults {
-    use crate::spec::{Activation, Pool, ScheduleKind, TaskKind};
+    use crate::spec::{Activation, NormPlan, Pool, ScheduleKind, TaskKind, TextPool};
 
     /// Seeds 0, 1 and 2.
     pub const SEEDS: u64 = 3;
@@ -30,6 +30,20 @@ pub mod defaults {
     pub const DIGITS_TRAIN: usize = 6000;
     /// `seed` of a test share.
     pub const SHARE_SEED: u64 = 0;
+    /// `text`: the column of the texts.
+    pub const TEXT: &str = "text";
+    /// `target` of texts: the column of the classes.
+    pub const TEXT_TARGET: &str = "label";
+    /// `length`: tokens of a text.
+    pub const LENGTH: usize = 256;
+    /// `vocabulary`: tokens of a tokenizer that is made.
+    pub const VOCABULARY: usize = 8_192;
+    /// `norm` of a transformer.
+    pub const NORM: NormPlan = NormPlan::Before;
+    /// `pool` of a transformer.
+    pub const TEXT_POOL: TextPool = TextPool::Mean;
+    /// `feed_forward` of a transformer ÷ its width, as in the paper on attention.
+    pub const FEED_FORWARD: usize = 4;
     /// `task` of arrays and tables.
     pub const TASK: TaskKind = TaskKind::Classification;
     /// Synthetic digits to test on.
@@ -117,6 +131,10 @@ pub mod limits {
     pub const LAYERS: usize = 1_000;
     /// Residual layers within each other.
     pub const NESTED: usize = 8;
+    /// Tokens of a text.
+    pub const LENGTH: usize = 8_192;
+    /// Tokens of a tokenizer.
+    pub const VOCABULARY: usize = 1_000_000;
     /// Kernel, stride, padding and dilation of a convolution.
     pub const KERNEL: usize = 1_024;
     /// Layers of a residual network: the deepest of its paper.

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Activation, Augment, ControlKind, Pool, ScheduleKind, TaskKind};
+use super::{
+    Activation, Augment, ControlKind, NormPlan, Pool, ScheduleKind, TaskKind, TextPool,
+};
 
 /// An experiment as typed: not validated, defaults not filled in.
 #[derive(Clone, Debug, Deserialize)]
@@ -84,6 +86,17 @@ pub(super) enum DataSpec {
         features: Option<Vec<String>>,
         task: Option<TaskKind>,
     },
+    Text {
+        train: PathBuf,
+        test: Option<PathBuf>,
+        test_share: Option<f64>,
+        seed: Option<u64>,
+        text: Option<String>,
+        target: Option<String>,
+        length: Option<usize>,
+        tokenizer: Option<PathBuf>,
+        vocabulary: Option<usize>,
+    },
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -100,6 +113,15 @@ pub(super) enum ModelSpec {
         activation: Option<Activation>,
         batch_norm: Option<bool>,
         dropout: Option<f32>,
+    },
+    Encoder {
+        width: usize,
+        depth: usize,
+        heads: usize,
+        feed_forward: Option<usize>,
+        dropout: Option<f32>,
+        norm: Option<NormPlan>,
+        pool: Option<TextPool>,
     },
     Resnet {
         depth: usize,

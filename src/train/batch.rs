@@ -3,15 +3,17 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::data::{Batch, Targets};
-use crate::layers::Arithmetic;
+use crate::layers::{Arithmetic, Sequences};
 use crate::ops::{self, LossGradient, LossSettings};
 use crate::precision::Format;
 
 /// A batch on the device.
 #[derive(Clone, Debug)]
 pub struct DeviceBatch {
-    /// N × C × H × W, f32.
+    /// N × C × H × W, f32; of texts N × T token ids, u32.
     pub(super) inputs: Tensor,
+    /// How many tokens each text has, N, u32; none of other data.
+    pub(super) lengths: Option<Tensor>,
     /// N labels, u32, or N × the values of a target, f32.
     pub(super) targets: Tensor,
 }
@@ -22,7 +24,10 @@ impl DeviceBatch {
     /// # Errors
     /// When the batch is not of that shape, or there is no memory for it.
     pub fn new(batch: Batch, [c, h, w]: [usize; 3], device: &Device) -> Result<Self> {
-        let count = batch.inputs.len() / (c * h * w).max(1);
+        let count = match &batch.texts {
+            Some(texts) => texts.lengths.len(),
+            None => batch.inputs.len() / (c * h * w).max(1),
+        };
         let targets = match batch.targets {
             Targets::Labels(labels) => ops::from_host(labels, count, device)?,
             Targets::Values(values) => {
@@ -30,13 +35,36 @@ impl DeviceBatch {
                 ops::from_host(values, (count, each), device)?
             }
         };
-        Ok(Self { inputs: ops::from_host(batch.inputs, (count, c, h, w), device)?, targets })
+        let (inputs, lengths) = match batch.texts {
+            Some(texts) => {
+                let longest = texts.ids.len() / count.max(1);
+                let lengths = ops::from_host(texts.lengths, count, device)?;
+                (ops::from_host(texts.ids, (count, longest), device)?, Some(lengths))
+            }
+            None => (ops::from_host(batch.inputs, (count, c, h, w), device)?, None),
+        };
+        Ok(Self { inputs, lengths, targets })
     }
 
     /// An equal batch with storage of its own.
     pub(super) fn copy(&self) -> Result<Self> {
-        let targets = ops::copy(&self.targets)?;
-        Ok(Self { inputs: ops::copy(&self.inputs)?, targets })
+        let lengths = self.lengths.as_ref().map(ops::copy).transpose()?;
+        Ok(Self { inputs: ops::copy(&self.inputs)?, lengths, targets: ops::copy(&self.targets)? })
+    }
+
+    /// Takes over the values of a batch of the same shapes.
+    pub(super) fn copy_from(&self, other: &Self) -> Result<()> {
+        ops::copy_into(&self.inputs, &other.inputs)?;
+        ops::copy_into(&self.targets, &other.targets)?;
+        match (&self.lengths, &other.lengths) {
+            (Some(own), Some(lengths)) => ops::copy_into(own, lengths),
+            _ => Ok(()),
+        }
+    }
+
+    /// What layers know of it beside its values.
+    pub(super) fn sequences(&self) -> Sequences {
+        Sequences { lengths: self.lengths.clone(), types: None }
     }
 
     /// Cross-entropy of labels, the mean squared error of values.
@@ -67,8 +95,11 @@ impl DeviceBatch {
         self.targets.dtype() == DType::U32
     }
 
-    /// The inputs in the compute format.
+    /// The inputs in the compute format; token ids as they are.
     pub(super) fn input(&self, arithmetic: Arithmetic) -> Result<Tensor> {
+        if self.inputs.dtype() == DType::U32 {
+            return Ok(self.inputs.clone());
+        }
         in_format(&self.inputs, arithmetic)
     }
 }

@@ -23,7 +23,7 @@ impl Inferencer {
     /// # Errors
     /// When the batch is not of the model's shape.
     pub fn forward(&self, batch: &DeviceBatch) -> Result<Tensor> {
-        self.logits(batch.input(self.arithmetic)?)
+        self.logits(batch.input(self.arithmetic)?, batch)
     }
 
     /// As [`Inferencer::forward`], on a batch of its own in the compute format, which it gives back as soon as it can: what memory
@@ -35,11 +35,12 @@ impl Inferencer {
         let input = batch.input(self.arithmetic)?;
         let is_shared = input.id() == batch.inputs.id();
         let own = if is_shared { ops::copy(&input)? } else { input };
-        self.logits(own)
+        self.logits(own, batch)
     }
 
-    fn logits(&self, input: Tensor) -> Result<Tensor> {
-        let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics);
+    fn logits(&self, input: Tensor, batch: &DeviceBatch) -> Result<Tensor> {
+        let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics)
+            .with_sequences(batch.sequences());
         self.layers.forward(input, &mut pass)
     }
 

@@ -90,8 +90,7 @@ impl CapturedStep {
     /// The step on these batches.
     fn repeat(&mut self, batches: &[DeviceBatch]) -> Result<()> {
         for (target, source) in self.batches.iter().zip(batches) {
-            ops::copy_into(&target.inputs, &source.inputs)?;
-            ops::copy_into(&target.targets, &source.targets)?;
+            target.copy_from(source)?;
         }
         self.graph.replay()
     }
@@ -431,6 +430,7 @@ impl<'a> Trainer<'a> {
             enter(Phase::Forward)?;
             let mut pass =
                 Pass::new(arithmetic, self.training(values.pass), weights, &self.statistics)
+                    .with_sequences(batch.sequences())
                     .with_census(census.as_deref_mut());
             let logits = self.layers.forward(batch.input(arithmetic)?, &mut pass)?;
             let outcome = batch.loss(&logits, settings, values.scale)?;
@@ -465,7 +465,8 @@ impl<'a> Trainer<'a> {
             let batch = batch?;
             let batch = DeviceBatch::new(batch, self.image, &self.device)?;
             count += batch.inputs.dim(0)?;
-            let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &self.statistics);
+            let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &self.statistics)
+                .with_sequences(batch.sequences());
             let logits = self.layers.forward(batch.input(arithmetic)?, &mut pass)?;
             let (losses, right) = batch.test(&logits)?;
             correct = right.map(|right| correct.unwrap_or(0) + right);
@@ -488,7 +489,9 @@ impl<'a> Trainer<'a> {
         for index in 0..self.plan.accumulate {
             let batch = load(index)?;
             let mode = self.training(&number);
-            let mut pass = Pass::new(arithmetic, mode, &weights, &self.statistics).watching();
+            let mut pass = Pass::new(arithmetic, mode, &weights, &self.statistics)
+                .with_sequences(batch.sequences())
+                .watching();
             self.layers.forward(batch.input(arithmetic)?, &mut pass)?;
             if let Some(layer) = pass.first_non_finite() {
                 return Ok(Some(layer.to_owned()));

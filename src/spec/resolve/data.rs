@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Checked, defaults, limits, real, refuse, whole};
 use crate::spec::typed::DataSpec;
-use crate::spec::{Augment, CsvTest, DataPlan, IdxTest, NpyTest, TestShare};
+use crate::spec::{Augment, TableTest, DataPlan, IdxTest, NpyTest, TestShare};
 
 /// Height and width of an image of CIFAR.
 pub(super) const CIFAR_SIDE: usize = 32;
@@ -52,14 +52,44 @@ pub(super) fn resolve(spec: DataSpec) -> Checked<DataPlan> {
             if features.as_ref().is_some_and(|features| features.contains(&target)) {
                 return refuse("data.features", format!("lists the target, {target:?}; remove it"));
             }
-            let test = match (test, share(test_share, seed)?) {
-                (Some(path), None) => CsvTest::File(path),
-                (None, Some(share)) => CsvTest::Share(share),
-                _ => return refuse("data", "give either test or test_share for the test split"),
-            };
+            let test = table_test(test, share(test_share, seed)?)?;
             DataPlan::Csv { train, test, target, features, task: task.unwrap_or(defaults::TASK) }
         }
+        DataSpec::Text {
+            train,
+            test,
+            test_share,
+            seed,
+            text,
+            target,
+            length,
+            tokenizer,
+            vocabulary,
+        } => {
+            if let (Some(_), Some(_)) = (&tokenizer, vocabulary) {
+                return refuse("data.vocabulary", "is that of the tokenizer; remove this key");
+            }
+            let length = length.unwrap_or(defaults::LENGTH);
+            let vocabulary = vocabulary.unwrap_or(defaults::VOCABULARY);
+            DataPlan::Text {
+                train,
+                test: table_test(test, share(test_share, seed)?)?,
+                text: text.unwrap_or_else(|| defaults::TEXT.to_owned()),
+                target: target.unwrap_or_else(|| defaults::TEXT_TARGET.to_owned()),
+                length: whole("data.length", length, 8..=limits::LENGTH)?,
+                tokenizer,
+                vocabulary: whole("data.vocabulary", vocabulary, 256..=limits::VOCABULARY)?,
+            }
+        }
     })
+}
+
+fn table_test(test: Option<PathBuf>, share: Option<TestShare>) -> Checked<TableTest> {
+    match (test, share) {
+        (Some(path), None) => Ok(TableTest::File(path)),
+        (None, Some(share)) => Ok(TableTest::Share(share)),
+        _ => refuse("data", "give either test or test_share for the test split"),
+    }
 }
 
 fn idx_test(
@@ -129,7 +159,7 @@ fn cropped(augment: Augment) -> Checked<Augment> {
 
 #[cfg(test)]
 mod tests {
-    use crate::spec::{CsvTest, DEFAULT, DataPlan, NpyTest, Overrides, Plan, TaskKind, TestShare};
+    use crate::spec::{TableTest, DEFAULT, DataPlan, NpyTest, Overrides, Plan, TaskKind, TestShare};
 
     /// The default experiment on these data.
     fn read(data: &str, others: &[&str]) -> Result<Plan, String> {
@@ -147,7 +177,7 @@ mod tests {
             found("{kind='csv',train='t.csv',target='y',test_share=0.2}"),
             DataPlan::Csv {
                 train: "t.csv".into(),
-                test: CsvTest::Share(share(0.2)),
+                test: TableTest::Share(share(0.2)),
                 target: "y".to_owned(),
                 features: None,
                 task: TaskKind::Classification,

@@ -21,6 +21,7 @@ impl Shape {
             DataPlan::ImageFolder { .. }
             | DataPlan::Npy { .. }
             | DataPlan::Csv { .. }
+            | DataPlan::Text { .. }
             | DataPlan::Own { .. } => (None, None),
         };
         Self { channels, side }
@@ -45,6 +46,24 @@ pub(super) fn resolve(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
         }
         ModelSpec::Layers { layers: typed } => {
             ModelPlan::Layers { layers: layers("model.layers", typed, 0)? }
+        }
+        ModelSpec::Encoder { width, depth, heads, feed_forward, dropout, norm, pool } => {
+            let width = whole("model.width", width, 1..=limits::WIDTH)?;
+            let heads = whole("model.heads", heads, 1..=limits::WIDTH)?;
+            if !width.is_multiple_of(heads) {
+                return refuse("model.heads", format!("is {heads}, which does not divide the width, {width}"));
+            }
+            let feed_forward = feed_forward
+                .unwrap_or_else(|| limits::WIDTH.min(defaults::FEED_FORWARD * width));
+            ModelPlan::Encoder {
+                width,
+                depth: whole("model.depth", depth, 1..=limits::LAYERS)?,
+                heads,
+                feed_forward: whole("model.feed_forward", feed_forward, 1..=limits::WIDTH)?,
+                dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+                norm: norm.unwrap_or(defaults::NORM),
+                pool: pool.unwrap_or(defaults::TEXT_POOL),
+            }
         }
         ModelSpec::Resnet { depth, width } => ModelPlan::Resnet {
             depth: resnet_depth(depth)?,

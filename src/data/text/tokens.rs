@@ -1,0 +1,108 @@
+//! The tokenizer, read from a file of Hugging Face's `tokenizers` or made of the training texts.
+
+use std::path::Path;
+
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::{AddedToken, Encoding, TruncationParams};
+
+use super::super::dataset::Tokens;
+use super::super::{DataError, malformed};
+use super::files::Texts;
+use crate::store;
+
+/// The special tokens of a tokenizer that is made, with ids from 0, as BERT has them.
+const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
+/// The ids of `[CLS]` and `[SEP]`.
+const CLS: u32 = 2;
+const SEP: u32 = 3;
+
+/// Texts that are encoded at a time: what holds their offsets is larger than they are.
+const AT_A_TIME: usize = 1024;
+
+/// Makes token ids of texts.
+pub(super) struct Tokenizer {
+    tokenizer: tokenizers::Tokenizer,
+    vocabulary: usize,
+}
+
+impl Tokenizer {
+    /// The tokenizer of a file, which cuts texts to `length` tokens.
+    pub(super) fn read(path: &Path, length: usize) -> Result<Self, DataError> {
+        let expected = "a tokenizer.json of Hugging Face's tokenizers";
+        let bytes = store::read(path)?;
+        let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|error| malformed(path, error.to_string(), expected))?;
+        Self::cutting(tokenizer, length).map_err(|error| malformed(path, error, expected))
+    }
+
+    /// A WordPiece tokenizer of at most so many tokens, made of these texts: lower case, split at spaces and punctuation, as BERT's
+    /// uncased one. A token stands at the start of each text, and one at its end.
+    pub(super) fn train(
+        texts: &[String],
+        (vocabulary, length): (usize, usize),
+    ) -> Result<Self, DataError> {
+        let made = || -> tokenizers::Result<tokenizers::Tokenizer> {
+            let model = WordPiece::builder().unk_token("[UNK]".to_owned()).build()?;
+            let mut tokenizer = tokenizers::Tokenizer::new(model);
+            tokenizer.with_normalizer(Some(BertNormalizer::default()))?;
+            tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+            let special = SPECIAL.map(|token| AddedToken::from(token, true)).to_vec();
+            let mut trainer: TrainerWrapper = WordPieceTrainer::builder()
+                .vocab_size(vocabulary)
+                .show_progress(false)
+                .special_tokens(special.clone())
+                .build()
+                .into();
+            tokenizer.train(&mut trainer, texts.iter())?;
+            tokenizer.add_special_tokens(special)?;
+            let ends = [(SEP, "[SEP]"), (CLS, "[CLS]")].map(|(id, token)| (token.to_owned(), id));
+            let [sep, cls] = ends;
+            tokenizer.with_post_processor(Some(BertProcessing::new(sep, cls)));
+            Ok(tokenizer)
+        };
+        let cannot =
+            |error: String| DataError::Invalid(format!("a tokenizer cannot be made: {error}"));
+        let tokenizer = made().map_err(|error| cannot(error.to_string()))?;
+        Self::cutting(tokenizer, length).map_err(cannot)
+    }
+
+    fn cutting(mut tokenizer: tokenizers::Tokenizer, length: usize) -> Result<Self, String> {
+        let truncation = TruncationParams { max_length: length, ..TruncationParams::default() };
+        let added = tokenizer.get_vocab(true).into_values().max();
+        let vocabulary = added.map_or(0, |last| last as usize + 1);
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(Some(truncation)).map_err(|error| error.to_string())?;
+        Ok(Self { tokenizer, vocabulary })
+    }
+
+    /// The tokens of texts.
+    pub(super) fn tokens(&self, texts: &Texts) -> Result<Tokens, DataError> {
+        let mut tokens = Tokens { vocabulary: self.vocabulary, ..Tokens::default() };
+        let rows = texts.texts.chunks(AT_A_TIME).zip(texts.targets.chunks(AT_A_TIME));
+        for (texts_now, targets) in rows {
+            let inputs: Vec<&str> = texts_now.iter().map(String::as_str).collect();
+            let encoded = self.tokenizer.encode_batch_fast(inputs, true).map_err(|error| {
+                DataError::Invalid(format!("{}: {error}", texts.path.display()))
+            })?;
+            for (encoding, (row, _)) in encoded.iter().zip(targets) {
+                if encoding.get_ids().is_empty() {
+                    let found = format!("{} {row}: a text without a token", texts.unit);
+                    return Err(malformed(&texts.path, found, "a text that the tokenizer knows"));
+                }
+                add(&mut tokens, encoding);
+            }
+        }
+        Ok(tokens)
+    }
+}
+
+fn add(tokens: &mut Tokens, encoding: &Encoding) {
+    tokens.ids.extend(encoding.get_ids());
+    tokens.ends.push(tokens.ids.len());
+    tokens.cut += usize::from(!encoding.get_overflowing().is_empty());
+}
