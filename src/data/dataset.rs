@@ -134,7 +134,8 @@ impl Tokens {
 
     /// What is wrong with them as texts of at most `length` tokens, and at which text.
     fn problem(&self, length: usize) -> Option<(usize, String)> {
-        let whole = self.ends.is_sorted() && self.ends.last().copied().unwrap_or(0) == self.ids.len();
+        let whole =
+            self.ends.is_sorted() && self.ends.last().copied().unwrap_or(0) == self.ids.len();
         if !whole {
             return Some((0, "the ends of texts do not fit the tokens".to_owned()));
         }
@@ -353,7 +354,8 @@ impl Dataset {
                         or both values as targets";
             return invalid(what.to_owned());
         }
-        if let (Inputs::Tokens(train), Inputs::Tokens(test)) = (&self.train.inputs, &self.test.inputs)
+        if let (Inputs::Tokens(train), Inputs::Tokens(test)) =
+            (&self.train.inputs, &self.test.inputs)
             && train.vocabulary != test.vocabulary
         {
             return invalid(format!(
@@ -480,12 +482,13 @@ impl Dataset {
     fn cut(&self) -> Option<String> {
         let [_, _, length] = self.shape;
         let [train, test] = [&self.train, &self.test].map(|split| match &split.inputs {
-            Inputs::Tokens(tokens) => tokens.cut as u64,
+            Inputs::Tokens(tokens) => tokens.cut,
             Inputs::Pixels(_) | Inputs::Values(_) => 0,
         });
         (train + test > 0).then(|| {
-            let [train, test] = [train, test].map(formatting::count);
-            format!("{train} training texts and {test} test texts are longer than {length} tokens, and cut there.")
+            let train = formatting::plural(train, "training text");
+            let test = formatting::plural(test, "test text");
+            format!("Cut to {length} tokens: {train} and {test}.")
         })
     }
 

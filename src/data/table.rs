@@ -150,7 +150,8 @@ pub(super) fn classes(
         let expected = format!("at most {}; numbers need task = \"regression\"", limits::WIDTH);
         return Err(malformed(path, found, expected));
     }
-    if let Some(numbers) = names.iter().map(|name| name.parse().ok()).collect::<Option<Vec<i64>>>() {
+    if let Some(numbers) = names.iter().map(|name| name.parse().ok()).collect::<Option<Vec<i64>>>()
+    {
         let mut numbered: Vec<(i64, &str)> = numbers.into_iter().zip(names).collect();
         numbered.sort_unstable();
         names = numbered.into_iter().map(|(_, name)| name).collect();

@@ -59,9 +59,8 @@ fn split(
     (target, classes): (&str, &BTreeMap<String, u32>),
 ) -> Result<Split, DataError> {
     let targets = texts.targets.iter();
-    let labels = targets.map(|(row, class)| {
-        label(&texts.path, texts.unit.place(*row, target), class, classes)
-    });
+    let labels = targets
+        .map(|(row, class)| label(&texts.path, texts.unit.place(*row, target), class, classes));
     let targets = Targets::Labels(labels.collect::<Result<_, _>>()?);
     Ok(Split { inputs: Inputs::Tokens(tokenizer.tokens(&texts)?), targets })
 }

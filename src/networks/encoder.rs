@@ -17,7 +17,8 @@ pub(super) fn layers(
     (vocabulary, length): (usize, usize),
     outputs: usize,
 ) -> Sequential {
-    let ModelPlan::Encoder { width, depth, heads, feed_forward, dropout, norm, pool } = *plan else {
+    let ModelPlan::Encoder { width, depth, heads, feed_forward, dropout, norm, pool } = *plan
+    else {
         return Sequential::default();
     };
     let sizes = EmbeddingSizes { tokens: vocabulary, positions: Some(length), types: None, width };
@@ -32,17 +33,10 @@ pub(super) fn layers(
         NormPlan::After => NormPlace::After,
     };
     for block in 1..=depth {
-        let attention = AttentionSizes {
-            width,
-            heads,
-            kv_heads: heads,
-            causal: false,
-            bias: true,
-            rope: None,
-        };
+        let attention =
+            AttentionSizes { width, heads, kv_heads: heads, causal: false, bias: true, rope: None };
         let name = format!("block{block}.attention");
-        let mut body: Vec<BoxedLayer> =
-            vec![Box::new(Attention::new(registry, &name, attention))];
+        let mut body: Vec<BoxedLayer> = vec![Box::new(Attention::new(registry, &name, attention))];
         add_dropout(registry, &format!("{name}.dropout"), dropout, &mut body);
         let norm = Box::new(LayerNorm::new(registry, &format!("{name}.norm"), width, EPS));
         layers.push(Box::new(NormResidual::new(registry, &name, place, (norm, Sequential(body)))));

@@ -32,10 +32,14 @@ pub fn model(
     let vocabulary = match (plan, vocabulary) {
         (ModelPlan::Encoder { .. }, Some(vocabulary)) => vocabulary,
         (ModelPlan::Encoder { .. }, None) => {
-            return Err(ModelError("an encoder takes texts: choose data.kind = \"text\"".to_owned()));
+            return Err(ModelError(
+                "an encoder takes texts: choose data.kind = \"text\"".to_owned(),
+            ));
         }
         (_, Some(_)) => {
-            return Err(ModelError("only an encoder takes texts: choose model.kind = \"encoder\"".to_owned()));
+            return Err(ModelError(
+                "only an encoder takes texts: choose model.kind = \"encoder\"".to_owned(),
+            ));
         }
         (_, None) => 0,
     };

@@ -7,9 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{
-    Activation, Augment, ControlKind, NormPlan, Pool, ScheduleKind, TaskKind, TextPool,
-};
+use super::{Activation, Augment, ControlKind, NormPlan, Pool, ScheduleKind, TaskKind, TextPool};
 
 /// An experiment as typed: not validated, defaults not filled in.
 #[derive(Clone, Debug, Deserialize)]

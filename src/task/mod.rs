@@ -87,7 +87,8 @@ impl Task {
     /// When the data cannot be read, or the model does not fit them.
     pub fn of_plan(plan: &Plan) -> Result<Self, TaskError> {
         let data = data::load(&plan.data)?;
-        let model = networks::model(&plan.model, (data.shape(), data.vocabulary()), data.outputs())?;
+        let model =
+            networks::model(&plan.model, (data.shape(), data.vocabulary()), data.outputs())?;
         let task = Self { augment: data::augmentation(&plan.data), ..Self::new(model, data) };
         match &plan.init {
             Some(path) => task.starting_from(path),

@@ -1,6 +1,7 @@
 //! The files that texts are in: Parquet, CSV and JSON Lines.
 
 use std::io::{BufRead as _, BufReader};
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
@@ -28,7 +29,9 @@ impl Texts {
     pub(super) fn read(path: &Path, columns: (&str, &str)) -> Result<Self, DataError> {
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
         let texts = match ending {
-            "parquet" => Self::parquet(path, columns)?,
+            // The library panics on some damaged files.
+            "parquet" => catch_unwind(|| Self::parquet(path, columns))
+                .unwrap_or_else(|_| Err(malformed(path, "it is damaged", "a Parquet file")))?,
             "csv" => Self::csv(path, columns)?,
             "jsonl" | "ndjson" => Self::json_lines(path, columns)?,
             _ => {
@@ -92,9 +95,9 @@ impl Texts {
             };
             let class = match object.get(target) {
                 Some(serde_json::Value::String(class)) => class.clone(),
-                Some(
-                    class @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)),
-                ) => class.to_string(),
+                Some(class @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => {
+                    class.to_string()
+                }
                 _ => return Err(missing(target, "a class: a whole number or a name")),
             };
             texts.texts.push(found.to_owned());
@@ -113,8 +116,10 @@ impl Texts {
         let names: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
         let places = [table::column(path, &names, text)?, table::column(path, &names, target)?];
         let fields = places.map(|place| schema.get_fields()[place].clone()).to_vec();
-        let wanted =
-            Type::group_type_builder(schema.name()).with_fields(fields).build().map_err(unreadable)?;
+        let wanted = Type::group_type_builder(schema.name())
+            .with_fields(fields)
+            .build()
+            .map_err(unreadable)?;
         let rows = reader.get_row_iter(Some(wanted)).map_err(unreadable)?;
         let mut texts = Self::new(path, Unit::Row);
         for (row, number) in rows.zip(1_u64..) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Checked, defaults, limits, real, refuse, whole};
 use crate::spec::typed::DataSpec;
-use crate::spec::{Augment, TableTest, DataPlan, IdxTest, NpyTest, TestShare};
+use crate::spec::{Augment, DataPlan, IdxTest, NpyTest, TableTest, TestShare};
 
 /// Height and width of an image of CIFAR.
 pub(super) const CIFAR_SIDE: usize = 32;
@@ -159,7 +159,9 @@ fn cropped(augment: Augment) -> Checked<Augment> {
 
 #[cfg(test)]
 mod tests {
-    use crate::spec::{TableTest, DEFAULT, DataPlan, NpyTest, Overrides, Plan, TaskKind, TestShare};
+    use crate::spec::{
+        DEFAULT, DataPlan, NpyTest, Overrides, Plan, TableTest, TaskKind, TestShare,
+    };
 
     /// The default experiment on these data.
     fn read(data: &str, others: &[&str]) -> Result<Plan, String> {

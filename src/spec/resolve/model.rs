@@ -51,10 +51,13 @@ pub(super) fn resolve(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
             let width = whole("model.width", width, 1..=limits::WIDTH)?;
             let heads = whole("model.heads", heads, 1..=limits::WIDTH)?;
             if !width.is_multiple_of(heads) {
-                return refuse("model.heads", format!("is {heads}, which does not divide the width, {width}"));
+                return refuse(
+                    "model.heads",
+                    format!("is {heads}, which does not divide the width, {width}"),
+                );
             }
-            let feed_forward = feed_forward
-                .unwrap_or_else(|| limits::WIDTH.min(defaults::FEED_FORWARD * width));
+            let feed_forward =
+                feed_forward.unwrap_or_else(|| limits::WIDTH.min(defaults::FEED_FORWARD * width));
             ModelPlan::Encoder {
                 width,
                 depth: whole("model.depth", depth, 1..=limits::LAYERS)?,

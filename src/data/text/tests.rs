@@ -1,0 +1,140 @@
+use super::*;
+use crate::spec::TestShare;
+use crate::store;
+
+const SOURCE: Source<'static> =
+    Source { text: "text", target: "label", length: 8, tokenizer: None, vocabulary: 300 };
+
+/// Loads texts as files of these names; an error without the folder's name.
+fn loaded(files: [(&str, &str); 2], source: Source<'_>) -> Result<Dataset, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let [train, test] = files.map(|(name, contents)| {
+        let path = folder.path().join(name);
+        store::write(&path, contents.as_bytes()).unwrap();
+        path
+    });
+    let data =
+        load(&train, &TableTest::File(test), source).and_then(|data| data.check().map(|()| data));
+    let folder = format!("{}/", folder.path().display());
+    data.map_err(|error| error.to_string().replace(&folder, ""))
+}
+
+fn tokens(split: &Split) -> &crate::data::Tokens {
+    let Inputs::Tokens(tokens) = &split.inputs else { panic!("{:?}", split.inputs) };
+    tokens
+}
+
+/// With so many texts every word is a token of its own, from 5 on; 2 and 3 stand around each text, and 1 for what is not known. The
+/// same texts are the same tokens from either kind of file.
+#[test]
+fn words_become_tokens_and_names_classes() {
+    let csv = ("train.csv", "label,text\ngood,A good film\nbad,\"a bad film, a bad end\"\n");
+    let test = "{\"text\": \"A GOOD film\", \"label\": \"good\"}\n\n{\"label\": \"bad\", \"text\": \"☃ bad\"}\n";
+    let data = loaded([csv, ("test.jsonl", test)], SOURCE).unwrap();
+    assert_eq!((data.samples(), data.shape(), data.outputs()), ([2, 2], [1, 1, 8], 2));
+    assert_eq!(data.train().targets, Targets::Labels(vec![1, 0]));
+    assert_eq!(data.test().targets, Targets::Labels(vec![1, 0]));
+    let (train, test) = (tokens(data.train()), tokens(data.test()));
+    assert_eq!(train.text(0).len(), 5);
+    assert_eq!(test.text(0), train.text(0));
+    assert_eq!((train.text(0)[0], train.text(0)[4]), (2, 3));
+    // "bad" is the second word of the second text.
+    assert_eq!(test.text(1), [2, 1, train.text(1)[2], 3]);
+    // a bad film , a bad end, and two more: the last is still the end of the text.
+    assert_eq!((train.text(1).len(), train.text(1)[7], train.cut, test.cut), (8, 3, 1, 0));
+    assert_eq!(data.notes(), ["Cut to 8 tokens: 1 training text and 0 test texts."]);
+    assert_eq!(data.vocabulary(), Some(train.vocabulary));
+    assert!(train.ids.iter().chain(&test.ids).all(|id| (*id as usize) < train.vocabulary));
+    assert_eq!(data.facts().vocabulary, data.vocabulary());
+}
+
+#[test]
+fn the_same_texts_make_the_same_tokenizer() {
+    let words = ["alpha", "beta", "gamma", "delta", "epsilon"];
+    let rows = (0..200_usize).map(|i| {
+        let text: Vec<&str> = (0..12).map(|k| words[(i * 7 + k * k) % 5]).collect();
+        format!("{},{}\n", i % 2, text.join(" "))
+    });
+    let csv = format!("label,text\n{}", rows.collect::<String>());
+    let files = [("train.csv", csv.as_str()), ("test.csv", csv.as_str())];
+    let first = loaded(files, SOURCE).unwrap();
+    assert_eq!(loaded(files, SOURCE).unwrap(), first);
+}
+
+#[test]
+fn a_share_of_the_texts_is_held_out_before_a_tokenizer_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("all.csv");
+    let names = ["zero", "one", "two", "three", "four", "five", "six", "seven"];
+    let rows = names.iter().enumerate().map(|(i, name)| format!("{},{name}\n", i % 2));
+    store::write(&path, format!("label,text\n{}", rows.collect::<String>()).as_bytes()).unwrap();
+    let share = TableTest::Share(TestShare { share: 0.25, seed: 0 });
+    let data = load(&path, &share, SOURCE).unwrap();
+    assert_eq!(data.samples(), [6, 2]);
+    // A word that occurs once is a token where the tokenizer has seen it.
+    assert!(tokens(data.train()).ids.iter().all(|id| *id != 1));
+}
+
+#[test]
+fn what_cannot_be_learnt_from_is_named_with_its_place() {
+    let good = "label,text\n0,a\n1,b\n";
+    let missing = Source { tokenizer: Some(Path::new("train.csv")), ..SOURCE };
+    for (name, train, source, message) in [
+        (
+            "t.txt",
+            "a",
+            SOURCE,
+            "t.txt: a name that ends in \"txt\"; expected a name that ends in .parquet, .csv or .jsonl",
+        ),
+        (
+            "t.csv",
+            "label,text\n0,a\n1,\" \"\n",
+            SOURCE,
+            "t.csv: line 3, column text: nothing; expected a text",
+        ),
+        (
+            "t.csv",
+            "label,words\n0,a\n",
+            SOURCE,
+            "t.csv: no column \"text\" in its header row; expected one of \"label\" and \"words\"",
+        ),
+        (
+            "t.csv",
+            "label,text\n,a\n",
+            SOURCE,
+            "t.csv: line 2, column label: nothing; expected a class",
+        ),
+        (
+            "t.jsonl",
+            "{\"text\": 5, \"label\": 0}",
+            SOURCE,
+            "t.jsonl: line 1, column text: 5; expected a text in quotation marks",
+        ),
+        (
+            "t.jsonl",
+            "{\"text\": \"a\"}",
+            SOURCE,
+            "t.jsonl: line 1, column label: nothing; expected a class: a whole number or a name",
+        ),
+        (
+            "t.jsonl",
+            "{\"text\": \"a\", \"label\": [1]}",
+            SOURCE,
+            "t.jsonl: line 1, column label: [1]; expected a class: a whole number or a name",
+        ),
+        (
+            "t.jsonl",
+            "[1]",
+            SOURCE,
+            "t.jsonl: line 1: invalid type: sequence, expected a map at line 1 column 0; expected a JSON object a line",
+        ),
+        ("t.parquet", "PAR1", SOURCE, "t.parquet: "),
+        ("t.csv", good, missing, "train.csv: cannot read: No such file or directory (os error 2)"),
+    ] {
+        let error = loaded([(name, train), ("test.csv", good)], source).unwrap_err();
+        assert!(error.starts_with(message), "{error:?}, not {message:?}");
+    }
+    let error = loaded([("a.csv", good), ("b.csv", "label,text\n7,a\n")], SOURCE).unwrap_err();
+    let expected = "b.csv: line 2, column label: class \"7\", which no training row has; expected a class to learn from";
+    assert_eq!(error, expected);
+}
