@@ -162,3 +162,63 @@ fn the_example_of_a_regression_can_be_run() {
         "{stdout}"
     );
 }
+
+/// Texts of 3 to 20 words, of which one says the class.
+fn reviews(count: usize, shift: usize) -> String {
+    const WORDS: [&str; 6] = ["the", "film", "was", "seen", "by", "many"];
+    let rows = (0..count).map(|i| {
+        let mut words: Vec<&str> =
+            (0..2 + (i * 5 + shift) % 18).map(|k| WORDS[(i * k + shift) % 6]).collect();
+        words.insert(i * 3 % words.len(), if i % 2 == 0 { "awful" } else { "wonderful" });
+        format!("{},\"{}\"\n", i % 2, words.join(" "))
+    });
+    format!("label,text\n{}", rows.collect::<String>())
+}
+
+#[test]
+fn an_encoder_learns_to_classify_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        store::write(&folder.path().join(name), text.as_bytes()).unwrap();
+    };
+    write("train.csv", &reviews(240, 0));
+    write("test.csv", &reviews(80, 1));
+    write(
+        "texts.toml",
+        r#"
+name = "texts"
+seeds = 2
+variants = ["fp32", "fp16-mixed", "bf16-mixed", "tf32"]
+data = { kind = "text", train = "train.csv", test = "test.csv", length = 16, vocabulary = 256 }
+model = { kind = "encoder", width = 16, depth = 1, heads = 2, dropout = 0.1 }
+measure = { census_every = 20, timing_blocks = 2, timing_steps = 1, timing_warmup = 1 }
+train = { steps = 60, batch = 16, optimizer = { kind = "adamw", lr = 0.01 }, schedule = { warmup = 5 } }
+"#,
+    );
+    let arguments = ["experiment", "texts.toml", "--out=out", "--device=cpu"];
+    let (exit, _, stderr) = mantissa(folder.path(), &arguments);
+    assert_eq!(exit, Some(0), "{stderr}");
+    let first = stderr.lines().next().unwrap();
+    let start = "data: 240 training and 80 test texts of at most 16 tokens, of ";
+    assert!(first.starts_with(start) && first.ends_with(", 2 classes"), "{first}");
+    let results: Value =
+        serde_json::from_str(&read(&folder.path().join("out/results.json"))).unwrap();
+    assert!(results["data"]["vocabulary"].as_u64().is_some(), "{}", results["data"]);
+    let notes = results["environment"]["notes"].to_string();
+    assert!(notes.contains("Cut to 16 tokens: "), "{notes}");
+    for variant in results["variants"].as_array().unwrap() {
+        for run in variant["runs"].as_array().unwrap() {
+            let accuracy = run["test_accuracy"].as_f64().unwrap();
+            assert!(accuracy > 0.9, "{}: {accuracy}", variant["name"]);
+        }
+        let counted = &variant["numerics"]["activations"]["elements"];
+        assert!(counted.as_u64().unwrap() > 0, "{variant}");
+    }
+
+    let (exit, _, stderr) = mantissa(
+        folder.path(),
+        &["experiment", "texts.toml", "--out=mlp", "--set", "model={kind=\"mlp\",hidden=[8]}"],
+    );
+    assert_eq!(exit, Some(2), "{stderr}");
+    assert!(stderr.contains("only an encoder takes texts: choose model.kind"), "{stderr}");
+}
