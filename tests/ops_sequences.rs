@@ -214,15 +214,8 @@ fn rotary_positions() -> Result<()> {
     Ok(())
 }
 
-/// ```python
-/// import torch
-/// from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-/// inv = 1.0 / (10000.0 ** (torch.arange(0, 4, 2).double() / 4)); a = torch.arange(3).double()[:, None] * inv
-/// emb = torch.cat((a, a), -1)[None]; x = torch.tensor([1., 2., 3., 4.]).double().expand(1, 1, 3, 4)
-/// print(apply_rotary_pos_emb(x, x, emb.cos(), emb.sin())[0][0, 0, 2].tolist())
-/// # [-3.143039116769..., 1.919605344111..., -0.339143083008..., 4.039197360...]
-/// ```
-/// By hand: cos 2 − 3 sin 2, 2 cos 0.02 − 4 sin 0.02, 3 cos 2 + sin 2, 4 cos 0.02 + 2 sin 0.02.
+/// The definition by hand, at position 2 with θ = 10⁴ and d = 4: pairs (1, 3) and (2, 4) are turned by 2 and by 0.02. Were neighbours
+/// pairs, it would be (1, 2) and (3, 4).
 #[test]
 fn rotary_pairs_are_half_a_head_apart() -> Result<()> {
     let settings = RopeSettings { width: 4, base: 10_000.0, offset: 2 };
@@ -270,10 +263,7 @@ fn swiglu() -> Result<()> {
     Ok(())
 }
 
-/// ```python
-/// import torch; x = torch.tensor([float("-inf"), -1e30, -95., 0., 1e30, float("inf")], dtype=torch.float64)
-/// print((x * torch.sigmoid(x)).tolist())  # [nan, -0.0, -5.246...e-40, 0.0, 1e+30, inf]
-/// ```
+/// x / (1 + e⁻ˣ) and its slope where e⁻ˣ is 0, infinite, or a result is subnormal. At −∞ it is −∞ / ∞.
 #[test]
 fn swiglu_far_out() -> Result<()> {
     let gate = tensor(&[-1e30, 0.0, 1e30, f32::INFINITY, f32::NEG_INFINITY], DType::F32)?;
@@ -283,7 +273,7 @@ fn swiglu_far_out() -> Result<()> {
     assert!(y[4].is_nan());
     let (dgate, _) = ops::swiglu_backward(&ones, &gate, &ones)?;
     assert_eq!(ops::to_f32(&dgate)?, [0.0, 0.5, 1.0, 1.0, 0.0]);
-    // Python: -95 / (1 + math.exp(95)) == -5.24625...e-40, a subnormal number of f32.
+    // Python: -95 / (1 + math.exp(95)) == -5.245028163177106e-40, a subnormal number of f32.
     let low =
         ops::to_f32(&ops::swiglu(&tensor(&[-95.0], DType::F32)?, &tensor(&[1.0], DType::F32)?)?)?;
     let exact = -95.0 / (1.0 + 95f64.exp());

@@ -5,14 +5,27 @@ use candle_core::{Result, Tensor};
 use super::{Init, Layer, Pass, Registry, Saved};
 use crate::ops;
 
-/// y = x wᵀ + b, with or without a `ReLU` behind it. x: N × I, y: N × O.
+/// y = x wᵀ + b, with or without a `ReLU` behind it. x: … × I, y: … × O: one or more axes of rows.
 #[derive(Debug)]
 pub struct Linear {
     name: String,
     weight: usize,
-    bias: usize,
+    bias: Option<usize>,
     takes_data: bool,
     relu: bool,
+}
+
+/// What a [`Linear`] is, where the data does not enter.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearSizes {
+    /// Values of a row of x.
+    pub inputs: usize,
+    /// Values of a row of y.
+    pub outputs: usize,
+    /// Whether there is a bias, which starts at 0.
+    pub bias: bool,
+    /// How the weight starts.
+    pub init: Init,
 }
 
 impl Linear {
@@ -23,11 +36,18 @@ impl Linear {
         (inputs, outputs): (usize, usize),
         takes_data: bool,
     ) -> Self {
-        let name = registry.layer(name);
         let init = Init::He { fan_in: inputs };
+        let sizes = LinearSizes { inputs, outputs, bias: true, init };
+        Self { takes_data, ..Self::with(registry, name, sizes) }
+    }
+
+    /// A layer of these sizes.
+    pub fn with(registry: &mut Registry, name: &str, sizes: LinearSizes) -> Self {
+        let LinearSizes { inputs, outputs, bias, init } = sizes;
+        let name = registry.layer(name);
         let weight = registry.parameter(&name, "weight", &[outputs, inputs], init);
-        let bias = registry.parameter(&name, "bias", &[outputs], Init::Constant(0.0));
-        Self { name, weight, bias, takes_data, relu: false }
+        let bias = bias.then(|| registry.parameter(&name, "bias", &[outputs], Init::Constant(0.0)));
+        Self { name, weight, bias, takes_data: false, relu: false }
     }
 
     /// With a `ReLU` behind it: see [`super::BatchNorm::with_relu`].
@@ -39,32 +59,44 @@ impl Linear {
     }
 }
 
+/// A tensor's rows as a matrix.
+fn rows(x: Tensor) -> Result<Tensor> {
+    if x.rank() <= 2 { Ok(x) } else { x.flatten_to(x.rank() - 2) }
+}
+
+/// A matrix with the axes of rows that `like` has.
+fn with_axes(y: Tensor, like: &[usize]) -> Result<Tensor> {
+    let Some((_, axes)) = like.split_last().filter(|_| like.len() > 2) else { return Ok(y) };
+    let columns = y.dim(1)?;
+    y.reshape([axes, &[columns]].concat())
+}
+
 impl Layer for Linear {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let (shape, x) = (x.dims().to_vec(), rows(x)?);
+        let bias = self.bias.map(|bias| pass.weight(bias));
         let then = pass.then_relu(self.relu);
-        let y = ops::linear(
-            &x,
-            &pass.weight(self.weight),
-            Some(&pass.weight(self.bias)),
-            pass.operands(),
-            then,
-        )?;
+        let w = pass.weight(self.weight);
+        let y = ops::linear(&x, &w, bias.as_ref(), pass.operands(), then)?;
         pass.save(Saved::Tensor(x));
-        let y = pass.activation(&self.name, y)?;
+        let y = with_axes(pass.activation(&self.name, y)?, &shape)?;
         pass.save_relu(self.relu, then, y)
     }
 
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         let dy = pass.before_relu(self.relu, dy)?;
+        let (shape, dy) = (dy.dims().to_vec(), rows(dy)?);
         let x = pass.take_tensor()?;
         let dw = ops::linear_weight_gradient(&dy, &x, pass.operands())?;
         drop(x);
         pass.weight_gradient(&self.name, self.weight, dw)?;
-        pass.weight_gradient(&self.name, self.bias, ops::column_sums(&dy)?)?;
+        if let Some(bias) = self.bias {
+            pass.weight_gradient(&self.name, bias, ops::column_sums(&dy)?)?;
+        }
         if self.takes_data {
             return Ok(None);
         }
         let dx = ops::linear_input_gradient(&dy, &pass.weight(self.weight), pass.operands())?;
-        pass.activation_gradient(&self.name, dx).map(Some)
+        with_axes(pass.activation_gradient(&self.name, dx)?, &shape).map(Some)
     }
 }

@@ -1,10 +1,14 @@
 //! Layers: a forward and a written-out backward over `ops`, their parameters, and the tape between the two.
 
+mod attention;
 mod conv;
+mod embedding;
+mod layer_norm;
 mod linear;
 mod norm;
 mod pass;
 mod shape;
+mod transformer;
 
 use std::f64::consts::TAU;
 
@@ -14,11 +18,15 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::memory::{self, OutOfMemory};
 
+pub use attention::{Attention, AttentionSizes};
 pub use conv::{Conv2d, ConvSizes};
-pub use linear::Linear;
+pub use embedding::{Embedding, EmbeddingSizes};
+pub use layer_norm::{LayerNorm, RmsNorm};
+pub use linear::{Linear, LinearSizes};
 pub use norm::{BatchNorm, BatchStatistics, RunningStatistics};
-pub use pass::{Arithmetic, Finished, Mode, Pass, Saved};
+pub use pass::{Arithmetic, Finished, Mode, Pass, Saved, Sequences};
 pub use shape::{Activate, Dropout, Flatten, Pooling, Residual, Sequential};
+pub use transformer::{FeedForward, NormPlace, NormResidual, PoolSequence, SequencePool};
 
 /// A step of a model. What forward puts on the pass's tape, backward takes off it. A result goes through [`Pass::activation`], and a
 /// gradient through [`Pass::activation_gradient`] or [`Pass::weight_gradient`]: they round it where the format is emulated, and count.
@@ -65,7 +73,7 @@ pub type BoxedLayer = Box<dyn Layer + Send + Sync>;
 /// One trainable tensor of a model: what it is, not its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
-    /// Unique in the model: the layer's name and `weight`, `bias`, `gamma` or `beta`.
+    /// Unique in the model: the layer's name and `weight`, `bias`, `gamma` or `beta`; of an embedding also `positions` or `types`.
     pub name: String,
     /// The layer that it belongs to.
     pub layer: String,

@@ -69,6 +69,17 @@ pub enum Saved {
     BatchNorm(Tensor, BatchNormSaved),
     /// A shape of four dimensions.
     Shape([usize; 4]),
+    /// The number of positions of a batch of sequences.
+    Positions(usize),
+}
+
+/// What belongs to a batch of sequences beside its token ids: tensors of u32 on the same device.
+#[derive(Clone, Debug, Default)]
+pub struct Sequences {
+    /// How many positions of each sequence are there, N; all where there are none.
+    pub lengths: Option<Tensor>,
+    /// The type of each token, N × T.
+    pub types: Option<Tensor>,
 }
 
 /// What a pass of forward and backward leaves behind.
@@ -94,6 +105,7 @@ pub struct Pass<'a> {
     mode: Mode,
     weights: &'a [Tensor],
     statistics: &'a [RunningStatistics],
+    sequences: Sequences,
     census: Option<&'a mut Census>,
     tape: Vec<Saved>,
     gradients: Vec<Option<Tensor>>,
@@ -111,12 +123,13 @@ impl<'a> Pass<'a> {
     ) -> Self {
         let gradients = vec![None; weights.len()];
         let (tape, batch_statistics) = (Vec::new(), Vec::new());
-        let (census, watch) = (None, Watch::Off);
+        let (census, watch, sequences) = (None, Watch::Off, Sequences::default());
         Self {
             arithmetic,
             mode,
             weights,
             statistics,
+            sequences,
             census,
             tape,
             gradients,
@@ -147,6 +160,23 @@ impl<'a> Pass<'a> {
     /// How this pass computes.
     pub fn arithmetic(&self) -> Arithmetic {
         self.arithmetic
+    }
+
+    /// With what belongs to the batch beside its values.
+    #[must_use]
+    pub fn with_sequences(mut self, sequences: Sequences) -> Self {
+        self.sequences = sequences;
+        self
+    }
+
+    /// How many positions of each sequence of the batch are there, N; all where there are none.
+    pub fn lengths(&self) -> Option<&Tensor> {
+        self.sequences.lengths.as_ref()
+    }
+
+    /// The type of each token of the batch, N × T, if it has any.
+    pub fn token_types(&self) -> Option<&Tensor> {
+        self.sequences.types.as_ref()
     }
 
     /// Whether a backward pass will follow.
@@ -269,6 +299,17 @@ impl<'a> Pass<'a> {
         match self.pop()? {
             Saved::BatchNorm(x, saved) => Ok((x, saved)),
             other => Err(Error::Msg(format!("the tape holds {other:?}, not a norm's")).bt()),
+        }
+    }
+
+    /// Takes back a number of positions that forward saved.
+    ///
+    /// # Errors
+    /// When forward did not save one last.
+    pub fn take_positions(&mut self) -> Result<usize> {
+        match self.pop()? {
+            Saved::Positions(positions) => Ok(positions),
+            other => Err(Error::Msg(format!("the tape holds {other:?}, not positions")).bt()),
         }
     }
 

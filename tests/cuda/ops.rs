@@ -3,7 +3,8 @@
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use mantissa::ops::{
-    self, BatchNormSaved, ConvSettings, ConvWanted, LossSettings, Operands, RandomStream,
+    self, AttentionSettings, BatchNormSaved, ConvSettings, ConvWanted, EmbeddingTables,
+    LossSettings, Operands, RandomStream, RopeSettings,
 };
 use mantissa::precision::Format;
 use rand::{RngExt, SeedableRng};
@@ -460,6 +461,140 @@ fn losses_are_the_cpu_and_correct_rows_are_counted_alike() {
             assert_eq!(counts[0], counts[1], "{case}");
         }
     }
+}
+
+/// Ids below `rows`.
+fn ids((n, length): (usize, usize), rows: usize, device: &Device) -> Result<Tensor> {
+    let ids = (0..n * length).map(|i| (i * i * 7 % rows) as u32).collect();
+    ops::from_host(ids, (n, length), device)
+}
+
+fn embeddings(
+    dtype: DType,
+    [n, length, rows, width]: [usize; 4],
+    device: &Device,
+) -> Result<Results> {
+    let (at, kinds) = (ids((n, length), rows, device)?, ids((n, length), 2, device)?);
+    let [tokens, positions, types] = [(1, rows), (2, length + 1), (3, 2)]
+        .map(|(seed, rows)| tensor(seed, (rows, width), dtype, device));
+    let tables = EmbeddingTables {
+        tokens: &tokens,
+        positions: Some(&positions),
+        types: Some((&kinds, &types)),
+    };
+    let alone = EmbeddingTables { tokens: &tokens, positions: None, types: None };
+    let dy = tensor(4, (n, length, width), dtype, device);
+    let of_sizes = ops::embedding_backward(&sizes(&dy)?, &at.to_device(&Device::Cpu)?, rows)?;
+    Ok(vec![
+        ("embedding", ops::embedding(&at, &tables)?, Near::Exactly),
+        ("embedding of tokens", ops::embedding(&at, &alone)?, Near::Exactly),
+        ("dtokens", ops::embedding_backward(&dy, &at, rows)?, Near::Sum(n * length, of_sizes)),
+        ("dpositions", ops::position_backward(&dy, length + 1)?, Near::Exactly),
+    ])
+}
+
+fn sequences(dtype: DType, [n, length, width]: [usize; 3], device: &Device) -> Result<Results> {
+    let x = tensor(1, (n, length, width), dtype, device);
+    let (dy, dy_row) =
+        (tensor(2, (n, length, width), dtype, device), tensor(3, (n, width), dtype, device));
+    let (gamma, beta) = (tensor(4, width, dtype, device), tensor(5, width, dtype, device));
+    let (y, saved) = ops::layer_norm(&x, &gamma, &beta, 1e-3)?;
+    let gradients = ops::layer_norm_backward(&dy, &x, &gamma, &saved)?;
+    let (rms, inverse) = ops::rms_norm(&x, &gamma, 1e-3)?;
+    let rms_gradients = ops::rms_norm_backward(&dy, &x, &gamma, &inverse)?;
+    let settings = RopeSettings { width: width / 2, base: 1e4, offset: 3 };
+    let table = ops::rope_table(length, settings, device)?;
+    let lengths = (0..n).map(|i| (i * length / n) as u32).collect();
+    let lengths = ops::from_host(lengths, n, device)?;
+    let (dgate, dup) = ops::swiglu_backward(&dy, &x, &x)?;
+    let mut results = vec![
+        ("layer norm", y, Near::Share(1e-5)),
+        ("layer norm, dx", gradients.input, Near::Share(1e-5)),
+        ("layer norm, dgamma", gradients.gamma, Near::Share(1e-5)),
+        ("layer norm, dbeta", gradients.beta, Near::Share(1e-5)),
+        ("RMS norm", rms, Near::Share(1e-5)),
+        ("RMS norm, dx", rms_gradients.input, Near::Share(1e-5)),
+        ("RMS norm, dgamma", rms_gradients.gamma, Near::Share(1e-5)),
+        ("rope", ops::rope(&x, &table)?, Near::Exactly),
+        ("rope, dx", ops::rope_backward(&dy, &table)?, Near::Exactly),
+        ("swiglu", ops::swiglu(&x, &dy)?, Near::Share(1e-6)),
+        ("swiglu, dgate", dgate, Near::Share(1e-6)),
+        ("swiglu, dup", dup, Near::Share(1e-6)),
+        ("first token", ops::first_token(&x)?, Near::Exactly),
+        ("first token, dx", ops::first_token_backward(&dy_row, length)?, Near::Exactly),
+    ];
+    for lengths in [Some(&lengths), None] {
+        results.push(("mean", ops::mean_pool(&x, lengths)?, Near::Exactly));
+        let dx = ops::mean_pool_backward(&dy_row, lengths, length)?;
+        results.push(("mean, dx", dx, Near::Exactly));
+    }
+    Ok(results)
+}
+
+#[test]
+fn operations_on_sequences_are_the_cpu() {
+    let Some((device, _guard)) = gpu() else { return };
+    for dtype in TYPES {
+        for shape in [[1, 1, 1, 1], [3, 5, 11, 7], [4, 20, 6, 70]] {
+            let case = format!("embeddings of {shape:?}, {dtype:?}");
+            compare(&case, &device, |device| embeddings(dtype, shape, device));
+        }
+        for shape in [[1, 1, 4], [3, 7, 12], [5, 40, 300]] {
+            let case = format!("{shape:?} of {dtype:?}");
+            compare(&case, &device, |device| sequences(dtype, shape, device));
+        }
+    }
+}
+
+/// Sequences, queries, keys, heads, heads of keys, and values of a head.
+fn attentions(
+    (dtype, format): (DType, Format),
+    [n, queries, keys, heads, kv_heads, width]: [usize; 6],
+    causal: bool,
+    device: &Device,
+) -> Result<Results> {
+    let (of_q, of_k) = ((n, queries, heads * width), (n, keys, kv_heads * width));
+    let (q, dy) = (tensor(1, of_q, dtype, device), tensor(2, of_q, dtype, device));
+    let (k, v) = (tensor(3, of_k, dtype, device), tensor(4, of_k, dtype, device));
+    let settings = AttentionSettings { heads, kv_heads, causal, format };
+    let lengths = (0..n).map(|i| (keys - i * keys / n) as u32).collect();
+    let lengths = ops::from_host(lengths, n, device)?;
+    // Where an operand is rounded the other way, a result moves by a unit of it.
+    let share = match dtype {
+        DType::F32 => 1e-5,
+        DType::F16 => 4.0 * 2f64.powi(-11),
+        _ => 4.0 * 2f64.powi(-8),
+    };
+    let mut results = vec![];
+    for lengths in [Some(&lengths), None] {
+        let (y, logs) = ops::attention(&q, &k, &v, lengths, settings)?;
+        let gradients = ops::attention_backward(&dy, [&q, &k, &v], (&y, &logs), lengths, settings)?;
+        results.push(("y", y, Near::Share(share)));
+        results.push(("logs", logs, Near::Share(1e-5)));
+        results.push(("dq", gradients.q, Near::Share(share)));
+        results.push(("dk", gradients.k, Near::Share(share)));
+        results.push(("dv", gradients.v, Near::Share(share)));
+    }
+    Ok(results)
+}
+
+#[test]
+fn attention_is_the_cpu_within_its_sums() {
+    let Some((device, _guard)) = gpu() else { return };
+    for of in [(DType::F32, Format::F32), (DType::F16, Format::F16), (DType::BF16, Format::BF16)] {
+        for (shape, causal) in [
+            ([1, 1, 1, 1, 1, 1], false),
+            ([2, 5, 7, 2, 1, 3], true),
+            ([3, 40, 33, 4, 2, 20], false),
+            ([2, 33, 33, 2, 2, 128], true),
+        ] {
+            let case = format!("{shape:?}, causal {causal}, {of:?}");
+            compare(&case, &device, |device| attentions(of, shape, causal, device));
+        }
+    }
+    let wide = tensor(1, (1, 2, 129), DType::F32, &device);
+    let settings = AttentionSettings { heads: 1, kv_heads: 1, causal: false, format: Format::F32 };
+    assert!(ops::attention(&wide, &wide, &wide, None, settings).is_err(), "heads of 129 values");
 }
 
 /// Shapes, types and devices that do not belong together are refused before anything is launched.

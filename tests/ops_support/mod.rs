@@ -1,4 +1,5 @@
 //! What the tests of the operations share: numbers from a seed, and tensors read back.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use mantissa::ops;

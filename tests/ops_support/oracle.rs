@@ -1,4 +1,5 @@
 //! candle's autograd on F64 tensors, which the operations are compared with.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use candle_core::{DType, Result, Tensor, Var};
 

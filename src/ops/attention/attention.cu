@@ -45,13 +45,14 @@ struct Shape {
 typedef float Rows[TILE][PITCH];
 typedef float Square[TILE][TILE + 1];
 
-// `count` rows of a head, from `row` on.
+// `count` rows of a head, from `row` on, as operands: rounded, which changes TF32 alone.
 template <class T>
-__device__ void load(Rows& to, const T* from, u64 row, u32 head, u32 heads, u32 count, u32 width) {
-    for (u32 i = threadIdx.x; i < TILE * width; i += blockDim.x) {
-        const u32 at = i / width;
-        const u32 column = i % width;
-        to[at][column] = at < count ? widen(from[((row + at) * heads + head) * width + column]) : 0.0f;
+__device__ void load(Rows& to, const T* from, u64 row, u32 head, u32 heads, u32 count, const Shape& shape) {
+    for (u32 i = threadIdx.x; i < TILE * shape.width; i += blockDim.x) {
+        const u32 at = i / shape.width;
+        const u32 column = i % shape.width;
+        const u64 place = ((row + at) * heads + head) * shape.width + column;
+        to[at][column] = at < count ? shape.operand<T>(widen(from[place])) : 0.0f;
     }
 }
 
@@ -87,7 +88,7 @@ __device__ void attention(
         const u32 visible = row < count ? shape.visible(first + row, length) : 0;
         const u32 end = shape.visible(first + count - 1, length);
         __syncthreads();
-        load(queries, q, (u64)sequence * shape.queries + first, head, shape.heads, count, shape.width);
+        load(queries, q, (u64)sequence * shape.queries + first, head, shape.heads, count, shape);
         if (column == 0) {
             largest[row] = -infinity();
             total[row] = 0.0f;
@@ -96,8 +97,8 @@ __device__ void attention(
         for (u32 start = 0; start < end; start += TILE) {
             const u64 from = (u64)sequence * shape.keys + start;
             __syncthreads();
-            load(keys, k, from, kv_head, shape.kv_heads, in_tile(length, start), shape.width);
-            load(values, v, from, kv_head, shape.kv_heads, in_tile(length, start), shape.width);
+            load(keys, k, from, kv_head, shape.kv_heads, in_tile(length, start), shape);
+            load(values, v, from, kv_head, shape.kv_heads, in_tile(length, start), shape);
             __syncthreads();
             const u32 seen = in_tile(visible, start);
             const float score = dot(queries[row], keys[column], shape.width) * shape.scale;
@@ -193,14 +194,14 @@ __device__ void attention_backward_queries(
         const u64 from = (u64)sequence * shape.queries + first;
         const u64 at = ((u64)sequence * shape.heads + head) * shape.queries + first + row;
         __syncthreads();
-        load(queries, q, from, head, shape.heads, count, shape.width);
-        load(gradients, dy, from, head, shape.heads, count, shape.width);
+        load(queries, q, from, head, shape.heads, count, shape);
+        load(gradients, dy, from, head, shape.heads, count, shape);
         __syncthreads();
         if (column == 0 && row < count) {
-            const T* result = y + ((from + row) * shape.heads + head) * shape.width;
+            const u64 place = ((from + row) * shape.heads + head) * shape.width;
             float sum = 0.0f;
             for (u32 i = 0; i < shape.width; ++i) {
-                sum += gradients[row][i] * widen(result[i]);
+                sum += widen(dy[place + i]) * widen(y[place + i]);
             }
             sums[row] = sum;
             along[at] = sum;
@@ -209,8 +210,8 @@ __device__ void attention_backward_queries(
         for (u32 start = 0; start < end; start += TILE) {
             const u64 rows = (u64)sequence * shape.keys + start;
             __syncthreads();
-            load(keys, k, rows, kv_head, shape.kv_heads, in_tile(length, start), shape.width);
-            load(values, v, rows, kv_head, shape.kv_heads, in_tile(length, start), shape.width);
+            load(keys, k, rows, kv_head, shape.kv_heads, in_tile(length, start), shape);
+            load(values, v, rows, kv_head, shape.kv_heads, in_tile(length, start), shape);
             __syncthreads();
             const u32 seen = in_tile(visible, start);
             float gradient = 0.0f;
@@ -271,8 +272,8 @@ __device__ void attention_backward_keys(
         const u64 rows = (u64)sequence * shape.keys + start;
         const u32 there = in_tile(length, start);
         __syncthreads();
-        load(keys, k, rows, kv_head, shape.kv_heads, there, shape.width);
-        load(values, v, rows, kv_head, shape.kv_heads, there, shape.width);
+        load(keys, k, rows, kv_head, shape.kv_heads, there, shape);
+        load(values, v, rows, kv_head, shape.kv_heads, there, shape);
         float key_sums[COLUMNS] = {};
         float value_sums[COLUMNS] = {};
         for (u32 head = kv_head * group; there > 0 && head < (kv_head + 1) * group; ++head) {
@@ -280,8 +281,8 @@ __device__ void attention_backward_keys(
                 const u64 from = (u64)sequence * shape.queries + first;
                 const u32 count = in_tile(shape.queries, first);
                 __syncthreads();
-                load(queries, q, from, head, shape.heads, count, shape.width);
-                load(gradients, dy, from, head, shape.heads, count, shape.width);
+                load(queries, q, from, head, shape.heads, count, shape);
+                load(gradients, dy, from, head, shape.heads, count, shape);
                 __syncthreads();
                 TileGradient tile = {0.0f, 0.0f};
                 if (column < count && start + row < shape.visible(first + column, length)) {

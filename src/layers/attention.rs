@@ -1,0 +1,156 @@
+//! Self-attention with its projections.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{Result, Tensor};
+
+use super::embedding::INIT;
+use super::linear::LinearSizes;
+use super::{Layer, Linear, Pass, Registry, Saved};
+use crate::ops::{self, AttentionGradients, AttentionSettings, RopeSettings, Then};
+
+/// What an [`Attention`] is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionSizes {
+    /// Values of a position, D: a multiple of the heads.
+    pub width: usize,
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of keys and values, of which `heads` is a multiple.
+    pub kv_heads: usize,
+    /// Whether a position sees itself and those before it alone.
+    pub causal: bool,
+    /// Whether the projections have a bias.
+    pub bias: bool,
+    /// The base of rotary positions, where queries and keys are turned by them.
+    pub rope: Option<f64>,
+}
+
+impl AttentionSizes {
+    /// Values of a head.
+    fn head_width(self) -> usize {
+        self.width / self.heads.max(1)
+    }
+}
+
+/// Self-attention: queries, keys and values are projections of x, and the result is one of what attention gives. Positions behind
+/// the end of a sequence are not seen ([`Pass::lengths`]). x and y: N × T × D.
+#[derive(Debug)]
+pub struct Attention {
+    name: String,
+    sizes: AttentionSizes,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    rope: Option<Rope>,
+}
+
+impl Attention {
+    /// A layer of these sizes. Its projections are called `name.query`, `name.key`, `name.value` and `name.output`.
+    pub fn new(registry: &mut Registry, name: &str, sizes: AttentionSizes) -> Self {
+        let AttentionSizes { width, bias, .. } = sizes;
+        let of_keys = sizes.head_width() * sizes.kv_heads;
+        let linear = |registry: &mut Registry, part: &str, inputs, outputs| {
+            let sizes = LinearSizes { inputs, outputs, bias, init: INIT };
+            Linear::with(registry, &format!("{name}.{part}"), sizes)
+        };
+        let query = linear(registry, "query", width, sizes.head_width() * sizes.heads);
+        let key = linear(registry, "key", width, of_keys);
+        let value = linear(registry, "value", width, of_keys);
+        let rope = sizes.rope.map(|base| {
+            let settings = RopeSettings { width: sizes.head_width(), base, offset: 0 };
+            Rope {
+                name: registry.layer(&format!("{name}.rope")),
+                settings,
+                table: Mutex::default(),
+            }
+        });
+        let own = registry.layer(name);
+        let output = linear(registry, "output", sizes.head_width() * sizes.heads, width);
+        Self { name: own, sizes, query, key, value, output, rope }
+    }
+
+    fn settings(&self, pass: &Pass<'_>) -> AttentionSettings {
+        let AttentionSizes { heads, kv_heads, causal, .. } = self.sizes;
+        AttentionSettings { heads, kv_heads, causal, format: pass.arithmetic().format }
+    }
+}
+
+impl Layer for Attention {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let mut q = self.query.forward(x.clone(), pass)?;
+        let mut k = self.key.forward(x.clone(), pass)?;
+        let v = self.value.forward(x, pass)?;
+        if let Some(rope) = &self.rope {
+            (q, k) = (rope.forward(&q, pass)?, rope.forward(&k, pass)?);
+        }
+        let (settings, lengths) = (self.settings(pass), pass.lengths().cloned());
+        let (y, logs) = ops::attention(&q, &k, &v, lengths.as_ref(), settings)?;
+        let y = pass.activation(&self.name, y)?;
+        for tensor in [q, k, v, y.clone(), logs] {
+            pass.save(Saved::Tensor(tensor));
+        }
+        self.output.forward(y, pass)
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let Some(dy) = self.output.backward(dy, pass)? else { return Ok(None) };
+        let (logs, y, v) = (pass.take_tensor()?, pass.take_tensor()?, pass.take_tensor()?);
+        let (k, q) = (pass.take_tensor()?, pass.take_tensor()?);
+        let (settings, lengths) = (self.settings(pass), pass.lengths().cloned());
+        let AttentionGradients { q: dq, k: dk, v: dv } =
+            ops::attention_backward(&dy, [&q, &k, &v], (&y, &logs), lengths.as_ref(), settings)?;
+        drop((dy, y, logs, q, k, v));
+        let mut dq = pass.activation_gradient(&self.name, dq)?;
+        let mut dk = pass.activation_gradient(&self.name, dk)?;
+        let dv = pass.activation_gradient(&self.name, dv)?;
+        if let Some(rope) = &self.rope {
+            (dq, dk) = (rope.backward(&dq, pass)?, rope.backward(&dk, pass)?);
+        }
+        let mut total = None;
+        for (layer, gradient) in [(&self.value, dv), (&self.key, dk), (&self.query, dq)] {
+            let dx = layer.backward(gradient, pass)?;
+            total = match (total, dx) {
+                (Some(total), Some(dx)) => {
+                    let sum = ops::add(&total, &dx, Then::Nothing)?;
+                    Some(pass.activation_gradient(&self.name, sum)?)
+                }
+                (total, dx) => total.or(dx),
+            };
+        }
+        Ok(total)
+    }
+}
+
+/// Rotary positions, with the table of the last sequences' length. It is made on the first pass, which is never captured in a graph.
+#[derive(Debug)]
+struct Rope {
+    name: String,
+    settings: RopeSettings,
+    table: Mutex<Option<Tensor>>,
+}
+
+impl Rope {
+    fn table(&self, x: &Tensor) -> Result<Tensor> {
+        let length = x.dim(1)?;
+        let mut kept = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = &*kept
+            && table.dim(0)? == length
+            && table.device().same_device(x.device())
+        {
+            return Ok(table.clone());
+        }
+        let table = ops::rope_table(length, self.settings, x.device())?;
+        *kept = Some(table.clone());
+        Ok(table)
+    }
+
+    fn forward(&self, x: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        pass.activation(&self.name, ops::rope(x, &self.table(x)?)?)
+    }
+
+    fn backward(&self, dy: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        pass.activation_gradient(&self.name, ops::rope_backward(dy, &self.table(dy)?)?)
+    }
+}
