@@ -341,7 +341,7 @@ mod tests {
 
     fn of(layers: Vec<LayerPlan>) -> Result<crate::model::Model, String> {
         let plan = ModelPlan::Layers { layers };
-        model(&plan, [1, 8, 8], 10).map_err(|error| error.to_string())
+        model(&plan, ([1, 8, 8], None), 10).map_err(|error| error.to_string())
     }
 
     /// A list that is the model of another kind has its parameters: the same shapes from the same values.
@@ -364,7 +364,7 @@ mod tests {
             relu,
         ];
         for (plan, list) in [(mlp, list), (cnn, cnn_list)] {
-            let (kind, list) = (model(&plan, [1, 8, 8], 10).unwrap(), of(list).unwrap());
+            let (kind, list) = (model(&plan, ([1, 8, 8], None), 10).unwrap(), of(list).unwrap());
             assert_eq!(kind.parameters, list.parameters);
             let values = |model: &crate::model::Model| {
                 model.initial_values(3).collect::<Result<Vec<_>, _>>().unwrap()

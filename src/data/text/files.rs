@@ -85,10 +85,9 @@ impl Texts {
                 .map_err(|error| {
                     malformed(path, format!("line {number}: {error}"), "a JSON object a line")
                 })?;
-            let place = |column| texts.unit.place(number, column);
             let missing = |column: &str, expected: &str| {
                 let found = object.get(column).map_or("nothing".to_owned(), ToString::to_string);
-                malformed(path, format!("{}: {found}", place(column)), expected)
+                malformed(path, format!("{}: {found}", Unit::Line.place(number, column)), expected)
             };
             let Some(found) = object.get(text).and_then(serde_json::Value::as_str) else {
                 return Err(missing(text, "a text in quotation marks"));
