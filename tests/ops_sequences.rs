@@ -1,7 +1,6 @@
 //! The operations on sequences: values and gradients against candle's autograd on F64 tensors, native results against wide ones, and
 //! special values. Tolerances are bounds on rounding, as in `ops_gradients`.
 
-#![expect(clippy::float_cmp, reason = "what is exact is compared exactly")]
 #![expect(clippy::many_single_char_names, reason = "the letters of the formulas")]
 
 mod ops_support;

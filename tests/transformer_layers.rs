@@ -33,7 +33,7 @@ struct Case {
     layers: Sequential,
     sequences: Sequences,
     ids: Tensor,
-    oracle: fn(&[Tensor], &Case) -> Result<Tensor>,
+    oracle: fn(&[Tensor], &Self) -> Result<Tensor>,
     outputs: Vec<usize>,
 }
 

@@ -6,7 +6,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     /// Adding it rounds to a whole number, which then stands in the low bits.
     const SHIFT: f32 = 12_582_912.0;
     /// ln 2 in two parts, of which the first has zeros at its end, so that a product with a whole number is exact.
-    const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+    const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
     // Beyond these the result is infinite or 0. A NaN stays one.
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if x < -104.0 { -104.0 } else { x };

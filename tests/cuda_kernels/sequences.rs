@@ -1,6 +1,6 @@
 //! The operations on sequences: the CPU's bits where the order is the same, the bounds of sums elsewhere.
 
-use candle_core::Device as Cpu;
+use candle_core::{Device as Cpu, Tensor};
 use mantissa::ops::{self, EmbeddingTables, RopeSettings};
 
 use crate::emulation::{Array, Device, Geometry, line};
@@ -185,91 +185,125 @@ fn pools_of_sequences_are_the_cpu_bit_by_bit() {
 /// Rows and values of a row.
 const ROWS: [[usize; 2]; 3] = [[1, 1], [5, 33], [40, 70]];
 
-/// Layer norm with means and a beta, or RMS norm without.
-fn check_layer_norm<T: Storage>(device: Device) {
-    let cases = ROWS.into_iter().flat_map(|rows| [(rows, true), (rows, false)]);
-    for ([rows, width], centred) in cases {
+const EPSILON: f32 = 1e-3;
+
+/// Operands of layer norm with means and a beta, or of RMS norm without, and the CPU's results.
+struct NormCase<T> {
+    rows: usize,
+    width: usize,
+    x: Vec<T>,
+    dy: Vec<T>,
+    gamma: Vec<T>,
+    beta: Vec<T>,
+    y: Tensor,
+    /// None of RMS norm.
+    mean: Option<Tensor>,
+    inverse: Tensor,
+    dx: Tensor,
+    dgamma: Tensor,
+    dbeta: Option<Tensor>,
+}
+
+impl<T: Storage> NormCase<T> {
+    fn new([rows, width]: [usize; 2], centred: bool) -> Self {
         let x = uniform::<T>(1, rows * width, (-1.0, 3.0));
         let (gamma, beta) = (uniform::<T>(2, width, (0.5, 2.0)), uniform(3, width, (-1.0, 1.0)));
         let dy = uniform::<T>(4, rows * width, (-1.0, 1.0));
-        let [x_tensor, dy_tensor] = [&x, &dy].map(|values| tensor(values, (rows, width)));
+        let [of_x, of_dy] = [&x, &dy].map(|values| tensor(values, (rows, width)));
         let [of_gamma, of_beta] = [&gamma, &beta].map(|values| tensor(values, width));
-        let [from_x, from_dy, from_gamma, from_beta] =
-            [&x, &dy, &gamma, &beta].map(|values| array(values));
-        let (y, means, inverses) =
-            (unwritten::<T>(x.len()), unwritten::<f32>(rows), unwritten::<f32>(rows));
-        let null = std::ptr::null_mut();
-        let at_means = if centred { means.pointer() } else { null };
-        let at_beta = if centred { from_beta.pointer() } else { std::ptr::null_mut() };
-        let (height, length, epsilon) = (rows as u32, width as u32, 1e-3_f32);
+        let (y, mean, inverse, dx, dgamma, dbeta) = if centred {
+            let (y, saved) = ops::layer_norm(&of_x, &of_gamma, &of_beta, EPSILON).unwrap();
+            let all = ops::layer_norm_backward(&of_dy, &of_x, &of_gamma, &saved).unwrap();
+            let (mean, inverse) = (Some(saved.mean), saved.inverse_deviation);
+            (y, mean, inverse, all.input, all.gamma, Some(all.beta))
+        } else {
+            let (y, inverse) = ops::rms_norm(&of_x, &of_gamma, EPSILON).unwrap();
+            let all = ops::rms_norm_backward(&of_dy, &of_x, &of_gamma, &inverse).unwrap();
+            (y, None, inverse, all.input, all.gamma, None)
+        };
+        Self { rows, width, x, dy, gamma, beta, y, mean, inverse, dx, dgamma, dbeta }
+    }
+
+    fn sizes(&self) -> (u32, u32) {
+        (self.rows as u32, self.width as u32)
+    }
+
+    /// The largest 1 / deviation.
+    fn largest(&self) -> f64 {
+        values::<f32>(&self.inverse).iter().fold(0.0, |a, b| f64::max(a, f64::from(*b)))
+    }
+
+    /// Sums of so many values of up to 3 in deviations, each rounded a few times.
+    fn share(&self) -> f64 {
+        64.0 * (self.rows.max(self.width) as f64) * UNIT * self.largest().powi(2)
+    }
+}
+
+fn check_norm<T: Storage>(device: Device) {
+    for (sizes, centred) in ROWS.into_iter().flat_map(|rows| [(rows, true), (rows, false)]) {
+        let case = NormCase::<T>::new(sizes, centred);
+        let [x, gamma, beta] = [&case.x, &case.gamma, &case.beta].map(|values| array(values));
+        let y = unwritten::<T>(case.x.len());
+        let [means, inverses] = [(); 2].map(|()| unwritten::<f32>(case.rows));
+        let (rows, width) = case.sizes();
         let arguments = (
-            from_x.pointer(),
-            from_gamma.pointer(),
-            at_beta,
+            x.pointer(),
+            gamma.pointer(),
+            if centred { beta.pointer() } else { std::ptr::null_mut() },
             y.pointer(),
-            at_means,
+            if centred { means.pointer() } else { std::ptr::null_mut() },
             inverses.pointer(),
-            height,
-            length,
-            epsilon,
+            rows,
+            width,
+            EPSILON,
         );
         device.launch(&format!("layer_norm_{}", T::SUFFIX), line(2, 16), arguments);
-        let ((expected, dx, dgamma, dbeta), inverse) = if centred {
-            let (y, saved) = ops::layer_norm(&x_tensor, &of_gamma, &of_beta, epsilon).unwrap();
-            let all = ops::layer_norm_backward(&dy_tensor, &x_tensor, &of_gamma, &saved).unwrap();
-            ((y, all.input, all.gamma, Some(all.beta)), saved.inverse_deviation)
-        } else {
-            let (y, inverse) = ops::rms_norm(&x_tensor, &of_gamma, epsilon).unwrap();
-            let all = ops::rms_norm_backward(&dy_tensor, &x_tensor, &of_gamma, &inverse).unwrap();
-            ((y, all.input, all.gamma, None), inverse)
-        };
-        // Sums of so many values of up to 3 in deviations of at least √ε, each rounded a few times.
-        let largest = values::<f32>(&inverse).iter().fold(0.0_f64, |a, b| a.max(f64::from(*b)));
-        let share = 64.0 * (rows.max(width) as f64) * UNIT * largest * largest;
-        assert_near("layer_norm", &y.values(), &values::<T>(&expected), |_| share);
-        let near = |_| share * largest;
-        assert_near("inverse", &inverses.values(), &values::<f32>(&inverse), near);
-        let target = unwritten::<T>(x.len());
-        let arguments = (
-            from_dy.pointer(),
-            from_x.pointer(),
-            from_gamma.pointer(),
-            at_means,
-            inverses.pointer(),
-            target.pointer(),
-            height,
-            length,
-        );
+        let share = case.share();
+        assert_near("layer_norm", &y.values(), &values::<T>(&case.y), |_| share);
+        if let Some(mean) = &case.mean {
+            assert_near("mean", &means.values(), &values::<f32>(mean), |_| share);
+        }
+        let near = |_| share * case.largest();
+        assert_near("inverse", &inverses.values(), &values::<f32>(&case.inverse), near);
+    }
+}
+
+fn check_norm_gradients<T: Storage>(device: Device) {
+    for (sizes, centred) in ROWS.into_iter().flat_map(|rows| [(rows, true), (rows, false)]) {
+        let case = NormCase::<T>::new(sizes, centred);
+        let [dy, x, gamma] = [&case.dy, &case.x, &case.gamma].map(|values| array(values));
+        let inverses = array(&values::<f32>(&case.inverse));
+        let means = case.mean.as_ref().map(|mean| array(&values::<f32>(mean)));
+        let means = means.as_ref().map_or(std::ptr::null_mut(), Array::pointer);
+        let dx = unwritten::<T>(case.x.len());
+        let (rows, width) = case.sizes();
+        let (dy, x, inverses) = (dy.pointer(), x.pointer(), inverses.pointer());
+        let arguments = (dy, x, gamma.pointer(), means, inverses, dx.pointer(), rows, width);
         device.launch(&format!("layer_norm_backward_{}", T::SUFFIX), line(2, 16), arguments);
-        let near = |_| 4.0 * share * largest;
-        assert_near("layer_norm_backward", &target.values(), &values::<T>(&dx), near);
-        let (to_gamma, to_beta) = (unwritten::<T>(width), unwritten::<T>(width));
-        let arguments = (
-            from_dy.pointer(),
-            from_x.pointer(),
-            at_means,
-            inverses.pointer(),
-            to_gamma.pointer(),
-            if centred { to_beta.pointer() } else { std::ptr::null_mut() },
-            height,
-            length,
-        );
+        let share = case.share();
+        let near = |_| 4.0 * share * case.largest();
+        assert_near("layer_norm_backward", &dx.values(), &values::<T>(&case.dx), near);
+        let [dgamma, dbeta] = [(); 2].map(|()| unwritten::<T>(case.width));
+        let to_beta = if centred { dbeta.pointer() } else { std::ptr::null_mut() };
+        let arguments = (dy, x, means, inverses, dgamma.pointer(), to_beta, rows, width);
         device.launch(&format!("layer_norm_parameters_{}", T::SUFFIX), COLUMNS, arguments);
-        let near = |_| rows as f64 * share;
-        assert_near("dgamma", &to_gamma.values(), &values::<T>(&dgamma), near);
-        match dbeta {
-            Some(dbeta) => {
-                assert_near("dbeta", &to_beta.values(), &values::<T>(&dbeta), |i| {
-                    let column = dy.iter().skip(i).step_by(width);
-                    sum_bound(column.map(|value| f64::from(wide(*value))))
-                });
+        let near = |_| case.rows as f64 * share;
+        assert_near("dgamma", &dgamma.values(), &values::<T>(&case.dgamma), near);
+        let column = |i| {
+            let column = case.dy.iter().skip(i).step_by(case.width);
+            sum_bound(column.map(|value| f64::from(wide(*value))))
+        };
+        match &case.dbeta {
+            Some(expected) => {
+                assert_near("dbeta", &dbeta.values(), &values::<T>(expected), column);
             }
-            None => assert_same("dbeta", &to_beta.values(), &vec![narrow(55.0); width]),
+            None => assert_same("dbeta", &dbeta.values(), &vec![narrow(55.0); case.width]),
         }
     }
 }
 
 #[test]
 fn layer_norms_are_the_cpu_within_the_bound_of_their_sums() {
-    for_each_storage!(check_layer_norm);
+    for_each_storage!(check_norm);
+    for_each_storage!(check_norm_gradients);
 }

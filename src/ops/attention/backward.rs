@@ -275,7 +275,7 @@ impl<'a, T: Element> Backward<'a, T> {
             put_turned(heads, (of.row, of.head), of.count, (self.scores, &mut **turned));
             for query in 0..of.count {
                 let values = heads.row(of.row + query, of.head);
-                vectorized!(tiles.put(values, plain, query * self.wide_pitch()));
+                vectorized!(tiles.put_line(values, plain, query * self.wide_pitch()));
             }
         }
         for (query, along) in space.along[..of.count].iter_mut().enumerate() {
@@ -382,7 +382,7 @@ impl<'a, T: Element> Backward<'a, T> {
             }
             let narrow = &mut narrow[..of.count];
             self.narrow.narrow(&mut scores[..of.count], narrow);
-            self.scores.tiles.put(narrow, space.right, key * QUERIES);
+            self.scores.tiles.put_line(narrow, space.right, key * QUERIES);
         }
     }
 

@@ -271,7 +271,7 @@ impl<'a, T: Element> Forward<'a, T> {
             }
             let narrow = &mut narrow[..of.count];
             self.narrow.narrow(&mut scores[..of.count], narrow);
-            self.scores.tiles.put(narrow, space.probabilities, key * QUERIES);
+            self.scores.tiles.put_line(narrow, space.probabilities, key * QUERIES);
         }
     }
 

@@ -135,23 +135,23 @@ impl Narrow {
 /// The heads of a tensor of rows × (heads · d).
 pub(super) struct Heads<'a, T> {
     values: &'a [T],
-    heads: usize,
+    count: usize,
     width: usize,
 }
 
 impl<'a, T> Heads<'a, T> {
-    pub(super) fn new(values: &'a [T], heads: usize, width: usize) -> Self {
-        Self { values, heads, width }
+    pub(super) fn new(values: &'a [T], count: usize, width: usize) -> Self {
+        Self { values, count, width }
     }
 
     /// From a head's values in one row to those in the next.
     pub(super) fn pitch(&self) -> usize {
-        self.heads * self.width
+        self.count * self.width
     }
 
     /// The values from a head's in this row on.
     pub(super) fn from(&self, row: usize, head: usize) -> &'a [T] {
-        &self.values[(row * self.heads + head) * self.width..]
+        &self.values[(row * self.count + head) * self.width..]
     }
 
     /// A head's values in this row.
@@ -164,7 +164,7 @@ impl<'a, T> Heads<'a, T> {
 pub(super) struct HeadsMut<'a, T> {
     values: *mut T,
     len: usize,
-    heads: usize,
+    count: usize,
     width: usize,
     borrowed: PhantomData<&'a mut [T]>,
 }
@@ -173,9 +173,9 @@ pub(super) struct HeadsMut<'a, T> {
 unsafe impl<T: Send> Sync for HeadsMut<'_, T> {}
 
 impl<'a, T: Element> HeadsMut<'a, T> {
-    pub(super) fn new(values: &'a mut [T], heads: usize, width: usize) -> Self {
+    pub(super) fn new(values: &'a mut [T], count: usize, width: usize) -> Self {
         let (len, values) = (values.len(), values.as_mut_ptr());
-        Self { values, len, heads, width, borrowed: PhantomData }
+        Self { values, len, count, width, borrowed: PhantomData }
     }
 
     /// Rounds and stores a head's values in this row.
@@ -184,7 +184,7 @@ impl<'a, T: Element> HeadsMut<'a, T> {
     /// No other thread writes this head in this row.
     #[inline(always)]
     pub(super) unsafe fn write(&self, (row, head): (usize, usize), values: &[f32]) {
-        let start = (row * self.heads + head) * self.width;
+        let start = (row * self.count + head) * self.width;
         assert!(values.len() == self.width && start + self.width <= self.len);
         // SAFETY: the place is inside, and the caller's promise.
         unsafe { T::write(values, self.values.add(start)) };

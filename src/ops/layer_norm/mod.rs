@@ -195,7 +195,7 @@ fn normalize(
                 let rows = y.blocks(width).zip(x.chunks(width)).zip(statistics);
                 for ((y, x), (mean, inverse)) in rows {
                     let x = T::widened(x, &mut from);
-                    T::store(y, &mut to, |y| {
+                    T::store(y, &mut to, #[inline(always)] |y| {
                         for ((y, x), gamma) in y.iter_mut().zip(x).zip(&gamma) {
                             *y = (x - mean) * inverse * gamma;
                         }
@@ -248,7 +248,7 @@ fn input_gradient(
                     }
                     let plain = if centred { sum(weighted) / width as f32 } else { 0.0 };
                     let along = sum(products) / width as f32;
-                    T::store(dx, to, |dx| {
+                    T::store(dx, to, #[inline(always)] |dx| {
                         let rows = weighted.iter().zip(&*normal);
                         for (dx, (weighted, normal)) in dx.iter_mut().zip(rows) {
                             *dx = (weighted - plain - normal * along) * inverse;

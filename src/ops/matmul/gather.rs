@@ -124,6 +124,15 @@ impl Tiles {
         }
     }
 
+    /// As [`Tiles::put`], for many values.
+    #[inline(always)]
+    pub(crate) fn put_line<T: Element>(self, values: &[T], to: &mut [u32], at: usize) {
+        match self {
+            Self::Wide(_) => T::widen(values, &mut as_f32_mut(to)[at..at + values.len()]),
+            Self::Paired(_) => self.put(values, to, at),
+        }
+    }
+
     /// Writes at most [`LANES`] lines of one length across: value `k` of line `lane` at `at + k * apart + lane`.
     #[inline(always)]
     pub(crate) fn put_across<'a, T: Element>(

@@ -147,11 +147,17 @@ fn normal_cdf(x: f32) -> f32 {
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     expect_shape("the second operand", up, gate.dims())?;
     on_gpu!(gate => cuda::swiglu(gate, up));
-    zip(gate, up, |gate, up, y| {
-        for (y, (gate, up)) in y.iter_mut().zip(gate.iter().zip(up)) {
-            *y = silu(*gate) * up;
-        }
-    })
+    // Inlined, or the exponential would be code for any processor: see `vectorized!`.
+    zip(
+        gate,
+        up,
+        #[inline(always)]
+        |gate, up, y| {
+            for (y, (gate, up)) in y.iter_mut().zip(gate.iter().zip(up)) {
+                *y = silu(*gate) * up;
+            }
+        },
+    )
 }
 
 /// The gradients of [`swiglu`] with respect to gate and up: with σ = 1 / (1 + e⁻ᵍ), dy · up · σ (1 + gate (1 − σ)), and
@@ -163,11 +169,16 @@ pub fn swiglu_backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tenso
     expect_shape("the second operand", gate, dy.dims())?;
     expect_shape("the third operand", up, dy.dims())?;
     on_gpu!(dy => cuda::swiglu_backward(dy, gate, up));
-    let of_up = zip(dy, gate, |dy, gate, dup| {
-        for (dup, (dy, gate)) in dup.iter_mut().zip(dy.iter().zip(gate)) {
-            *dup = dy * silu(*gate);
-        }
-    })?;
+    let of_up = zip(
+        dy,
+        gate,
+        #[inline(always)]
+        |dy, gate, dup| {
+            for (dup, (dy, gate)) in dup.iter_mut().zip(dy.iter().zip(gate)) {
+                *dup = dy * silu(*gate);
+            }
+        },
+    )?;
     let of_gate = by_dtype!(dy.dtype(), T => {
         let (shape, dy, gate, up) = (dy.shape(), view::<T>(dy)?, view::<T>(gate)?, view::<T>(up)?);
         build::<T>(shape, |to| {
@@ -181,7 +192,7 @@ pub fn swiglu_backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tenso
                 for (to, ((dy, gate), up)) in to.blocks(BLOCK).zip(inputs) {
                     let (dy, gate) = (T::widened(dy, wide_dy), T::widened(gate, wide_gate));
                     let inputs = dy.iter().zip(gate).zip(T::widened(up, wide_up));
-                    T::store(to, result, |to| {
+                    T::store(to, result, #[inline(always)] |to| {
                         for (to, ((dy, gate), up)) in to.iter_mut().zip(inputs) {
                             *to = dy * up * silu_slope(*gate);
                         }
