@@ -71,17 +71,17 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
         (
             "kind = \"digits\"",
             "kind = \"imagenet\"",
-            "small.toml:6:8: data.kind: unknown value \"imagenet\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv",
+            "small.toml:6:8: data.kind: unknown value \"imagenet\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv, text",
         ),
         (
             "kind = \"digits\"",
             "",
-            "small.toml:5:1: data: missing key \"kind\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv",
+            "small.toml:5:1: data: missing key \"kind\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv, text",
         ),
         (
             "kind = \"cnn\"",
             "kind = \"transformer\"",
-            "small.toml:11:8: model.kind: unknown value \"transformer\"; known: mlp, cnn, resnet, layers",
+            "small.toml:11:8: model.kind: unknown value \"transformer\"; known: mlp, cnn, encoder, resnet, layers",
         ),
         (
             "kind = \"cnn\"",
@@ -869,6 +869,7 @@ fn every_spec_in_experiments_is_a_plan() {
         "digits",
         "gpu-mlp",
         "gpu-resnet",
+        "imdb-encoder",
         "mnist-cnn",
         "regression",
         "wide-mlp",
