@@ -116,11 +116,11 @@ fn a_program_elsewhere_trains_a_model_with_a_layer_of_its_own() {
     let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
     let own = read("Cargo.toml");
     let (profiles, _) = own.split_once("[profile.test]").unwrap();
-    let (_, profiles) = profiles.split_once("[profile.dev]").unwrap();
+    let (_, profiles) = profiles.split_once("[profile.dev.package").unwrap();
     let manifest = format!(
         "[package]\nname = \"outside\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\ncandle-core = {{ version = \
          \"0.11.1\", default-features = false }}\nmantissa = {{ path = {root:?}, default-features = false }}\n\n\
-         [profile.dev]{profiles}"
+         [profile.dev.package{profiles}"
     );
     let folder = tempfile::tempdir().unwrap();
     write(&folder.path().join("Cargo.toml"), &manifest);
