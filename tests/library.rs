@@ -1,13 +1,11 @@
 //! The library as others use it: the example with a network of one's own, and a program outside this repository that depends on
 //! the library without its default features.
 
-#![expect(clippy::unwrap_used, reason = "a test stops where something is not there")]
-
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use mantissa::record::files::PAGE;
+use mantissa::store;
 
 #[path = "../examples/own_model.rs"]
 #[expect(dead_code, reason = "its main is for the command line")]
@@ -80,12 +78,6 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 }
 "#;
 
-fn write(path: &Path, text: &str) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    #[expect(clippy::disallowed_methods, reason = "a folder of this test's own")]
-    fs::write(path, text).unwrap();
-}
-
 #[test]
 fn the_example_of_an_own_model_learns_and_has_a_report() {
     let folder = tempfile::tempdir().unwrap();
@@ -113,7 +105,7 @@ fn the_example_of_an_own_model_learns_and_has_a_report() {
 fn a_program_elsewhere_trains_a_model_with_a_layer_of_its_own() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let read = |name: &str| String::from_utf8(store::read(&root.join(name)).unwrap()).unwrap();
     let own = read("Cargo.toml");
     let (profiles, _) = own.split_once("[profile.test]").unwrap();
     let (_, profiles) = profiles.split_once("[profile.dev.package").unwrap();
@@ -123,9 +115,10 @@ fn a_program_elsewhere_trains_a_model_with_a_layer_of_its_own() {
          [profile.dev.package{profiles}"
     );
     let folder = tempfile::tempdir().unwrap();
-    write(&folder.path().join("Cargo.toml"), &manifest);
-    write(&folder.path().join("src/main.rs"), MAIN);
-    write(&folder.path().join("Cargo.lock"), &read("Cargo.lock"));
+    let lock = read("Cargo.lock");
+    for (name, text) in [("Cargo.toml", &*manifest), ("src/main.rs", MAIN), ("Cargo.lock", &lock)] {
+        store::write(&folder.path().join(name), text.as_bytes()).unwrap();
+    }
     let output = Command::new(env!("CARGO"))
         .args(["run", "--offline"])
         .current_dir(folder.path())

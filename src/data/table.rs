@@ -124,7 +124,7 @@ impl Table {
         let targets = self.targets.iter().map(|(line, text)| ((*line, column), text));
         let targets = if let Some(classes) = classes {
             let label = |((line, column), text): ((u64, &str), &String)| {
-                label(path, Unit::Line.place(line, column), text, classes)
+                label(path, &Unit::Line.place(line, column), text, classes)
             };
             Targets::Labels(targets.map(label).collect::<Result<_, _>>()?)
         } else {
@@ -190,7 +190,7 @@ fn number(path: &Path, (line, column): (u64, &str), text: &str) -> Result<f32, D
 /// The label of the class in a place.
 pub(super) fn label(
     path: &Path,
-    place: String,
+    place: &str,
     text: &str,
     classes: &BTreeMap<String, u32>,
 ) -> Result<u32, DataError> {

@@ -38,31 +38,31 @@ pub(super) fn load(
     let [first, second] = match test {
         TableTest::File(path) => [first, Texts::read(path, (source.text, source.target))?],
         TableTest::Share(share) => {
-            let chosen = held_out::choose(train, first.texts.len(), *share)?;
+            let chosen = held_out::choose(train, first.contents.len(), *share)?;
             chosen.map(|chosen| first.part(&chosen))
         }
     };
     let classes = classes(&first.path, source.target, &first.targets)?;
     let tokenizer = match source.tokenizer {
         Some(path) => Tokenizer::read(path, source.length)?,
-        None => Tokenizer::train(&first.texts, (source.vocabulary, source.length))?,
+        None => Tokenizer::train(&first.contents, (source.vocabulary, source.length))?,
     };
     let outputs = classes.len();
-    let train = split(first, &tokenizer, (source.target, &classes))?;
-    let test = split(second, &tokenizer, (source.target, &classes))?;
+    let train = split(&first, &tokenizer, (source.target, &classes))?;
+    let test = split(&second, &tokenizer, (source.target, &classes))?;
     Ok(Dataset { shape: [1, 1, source.length], outputs, train, test })
 }
 
 fn split(
-    texts: Texts,
+    texts: &Texts,
     tokenizer: &Tokenizer,
     (target, classes): (&str, &BTreeMap<String, u32>),
 ) -> Result<Split, DataError> {
     let targets = texts.targets.iter();
     let labels = targets
-        .map(|(row, class)| label(&texts.path, texts.unit.place(*row, target), class, classes));
+        .map(|(row, class)| label(&texts.path, &texts.unit.place(*row, target), class, classes));
     let targets = Targets::Labels(labels.collect::<Result<_, _>>()?);
-    Ok(Split { inputs: Inputs::Tokens(tokenizer.tokens(&texts)?), targets })
+    Ok(Split { inputs: Inputs::Tokens(tokenizer.tokens(texts)?), targets })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the operations on a GPU share. Each operation's folder has its kernels, in a `.cu` file, and their launches, in `cuda.rs`.
 //!
 //! All work is in the device's one stream. Nothing waits for it but what hands values to the host.
+#![expect(unsafe_code, reason = "memory is allocated that kernels write")]
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +26,7 @@ macro_rules! launch {
         launch!(@push call, $($argument),+);
         // SAFETY: the arguments are those that the kernel of this name takes, which the tests under an emulated GPU and on real
         // ones check; the pointers are of tensors that are held until after the launch, and freed in the same stream.
-        #[expect(unsafe_code, reason = "a kernel is launched on addresses")]
+        #[allow(unsafe_code, reason = "a kernel is launched on addresses")]
         let launched = unsafe { call.launch($geometry) };
         launched.map(|_| ()).map_err(|error| $crate::ops::cuda::kernel_error(name, &error))
     }};

@@ -84,17 +84,21 @@ pub(super) enum DataSpec {
         features: Option<Vec<String>>,
         task: Option<TaskKind>,
     },
-    Text {
-        train: PathBuf,
-        test: Option<PathBuf>,
-        test_share: Option<f64>,
-        seed: Option<u64>,
-        text: Option<String>,
-        target: Option<String>,
-        length: Option<usize>,
-        tokenizer: Option<PathBuf>,
-        vocabulary: Option<usize>,
-    },
+    Text(TextSpec),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TextSpec {
+    pub(super) train: PathBuf,
+    pub(super) test: Option<PathBuf>,
+    pub(super) test_share: Option<f64>,
+    pub(super) seed: Option<u64>,
+    pub(super) text: Option<String>,
+    pub(super) target: Option<String>,
+    pub(super) length: Option<usize>,
+    pub(super) tokenizer: Option<PathBuf>,
+    pub(super) vocabulary: Option<usize>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -19,7 +19,7 @@ pub(super) struct Texts {
     pub(super) path: PathBuf,
     /// What the file is counted in.
     pub(super) unit: Unit,
-    pub(super) texts: Vec<String>,
+    pub(super) contents: Vec<String>,
     /// Where each text is, and its class.
     pub(super) targets: Vec<(u64, String)>,
 }
@@ -39,7 +39,7 @@ impl Texts {
                 return Err(malformed(path, found, "a name that ends in .parquet, .csv or .jsonl"));
             }
         };
-        if let Some(empty) = texts.texts.iter().position(|text| text.trim().is_empty()) {
+        if let Some(empty) = texts.contents.iter().position(|text| text.trim().is_empty()) {
             let place = texts.unit.place(texts.targets[empty].0, columns.0);
             return Err(malformed(path, format!("{place}: nothing"), "a text"));
         }
@@ -48,13 +48,13 @@ impl Texts {
 
     /// Some of the texts.
     pub(super) fn part(&self, chosen: &[usize]) -> Self {
-        let texts = chosen.iter().map(|&index| self.texts[index].clone()).collect();
+        let contents = chosen.iter().map(|&index| self.contents[index].clone()).collect();
         let targets = chosen.iter().map(|&index| self.targets[index].clone()).collect();
-        Self { path: self.path.clone(), unit: self.unit, texts, targets }
+        Self { path: self.path.clone(), unit: self.unit, contents, targets }
     }
 
     fn new(path: &Path, unit: Unit) -> Self {
-        Self { path: path.to_owned(), unit, texts: Vec::new(), targets: Vec::new() }
+        Self { path: path.to_owned(), unit, contents: Vec::new(), targets: Vec::new() }
     }
 
     fn csv(path: &Path, (text, target): (&str, &str)) -> Result<Self, DataError> {
@@ -67,7 +67,7 @@ impl Texts {
         let mut row = csv::StringRecord::new();
         while reader.read_record(&mut row).map_err(|error| table::unreadable(path, &error))? {
             let line = row.position().map_or(0, csv::Position::line);
-            texts.texts.push(row[places.0].to_owned());
+            texts.contents.push(row[places.0].to_owned());
             texts.targets.push((line, row[places.1].to_owned()));
         }
         Ok(texts)
@@ -99,7 +99,7 @@ impl Texts {
                 }
                 _ => return Err(missing(target, "a class: a whole number or a name")),
             };
-            texts.texts.push(found.to_owned());
+            texts.contents.push(found.to_owned());
             texts.targets.push((number, class));
         }
         Ok(texts)
@@ -147,7 +147,7 @@ impl Texts {
                 )) => class.to_string(),
                 _ => return Err(wrong(target, "a class: a whole number or a name")),
             };
-            texts.texts.push(found.clone());
+            texts.contents.push(found.clone());
             texts.targets.push((number, class));
         }
         Ok(texts)

@@ -40,7 +40,7 @@ impl Tokenizer {
         Self::cutting(tokenizer, length).map_err(|error| malformed(path, error, expected))
     }
 
-    /// A WordPiece tokenizer of at most so many tokens, made of these texts: lower case, split at spaces and punctuation, as BERT's
+    /// A `WordPiece` tokenizer of at most so many tokens, made of these texts: lower case, split at spaces and punctuation, as BERT's
     /// uncased one. A token stands at the start of each text, and one at its end.
     pub(super) fn train(
         texts: &[String],
@@ -83,7 +83,7 @@ impl Tokenizer {
     /// The tokens of texts.
     pub(super) fn tokens(&self, texts: &Texts) -> Result<Tokens, DataError> {
         let mut tokens = Tokens { vocabulary: self.vocabulary, ..Tokens::default() };
-        let rows = texts.texts.chunks(AT_A_TIME).zip(texts.targets.chunks(AT_A_TIME));
+        let rows = texts.contents.chunks(AT_A_TIME).zip(texts.targets.chunks(AT_A_TIME));
         for (texts_now, targets) in rows {
             let inputs: Vec<&str> = texts_now.iter().map(String::as_str).collect();
             let encoded = self.tokenizer.encode_batch_fast(inputs, true).map_err(|error| {

@@ -1,11 +1,12 @@
 //! The end of a step on a GPU, by the kernels of update.cu. The host waits only where it reads outcomes.
+#![expect(unsafe_code, reason = "structures are read and written as bytes")]
 
 use std::mem::size_of;
 
 use candle_core::cuda::cudarc::driver::CudaSlice;
 use candle_core::{CudaDevice, Device, Error, Result, Tensor};
 
-use super::update::{AdamW, GradientCounts, GradientSummary, Update};
+use super::update::{GradientCounts, GradientSummary, Update};
 use super::{ParameterTensors, RateSchedule, Rates, StepOutcome, StepSettings};
 use crate::device::Phase;
 use crate::ops::cuda::{self, address, blocks, launch, one_block, pointer, suffix};
@@ -306,7 +307,7 @@ impl Step {
                 self.launch_update(settings, (&name, table, watches), Argument(rule))
             }
             Update::AdamW(rule) => {
-                let AdamW { beta1, beta2, eps, weight_decay, .. } = rule;
+                let crate::ops::AdamW { beta1, beta2, eps, weight_decay, .. } = rule;
                 let rule = AdamW { beta1, beta2, eps, weight_decay };
                 let name = format!("update_adamw_{suffix}");
                 self.launch_update(settings, (&name, table, watches), Argument(rule))

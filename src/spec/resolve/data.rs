@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Checked, defaults, limits, real, refuse, whole};
-use crate::spec::typed::DataSpec;
+use crate::spec::typed::{DataSpec, TextSpec};
 use crate::spec::{Augment, DataPlan, IdxTest, NpyTest, TableTest, TestShare};
 
 /// Height and width of an image of CIFAR.
@@ -55,32 +55,26 @@ pub(super) fn resolve(spec: DataSpec) -> Checked<DataPlan> {
             let test = table_test(test, share(test_share, seed)?)?;
             DataPlan::Csv { train, test, target, features, task: task.unwrap_or(defaults::TASK) }
         }
-        DataSpec::Text {
-            train,
-            test,
-            test_share,
-            seed,
-            text,
-            target,
-            length,
-            tokenizer,
-            vocabulary,
-        } => {
-            if let (Some(_), Some(_)) = (&tokenizer, vocabulary) {
-                return refuse("data.vocabulary", "is that of the tokenizer; remove this key");
-            }
-            let length = length.unwrap_or(defaults::LENGTH);
-            let vocabulary = vocabulary.unwrap_or(defaults::VOCABULARY);
-            DataPlan::Text {
-                train,
-                test: table_test(test, share(test_share, seed)?)?,
-                text: text.unwrap_or_else(|| defaults::TEXT.to_owned()),
-                target: target.unwrap_or_else(|| defaults::TEXT_TARGET.to_owned()),
-                length: whole("data.length", length, 8..=limits::LENGTH)?,
-                tokenizer,
-                vocabulary: whole("data.vocabulary", vocabulary, 256..=limits::VOCABULARY)?,
-            }
-        }
+        DataSpec::Text(spec) => text(spec)?,
+    })
+}
+
+fn text(spec: TextSpec) -> Checked<DataPlan> {
+    let TextSpec { train, test, test_share, seed, text, target, length, tokenizer, vocabulary } =
+        spec;
+    if let (Some(_), Some(_)) = (&tokenizer, vocabulary) {
+        return refuse("data.vocabulary", "is that of the tokenizer; remove this key");
+    }
+    let length = length.unwrap_or(defaults::LENGTH);
+    let vocabulary = vocabulary.unwrap_or(defaults::VOCABULARY);
+    Ok(DataPlan::Text {
+        train,
+        test: table_test(test, share(test_share, seed)?)?,
+        text: text.unwrap_or_else(|| defaults::TEXT.to_owned()),
+        target: target.unwrap_or_else(|| defaults::TEXT_TARGET.to_owned()),
+        length: whole("data.length", length, 8..=limits::LENGTH)?,
+        tokenizer,
+        vocabulary: whole("data.vocabulary", vocabulary, 256..=limits::VOCABULARY)?,
     })
 }
 
