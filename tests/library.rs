@@ -98,7 +98,7 @@ fn the_example_of_an_own_model_learns_and_has_a_report() {
     assert!(folder.path().join(PAGE).is_file());
 }
 
-/// Takes minutes where the dependencies are not compiled with these features yet: `.ci/run` asks for it by name. Offline, with the
+/// Takes minutes where the dependencies are not compiled with these features yet. Offline, with the
 /// versions of this repository's lock file and its profiles, in its target folder, so that what is there is not compiled again.
 #[test]
 #[ignore = "compiles the library once more: cargo test --test library -- --ignored"]

@@ -167,9 +167,11 @@ fn the_example_of_a_regression_can_be_run() {
 fn reviews(count: usize, shift: usize) -> String {
     const WORDS: [&str; 6] = ["the", "film", "was", "seen", "by", "many"];
     let rows = (0..count).map(|i| {
+        // Nothing but the one word depends on the class: texts come in pairs.
+        let pair = i / 2 + shift;
         let mut words: Vec<&str> =
-            (0..2 + (i * 5 + shift) % 18).map(|k| WORDS[(i * k + shift) % 6]).collect();
-        words.insert(i * 3 % words.len(), if i % 2 == 0 { "awful" } else { "wonderful" });
+            (0..2 + pair * 5 % 18).map(|k| WORDS[(pair * 7 + k * k) % 6]).collect();
+        words.insert(pair * 3 % words.len(), if i % 2 == 0 { "awful" } else { "wonderful" });
         format!("{},\"{}\"\n", i % 2, words.join(" "))
     });
     format!("label,text\n{}", rows.collect::<String>())
@@ -211,6 +213,9 @@ train = { steps = 60, batch = 16, optimizer = { kind = "adamw", lr = 0.01 }, sch
             let accuracy = run["test_accuracy"].as_f64().unwrap();
             assert!(accuracy > 0.9, "{}: {accuracy}", variant["name"]);
         }
+        // On a CPU TF32 is emulated.
+        assert!(variant["untimed"].is_null(), "{variant}");
+        assert_eq!(variant["train"].is_null(), variant["name"] == "tf32", "{variant}");
         let counted = &variant["numerics"]["activations"]["elements"];
         assert!(counted.as_u64().unwrap() > 0, "{variant}");
     }

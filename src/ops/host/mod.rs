@@ -351,12 +351,18 @@ pub fn zeros(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     Tensor::from_vec(zeroed::<f32>(shape.elem_count())?, shape, device)
 }
 
-/// An equal tensor with storage of its own.
+/// An equal tensor with storage of its own: of u32, too.
 ///
 /// # Errors
 /// As [`cast`].
 pub fn copy(tensor: &Tensor) -> Result<Tensor> {
     on_gpu!(tensor => cuda::copy(tensor));
+    if tensor.dtype() == DType::U32 {
+        let source = view::<u32>(tensor)?;
+        let mut values = reserve(source.len())?;
+        values.extend_from_slice(&source);
+        return Tensor::from_vec(values, tensor.shape(), tensor.device());
+    }
     by_dtype!(tensor.dtype(), T => {
         let source = view::<T>(tensor)?;
         build::<T>(tensor.shape(), |target| target.copied(&source))
