@@ -416,6 +416,12 @@ fn numerics(table: &Table<'_>) -> Vec<String> {
             said.push(format!("Counted {word}: {what}."));
         }
     }
+    if table.rows.iter().any(|row| counted(&row) && !row.engine.is_own()) {
+        let known = "Of candle's operations only the rounding of weights is counted";
+        said.push(format!(
+            "{known}: whether anything else overflowed or underflowed is not known."
+        ));
+    }
     said.extend(skipped(table));
     said.extend(non_finite_gradients(table));
     let uncounted = names(table, |row| row.counts.elements == 0 && row.runs.done() > 0);

@@ -34,7 +34,7 @@ const TITLES: [&str; 11] = [
 /// How to read the cells: for the foot of a table.
 const LEGEND: [&str; 4] = [
     "Step time: median of the timed blocks of this run; machines drift, so a time in seconds has no interval. × is variant ÷ baseline, paired by block, with its 95% interval; below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; below them their share of this program's fastest matrix multiplication of that format, which is not the hardware's peak.",
-    "Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients. Settling: before a run's first update, while the loss scale comes down.",
+    "Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients; of candle's operations, over weights alone: what these round is not known. Settling: before a run's first update, while the loss scale comes down.",
     "Updates rounded away: they were not 0, and left the weight as it was. They and skipped steps are counted on every step.",
     "— means not measured, never 0.",
 ];
@@ -472,7 +472,7 @@ impl<'a> Row<'a> {
                 self.inference_memory_ratio(),
             ),
             self.overflow_cell(),
-            share_cell(self.counts.underflow, self.counts.elements),
+            self.rounding_cell(self.counts.underflow, self.counts.elements),
             share_cell(self.numerics.updates.lost, self.numerics.updates.elements),
             share_cell(self.numerics.skipped_steps, self.steps),
             self.runs_cell(),
@@ -510,12 +510,21 @@ impl<'a> Row<'a> {
 
     fn overflow_cell(&self) -> Vec<Line> {
         let counts = self.counted();
-        let mut lines = share_cell(counts.overflow, counts.elements);
+        let mut lines = self.rounding_cell(counts.overflow, counts.elements);
         let Evidence { settling, settled, .. } = self.numerics.evidence;
         match (settling.overflow, settled.overflow) {
             (0, _) => {}
             (_, 0) => lines.push(Line::detail("all settling")),
             (some, _) => lines.push(Line::detail(format!("{} settling", text::count(some)))),
+        }
+        lines
+    }
+
+    /// What rounding did. candle rounds in its operations, where nobody counts.
+    fn rounding_cell(&self, count: u64, of: u64) -> Vec<Line> {
+        let mut lines = share_cell(count, of);
+        if of > 0 && !self.engine.is_own() {
+            lines.push(Line::detail("weights alone"));
         }
         lines
     }

@@ -277,7 +277,7 @@ fn the_summary_reads_well() {
 
     - Test accuracy: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline in percentage points (pp) with its 95% interval, and the verdict.
     - Step time: median of the timed blocks of this run; machines drift, so a time in seconds has no interval. × is variant ÷ baseline, paired by block, with its 95% interval; below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; below them their share of this program's fastest matrix multiplication of that format, which is not the hardware's peak.
-    - Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients. Settling: before a run's first update, while the loss scale comes down.
+    - Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients; of candle's operations, over weights alone: what these round is not known. Settling: before a run's first update, while the loss scale comes down.
     - Updates rounded away: they were not 0, and left the weight as it was. They and skipped steps are counted on every step.
     - — means not measured, never 0.
     "##);
@@ -710,7 +710,10 @@ fn results_of_candle_say_so_at_each_variant_and_claim() {
     check_degenerate("of candle", change, &["bf16-mixed (candle)"]);
     let mut of_candle = loaded();
     change(&mut of_candle);
-    assert!(summary(&of_candle).contains("| e5m2<br>emulated<br>candle |"));
+    let page = summary(&of_candle);
+    assert!(page.contains("| e5m2<br>emulated<br>candle |"));
+    assert!(page.contains("| 83<br>3.6e-4%<br>weights alone | 5,507<br>0.024%<br>weights alone |"));
+    assert!(page.contains("Of candle's operations only the rounding of weights is counted"));
     let shown = terminal(&of_candle.results, Verbosity::Summary, 140);
     assert!(shown.contains("e5m2 (emulated, candle)"), "{shown}");
 }

@@ -48,7 +48,7 @@ pub fn metric_difference(
     let interval = mean_difference(&a, &b);
     let (better, worse) = if metric.is_higher_better() { (&a, &b) } else { (&b, &a) };
     let mut difference = MetricDifference {
-        value: mean_of(&differences),
+        value: beyond_rounding(mean_of(&differences), &a, &b),
         low: interval.map(|interval| interval.low),
         high: interval.map(|interval| interval.high),
         p: Some(p),
@@ -64,6 +64,12 @@ pub fn metric_difference(
         };
     }
     Some(difference)
+}
+
+/// A mean of differences, and 0 where it is no larger than the rounding of the values that were subtracted.
+fn beyond_rounding(mean: f64, a: &[f64], b: &[f64]) -> f64 {
+    let largest = a.iter().chain(b).fold(0.0, |largest: f64, value| largest.max(value.abs()));
+    if mean.abs() <= largest * f64::EPSILON { 0.0 } else { mean }
 }
 
 /// `variant − baseline` of each seed that both have, by seed; `None` where a seed is given twice or a value is not finite.
@@ -129,6 +135,19 @@ mod tests {
     fn judged(differences: &[f64], margin: f64) -> MetricDifference {
         let [variant, baseline] = pairs(differences);
         metric_difference(TestMetric::Accuracy, &variant, &baseline, margin).unwrap()
+    }
+
+    /// Python: sum([0.065 - 0.079, 0.079 - 0.009, 0.009 - 0.065]) / 3 == 2.3129646346357427e-18, and the three values are the same.
+    #[test]
+    fn a_mean_below_the_rounding_of_the_values_is_0() {
+        let of = |values: [f64; 3]| -> Vec<(u64, f64)> { (0..3).zip(values).collect() };
+        let (variant, baseline) = (of([0.065, 0.079, 0.009]), of([0.079, 0.009, 0.065]));
+        let error = TestMetric::MeanSquaredError;
+        let difference = metric_difference(error, &variant, &baseline, 0.01).unwrap();
+        assert_eq!(difference.value, 0.0);
+        let larger = of([0.065, 0.079, 0.009 + 3e-15]);
+        let difference = metric_difference(error, &larger, &baseline, 0.01).unwrap();
+        assert_close(difference.value, 1e-15, 1e-17);
     }
 
     #[test]

@@ -25,7 +25,7 @@ fn the_page_is_about_the_error() {
     | variant | test mean squared error | step time | training memory | inference time | inference memory | overflow | underflow | updates rounded away | skipped steps | runs |
     | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
     | fp32<br>baseline | 0.03917 ± 0.002255 | 4.20 ms<br>286 GFLOP/s<br>71% of fastest | 4.42 MiB | 1.10 ms | 1.88 MiB | 0<br>0% | 0<br>0% | 0<br>0% | 0<br>0% | 3 of 3 |
-    | fp16-mixed | 0.03917 ± 0.001528<br>−3.701e−17<br>(−0.003674 to +0.002151)<br>inconclusive | 5.75 ms<br>1.37×<br>(1.34–1.41×)<br>209 GFLOP/s<br>26% of fastest | 3.81 MiB<br>0.86× | 1.51 ms<br>1.37×<br>(1.34–1.41×) | 965 KiB<br>0.50× | 83<br>3.6e-4% | 5,507<br>0.024% | 28,700<br>0.016% | 6<br>0.83% | 3 of 3 |
+    | fp16-mixed | 0.03917 ± 0.001528<br>±0<br>(−0.003674 to +0.002151)<br>inconclusive | 5.75 ms<br>1.37×<br>(1.34–1.41×)<br>209 GFLOP/s<br>26% of fastest | 3.81 MiB<br>0.86× | 1.51 ms<br>1.37×<br>(1.34–1.41×) | 965 KiB<br>0.50× | 83<br>3.6e-4% | 5,507<br>0.024% | 28,700<br>0.016% | 6<br>0.83% | 3 of 3 |
     | bf16-mixed | 0.03957 ± 0.002155<br>+0.0004<br>(−0.001766 to +0.001783)<br>inconclusive | 2.18 ms<br>0.52×<br>(0.51–0.54×)<br>549 GFLOP/s<br>69% of fastest | 3.81 MiB<br>0.86× | 572 µs<br>0.52×<br>(0.51–0.54×) | 965 KiB<br>0.50× | 0<br>0% | 4<br>1.8e-5% | 21<br>1.2e-5% | 0<br>0% | 3 of 3 |
     | fp16-true | 0.1762 ± 0.1817<br>+0.137<br>(−0.3191 to +0.9161)<br>inconclusive | 4.70 ms<br>1.12×<br>(1.10–1.15×)<br>255 GFLOP/s<br>32% of fastest | 3.81 MiB<br>0.86× | 1.23 ms<br>1.12×<br>(1.10–1.15×) | 965 KiB<br>0.50× | 1,440<br>0.0063% | 282,100<br>1.2% | 1,470,000<br>0.82% | 0<br>0% | 2 of 3<br>1 diverged |
     | e5m2<br>emulated | 0.04917 ± 0.002255<br>+0.01<br>(+0.01 to +0.01)<br>inconclusive | emulated:<br>no time | — | emulated:<br>no time | 965 KiB<br>0.50× | 26<br>1.1e-4% | 73,883<br>0.32% | 385,000<br>0.21% | 0<br>0% | 3 of 3 |
@@ -36,7 +36,7 @@ fn the_page_is_about_the_error() {
     - fp16-true diverged in 1 of 3 runs: a rate with a 95% interval from 6.1% to 79%.
     - e5m2: emulated, so the numerics are exact and the times would say nothing of hardware; none are given.
     - bf16-mixed trains fastest on this machine: 1.92× as fast as fp32 (1.87–1.96×).
-    - fp16-mixed: Test mean squared error −3.701e−17 against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 1.000). Training is 37% slower than fp32 (34–41%) and needs 14% less memory. Inference is 37% slower than fp32 (34–41%) and needs 50% less memory.
+    - fp16-mixed: Test mean squared error ±0 against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 1.000). Training is 37% slower than fp32 (34–41%) and needs 14% less memory. Inference is 37% slower than fp32 (34–41%) and needs 50% less memory.
     - bf16-mixed: Test mean squared error +0.0004 against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.500). Training is 1.92× as fast as fp32 (1.87–1.96×) and needs 14% less memory. Inference is 1.92× as fast as fp32 (1.87–1.96×) and needs 50% less memory.
     - fp16-true: Test mean squared error +0.137 against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250). Training is 12% slower than fp32 (10–15%) and needs 14% less memory. Inference is 12% slower than fp32 (10–15%) and needs 50% less memory.
     - e5m2: Test mean squared error +0.01 against fp32 over 3 pairs: inconclusive, which does not mean that they are the same (p = 0.250). Inference needs 50% less memory.
@@ -67,7 +67,7 @@ fn the_page_is_about_the_error() {
     | infer-time | bf16-mixed | held | 0.520× (0.510 to 0.536) | inference time ÷ FP32's at most 0.55 |  |
     | infer-time | fp16-true | did not hold | 1.12× (1.10 to 1.15) | inference time ÷ FP32's at most 0.55 |  |
     | infer-time | e5m2 | not measured | — | inference time ÷ FP32's at most 0.55 | a device that computes in this format: emulated times say nothing |
-    | accuracy-kept | fp16-mixed | open | −3.701e−17 (−0.003674 to +0.002151) | test mean squared error − FP32's equivalent within ±5% of FP32's, or better, and no run lost | at least 6 seeds needed, 8 to call one of 4 variants better or worse, 3 given |
+    | accuracy-kept | fp16-mixed | open | ±0 (−0.003674 to +0.002151) | test mean squared error − FP32's equivalent within ±5% of FP32's, or better, and no run lost | at least 6 seeds needed, 8 to call one of 4 variants better or worse, 3 given |
     | bf16-robust | bf16-mixed | held | 7.16e−4× | overflow and underflow, share of values ÷ FP16's at most 0.5 (refuted from 1 on), and no larger share of steps skipped |  |
     | bf16-robust | e5m2 | did not hold | 13.2× | overflow and underflow, share of values ÷ FP16's at most 0.5 (refuted from 1 on), and no larger share of steps skipped |  |
     | master-weights |  | not measured | — | without master weights: a larger share of updates rounded away and a worse test mean squared error than with them | a variant with 16-bit parameters |
@@ -77,13 +77,13 @@ fn the_page_is_about_the_error() {
 
     ### Test mean squared error against the baseline
 
-    ![Test mean squared error, variant − baseline. fp16-mixed: −3.701e−17 · too few seeds (3 of 6), 95% interval −0.003674 to +0.002151, 3 pairs, δ 0.00196; bf16-mixed: +0.0004 · too few seeds (3 of 6), 95% interval −0.001766 to +0.001783, 3 pairs, δ 0.00196; fp16-true: +0.137 · too few seeds (3 of 6), 95% interval −0.3191 to +0.9161, 3 pairs, δ 0.00196; e5m2: +0.01 · too few seeds (3 of 6), 95% interval +0.01 to +0.01, 3 pairs, δ 0.00196.](figures/accuracy-difference.png)
+    ![Test mean squared error, variant − baseline. fp16-mixed: ±0 · too few seeds (3 of 6), 95% interval −0.003674 to +0.002151, 3 pairs, δ 0.00196; bf16-mixed: +0.0004 · too few seeds (3 of 6), 95% interval −0.001766 to +0.001783, 3 pairs, δ 0.00196; fp16-true: +0.137 · too few seeds (3 of 6), 95% interval −0.3191 to +0.9161, 3 pairs, δ 0.00196; e5m2: +0.01 · too few seeds (3 of 6), 95% interval +0.01 to +0.01, 3 pairs, δ 0.00196.](figures/accuracy-difference.png)
 
     Equivalent: the 90% interval lies within ±δ, and would after one more seed 5 standard deviations off. Better or worse: the 95% interval excludes 0, and p &lt; 0.05 after Holm's correction. The interval drawn is the 90% one of an equivalent variant, else the 95% one.
 
     ### Error vs. cost
 
-    ![Error, speed and memory against the baseline. fp32: ±0, speedup 1.00×, memory saved 1.00×; fp16-mixed: −3.701e−17, speedup 0.73×, memory saved 1.16×; bf16-mixed: +0.0004, speedup 1.92×, memory saved 1.16×; fp16-true: +0.137, speedup 0.89×, memory saved 1.16×, 1 diverged; e5m2: +0.01, speedup not measured, memory saved not measured.](figures/trade-off.png)
+    ![Error, speed and memory against the baseline. fp32: ±0, speedup 1.00×, memory saved 1.00×; fp16-mixed: ±0, speedup 0.73×, memory saved 1.16×; bf16-mixed: +0.0004, speedup 1.92×, memory saved 1.16×; fp16-true: +0.137, speedup 0.89×, memory saved 1.16×, 1 diverged; e5m2: +0.01, speedup not measured, memory saved not measured.](figures/trade-off.png)
 
     Whiskers: 95% intervals; one that reaches an edge goes on beyond it. On the Pareto front no other variant has both the higher gain and the lower error; that says nothing of whether a difference is significant.
 
@@ -157,7 +157,7 @@ fn the_page_is_about_the_error() {
 
     - Test mean squared error: mean over the seeds ± standard deviation; below it the mean paired difference to the baseline with its 95% interval, and the verdict. Lower is better.
     - Step time: median of the timed blocks of this run; machines drift, so a time in seconds has no interval. × is variant ÷ baseline, paired by block, with its 95% interval; below 1 is less. FLOP/s: operations in the matrix products of a step ÷ its time; below them their share of this program's fastest matrix multiplication of that format, which is not the hardware's peak.
-    - Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients. Settling: before a run's first update, while the loss scale comes down.
+    - Overflow: finite before rounding, past the format's largest value after: infinite, NaN, or held at it. Underflow: not 0 before rounding, 0 after. Counted on census steps, and overflow on rejected steps too, over weights, activations and gradients; of candle's operations, over weights alone: what these round is not known. Settling: before a run's first update, while the loss scale comes down.
     - Updates rounded away: they were not 0, and left the weight as it was. They and skipped steps are counted on every step.
     - — means not measured, never 0.
     "##);
@@ -178,7 +178,7 @@ fn the_terminal_is_about_the_error() {
 
      variant                             error  speed    memory  overflow  underflow                runs
      fp32                              0.03917  1.00×  4.42 MiB         0          0              3 of 3
-     fp16-mixed       −3.701e−17, inconclusive  0.73×      −14%        83      5,507              3 of 3
+     fp16-mixed       ±0, inconclusive  0.73×      −14%        83      5,507              3 of 3
      bf16-mixed          +0.0004, inconclusive  1.92×      −14%         0          4              3 of 3
      fp16-true            +0.137, inconclusive  0.89×      −14%     1,440    282,100  2 of 3, 1 diverged
      e5m2 (emulated)       +0.01, inconclusive      —         —        26     73,883              3 of 3
