@@ -1,4 +1,4 @@
-//! Criterion benchmarks of what a step is made of: products, convolution, casts and rounding, the optimizer update, the census,
+//! Criterion benchmarks of what a step is made of: products, convolution, attention and norms, casts and rounding, the optimizer update, the census,
 //! and one whole step a policy, native and wide. `MANTISSA_ISA` pins the instructions of products.
 
 use std::hint::black_box;
@@ -8,7 +8,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use mantissa::memory;
 use mantissa::numerics::{self, Census};
 use mantissa::ops::{
-    self, AdamW, ConvSettings, ConvWanted, Conversion, Operands, Update, UpdateTensors,
+    self, AdamW, AttentionSettings, ConvSettings, ConvWanted, Conversion, Operands, Update,
+    UpdateTensors,
 };
 use mantissa::precision::{Format, Policy};
 use mantissa::spec::{DEFAULT, Overrides, Plan};
@@ -88,6 +89,65 @@ fn convolution(c: &mut Criterion) {
         }
         group.finish();
     }
+}
+
+/// Attention of 8 heads of 32 values over 128 tokens, all seen by all or by those behind them, 16 sequences; and the operations of a
+/// position by itself that stand around it.
+fn transformer(c: &mut Criterion) {
+    let (n, t, heads, width) = (16, 128, 8, 256);
+    for (name, causal) in [("attention", false), ("causal attention", true)] {
+        let mut group = c.benchmark_group(format!("{name} {n}x{t}x{width}, {heads} heads"));
+        // The products of queries with keys and of their results with values.
+        let operations = 4 * n * t * t * width;
+        for (name, dtype) in TYPES {
+            let format = match dtype {
+                DType::F16 => Format::F16,
+                DType::BF16 => Format::BF16,
+                _ => Format::F32,
+            };
+            let settings = AttentionSettings { heads, kv_heads: heads, causal, format };
+            let [q, k, v, dy] = [(); 4].map(|()| tensor(&[n, t, width], dtype));
+            group.throughput(Throughput::Elements(operations as u64));
+            group.bench_function(BenchmarkId::new("forward", name), |b| {
+                b.iter(|| ops::attention(black_box(&q), &k, &v, None, settings));
+            });
+            let (y, logs) = ops::attention(&q, &k, &v, None, settings).expect("a result");
+            group.throughput(Throughput::Elements(5 * operations as u64 / 2));
+            group.bench_function(BenchmarkId::new("backward", name), |b| {
+                b.iter(|| {
+                    let results = (&y, &logs);
+                    ops::attention_backward(black_box(&dy), [&q, &k, &v], results, None, settings)
+                });
+            });
+        }
+        group.finish();
+    }
+    let mut group = c.benchmark_group(format!("position by position {n}x{t}x{width}"));
+    for (name, dtype) in TYPES {
+        let (x, dy) = (tensor(&[n, t, width], dtype), tensor(&[n, t, width], dtype));
+        let gamma = tensor(&[width], dtype);
+        group.throughput(Throughput::Elements((n * t * width) as u64));
+        group.bench_function(BenchmarkId::new("layer norm", name), |b| {
+            b.iter(|| ops::layer_norm(black_box(&x), &gamma, &gamma, 1e-5));
+        });
+        let (_, saved) = ops::layer_norm(&x, &gamma, &gamma, 1e-5).expect("a result");
+        group.bench_function(BenchmarkId::new("layer norm backward", name), |b| {
+            b.iter(|| ops::layer_norm_backward(black_box(&dy), &x, &gamma, &saved));
+        });
+        group.bench_function(BenchmarkId::new("RMS norm", name), |b| {
+            b.iter(|| ops::rms_norm(black_box(&x), &gamma, 1e-5));
+        });
+        group.bench_function(BenchmarkId::new("GELU", name), |b| {
+            b.iter(|| ops::gelu(black_box(&x)));
+        });
+        group.bench_function(BenchmarkId::new("GELU by tanh", name), |b| {
+            b.iter(|| ops::gelu_tanh(black_box(&x)));
+        });
+        group.bench_function(BenchmarkId::new("SwiGLU", name), |b| {
+            b.iter(|| ops::swiglu(black_box(&x), &dy));
+        });
+    }
+    group.finish();
 }
 
 fn rounding(c: &mut Criterion) {
@@ -193,6 +253,6 @@ fn step(trainer: &mut Trainer<'_>, batch: &DeviceBatch, census: Option<&mut Cens
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = products, convolution, rounding, update, whole_steps
+    targets = products, convolution, transformer, rounding, update, whole_steps
 }
 criterion_main!(benches);

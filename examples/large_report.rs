@@ -133,6 +133,7 @@ fn against(baseline: &str, wobble: f64, pairs: usize) -> AgainstBaseline {
         inference_time_ratio: Some(ratio(around(wobble))),
         inference_memory_ratio: Some(Ratio(wobble)),
         squared_error_difference: None,
+        perplexity_difference: None,
         accuracy_difference: Some(MetricDifference {
             value: 0.01 * (wobble - 1.0),
             low: Some(-0.01),
@@ -244,6 +245,7 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
             status: Status::Completed,
             test_accuracy: Some(0.95 + 0.001 * ((seed * 7 + index as u64 * 3) % 11) as f64),
             test_squared_error: None,
+            test_perplexity: None,
             final_loss: loss(steps - 1),
             steps,
             skipped_steps: steps / 500,

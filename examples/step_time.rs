@@ -1,19 +1,19 @@
 //! Times training steps of one model under one policy and prints a line of JSON: the half of `benches/peers` that is ours.
 //!
 //! `cargo run --release --example step_time -- mlp bf16-mixed 50`; models: `mlp`, `cnn`, `resnet20`, `wide-mlp`,
-//! `gpu-mlp`, `gpu-resnet`; `candle-mlp` and `candle-wide-mlp` are modules of candle.
+//! `encoder`, `gpu-mlp`, `gpu-resnet`; `candle-mlp` and `candle-wide-mlp` are modules of candle.
 //! With `--device cuda` before the model the steps are a GPU's. They are timed a few at a time there, so that the GPU need not
 //! wait for the host after each, and each of these is told to have taken the mean of them.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-use mantissa::data::{self, DataError, Dataset, Inputs, Split, Targets};
+use mantissa::data::{self, DataError, Dataset, Inputs, Split, Targets, Tokens};
 use mantissa::device::{self, Stopwatch};
 use mantissa::memory;
-use mantissa::networks;
+use mantissa::networks::{self, Wanted};
 use mantissa::precision::Policy;
 use mantissa::spec::{
-    Activation, ConvBlock, DEFAULT, DataPlan, ModelPlan, OptimizerPlan, Overrides, Plan, Pool,
-    ScheduleKind, SchedulePlan, TrainPlan,
+    Activation, ConvBlock, DEFAULT, DataPlan, EncoderPlan, ModelPlan, NormPlan, OptimizerPlan,
+    Overrides, Plan, Pool, ScheduleKind, SchedulePlan, TextPool, TrainPlan,
 };
 use mantissa::task::{CandleTask, Task};
 use mantissa::train::{DeviceBatch, Setup, Trainer};
@@ -48,6 +48,7 @@ fn run() -> Result<(), Failure> {
     let (named, policy, steps): (_, Policy, u64) = (policy, policy.parse()?, steps.parse()?);
     let data = match name.as_str() {
         "resnet20" => noise([3, 32, 32], batch * 8)?,
+        "encoder" => texts(batch * 8)?,
         _ => data::load(&DataPlan::Digits { train: batch * 8, test: batch, seed: 0 })?,
     };
     let shape = data.shape();
@@ -107,6 +108,19 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
         "mlp" => Ok((mlp(&[512, 512]), 256)),
         "wide-mlp" => Ok((mlp(&[2048, 2048, 2048]), 256)),
         "resnet20" => Ok((ModelPlan::Resnet { depth: 20, width: 16 }, 128)),
+        "encoder" => Ok((
+            ModelPlan::Encoder(EncoderPlan {
+                width: 256,
+                depth: 4,
+                heads: 8,
+                feed_forward: 1024,
+                dropout: 0.0,
+                norm: NormPlan::Before,
+                pool: TextPool::Mean,
+                residual_init: 1.0,
+            }),
+            16,
+        )),
         "gpu-mlp" => Ok((mlp(&[4096, 4096, 4096]), 8192)),
         "gpu-resnet" => Ok((ModelPlan::Resnet { depth: 20, width: 64 }, 1024)),
         "cnn" => {
@@ -116,7 +130,7 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
             Ok((ModelPlan::Cnn { blocks, hidden, activation, batch_norm, dropout }, 64))
         }
         other => {
-            let known = "mlp, cnn, resnet20, wide-mlp, gpu-mlp, gpu-resnet";
+            let known = "mlp, cnn, resnet20, wide-mlp, encoder, gpu-mlp, gpu-resnet";
             Err(format!("unknown model {other:?}; known: {known}"))
         }
     }
@@ -125,7 +139,7 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
 /// The model of a plan as this crate's layers, or as a module of candle.
 fn task(plan: &ModelPlan, data: Dataset, of_candle: bool) -> Result<Task, Failure> {
     if !of_candle {
-        let model = networks::model(plan, (data.shape(), data.vocabulary()), data.outputs())?;
+        let model = networks::model(plan, &Wanted::by(&data))?;
         return Ok(Task::new(model, data));
     }
     let ModelPlan::Mlp { hidden, .. } = plan else {
@@ -156,6 +170,22 @@ fn noise(shape: [usize; 3], images: usize) -> Result<Dataset, DataError> {
         targets: Targets::Labels((0..images).map(|i| (i % 10) as u32).collect()),
     };
     Dataset::new(shape, 10, split(images), split(images / 8))
+}
+
+/// Texts of 128 tokens each, of 8,192.
+fn texts(count: usize) -> Result<Dataset, DataError> {
+    const LENGTH: usize = 128;
+    const VOCABULARY: usize = 8192;
+    let split = |count: usize| Split {
+        inputs: Inputs::Tokens(Tokens {
+            ids: (0..count * LENGTH).map(|i| (i * 7919 % VOCABULARY) as u32).collect(),
+            ends: (1..=count).map(|text| text * LENGTH).collect(),
+            vocabulary: VOCABULARY,
+            cut: 0,
+        }),
+        targets: Targets::Labels((0..count).map(|i| (i % 2) as u32).collect()),
+    };
+    Dataset::new([1, 1, LENGTH], 2, split(count), split(count / 8))
 }
 
 /// A constant rate; SGD as in `experiments/cifar-resnet.toml` for `resnet20`, AdamW for the others.

@@ -184,12 +184,12 @@ pub fn judge(results: &Results) -> Vec<ClaimResult> {
 }
 
 /// The metric by seed, of every run that the machine did not fail: a diverged run counts with the value of the weights that it
-/// ended with. If even that is unknown, its accuracy is 0; of an error there is no largest, and the run is left out.
+/// ended with. If even that is unknown, its accuracy is 0; of an error or a perplexity there is no largest, and the run is left out.
 pub fn test_values(metric: TestMetric, variant: &VariantResult) -> Vec<(u64, f64)> {
     let of_run = |run: &RunSummary| match (run.status, metric) {
-        (Status::Completed, _) | (Status::Diverged, TestMetric::MeanSquaredError) => run.metric(),
-        (Status::Diverged, TestMetric::Accuracy) => Some(run.metric().unwrap_or(0.0)),
         (Status::Failed, _) => None,
+        (Status::Diverged, TestMetric::Accuracy) => Some(run.metric().unwrap_or(0.0)),
+        (Status::Completed | Status::Diverged, _) => run.metric(),
     };
     let runs = variant.runs.iter();
     runs.filter_map(|run| Some((run.seed, of_run(run)?))).collect()
@@ -199,7 +199,7 @@ pub fn test_values(metric: TestMetric, variant: &VariantResult) -> Vec<(u64, f64
 pub fn margin((plan, metric): (&Plan, TestMetric), baseline: &VariantResult) -> f64 {
     match metric {
         TestMetric::Accuracy => plan.measure.equivalence_margin,
-        TestMetric::MeanSquaredError => {
+        TestMetric::MeanSquaredError | TestMetric::Perplexity => {
             let errors: Vec<f64> =
                 test_values(metric, baseline).into_iter().map(|(_, error)| error).collect();
             plan.measure.error_margin * mean(&errors).unwrap_or(0.0)
@@ -213,7 +213,7 @@ fn margin_in_words(results: &Results, baseline: &str) -> String {
         TestMetric::Accuracy => {
             format!("±{}", results.metric.distance(results.plan.measure.equivalence_margin))
         }
-        TestMetric::MeanSquaredError => {
+        TestMetric::MeanSquaredError | TestMetric::Perplexity => {
             format!("±{} of {baseline}'s", chosen_share(results.plan.measure.error_margin))
         }
     }

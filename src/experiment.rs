@@ -487,6 +487,7 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> train::Trained 
             status: Status::Failed,
             test_accuracy: None,
             test_squared_error: None,
+            test_perplexity: None,
             final_loss: None,
             steps: 0,
             skipped_steps: 0,

@@ -87,6 +87,7 @@ impl DataFacts {
     /// What a model of this data is judged by.
     pub fn metric(&self) -> TestMetric {
         match self.target_values {
+            None if self.next_tokens => TestMetric::Perplexity,
             None => TestMetric::Accuracy,
             Some(_) => TestMetric::MeanSquaredError,
         }

@@ -11,7 +11,7 @@ mod source;
 mod tests;
 mod typed;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -239,7 +239,7 @@ pub enum DataPlan {
         /// Where the test split comes from.
         test: NpyTest,
         /// What is learnt.
-        task: TaskKind,
+        task: TableTask,
     },
     /// A table in a CSV file with a header row.
     Csv {
@@ -253,7 +253,7 @@ pub enum DataPlan {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         features: Option<Vec<String>>,
         /// What is learnt.
-        task: TaskKind,
+        task: TableTask,
     },
     /// Texts, each with a class, in a Parquet, CSV or JSON Lines file.
     Text {
@@ -273,31 +273,94 @@ pub enum DataPlan {
         /// Tokens of a tokenizer that is made, at most.
         vocabulary: usize,
     },
+    /// Plain text, in sequences of one length.
+    #[serde(rename = "plain-text")]
+    PlainText {
+        /// A file to train on, or a folder of them.
+        train: PathBuf,
+        /// Where the test split comes from.
+        test: TextTest,
+        /// Tokens of a sequence.
+        length: usize,
+        /// What the tokens are.
+        tokens: TokensPlan,
+    },
 }
 
 impl DataPlan {
-    /// Whether the targets are labels.
+    /// What is learnt.
     pub fn task(&self) -> TaskKind {
         match self {
-            Self::Npy { task, .. } | Self::Csv { task, .. } | Self::Own { task, .. } => *task,
+            Self::Own { task, .. } => *task,
+            Self::Npy { task, .. } | Self::Csv { task, .. } => match task {
+                TableTask::Classification => TaskKind::Classification,
+                TableTask::Regression => TaskKind::Regression,
+            },
             Self::Digits { .. }
             | Self::Idx { .. }
             | Self::Cifar10 { .. }
             | Self::Cifar100 { .. }
             | Self::ImageFolder { .. }
             | Self::Text { .. } => TaskKind::Classification,
+            Self::PlainText { .. } => TaskKind::LanguageModel,
+        }
+    }
+
+    /// Takes the tokenizer of a checkpoint's folder for texts that name none.
+    fn take_tokenizer(&mut self, folder: &Path) {
+        let file = folder.join("tokenizer.json");
+        match self {
+            Self::Text { tokenizer: tokenizer @ None, .. } => *tokenizer = Some(file),
+            Self::PlainText { tokens: tokens @ TokensPlan::Characters, .. } => {
+                *tokens = TokensPlan::Tokenizer(file);
+            }
+            _ => {}
         }
     }
 }
 
-/// What is learnt of data whose targets may be either.
+/// What is learnt of arrays and tables, whose targets may be either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+pub enum TableTask {
+    /// Labels.
+    Classification,
+    /// Numbers.
+    Regression,
+}
+
+/// What is learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
     /// Labels: the loss is cross-entropy, the metric accuracy.
     Classification,
     /// Numbers: loss and metric are the mean squared error.
     Regression,
+    /// The next token of each position of a text: the loss is cross-entropy, the metric perplexity.
+    LanguageModel,
+}
+
+/// The test split of plain text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TextTest {
+    /// A text of its own: a file, or a folder of them.
+    File(PathBuf),
+    /// The last share of the training text, over 0 and below 1, which the training split then lacks.
+    Last(f64),
+}
+
+/// What the tokens of plain text are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokensPlan {
+    /// Its characters.
+    Characters,
+    /// Those of a tokenizer's file.
+    Tokenizer(PathBuf),
+    /// Pairs of bytes, made of the training text: so many tokens at most.
+    Made(usize),
 }
 
 /// A test split that is a share of the samples.
@@ -432,22 +495,16 @@ pub enum ModelPlan {
         layers: Vec<LayerPlan>,
     },
     /// A transformer that classifies texts: an embedding, blocks of attention and linear layers, and the pooled result.
-    Encoder {
-        /// Values of a token.
-        width: usize,
-        /// Blocks.
-        depth: usize,
-        /// Heads of attention, which divide the width.
-        heads: usize,
-        /// Values between the linear layers of a block.
-        feed_forward: usize,
+    Encoder(EncoderPlan),
+    /// A transformer that predicts the next token of each position.
+    Decoder(DecoderPlan),
+    /// A checkpoint in the layout of Hugging Face's Transformers: an encoder (BERT, `DistilBERT`) or a decoder (GPT-2, Llama).
+    Pretrained {
+        /// The folder of `config.json` and `model.safetensors` or its shards.
+        folder: PathBuf,
         /// Probability of dropping what a block adds.
         #[serde(deserialize_with = "finite")]
         dropout: f32,
-        /// Where the norm of a block is.
-        norm: NormPlan,
-        /// What is made of the tokens of a text.
-        pool: TextPool,
     },
     /// The CIFAR residual network of He et al. 2015, section 4.2.
     Resnet {
@@ -456,6 +513,62 @@ pub enum ModelPlan {
         /// Channels of the first stage: 16 in the paper.
         width: usize,
     },
+}
+
+/// A transformer that classifies texts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EncoderPlan {
+    /// Values of a token.
+    pub width: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Heads of attention, which divide the width.
+    pub heads: usize,
+    /// Values between the linear layers of a block.
+    pub feed_forward: usize,
+    /// Probability of dropping what a block adds.
+    #[serde(deserialize_with = "finite")]
+    pub dropout: f32,
+    /// Where the norm of a block is.
+    pub norm: NormPlan,
+    /// What is made of the tokens of a text.
+    pub pool: TextPool,
+    /// The deviation of the initial weights that end what a block adds, ÷ that of other weights.
+    #[serde(deserialize_with = "finite")]
+    pub residual_init: f32,
+}
+
+/// A transformer that predicts the next token of each position.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DecoderPlan {
+    /// Values of a token.
+    pub width: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Heads of attention, which divide the width.
+    pub heads: usize,
+    /// Heads of keys and values, which divide the heads.
+    pub kv_heads: usize,
+    /// Values between the linear layers of a block.
+    pub feed_forward: usize,
+    /// Probability of dropping what a block adds.
+    #[serde(deserialize_with = "finite")]
+    pub dropout: f32,
+    /// Whose blocks they are.
+    pub style: DecoderStyle,
+    /// The deviation of the initial weights that end what a block adds, ÷ that of other weights.
+    #[serde(deserialize_with = "finite")]
+    pub residual_init: f32,
+}
+
+/// Whose blocks those of a decoder are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DecoderStyle {
+    /// GPT-2 (Radford et al. 2019): layer norm, GELU by tanh, learned positions, biases, and the embedding as the output's weight.
+    Gpt2,
+    /// Llama (Touvron et al. 2023, arXiv 2302.13971): RMS norm, `SwiGLU`, rotary positions, no biases.
+    Llama,
 }
 
 /// Where the norm of a transformer's block is.
@@ -492,6 +605,10 @@ pub enum LayerPlan {
     Relu,
     /// x Φ(x), exact (erf).
     Gelu,
+    /// x Φ(x) by its approximation with tanh.
+    GeluTanh,
+    /// tanh(x).
+    Tanh,
     /// Largest of 2 × 2.
     MaxPool,
     /// Mean of 2 × 2.
@@ -567,6 +684,11 @@ pub enum Activation {
     Relu,
     /// x Φ(x), exact (erf).
     Gelu,
+    /// x Φ(x) by its approximation with tanh, as in GPT-2.
+    #[serde(rename = "gelu_tanh")]
+    GeluTanh,
+    /// tanh(x).
+    Tanh,
 }
 
 /// Training.

@@ -43,7 +43,7 @@ fn a_bad_spec_is_one_line_and_exit_code_2() {
         (
             &["experiment", "--set", "data.kind=imagenet"],
             2,
-            "--set data.kind=imagenet: data.kind: unknown value \"imagenet\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv, text",
+            "--set data.kind=imagenet: data.kind: unknown value \"imagenet\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv, text, plain-text",
         ),
         (
             &["experiment", "--set", "variants=[\"fp8\"]"],

@@ -212,6 +212,59 @@ fn gelu() -> Result<()> {
     check("gelu's gradient", &dx, &expected[1], &gradient_bound)
 }
 
+/// The argument of σ is off by some units, which moves σ by its slope times the argument; so do its slope and that of the slope. In
+/// the lower tail the oracle's own 1 + tanh has few digits left.
+#[test]
+fn gelu_by_tanh() -> Result<()> {
+    let (x, dy) = (uniform(1, (7, 13, 15), (-7.0, 7.0))?, uniform(2, (7, 13, 15), SIGNED)?);
+    let (y, dx) = (ops::gelu_tanh(&x)?, ops::gelu_tanh_backward(&dy, &x)?);
+    let expected = autograd(&[&x], &dy, |t| {
+        let x = &t[0];
+        let cube = (x.mul(x)?.mul(x)? * 0.044_715)?;
+        let argument = ((x + cube)? * (2.0 / std::f64::consts::PI).sqrt())?;
+        (x * 0.5)? * (argument.tanh()? + 1.0)?
+    })?;
+    let (mut value_bound, mut gradient_bound) = (vec![], vec![]);
+    for ((x, dy), y) in to_f64(&x)?.iter().zip(to_f64(&dy)?).zip(to_f64(&expected[0])?) {
+        let scale = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+        let argument = scale * (x + 0.044_715 * x * x * x);
+        let share = 1.0 / (1.0 + (-argument).exp());
+        let (steep, slope) = (share * (1.0 - share), scale * (1.0 + 3.0 * 0.044_715 * x * x));
+        let moved = 8.0 * UNIT * argument.abs();
+        value_bound.push(6.0 * UNIT * y.abs() + x.abs() * steep * moved + 1e-14);
+        let sizes = share + x.abs() * steep * slope;
+        let change = steep + x.abs() * slope * steep;
+        gradient_bound.push(dy.abs() * (12.0 * UNIT * sizes + change * moved) + 1e-14);
+    }
+    check("gelu by tanh", &y, &expected[0], &value_bound)?;
+    check("its gradient", &dx, &expected[1], &gradient_bound)
+}
+
+#[test]
+fn gelu_by_tanh_far_out() -> Result<()> {
+    let x = tensor(&[-1e30, -40.0, 0.0, 40.0, 1e30, f32::INFINITY], DType::F32)?;
+    assert_eq!(ops::to_f32(&ops::gelu_tanh(&x)?)?, [0.0, 0.0, 0.0, 40.0, 1e30, f32::INFINITY]);
+    let dx = ops::gelu_tanh_backward(&tensor(&[2.0; 6], DType::F32)?, &x)?;
+    assert_eq!(ops::to_f32(&dx)?, [0.0, 0.0, 1.0, 2.0, 2.0, 2.0]);
+    Ok(())
+}
+
+/// The gradient is made of the rounded result y: 1 − y² is off by 2 |y| times its error.
+#[test]
+fn tanh() -> Result<()> {
+    let (x, dy) = (uniform(1, (7, 13, 15), (-7.0, 7.0))?, uniform(2, (7, 13, 15), SIGNED)?);
+    let y = ops::tanh(&x)?;
+    let dx = ops::tanh_backward(&dy, &y)?;
+    let expected = autograd(&[&x], &dy, |t| t[0].tanh())?;
+    let (mut value_bound, mut gradient_bound) = (vec![], vec![]);
+    for (dy, y) in to_f64(&dy)?.iter().zip(to_f64(&expected[0])?) {
+        value_bound.push(3.0 * UNIT * y.abs());
+        gradient_bound.push(UNIT * dy.abs() * (6.0 * y * y + 4.0 * (1.0 - y * y)));
+    }
+    check("tanh", &y, &expected[0], &value_bound)?;
+    check("tanh's gradient", &dx, &expected[1], &gradient_bound)
+}
+
 /// ```python
 /// from scipy.special import erfc; import numpy as np
 /// for x in (-5., -8., -12.): print(x * erfc(-x / np.sqrt(2)) / 2)

@@ -42,6 +42,11 @@ fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
     keep("relu's gradient", &ops::relu_backward(b, &y)?);
     keep("gelu", &ops::gelu(a)?);
     keep("gelu's gradient", &ops::gelu_backward(b, a)?);
+    keep("gelu by tanh", &ops::gelu_tanh(a)?);
+    keep("its gradient", &ops::gelu_tanh_backward(b, a)?);
+    let y = ops::tanh(a)?;
+    keep("tanh", &y);
+    keep("tanh's gradient", &ops::tanh_backward(b, &y)?);
     let random = RandomStream { seed: 7, stream: 1, pass: numbers(&[2])? };
     keep("dropout", &ops::dropout(a, 0.3, &random)?);
     keep("add", &ops::add(a, b, Then::Nothing)?);
@@ -634,6 +639,8 @@ fn matrices_that_do_not_belong_together_are_errors() -> Result<()> {
         ("dw", ops::linear_weight_gradient(&matrix, &other, Operands::Exact)),
         ("relu", ops::relu_backward(&matrix, &other)),
         ("gelu", ops::gelu_backward(&matrix, &other)),
+        ("gelu by tanh", ops::gelu_tanh_backward(&matrix, &other)),
+        ("tanh", ops::tanh_backward(&matrix, &other)),
         ("add", ops::add(&matrix, &other, Then::Nothing)),
         ("layout", ops::relu(&matrix.t()?)),
         ("values", ops::from_f32(&[1.0], 2, DType::F32, &Device::Cpu)),

@@ -27,6 +27,7 @@ MODELS = {
     "cnn": (64, (1, 28, 28), lambda: cnn(), "adamw"),
     "wide-mlp": (256, (784,), lambda: mlp(784, 2048, 2048, 2048, 10), "adamw"),
     "resnet20": (128, (3, 32, 32), lambda: resnet(3, 20, 16), "sgd"),
+    "encoder": (16, (128,), lambda: Encoder(), "adamw"),
 }
 COMPUTE = {"fp32": None, "fp16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 # With more than this share of the processors in other hands a row's ratio is not to be trusted.
@@ -97,6 +98,39 @@ def resnet(channels, depth, width):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
 
 
+class Encoder(nn.Module):
+    """A transformer with the norm before, four blocks of 256 values a token and 8 heads, and the mean of all tokens."""
+
+    def __init__(self, tokens=8192, positions=128, width=256, depth=4, heads=8, classes=2):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(tokens, width), nn.Embedding(positions, width)
+        self.blocks = nn.ModuleList(EncoderBlock(width, heads) for _ in range(depth))
+        self.norm, self.output = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, ids):
+        x = self.tokens(ids) + self.positions.weight
+        for block in self.blocks:
+            x = block(x)
+        return self.output(self.norm(x).mean(1))
+
+
+class EncoderBlock(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.projections = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x):
+        n, t, d = x.shape
+        parts = self.projections(self.norms[0](x)).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(*parts.unbind(0))
+        x = x + self.output(y.transpose(1, 2).reshape(n, t, d))
+        return x + self.feed_forward(self.norms[1](x))
+
+
 class Torch:
     """One PyTorch configuration, kept between blocks. `update` is what its optimizer is told: foreach or fused, or nothing."""
 
@@ -104,8 +138,11 @@ class Torch:
         torch.manual_seed(0)
         batch, shape, build, optimizer = MODELS[model]
         self.model = build()
-        self.inputs = torch.rand(batch, *shape)
-        self.labels = torch.randint(0, 10, (batch,))
+        if model == "encoder":
+            self.inputs = torch.randint(0, 8192, (batch, *shape))
+        else:
+            self.inputs = torch.rand(batch, *shape)
+        self.labels = torch.randint(0, 2 if model == "encoder" else 10, (batch,))
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
             self.inputs = self.inputs.to(memory_format=torch.channels_last)

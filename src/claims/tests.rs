@@ -97,6 +97,7 @@ fn unmeasured(plan: &VariantPlan) -> VariantResult {
         status: Status::Completed,
         test_accuracy: Some(0.9),
         test_squared_error: None,
+        test_perplexity: None,
         final_loss: Some(0.1),
         steps: 100,
         skipped_steps: 0,
@@ -121,6 +122,7 @@ fn unmeasured(plan: &VariantPlan) -> VariantResult {
             inference_memory_ratio: None,
             accuracy_difference: None,
             squared_error_difference: None,
+            perplexity_difference: None,
         }),
     }
 }

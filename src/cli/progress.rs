@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::say;
-use crate::data::{Dataset, Inputs};
+use crate::data::{Dataset, Inputs, Targets};
 use crate::experiment::Event;
 use crate::formatting::{self, printable};
 use crate::record::{RunSummary, Status};
@@ -212,11 +212,12 @@ fn contents(data: &Dataset) -> String {
         (None, shape) => shape.map(|size| size.to_string()).join(" × "),
     };
     let outputs = formatting::count(data.outputs() as u64);
-    let outputs = match (data.is_classification(), data.outputs()) {
-        (true, 1) => "1 class".to_owned(),
-        (true, _) => format!("{outputs} classes"),
-        (false, 1) => "1 target value".to_owned(),
-        (false, _) => format!("{outputs} target values"),
+    let outputs = match (&data.train().targets, data.outputs()) {
+        (Targets::Labels(_), 1) => "1 class".to_owned(),
+        (Targets::Labels(_), _) => format!("{outputs} classes"),
+        (Targets::Values(_), 1) => "1 target value".to_owned(),
+        (Targets::Values(_), _) => format!("{outputs} target values"),
+        (Targets::NextTokens(_), _) => "each position's next token".to_owned(),
     };
     let noun = match data.train().inputs {
         Inputs::Pixels(_) => "images",
@@ -234,6 +235,9 @@ fn outcome(summary: &RunSummary) -> String {
     }
     if let Some(error) = summary.test_squared_error {
         parts.push(format!("error {}", formatting::four_digits(error)));
+    }
+    if let Some(perplexity) = summary.test_perplexity {
+        parts.push(format!("perplexity {}", formatting::four_digits(perplexity)));
     }
     if let Some(loss) = summary.final_loss {
         parts.push(format!("loss {}", formatting::four_digits(loss)));
@@ -282,6 +286,7 @@ mod tests {
             status,
             test_accuracy: Some(0.964),
             test_squared_error: None,
+            test_perplexity: None,
             final_loss: Some(0.123_46),
             steps: 400,
             skipped_steps: 0,
@@ -306,6 +311,7 @@ mod tests {
         let failed = RunSummary {
             test_accuracy: None,
             test_squared_error: None,
+            test_perplexity: None,
             final_loss: None,
             skipped_steps: 1,
             ..summary(Status::Failed)

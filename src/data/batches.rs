@@ -17,7 +17,7 @@ pub struct Batch {
     pub inputs: Vec<f32>,
     /// Texts; none of other data.
     pub texts: Option<TextBatch>,
-    /// What is to be predicted of each sample, as the data set has it.
+    /// What is to be predicted of each sample, as the data set has it; for next tokens a label at each position, N × T.
     pub targets: Targets,
 }
 
@@ -46,6 +46,36 @@ impl TextBatch {
             self.ids.resize(self.ids.len() + longest - text.len(), 0);
             self.lengths.push(text.len() as u32);
         }
+        Ok(())
+    }
+
+    /// As [`TextBatch::fill`], of texts of one length: each without its last token, and as labels each without its first.
+    fn fill_next(
+        &mut self,
+        tokens: &Tokens,
+        chosen: &[usize],
+        targets: &mut Targets,
+    ) -> Result<(), OutOfMemory> {
+        let length = chosen.first().map_or(0, |&index| tokens.text(index).len() - 1);
+        let len = chosen.len() * length;
+        let mut labels = match std::mem::take(targets) {
+            Targets::Labels(labels) => labels,
+            _ => Vec::new(),
+        };
+        for values in [&mut self.ids, &mut labels] {
+            if values.capacity() < len {
+                *values = memory::reserve(len)?;
+            }
+            values.clear();
+        }
+        self.lengths.clear();
+        for &index in chosen {
+            let text = tokens.text(index);
+            self.ids.extend(&text[..length]);
+            labels.extend(&text[1..]);
+            self.lengths.push(length as u32);
+        }
+        *targets = Targets::Labels(labels);
         Ok(())
     }
 }
@@ -164,7 +194,11 @@ impl<'a> Batches<'a> {
         /// Samples a task: less work than this is not worth handing to another thread.
         const TASK: usize = 16;
         if let Inputs::Tokens(tokens) = &split.inputs {
-            return into.texts.get_or_insert_default().fill(tokens, chosen);
+            let texts = into.texts.get_or_insert_default();
+            return match split.targets {
+                Targets::NextTokens(_) => texts.fill_next(tokens, chosen, &mut into.targets),
+                _ => texts.fill(tokens, chosen),
+            };
         }
         let sample = self.data.sample_len();
         let len = chosen.len() * sample;

@@ -1,6 +1,7 @@
 //! A data set in memory: what a model learns from and is tested on.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,9 @@ pub struct DataFacts {
     /// Tokens that texts are made of; none of other data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocabulary: Option<usize>,
+    /// Whether the next token of each position is to be predicted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub next_tokens: bool,
     /// Channels, height and width of a sample; of texts the width is the most tokens of one.
     pub shape: [usize; 3],
 }
@@ -63,7 +67,8 @@ pub struct DataFacts {
 impl fmt::Display for DataFacts {
     /// One line, with the beginning of the digest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { digest, train, test, classes, target_values, vocabulary, .. } = self;
+        let Self { digest, train, test, classes, target_values, vocabulary, next_tokens, .. } =
+            self;
         let [channels, height, width] = self.shape;
         let digest = digest.get(..12).unwrap_or(digest);
         let targets = match target_values {
@@ -71,6 +76,13 @@ impl fmt::Display for DataFacts {
             Some(values) => format!("{values} target values"),
             None => format!("{classes} classes"),
         };
+        if *next_tokens {
+            let tokens = vocabulary.unwrap_or_default();
+            return write!(
+                f,
+                "{train} training and {test} test sequences of {width} tokens, of {tokens}, SHA-256 {digest}…"
+            );
+        }
         let samples = match vocabulary {
             Some(tokens) => format!("texts of at most {width} tokens, of {tokens}"),
             None => format!("samples of {channels} × {height} × {width}"),
@@ -132,8 +144,8 @@ impl Tokens {
         part
     }
 
-    /// What is wrong with them as texts of at most `length` tokens, and at which text.
-    fn problem(&self, length: usize) -> Option<(usize, String)> {
+    /// What is wrong with them as texts of so many tokens, and at which text.
+    fn problem(&self, lengths: &RangeInclusive<usize>) -> Option<(usize, String)> {
         let whole =
             self.ends.is_sorted() && self.ends.last().copied().unwrap_or(0) == self.ids.len();
         if !whole {
@@ -145,8 +157,10 @@ impl Tokens {
                 Some(id) => {
                     format!("token {id} is not below {}, the number of tokens", self.vocabulary)
                 }
-                None if (1..=length).contains(&text.len()) => return None,
-                None => format!("{} tokens, of 1 to {length}", text.len()),
+                None if lengths.contains(&text.len()) => return None,
+                None => {
+                    format!("{} tokens, of {} to {}", text.len(), lengths.start(), lengths.end())
+                }
             };
             Some((index, what))
         })
@@ -160,6 +174,8 @@ pub enum Targets {
     Labels(Vec<u32>),
     /// Regression: finite numbers, as many for each sample.
     Values(Vec<f32>),
+    /// A language model: at each position of a text but its last, the token after it. The number of texts, each of T + 1 tokens.
+    NextTokens(usize),
 }
 
 /// Labelled images, as readers of image files gather them.
@@ -225,6 +241,7 @@ impl Targets {
         match self {
             Self::Labels(labels) => labels.len(),
             Self::Values(values) => values.len() / outputs.max(1),
+            Self::NextTokens(texts) => *texts,
         }
     }
 
@@ -249,6 +266,8 @@ impl Targets {
                 into.clear();
                 into.extend(chosen.flat_map(|i| &values[i * outputs..(i + 1) * outputs]));
             }
+            // They are in the texts themselves.
+            (Self::NextTokens(_), _) => {}
             (Self::Labels(_), into) => {
                 *into = Self::Labels(Vec::new());
                 self.gather(outputs, chosen, into);
@@ -270,7 +289,7 @@ impl Default for Targets {
 impl Dataset {
     /// A data set of these splits. `shape` is channels, height and width of a sample; a row of a table with D columns is D × 1 × 1,
     /// a text of at most T tokens 1 × 1 × T.
-    /// `outputs` is the number of classes, or of the values of a target.
+    /// `outputs` is the number of classes, of the values of a target, or of tokens.
     ///
     /// # Errors
     /// When a split has no samples, the lengths do not fit each other, the splits are of different kinds, a label is not below
@@ -291,7 +310,8 @@ impl Dataset {
         self.shape
     }
 
-    /// What a model gives for a sample: as many logits as there are classes, or as many numbers as a target has.
+    /// What a model gives for a sample: as many logits as there are classes, or as many numbers as a target has; for each position
+    /// of a text, as many logits as there are tokens.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
@@ -375,6 +395,7 @@ impl Dataset {
         let whole = match &split.targets {
             Targets::Labels(_) => true,
             Targets::Values(values) => values.len() == samples * self.outputs,
+            Targets::NextTokens(_) => matches!(split.inputs, Inputs::Tokens(_)),
         };
         if !whole || !split.inputs.are_of(samples, sample) {
             let targets = match &split.targets {
@@ -384,6 +405,9 @@ impl Dataset {
                     formatting::plural(values.len(), "target value"),
                     self.outputs
                 ),
+                Targets::NextTokens(texts) => {
+                    format!("the next tokens of {}", formatting::plural(*texts, "text"))
+                }
             };
             let [c, h, w] = self.shape;
             return Err(DataError::Invalid(format!(
@@ -404,11 +428,14 @@ impl Dataset {
             Inputs::Pixels(_) => None,
             Inputs::Values(values) => not_finite(values, sample, "input value"),
             Inputs::Tokens(tokens) => {
-                let problem = tokens.problem(sample);
+                let next = split.targets == Targets::NextTokens(samples);
+                let lengths = if next { sample + 1..=sample + 1 } else { 1..=sample };
+                let problem = tokens.problem(&lengths);
                 problem.map(|(at, what)| format!("{name} split, sample {at}: {what}"))
             }
         };
         let problem = problem.or_else(|| match &split.targets {
+            Targets::NextTokens(_) => None,
             Targets::Values(values) => not_finite(values, self.outputs, "target value"),
             Targets::Labels(labels) => {
                 let at = labels.iter().position(|label| *label as usize >= self.outputs)?;
@@ -423,7 +450,7 @@ impl Dataset {
 
     /// What tells this data set from any other. The digest of pixels with labels is that of `mantissa data 1`, then channels,
     /// height, width and classes, then for each split, training first, the number of samples, the pixels and the labels. That of
-    /// other data begins with `mantissa data 2`, then `pixels`, `values` or `tokens`, then `labels` or `targets`, and goes on alike, with
+    /// other data begins with `mantissa data 2`, then `pixels`, `values` or `tokens`, then `labels`, `targets` or `next tokens`, and goes on alike, with
     /// the values of a target for the classes. Tokens are the size of their vocabulary, where each text ends, and the ids. Numbers and labels are 64 bits, values and targets the bits of an f32, all
     /// little-endian.
     pub fn facts(&self) -> DataFacts {
@@ -440,6 +467,7 @@ impl Dataset {
                 digest.update(match targets {
                     Targets::Labels(_) => "labels",
                     Targets::Values(_) => "targets",
+                    Targets::NextTokens(_) => "next tokens",
                 });
             }
         }
@@ -464,16 +492,19 @@ impl Dataset {
                     update(&mut digest, labels, |label| u64::from(label).to_le_bytes());
                 }
                 Targets::Values(values) => update(&mut digest, values, f32::to_le_bytes),
+                Targets::NextTokens(_) => {}
             }
         }
         let classification = self.is_classification();
+        let next_tokens = matches!(self.train.targets, Targets::NextTokens(_));
         DataFacts {
             digest: formatting::hex(&digest.finalize()),
             train,
             test,
             classes: if classification { self.outputs } else { 0 },
-            target_values: (!classification).then_some(self.outputs),
+            target_values: (!classification && !next_tokens).then_some(self.outputs),
             vocabulary: self.vocabulary(),
+            next_tokens,
             shape: self.shape,
         }
     }

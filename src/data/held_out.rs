@@ -28,6 +28,7 @@ pub(super) fn split(
         targets: match &all.targets {
             Targets::Labels(labels) => Targets::Labels(gather(labels, 1, &chosen)),
             Targets::Values(values) => Targets::Values(gather(values, outputs, &chosen)),
+            Targets::NextTokens(_) => Targets::NextTokens(chosen.len()),
         },
     }))
 }

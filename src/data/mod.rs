@@ -10,6 +10,7 @@ mod held_out;
 mod idx;
 mod image_folder;
 mod npy;
+mod plain_text;
 mod random;
 mod standardize;
 mod table;
@@ -161,6 +162,9 @@ pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {
             let tokenizer = tokenizer.as_deref();
             text::load(train, test, text::Source { text, target, length, tokenizer, vocabulary })?
         }
+        DataPlan::PlainText { train, test, length, tokens } => {
+            plain_text::load(train, test, (*length, tokens))?
+        }
     };
     data.check()?;
     Ok(data)
@@ -174,6 +178,7 @@ pub fn augmentation(plan: &DataPlan) -> Augment {
         | DataPlan::Npy { .. }
         | DataPlan::Csv { .. }
         | DataPlan::Text { .. }
+        | DataPlan::PlainText { .. }
         | DataPlan::Own { .. } => Augment::default(),
         DataPlan::Cifar10 { augment, .. }
         | DataPlan::Cifar100 { augment, .. }

@@ -11,7 +11,7 @@ use zip::ZipArchive;
 use super::dataset::{Dataset, Inputs, Split, Targets};
 use super::{DataError, held_out, malformed};
 use crate::formatting;
-use crate::spec::{NpyTest, TaskKind, limits};
+use crate::spec::{NpyTest, TableTask, limits};
 use crate::store;
 
 /// What every file begins with.
@@ -24,7 +24,7 @@ const LONGEST_HEADER: usize = 65_536;
 pub(super) struct Source<'a> {
     /// The archive that has them as members; none: each is a file.
     pub(super) archive: Option<&'a Path>,
-    pub(super) task: TaskKind,
+    pub(super) task: TableTask,
 }
 
 /// Loads inputs and targets to train on, and the test split from arrays of its own or as a share of them.
@@ -81,18 +81,18 @@ impl Pair {
     }
 
     /// The number of classes, or of the values of a target.
-    fn outputs(&self, task: TaskKind) -> Result<usize, DataError> {
+    fn outputs(&self, task: TableTask) -> Result<usize, DataError> {
         match (task, &self.targets.shape[..]) {
-            (TaskKind::Classification, [_]) => {
+            (TableTask::Classification, [_]) => {
                 let largest = self.targets.labels(limits::WIDTH)?.into_iter().max();
                 Ok(largest.map_or(1, |label| label as usize + 1))
             }
-            (TaskKind::Regression, [_]) => Ok(1),
-            (TaskKind::Regression, [_, each]) if (1..=limits::WIDTH).contains(each) => Ok(*each),
+            (TableTask::Regression, [_]) => Ok(1),
+            (TableTask::Regression, [_, each]) if (1..=limits::WIDTH).contains(each) => Ok(*each),
             (task, shape) => {
                 let expected = match task {
-                    TaskKind::Classification => "one label for each sample".to_owned(),
-                    TaskKind::Regression => {
+                    TableTask::Classification => "one label for each sample".to_owned(),
+                    TableTask::Regression => {
                         format!("samples, or samples × values of a target, 1 to {}", limits::WIDTH)
                     }
                 };
@@ -101,14 +101,14 @@ impl Pair {
         }
     }
 
-    fn into_split(self, task: TaskKind, outputs: usize) -> Result<Split, DataError> {
+    fn into_split(self, task: TableTask, outputs: usize) -> Result<Split, DataError> {
         let own_outputs = self.outputs(task)?;
         let targets = match task {
-            TaskKind::Classification => Targets::Labels(self.targets.labels(outputs)?),
-            TaskKind::Regression if own_outputs == outputs => {
+            TableTask::Classification => Targets::Labels(self.targets.labels(outputs)?),
+            TableTask::Regression if own_outputs == outputs => {
                 Targets::Values(self.targets.values()?)
             }
-            TaskKind::Regression => {
+            TableTask::Regression => {
                 let found = format!("shape {}", by(&self.targets.shape));
                 let expected = format!("{outputs} values for each sample, as in training");
                 return Err(malformed(&self.targets.place, found, expected));

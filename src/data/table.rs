@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::{Dataset, Inputs, Split, Targets};
 use super::{DataError, held_out, malformed};
 use crate::formatting;
-use crate::spec::{TableTest, TaskKind, limits};
+use crate::spec::{TableTask, TableTest, limits};
 use crate::store;
 
 /// What a file is counted in.
@@ -43,7 +43,7 @@ pub(super) struct Columns<'a> {
     /// What it is predicted from; none: all other columns.
     pub(super) features: Option<&'a [String]>,
     /// Whether the target is a class or a number.
-    pub(super) task: TaskKind,
+    pub(super) task: TableTask,
 }
 
 /// Loads the training table, and the test split from a table of its own or as a share of the training table.
@@ -55,8 +55,8 @@ pub(super) fn load(
     let first = Table::read(train, columns)?;
     let shape = [first.features.len(), 1, 1];
     let classes = match columns.task {
-        TaskKind::Classification => Some(classes(train, columns.target, &first.targets)?),
-        TaskKind::Regression => None,
+        TableTask::Classification => Some(classes(train, columns.target, &first.targets)?),
+        TableTask::Regression => None,
     };
     let outputs = classes.as_ref().map_or(1, BTreeMap::len);
     let features = first.features.clone();
@@ -229,7 +229,7 @@ mod tests {
     use crate::spec::TestShare;
 
     const COLUMNS: Columns<'_> =
-        Columns { target: "y", features: None, task: TaskKind::Classification };
+        Columns { target: "y", features: None, task: TableTask::Classification };
 
     /// Loads texts as `train.csv` and `test.csv`; an error without the folder's name.
     fn loaded(train: &str, test: Option<&str>, columns: Columns<'_>) -> Result<Dataset, String> {
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(named.test.targets, Targets::Labels(vec![1]));
 
         let features = ["b".to_owned()];
-        let only = Columns { features: Some(&features), task: TaskKind::Regression, ..COLUMNS };
+        let only = Columns { features: Some(&features), task: TableTask::Regression, ..COLUMNS };
         let data = loaded(train, Some("y,b\n-1.5,4\n"), only).unwrap();
         assert_eq!((data.shape, data.outputs), ([1, 1, 1], 1));
         assert_eq!(data.train.targets, Targets::Values(vec![10.0, 9.0, 10.0]));
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn what_is_no_table_is_named_with_its_line() {
         let good = "x,y\n1,2\n3,4\n";
-        let numbers = Columns { task: TaskKind::Regression, ..COLUMNS };
+        let numbers = Columns { task: TableTask::Regression, ..COLUMNS };
         let features = ["z".to_owned()];
         let other = Columns { features: Some(&features), ..COLUMNS };
         let table = [

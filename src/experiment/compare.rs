@@ -178,6 +178,9 @@ fn compare(
         inference_time_ratio: ratio(inference(variant), inference(baseline)),
         inference_memory_ratio: memory_ratio(&inference_memory),
         accuracy_difference: difference.clone().filter(|_| metric == TestMetric::Accuracy),
-        squared_error_difference: difference.filter(|_| metric == TestMetric::MeanSquaredError),
+        squared_error_difference: difference
+            .clone()
+            .filter(|_| metric == TestMetric::MeanSquaredError),
+        perplexity_difference: difference.filter(|_| metric == TestMetric::Perplexity),
     }
 }

@@ -291,15 +291,21 @@ pub(super) fn impossible(
         return Some(format!("its record has {} losses of {steps} steps", loss.len()));
     }
     let evaluated = evaluations.last();
-    let can_be = match (summary.test_accuracy, summary.test_squared_error) {
-        (Some(accuracy), None) => (0.0..=1.0).contains(&accuracy),
-        (None, Some(error)) => error >= 0.0,
-        (None, None) => evaluated.is_some_and(|last| last.loss.is_none()),
-        (Some(_), Some(_)) => false,
+    let of_summary = [summary.test_accuracy, summary.test_squared_error, summary.test_perplexity];
+    let can_be = match of_summary {
+        [Some(accuracy), None, None] => (0.0..=1.0).contains(&accuracy),
+        [None, Some(error), None] => error >= 0.0,
+        [None, None, Some(perplexity)] => perplexity >= 1.0,
+        [None, None, None] => evaluated.is_some_and(|last| last.loss.is_none()),
+        _ => false,
     };
-    let of_summary = Some((summary.test_accuracy, summary.test_squared_error));
-    if !can_be || evaluated.map(|last| (last.accuracy, last.squared_error)) != of_summary {
-        let name = if summary.test_squared_error.is_some() { "error" } else { "accuracy" };
+    let of_last = evaluated.map(|last| [last.accuracy, last.squared_error, last.perplexity]);
+    if !can_be || of_last != Some(of_summary) {
+        let name = match of_summary {
+            [_, Some(_), _] => "error",
+            [_, _, Some(_)] => "perplexity",
+            _ => "accuracy",
+        };
         return Some(format!("its {name} is not that of its last evaluation"));
     }
     None

@@ -19,8 +19,13 @@ fn completed(plan: &Plan) -> RunRecord {
     record.summary.steps = 4;
     record.summary.test_accuracy = Some(0.5);
     record.loss = vec![Some(1.0); 4];
-    record.evaluations =
-        vec![Evaluation { step: 4, accuracy: Some(0.5), squared_error: None, loss: None }];
+    record.evaluations = vec![Evaluation {
+        step: 4,
+        accuracy: Some(0.5),
+        squared_error: None,
+        perplexity: None,
+        loss: None,
+    }];
     record
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Tensor};
 
-use super::embedding::INIT;
+use super::embedding::TRANSFORMER_INIT;
 use super::linear::LinearSizes;
 use super::{Layer, Linear, Pass, Registry, Saved};
 use crate::ops::{self, AttentionGradients, AttentionSettings, RopeSettings, Then};
@@ -52,7 +52,7 @@ impl Attention {
         let AttentionSizes { width, bias, .. } = sizes;
         let of_keys = sizes.head_width() * sizes.kv_heads;
         let linear = |registry: &mut Registry, part: &str, inputs, outputs| {
-            let sizes = LinearSizes { inputs, outputs, bias, init: INIT };
+            let sizes = LinearSizes { inputs, outputs, bias, init: TRANSFORMER_INIT };
             Linear::with(registry, &format!("{name}.{part}"), sizes)
         };
         let query = linear(registry, "query", width, sizes.head_width() * sizes.heads);

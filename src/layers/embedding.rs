@@ -1,12 +1,12 @@
 //! The embedding of tokens.
 
-use candle_core::{Error, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::{Init, Layer, Pass, Registry, Saved};
 use crate::ops::{self, EmbeddingTables};
 
 /// How the weights of transformers start: normal, with this deviation.
-pub(super) const INIT: Init = Init::Normal { mean: 0.0, deviation: 0.02 };
+pub const TRANSFORMER_INIT: Init = Init::Normal { mean: 0.0, deviation: 0.02 };
 
 /// The sizes of an [`Embedding`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,21 +35,26 @@ impl Embedding {
     /// A layer of these sizes.
     pub fn new(registry: &mut Registry, name: &str, sizes: EmbeddingSizes) -> Self {
         let name = registry.layer(name);
-        let mut table = |part, rows| registry.parameter(&name, part, &[rows, sizes.width], INIT);
+        let mut table =
+            |part, rows| registry.parameter(&name, part, &[rows, sizes.width], TRANSFORMER_INIT);
         let tokens = table("weight", sizes.tokens);
         let positions = sizes.positions.map(|rows| table("positions", rows));
         let types = sizes.types.map(|rows| table("types", rows));
         Self { name, sizes, tokens, positions, types }
     }
+
+    /// The parameter of the tokens' rows, V × D: what [`Linear::sharing`](super::Linear::sharing) takes.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
 }
 
-/// The types of a batch's tokens.
-fn types(pass: &Pass<'_>) -> Result<Tensor> {
-    let missing = || {
-        Error::Msg("the embedding adds rows of token types, and the batch has no types".to_owned())
-            .bt()
-    };
-    pass.token_types().cloned().ok_or_else(missing)
+/// The types of a batch's tokens; 0 each where it has none.
+fn types(ids: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+    match pass.token_types() {
+        Some(types) => Ok(types.clone()),
+        None => ops::zeros_u32(ids.shape(), ids.device()),
+    }
 }
 
 impl Layer for Embedding {
@@ -57,7 +62,7 @@ impl Layer for Embedding {
         let tokens = pass.weight(self.tokens);
         let positions = self.positions.map(|table| pass.weight(table));
         let types = match self.types {
-            Some(table) => Some((types(pass)?, pass.weight(table))),
+            Some(table) => Some((types(&x, pass)?, pass.weight(table))),
             None => None,
         };
         let tables = EmbeddingTables {
@@ -79,7 +84,7 @@ impl Layer for Embedding {
             pass.weight_gradient(&self.name, table, gradient)?;
         }
         if let (Some(table), Some(rows)) = (self.types, self.sizes.types) {
-            let gradient = ops::embedding_backward(&dy, &types(pass)?, rows)?;
+            let gradient = ops::embedding_backward(&dy, &types(&ids, pass)?, rows)?;
             pass.weight_gradient(&self.name, table, gradient)?;
         }
         Ok(None)

@@ -50,6 +50,12 @@ impl Linear {
         Self { name, weight, bias, takes_data: false, relu: false }
     }
 
+    /// A layer without bias whose weight is another layer's parameter, O × I: the gradients of both add up.
+    pub fn sharing(registry: &mut Registry, name: &str, weight: usize) -> Self {
+        let name = registry.layer(name);
+        Self { name, weight, bias: None, takes_data: false, relu: false }
+    }
+
     /// With a `ReLU` behind it: see [`super::BatchNorm::with_relu`].
     #[must_use]
     pub fn with_relu(mut self, registry: &mut Registry, name: &str) -> Self {

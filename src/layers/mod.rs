@@ -20,13 +20,15 @@ use crate::memory::{self, OutOfMemory};
 
 pub use attention::{Attention, AttentionSizes};
 pub use conv::{Conv2d, ConvSizes};
-pub use embedding::{Embedding, EmbeddingSizes};
+pub use embedding::{Embedding, EmbeddingSizes, TRANSFORMER_INIT};
 pub use layer_norm::{LayerNorm, RmsNorm};
 pub use linear::{Linear, LinearSizes};
 pub use norm::{BatchNorm, BatchStatistics, RunningStatistics};
 pub use pass::{Arithmetic, Finished, Mode, Pass, Saved, Sequences};
 pub use shape::{Activate, Dropout, Flatten, Pooling, Residual, Sequential};
-pub use transformer::{FeedForward, NormPlace, NormResidual, PoolSequence, SequencePool};
+pub use transformer::{
+    EachPosition, FeedForward, NormPlace, NormResidual, PoolSequence, SequencePool,
+};
 
 /// A step of a model. What forward puts on the pass's tape, backward takes off it. A result goes through [`Pass::activation`], and a
 /// gradient through [`Pass::activation_gradient`] or [`Pass::weight_gradient`]: they round it where the format is emulated, and count.

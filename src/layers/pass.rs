@@ -78,7 +78,7 @@ pub enum Saved {
 pub struct Sequences {
     /// How many positions of each sequence are there, N; all where there are none.
     pub lengths: Option<Tensor>,
-    /// The type of each token, N × T.
+    /// The type of each token, N × T; 0 each where there are none.
     pub types: Option<Tensor>,
 }
 
@@ -345,7 +345,8 @@ impl<'a> Pass<'a> {
         Ok(gradient)
     }
 
-    /// Keeps the gradient of a parameter, rounded and counted as [`Pass::activation`].
+    /// Keeps the gradient of a parameter, rounded and counted as [`Pass::activation`]. Where layers share the parameter their
+    /// gradients add up, rounded and counted again.
     ///
     /// # Errors
     /// As [`Pass::activation`].
@@ -356,7 +357,15 @@ impl<'a> Pass<'a> {
         gradient: Tensor,
     ) -> Result<()> {
         self.round(layer, Role::WeightGradients, &gradient)?;
-        self.gradients[parameter] = Some(gradient);
+        let all = match self.gradients[parameter].take() {
+            Some(first) => {
+                let sum = ops::add(&first, &gradient, Then::Nothing)?;
+                self.round(layer, Role::WeightGradients, &sum)?;
+                sum
+            }
+            None => gradient,
+        };
+        self.gradients[parameter] = Some(all);
         Ok(())
     }
 

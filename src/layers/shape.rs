@@ -23,29 +23,40 @@ impl Activate {
 
 impl Layer for Activate {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        match self.kind {
+        let result = match self.kind {
+            Activation::Relu => ops::relu(&x)?,
+            Activation::Gelu => ops::gelu(&x)?,
+            Activation::GeluTanh => ops::gelu_tanh(&x)?,
+            Activation::Tanh => ops::tanh(&x)?,
+        };
+        // What the gradient is made of: the result of some, the argument of others.
+        Ok(match self.kind {
             Activation::Relu => {
-                let y = ops::relu(&x)?;
-                pass.save(Saved::Tensor(y.clone()));
-                Ok(y)
+                pass.save(Saved::Tensor(result.clone()));
+                result
             }
-            Activation::Gelu => {
-                let y = ops::gelu(&x)?;
+            Activation::Gelu | Activation::GeluTanh => {
                 pass.save(Saved::Tensor(x));
-                pass.activation(&self.name, y)
+                pass.activation(&self.name, result)?
             }
-        }
+            Activation::Tanh => {
+                let y = pass.activation(&self.name, result)?;
+                pass.save(Saved::Tensor(y.clone()));
+                y
+            }
+        })
     }
 
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         let saved = pass.take_tensor()?;
-        match self.kind {
-            Activation::Relu => ops::relu_backward(&dy, &saved).map(Some),
-            Activation::Gelu => {
-                let dx = ops::gelu_backward(&dy, &saved)?;
-                pass.activation_gradient(&self.name, dx).map(Some)
-            }
-        }
+        let dx = match self.kind {
+            Activation::Relu => return ops::relu_backward(&dy, &saved).map(Some),
+            Activation::Gelu => ops::gelu_backward(&dy, &saved)?,
+            Activation::GeluTanh => ops::gelu_tanh_backward(&dy, &saved)?,
+            Activation::Tanh => ops::tanh_backward(&dy, &saved)?,
+        };
+        drop((dy, saved));
+        pass.activation_gradient(&self.name, dx).map(Some)
     }
 }
 

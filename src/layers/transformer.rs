@@ -2,86 +2,99 @@
 
 use candle_core::{Result, Tensor};
 
-use super::embedding::INIT;
+use super::embedding::TRANSFORMER_INIT;
 use super::linear::LinearSizes;
-use super::{BoxedLayer, Layer, Linear, Pass, Registry, Saved, Sequential};
+use super::{Activate, BoxedLayer, Layer, Linear, Pass, Registry, Saved, Sequential};
 use crate::ops::{self, Then};
+use crate::spec::Activation;
 
 /// Two linear layers with a non-linearity between them, position by position. x and y: N × T × D.
 #[derive(Debug)]
 pub struct FeedForward {
-    name: String,
-    /// Of `SwiGLU` alone.
-    gate: Option<Linear>,
     up: Linear,
+    between: Between,
     down: Linear,
 }
 
+/// What is between the linear layers.
+#[derive(Debug)]
+enum Between {
+    Activation(Activate),
+    /// `SwiGLU`: its name, and the linear layer of the gate.
+    Gate(String, Linear),
+}
+
 impl FeedForward {
-    /// `down(gelu(up(x)))` with biases, from D to `hidden` values and back. The linear layers are called `name.up` and `name.down`,
-    /// the non-linearity `name`.
-    pub fn gelu(registry: &mut Registry, name: &str, sizes: (usize, usize)) -> Self {
-        Self::new(registry, name, sizes, false)
-    }
-
-    /// `down(silu(gate(x)) · up(x))` without biases (Shazeer 2020, arXiv 2002.05202); `gate` is called `name.gate`.
-    pub fn swiglu(registry: &mut Registry, name: &str, sizes: (usize, usize)) -> Self {
-        Self::new(registry, name, sizes, true)
-    }
-
-    fn new(
+    /// `down(f(up(x)))` with biases, from D to `hidden` values and back, where f is this non-linearity. The linear layers are called
+    /// `name.up` and `name.down`, the non-linearity `name`.
+    pub fn new(
         registry: &mut Registry,
         name: &str,
         (width, hidden): (usize, usize),
-        gated: bool,
+        activation: Activation,
     ) -> Self {
-        let linear = |registry: &mut Registry, part: &str, inputs, outputs| {
-            let sizes = LinearSizes { inputs, outputs, bias: !gated, init: INIT };
-            Linear::with(registry, &format!("{name}.{part}"), sizes)
-        };
-        let gate = gated.then(|| linear(registry, "gate", width, hidden));
-        let up = linear(registry, "up", width, hidden);
-        let own = registry.layer(name);
-        let down = linear(registry, "down", hidden, width);
-        Self { name: own, gate, up, down }
+        let up = linear(registry, format!("{name}.up"), (width, hidden), true);
+        let between = Between::Activation(Activate::new(registry, name, activation));
+        let down = linear(registry, format!("{name}.down"), (hidden, width), true);
+        Self { up, between, down }
     }
+
+    /// `down(silu(gate(x)) · up(x))` without biases (Shazeer 2020, arXiv 2002.05202); `gate` is called `name.gate`.
+    pub fn swiglu(registry: &mut Registry, name: &str, (width, hidden): (usize, usize)) -> Self {
+        let gate = linear(registry, format!("{name}.gate"), (width, hidden), false);
+        let up = linear(registry, format!("{name}.up"), (width, hidden), false);
+        let between = Between::Gate(registry.layer(name), gate);
+        let down = linear(registry, format!("{name}.down"), (hidden, width), false);
+        Self { up, between, down }
+    }
+}
+
+fn linear(
+    registry: &mut Registry,
+    name: String,
+    (inputs, outputs): (usize, usize),
+    bias: bool,
+) -> Linear {
+    Linear::with(registry, &name, LinearSizes { inputs, outputs, bias, init: TRANSFORMER_INIT })
 }
 
 impl Layer for FeedForward {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let gate = match &self.gate {
-            Some(layer) => Some(layer.forward(x.clone(), pass)?),
-            None => None,
+        let y = match &self.between {
+            Between::Activation(activation) => {
+                let up = self.up.forward(x, pass)?;
+                activation.forward(up, pass)?
+            }
+            Between::Gate(name, layer) => {
+                let gate = layer.forward(x.clone(), pass)?;
+                let up = self.up.forward(x, pass)?;
+                let y = ops::swiglu(&gate, &up)?;
+                pass.save(Saved::Tensor(gate));
+                pass.save(Saved::Tensor(up));
+                pass.activation(name, y)?
+            }
         };
-        let up = self.up.forward(x, pass)?;
-        let y = match &gate {
-            Some(gate) => ops::swiglu(gate, &up)?,
-            None => ops::gelu(&up)?,
-        };
-        for tensor in gate.into_iter().chain([up]) {
-            pass.save(Saved::Tensor(tensor));
-        }
-        let y = pass.activation(&self.name, y)?;
         self.down.forward(y, pass)
     }
 
     fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
         let Some(dy) = self.down.backward(dy, pass)? else { return Ok(None) };
-        let up = pass.take_tensor()?;
-        let Some(layer) = &self.gate else {
-            let dup = ops::gelu_backward(&dy, &up)?;
-            drop((dy, up));
-            let dup = pass.activation_gradient(&self.name, dup)?;
-            return self.up.backward(dup, pass);
-        };
-        let gate = pass.take_tensor()?;
-        let (dgate, dup) = ops::swiglu_backward(&dy, &gate, &up)?;
-        drop((dy, gate, up));
-        let dgate = pass.activation_gradient(&self.name, dgate)?;
-        let dup = pass.activation_gradient(&self.name, dup)?;
-        let right = self.up.backward(dup, pass)?;
-        let left = layer.backward(dgate, pass)?;
-        sum(&self.name, (left, right), pass)
+        match &self.between {
+            Between::Activation(activation) => match activation.backward(dy, pass)? {
+                Some(dup) => self.up.backward(dup, pass),
+                None => Ok(None),
+            },
+            Between::Gate(name, layer) => {
+                let (up, gate) = (pass.take_tensor()?, pass.take_tensor()?);
+                let (dgate, dup) = ops::swiglu_backward(&dy, &gate, &up)?;
+                drop((dy, gate, up));
+                let dgate = pass.activation_gradient(name, dgate)?;
+                let dup = pass.activation_gradient(name, dup)?;
+                let right = self.up.backward(dup, pass)?;
+                let left = layer.backward(dgate, pass)?;
+                sum(name, (left, right), pass)
+            }
+        }
     }
 }
 
@@ -202,5 +215,23 @@ impl Layer for PoolSequence {
             }
             SequencePool::First => ops::first_token_backward(&dy, positions).map(Some),
         }
+    }
+}
+
+/// N × T × D as (N T) × D: what follows takes each position by itself.
+#[derive(Debug)]
+pub struct EachPosition;
+
+impl Layer for EachPosition {
+    fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let (_, positions, _) = x.dims3()?;
+        pass.save(Saved::Positions(positions));
+        x.flatten_to(1)
+    }
+
+    fn backward(&self, dy: Tensor, pass: &mut Pass<'_>) -> Result<Option<Tensor>> {
+        let positions = pass.take_positions()?;
+        let (rows, width) = dy.dims2()?;
+        dy.reshape((rows / positions.max(1), positions, width)).map(Some)
     }
 }

@@ -15,7 +15,7 @@ use crate::layers::{Layer, NormStatistics, Parameter, Registry, Sequential};
 use crate::memory::{self, OutOfMemory};
 use weights::Given;
 
-pub use weights::WeightsError;
+pub use weights::{FileTensor, NotShared, WeightsError};
 
 /// Whose operations compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -73,6 +73,10 @@ pub struct Model {
     /// The running statistics of each batch norm.
     pub statistics: Vec<NormStatistics>,
     given: Option<Given>,
+    /// Where files of weights have each parameter; none where it is under its own name.
+    file_tensors: Option<Vec<FileTensor>>,
+    /// What to know of it before trusting a result, a sentence each.
+    pub notes: Vec<String>,
     largest: sizes::Largest,
     /// The batch norm that sees the fewest values of an image in a channel, and how many.
     smallest_normed: Option<(String, usize)>,
@@ -133,7 +137,7 @@ impl Model {
         let largest = sizes::check(&registry, shape)?;
         let Registry { parameters, layers: layer_names, statistics, smallest_normed, .. } =
             registry;
-        let (state, given) = (Vec::new(), None);
+        let (state, notes, given, file_tensors) = (Vec::new(), Vec::new(), None, None);
         Ok(Self {
             body,
             parameters,
@@ -141,6 +145,8 @@ impl Model {
             layer_names,
             statistics,
             given,
+            file_tensors,
+            notes,
             largest,
             smallest_normed,
         })
@@ -192,15 +198,6 @@ impl Model {
         }
     }
 
-    /// Lets every run start from the weights of a safetensors file, whatever its seed.
-    ///
-    /// # Errors
-    /// When it is no such file, or its tensors are not those of this model: every one that does not fit is named.
-    pub fn start_from(&mut self, file: &[u8]) -> std::result::Result<(), WeightsError> {
-        self.given = Some(Given::read(self, file)?);
-        Ok(())
-    }
-
     /// The SHA-256 of the file that runs start from; none where their weights are drawn.
     pub fn given_digest(&self) -> Option<&str> {
         self.given.as_ref().map(|given| given.digest.as_str())
@@ -231,11 +228,15 @@ impl Model {
 /// The values that are given, or else drawn.
 fn starts(
     parameters: &[Parameter],
-    given: Option<&[Vec<f32>]>,
+    given: Option<&[Option<Vec<f32>>]>,
     seed: u64,
 ) -> impl Iterator<Item = std::result::Result<Vec<f32>, OutOfMemory>> {
-    let copies = given.into_iter().flatten().map(|values| memory::collect(values.iter().copied()));
-    copies.chain(draw(if given.is_some() { &[] } else { parameters }, seed))
+    parameters.iter().enumerate().map(move |(index, parameter)| {
+        match given.and_then(|given| given[index].as_ref()) {
+            Some(values) => memory::collect(values.iter().copied()),
+            None => drawn(index, parameter, seed),
+        }
+    })
 }
 
 /// Values of parameters from their [`Init`], in f32, each from its own stream of `seed`.
@@ -243,10 +244,15 @@ pub(crate) fn draw(
     parameters: &[Parameter],
     seed: u64,
 ) -> impl Iterator<Item = std::result::Result<Vec<f32>, OutOfMemory>> {
-    let values = move |(index, parameter): (usize, &Parameter)| {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        random.set_stream(index as u64);
-        parameter.init.values(parameter.len(), &mut random)
-    };
-    parameters.iter().enumerate().map(values)
+    parameters.iter().enumerate().map(move |(index, parameter)| drawn(index, parameter, seed))
+}
+
+fn drawn(
+    index: usize,
+    parameter: &Parameter,
+    seed: u64,
+) -> std::result::Result<Vec<f32>, OutOfMemory> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(index as u64);
+    parameter.init.values(parameter.len(), &mut random)
 }

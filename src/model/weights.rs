@@ -1,5 +1,7 @@
 //! Weights in files: safetensors with the names of parameters, `LAYER.running_mean` and `LAYER.running_var` of a batch norm.
 
+use std::collections::BTreeSet;
+
 use candle_core::Tensor;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -7,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Model;
 use crate::formatting::{self, list};
+use crate::layers::Parameter;
 
 /// More tensors that do not fit are only counted.
 const MOST_SHOWN: usize = 8;
@@ -22,77 +25,168 @@ pub enum WeightsError {
     Mismatch(String),
 }
 
+/// Where a file of weights has a parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileTensor {
+    /// The name of the tensor.
+    pub name: String,
+    /// Whether a matrix is stored as inputs × outputs; the parameter is outputs × inputs.
+    pub transposed: bool,
+    /// Which part of the tensor the parameter is, from 0, and of how many: they stand one behind the other along the outputs.
+    pub part: (usize, usize),
+    /// Whether a file may lack it, as one without the layers of a task does. It is drawn then.
+    pub optional: bool,
+}
+
+impl FileTensor {
+    /// A tensor of this name that is the parameter as it is.
+    pub fn as_it_is(name: impl Into<String>) -> Self {
+        Self { name: name.into(), transposed: false, part: (0, 1), optional: false }
+    }
+}
+
+/// What a checkpoint and a model do not share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotShared {
+    /// Tensors that the model lacks.
+    pub unused: Vec<String>,
+    /// Parameters that are drawn since the checkpoint lacks them.
+    pub drawn: Vec<String>,
+}
+
 /// Values that a model starts from instead of drawn ones: the same for every seed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Given {
-    /// In the order of the parameters.
-    pub(super) parameters: Vec<Vec<f32>>,
+    /// In the order of the parameters; none of one that is drawn.
+    pub(super) parameters: Vec<Option<Vec<f32>>>,
     /// In the order of the state.
-    pub(super) state: Vec<Vec<f32>>,
+    pub(super) state: Vec<Option<Vec<f32>>>,
     /// Mean and variance of each batch norm.
     pub(super) statistics: Vec<[Vec<f32>; 2]>,
-    /// SHA-256 of the file.
+    /// SHA-256 of the file, or of the files one behind the other.
     pub(super) digest: String,
 }
 
 /// A tensor that a file of a model's weights has.
 struct Wanted {
-    name: String,
+    file_tensor: FileTensor,
+    /// Of the parameter.
     shape: Vec<usize>,
 }
 
+impl Wanted {
+    /// The shape in the file.
+    fn stored_shape(&self) -> Vec<usize> {
+        let mut shape = self.shape.clone();
+        if let Some(outputs) = shape.first_mut() {
+            *outputs *= self.file_tensor.part.1;
+        }
+        if self.file_tensor.transposed {
+            shape.reverse();
+        }
+        shape
+    }
+
+    /// The values of the parameter, from those of the tensor in the file.
+    fn taken(&self, values: Vec<f32>) -> Vec<f32> {
+        let (part, parts) = self.file_tensor.part;
+        let outputs = self.shape.first().copied().unwrap_or(1);
+        let inputs = self.shape.iter().skip(1).product::<usize>();
+        let first = part * outputs;
+        if self.file_tensor.transposed {
+            let all = parts * outputs;
+            let of = |output: usize| (0..inputs).map(move |input| input * all + output);
+            return (first..first + outputs).flat_map(of).map(|at| values[at]).collect();
+        }
+        if parts == 1 {
+            values
+        } else {
+            values[first * inputs..(first + outputs) * inputs].to_vec()
+        }
+    }
+}
+
 impl Given {
-    /// Reads a file of a model's weights: f32, f64, f16 or bf16, each widened or rounded to f32.
-    pub(super) fn read(model: &Model, file: &[u8]) -> Result<Self, WeightsError> {
+    /// Reads files of a model's weights: f32, f64, f16 or bf16, each widened or rounded to f32.
+    fn read(model: &Model, files: &[&[u8]]) -> Result<(Self, NotShared), WeightsError> {
         let malformed =
             |error: safetensors::SafeTensorError| WeightsError::Malformed(error.to_string());
-        let tensors = SafeTensors::deserialize(file).map_err(malformed)?;
+        let tensors: Vec<SafeTensors<'_>> = files
+            .iter()
+            .map(|file| SafeTensors::deserialize(file).map_err(malformed))
+            .collect::<Result<_, _>>()?;
         let wanted = wanted(model);
-        let mut problems = Vec::new();
+        let (mut problems, mut not_shared) = (Vec::new(), NotShared::default());
         let mut values = Vec::with_capacity(wanted.len());
-        for Wanted { name, shape } in &wanted {
-            match tensors.tensor(name).map_err(|_| format!("{name} is missing")) {
-                Ok(view) if view.shape() != shape.as_slice() => problems.push(format!(
+        for wanted in &wanted {
+            let (name, shape) = (&wanted.file_tensor.name, wanted.stored_shape());
+            let read = match tensors.iter().find_map(|tensors| tensors.tensor(name).ok()) {
+                None if wanted.file_tensor.optional => {
+                    not_shared.drawn.push(name.clone());
+                    Ok(None)
+                }
+                None => Err(format!("{name} is missing")),
+                Some(view) if view.shape() != shape => Err(format!(
                     "{name} has the shape {:?} in the file, and {shape:?} in the model",
                     view.shape()
                 )),
-                Ok(view) => match to_f32(&view) {
-                    Some(read) => values.push(read),
-                    None => problems.push(format!("{name} is of the type {:?}", view.dtype())),
+                Some(view) => match to_f32(&view) {
+                    Some(read) => Ok(Some(wanted.taken(read))),
+                    None => Err(format!("{name} is of the type {:?}", view.dtype())),
                 },
-                Err(missing) => problems.push(missing),
+            };
+            match read {
+                Ok(read) => values.push(read),
+                Err(problem) => problems.push(problem),
             }
         }
-        let known = |name: &str| wanted.iter().any(|wanted| wanted.name == name);
-        let mut more: Vec<&str> = tensors.names().into_iter().filter(|name| !known(name)).collect();
-        more.sort_unstable();
-        problems.extend(more.into_iter().map(|name| format!("{name} is not in the model")));
+        let known: BTreeSet<&str> =
+            wanted.iter().map(|wanted| wanted.file_tensor.name.as_str()).collect();
+        let names = tensors.iter().flat_map(SafeTensors::names);
+        not_shared.unused = names.filter(|name| !known.contains(name)).map(str::to_owned).collect();
+        not_shared.unused.sort_unstable();
+        // The parts of one tensor have the same problem.
+        problems.dedup();
+        if model.file_tensors.is_none() {
+            let more = &not_shared.unused;
+            problems.extend(more.iter().map(|name| format!("{name} is not in the model")));
+        }
         if !problems.is_empty() {
             return Err(WeightsError::Mismatch(shown(problems)));
         }
         let mut values = values.into_iter();
         let mut take = |count: usize| values.by_ref().take(count).collect::<Vec<_>>();
         let (parameters, state) = (take(model.parameters.len()), take(model.state.len()));
-        let statistics =
-            model.statistics.iter().map(|_| [take(1), take(1)].map(|one| one.concat()));
-        let statistics = statistics.collect();
-        let digest = formatting::hex(&Sha256::digest(file));
-        Ok(Self { parameters, state, statistics, digest })
+        let mut one = || take(1).into_iter().flatten().flatten().collect();
+        let statistics = model.statistics.iter().map(|_| [one(), one()]).collect();
+        let mut digest = Sha256::new();
+        files.iter().for_each(|file| digest.update(file));
+        let digest = formatting::hex(&digest.finalize());
+        Ok((Self { parameters, state, statistics, digest }, not_shared))
     }
 }
 
 /// What a file of a model's weights has, in order.
 fn wanted(model: &Model) -> Vec<Wanted> {
-    let parameters = model.parameters.iter().chain(&model.state);
-    let parameters = parameters
-        .map(|parameter| Wanted { name: parameter.name.clone(), shape: parameter.shape.clone() });
+    let place = |(index, parameter): (usize, &Parameter)| Wanted {
+        file_tensor: match &model.file_tensors {
+            Some(tensors) => tensors[index].clone(),
+            None => FileTensor::as_it_is(&parameter.name),
+        },
+        shape: parameter.shape.clone(),
+    };
+    let parameters = model.parameters.iter().enumerate().map(place);
+    let state = model.state.iter().map(|state| Wanted {
+        file_tensor: FileTensor::as_it_is(&state.name),
+        shape: state.shape.clone(),
+    });
     let statistics = model.statistics.iter().flat_map(|norm| {
         ["running_mean", "running_var"].map(|part| Wanted {
-            name: format!("{}.{part}", norm.layer),
+            file_tensor: FileTensor::as_it_is(format!("{}.{part}", norm.layer)),
             shape: vec![norm.channels],
         })
     });
-    parameters.chain(statistics).collect()
+    parameters.chain(state).chain(statistics).collect()
 }
 
 fn shown(mut problems: Vec<String>) -> String {
@@ -126,8 +220,47 @@ impl Model {
     /// # Errors
     /// When a tensor cannot be read.
     pub fn weights_file(&self, tensors: &[Tensor]) -> candle_core::Result<Vec<u8>> {
-        let names = wanted(self).into_iter().map(|wanted| wanted.name);
-        Ok(safetensors::serialize(names.zip(tensors), None)?)
+        let wanted = wanted(self);
+        let mut named = Vec::with_capacity(wanted.len());
+        for Wanted { file_tensor: FileTensor { name, transposed, part, .. }, .. } in &wanted {
+            if part.0 > 0 {
+                continue;
+            }
+            let all = wanted.iter().zip(tensors);
+            let parts: Vec<&Tensor> = all
+                .filter(|(wanted, _)| wanted.file_tensor.name == *name)
+                .map(|(_, tensor)| tensor)
+                .collect();
+            let whole = if let [one] = parts[..] { one.clone() } else { Tensor::cat(&parts, 0)? };
+            let whole = if *transposed { whole.t()?.contiguous()? } else { whole };
+            named.push((name.clone(), whole));
+        }
+        Ok(safetensors::serialize(named, None)?)
+    }
+
+    /// Lets every run start from the weights of a checkpoint, whatever its seed, and saves weights like it. `tensors` has one entry a
+    /// parameter; the parameters that are parts of one tensor come in their order.
+    ///
+    /// # Errors
+    /// When a file is no safetensors file, or a tensor is missing or does not fit: every one is named.
+    pub fn start_from_checkpoint(
+        &mut self,
+        files: &[&[u8]],
+        tensors: Vec<FileTensor>,
+    ) -> Result<NotShared, WeightsError> {
+        self.file_tensors = Some(tensors);
+        let (given, not_shared) = Given::read(self, files)?;
+        self.given = Some(given);
+        Ok(not_shared)
+    }
+
+    /// Lets every run start from the weights of a safetensors file, whatever its seed.
+    ///
+    /// # Errors
+    /// When it is no such file, or its tensors are not those of this model: every one that does not fit is named.
+    pub fn start_from(&mut self, file: &[u8]) -> Result<(), WeightsError> {
+        self.given = Some(Given::read(self, &[file])?.0);
+        Ok(())
     }
 }
 
@@ -136,7 +269,9 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::layers::{BatchNorm, BoxedLayer, Conv2d, ConvSizes, Flatten, Linear, Sequential};
+    use crate::layers::{
+        BatchNorm, BoxedLayer, Conv2d, ConvSizes, Flatten, Init, Linear, Sequential,
+    };
     use crate::ops::ConvSettings;
 
     /// A convolution of 1 × 1, batch norm, and a linear layer on 2 channels of 1 × 2 pixels.
@@ -193,13 +328,67 @@ mod tests {
         }
     }
 
+    /// Two layers whose weights are the halves of one transposed matrix: stored[i][o] of inputs i and outputs o, as in GPT-2.
+    #[test]
+    fn parts_and_transposed_matrices_are_taken_apart_and_put_together() {
+        let mut model = Model::of_layers([2, 1, 1], |registry| {
+            for name in ["query", "key"] {
+                registry.layer(name);
+                registry.parameter(name, "weight", &[1, 2], Init::Constant(0.0));
+            }
+            for name in ["query", "key"] {
+                registry.parameter(name, "bias", &[1], Init::Constant(0.0));
+            }
+            registry.parameter("head", "weight", &[1], Init::Constant(7.0));
+            Ok(Sequential(vec![]))
+        })
+        .unwrap();
+        let of = |name: &str, transposed, part| FileTensor {
+            transposed,
+            part: (part, 2),
+            ..FileTensor::as_it_is(name)
+        };
+        let head = FileTensor { optional: true, ..FileTensor::as_it_is("head") };
+        let stored =
+            vec![of("w", true, 0), of("w", true, 1), of("b", false, 0), of("b", false, 1), head];
+        let tensor = |values: &[f32], shape: &[usize]| {
+            Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+        };
+        // Inputs 0 and 1 of query: 1 and 3; of key: 2 and 4.
+        let w = tensor(&[1.0, 2.0, 3.0, 4.0], &[2, 2]);
+        let (b, more) = (tensor(&[5.0, 6.0], &[2]), tensor(&[0.0], &[1]));
+        let file = |tensors: [(&str, &Tensor); 3]| safetensors::serialize(tensors, None).unwrap();
+        let whole = file([("w", &w), ("b", &b), ("more", &more)]);
+        let not_shared = model.start_from_checkpoint(&[&whole], stored.clone()).unwrap();
+        assert_eq!(not_shared.unused, ["more"]);
+        assert_eq!(not_shared.drawn, ["head"]);
+        let found = model.initial_values(0).collect::<Result<Vec<_>, _>>().unwrap();
+        let expected = [vec![1.0, 3.0], vec![2.0, 4.0], vec![5.0], vec![6.0], vec![7.0]];
+        assert_eq!(found, expected);
+        let tensors: Vec<Tensor> = found
+            .iter()
+            .zip(&model.parameters)
+            .map(|(values, parameter)| tensor(values, &parameter.shape))
+            .collect();
+        let written = model.weights_file(&tensors).unwrap();
+        let read = SafeTensors::deserialize(&written).unwrap();
+        assert_eq!(read.tensor("w").unwrap().shape(), [2, 2]);
+        assert_eq!(to_f32(&read.tensor("w").unwrap()).unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(to_f32(&read.tensor("b").unwrap()).unwrap(), [5.0, 6.0]);
+        let short = file([("w", &b), ("v", &b), ("more", &more)]);
+        assert_eq!(
+            model.start_from_checkpoint(&[&short], stored).unwrap_err().to_string(),
+            "the weights are not those of this model: w has the shape [2] in the file, and [2, 2] in the model and b is missing"
+        );
+    }
+
     #[test]
     fn every_mismatch_is_listed() {
         let mut model = model();
         let mut other: Vec<(String, Tensor)> = wanted(&model)
             .into_iter()
             .zip(tensors(&model, DType::F32))
-            .map(|(wanted, tensor)| (wanted.name, tensor))
+            .map(|(wanted, tensor)| (wanted.file_tensor.name, tensor))
             .collect();
         other[0].0 = "conv.kernel".to_owned();
         other[1].1 = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();

@@ -69,7 +69,7 @@ fn block_layers(
             vec![Box::new(conv), Box::new(norm.with_relu(registry, &name))]
         }
         (None, Activation::Relu) => vec![Box::new(conv.with_relu(registry, &name))],
-        (norm, Activation::Gelu) => {
+        (norm, activation) => {
             let mut layers: Vec<BoxedLayer> = vec![Box::new(conv)];
             layers.extend(norm.map(|norm| Box::new(norm) as BoxedLayer));
             layers.push(Box::new(Activate::new(registry, &name, activation)));

@@ -138,6 +138,10 @@ impl Maker<'_> {
             LayerPlan::BatchNorm => Ok(self.batch_norm(at, (layers, at.image(shape)?))),
             LayerPlan::Relu => Ok(self.activate(at, ("relu", Activation::Relu), (layers, shape))),
             LayerPlan::Gelu => Ok(self.activate(at, ("gelu", Activation::Gelu), (layers, shape))),
+            LayerPlan::GeluTanh => {
+                Ok(self.activate(at, ("gelu_tanh", Activation::GeluTanh), (layers, shape)))
+            }
+            LayerPlan::Tanh => Ok(self.activate(at, ("tanh", Activation::Tanh), (layers, shape))),
             LayerPlan::MaxPool => self.pool(at, Pool::Max, (layers, at.image(shape)?)),
             LayerPlan::AvgPool => self.pool(at, Pool::Avg, (layers, at.image(shape)?)),
             LayerPlan::GlobalAvgPool => self.pool(at, Pool::Global, (layers, at.image(shape)?)),
@@ -326,7 +330,7 @@ impl Maker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::networks::model;
+    use crate::networks::{Wanted, model};
     use crate::spec::{ConvBlock, ModelPlan};
 
     const CONV: ConvPlan = ConvPlan {
@@ -339,9 +343,13 @@ mod tests {
         bias: true,
     };
 
+    /// 10 classes of images of 8 × 8.
+    const IMAGES: Wanted =
+        Wanted { shape: [1, 8, 8], vocabulary: None, outputs: 10, next_tokens: false };
+
     fn of(layers: Vec<LayerPlan>) -> Result<crate::model::Model, String> {
         let plan = ModelPlan::Layers { layers };
-        model(&plan, ([1, 8, 8], None), 10).map_err(|error| error.to_string())
+        model(&plan, &IMAGES).map_err(|error| error.to_string())
     }
 
     /// A list that is the model of another kind has its parameters: the same shapes from the same values.
@@ -364,7 +372,7 @@ mod tests {
             relu,
         ];
         for (plan, list) in [(mlp, list), (cnn, cnn_list)] {
-            let (kind, list) = (model(&plan, ([1, 8, 8], None), 10).unwrap(), of(list).unwrap());
+            let (kind, list) = (model(&plan, &IMAGES).unwrap(), of(list).unwrap());
             assert_eq!(kind.parameters, list.parameters);
             let values = |model: &crate::model::Model| {
                 model.initial_values(3).collect::<Result<Vec<_>, _>>().unwrap()

@@ -1,74 +1,120 @@
 //! The networks that a spec can name, made of layers.
 
+mod checkpoint;
 mod cnn;
+mod decoder;
 mod encoder;
 mod list;
 mod mlp;
 mod resnet;
 
+use crate::data::Dataset;
 use crate::model::{Model, ModelError};
+use crate::record::TestMetric;
 use crate::spec::ModelPlan;
+use decoder::Decoder;
+use encoder::Encoder;
 
-/// The model of a plan for samples of `shape` (C, H, W) and a number of outputs; texts are 1 × 1 × T, of tokens of a vocabulary.
+/// What the data asks of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Channels, height and width of a sample; texts are 1 × 1 × T.
+    pub shape: [usize; 3],
+    /// How many tokens texts are made of; none of other data.
+    pub vocabulary: Option<usize>,
+    /// Classes, values of a target, or tokens.
+    pub outputs: usize,
+    /// Whether the next token of each position is to be predicted.
+    pub next_tokens: bool,
+}
+
+impl Wanted {
+    /// What a data set asks for.
+    pub fn by(data: &Dataset) -> Self {
+        Self {
+            shape: data.shape(),
+            vocabulary: data.vocabulary(),
+            outputs: data.outputs(),
+            next_tokens: TestMetric::of(&data.train().targets) == TestMetric::Perplexity,
+        }
+    }
+
+    /// The tokens of texts, for a model of this kind, which has an output a text or one a position.
+    fn tokens(&self, kind: &str, next_tokens: bool) -> Result<usize, ModelError> {
+        match self.vocabulary {
+            Some(tokens) if self.next_tokens == next_tokens => Ok(tokens),
+            _ => {
+                let data = if next_tokens { "plain-text" } else { "text" };
+                Err(ModelError(format!("model.kind = {kind:?} takes data.kind = {data:?}")))
+            }
+        }
+    }
+}
+
+/// The model of a plan, for what the data asks.
 ///
 /// ```
-/// use mantissa::networks;
+/// use mantissa::networks::{self, Wanted};
 /// use mantissa::spec::{Activation, ModelPlan};
 ///
 /// let plan = ModelPlan::Mlp { hidden: vec![64], activation: Activation::Relu, dropout: 0.0 };
-/// let model = networks::model(&plan, ([1, 28, 28], None), 10)?;
+/// let wanted = Wanted { shape: [1, 28, 28], vocabulary: None, outputs: 10, next_tokens: false };
+/// let model = networks::model(&plan, &wanted)?;
 /// assert_eq!(model.parameters.iter().map(|parameter| parameter.len()).sum::<usize>(), 784 * 64 + 64 + 64 * 10 + 10);
 /// # Ok::<(), mantissa::model::ModelError>(())
 /// ```
 ///
 /// # Errors
-/// When the model is not made for such samples, a convolution or pooling does not fit the images, or a parameter or what an image becomes has more than
-/// [`VALUES`](crate::spec::limits::VALUES).
-pub fn model(
-    plan: &ModelPlan,
-    (shape, vocabulary): ([usize; 3], Option<usize>),
-    outputs: usize,
-) -> Result<Model, ModelError> {
-    let vocabulary = match (plan, vocabulary) {
-        (ModelPlan::Encoder { .. }, Some(vocabulary)) => vocabulary,
-        (ModelPlan::Encoder { .. }, None) => {
-            return Err(ModelError(
-                "an encoder takes texts: choose data.kind = \"text\"".to_owned(),
-            ));
+/// When the model is not made for such samples, a convolution or pooling does not fit the images, a checkpoint cannot be read or does
+/// not fit, or a parameter or what an image becomes has more than [`VALUES`](crate::spec::limits::VALUES).
+pub fn model(plan: &ModelPlan, wanted: &Wanted) -> Result<Model, ModelError> {
+    let Wanted { shape, outputs, .. } = *wanted;
+    let [_, _, length] = shape;
+    match plan {
+        ModelPlan::Encoder(plan) => {
+            let encoder = Encoder::of_plan(*plan, wanted.tokens("encoder", false)?, length);
+            Model::of_layers(shape, |registry| Ok(encoder.layers(registry, length, outputs)))
         }
-        (_, Some(_)) => {
-            return Err(ModelError(
-                "only an encoder takes texts: choose model.kind = \"encoder\"".to_owned(),
-            ));
+        ModelPlan::Decoder(plan) => {
+            let decoder = Decoder::of_plan(*plan, wanted.tokens("decoder", true)?, length);
+            Model::of_layers(shape, |registry| Ok(decoder.layers(registry, length)))
         }
-        (_, None) => 0,
-    };
-    Model::of_layers(shape, |registry| match plan {
-        ModelPlan::Mlp { hidden, activation, dropout } => {
-            let inputs = shape.into_iter().fold(1, usize::saturating_mul);
-            let settings = mlp::Head { hidden, activation: *activation, dropout: *dropout };
-            Ok(mlp::layers(registry, inputs, outputs, &settings))
-        }
+        ModelPlan::Pretrained { folder, dropout } => checkpoint::model((folder, *dropout), wanted),
         ModelPlan::Own { .. } => Err(ModelError(
             "it is that of a task made in Rust: only the program that made it has its layers"
                 .into(),
         )),
-        ModelPlan::Cnn { .. } => cnn::layers(registry, plan, shape, outputs),
-        ModelPlan::Encoder { .. } => {
-            let [_, _, length] = shape;
-            Ok(encoder::layers(registry, plan, (vocabulary, length), outputs))
+        _ if wanted.vocabulary.is_some() => Err(ModelError(
+            "it takes no texts: choose model.kind = \"encoder\", \"decoder\" or \"pretrained\""
+                .into(),
+        )),
+        ModelPlan::Mlp { hidden, activation, dropout } => Model::of_layers(shape, |registry| {
+            let inputs = shape.into_iter().fold(1, usize::saturating_mul);
+            let settings = mlp::Head { hidden, activation: *activation, dropout: *dropout };
+            Ok(mlp::layers(registry, inputs, outputs, &settings))
+        }),
+        ModelPlan::Cnn { .. } => {
+            Model::of_layers(shape, |registry| cnn::layers(registry, plan, shape, outputs))
         }
-        ModelPlan::Layers { layers } => list::layers(registry, layers, shape, outputs),
-        ModelPlan::Resnet { depth, width } => {
+        ModelPlan::Layers { layers } => {
+            Model::of_layers(shape, |registry| list::layers(registry, layers, shape, outputs))
+        }
+        ModelPlan::Resnet { depth, width } => Model::of_layers(shape, |registry| {
             resnet::layers(registry, (*depth, *width), shape, outputs)
-        }
-    })
+        }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Activation, ConvBlock, Pool};
+    use crate::spec::{Activation, ConvBlock, DEFAULT, Overrides, Plan, Pool};
+
+    /// The model of a plan for images and so many classes.
+    fn model(plan: &ModelPlan, shape: [usize; 3], outputs: usize) -> Result<Model, ModelError> {
+        let wanted = Wanted { shape, vocabulary: None, outputs, next_tokens: false };
+        super::model(plan, &wanted)
+    }
 
     /// A block of one channel.
     const BLOCK: ConvBlock = ConvBlock {
@@ -107,7 +153,7 @@ mod tests {
             (ModelPlan::Mlp { hidden: vec![1], activation: Activation::Relu, dropout: 0.0 }, (1, 1), None),
         ];
         for (plan, (height, width), norm) in table {
-            let model = model(&plan, ([1, height, width], None), 2).unwrap();
+            let model = model(&plan, [1, height, width], 2).unwrap();
             let what = format!("{plan:?} on {height} × {width}");
             let refusal = model.check_normalization(1).err().map(|error| error.to_string());
             let expected = norm.map(|norm| format!(
@@ -117,6 +163,38 @@ mod tests {
             assert_eq!(refusal, expected, "{what}");
             assert_eq!(model.check_normalization(2), Ok(()), "{what}");
         }
+    }
+
+    /// The number of values of all parameters of a model of texts.
+    fn values(model: &str, (length, vocabulary, outputs): (usize, usize, usize)) -> usize {
+        let next_tokens = model.contains("decoder");
+        let data = if next_tokens { "plain-text" } else { "text" };
+        let set = ["data={kind='DATA',train='t.csv',test='t.csv'}", "model=MODEL"];
+        let set = set.map(|set| set.replace("DATA", data).replace("MODEL", model)).to_vec();
+        let overrides = Overrides { set, ..Overrides::default() };
+        let plan = Plan::read("default.toml", DEFAULT, &overrides).unwrap();
+        let vocabulary = Some(vocabulary);
+        let wanted = Wanted { shape: [1, 1, length], vocabulary, outputs, next_tokens };
+        let model = super::model(&plan.model, &wanted).unwrap();
+        model.parameters.iter().map(crate::layers::Parameter::len).sum()
+    }
+
+    /// ```python
+    /// from transformers import *
+    /// print(GPT2LMHeadModel(GPT2Config()).num_parameters(), DistilBertModel(DistilBertConfig()).num_parameters())
+    /// c = LlamaConfig(vocab_size=100, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+    ///                 intermediate_size=688)
+    /// print(LlamaForCausalLM(c).num_parameters())
+    /// # 124439808 66362880 2953472
+    /// ```
+    #[test]
+    fn named_sizes_have_the_parameters_of_their_namesakes() {
+        assert_eq!(values("{kind='decoder',size='gpt2'}", (1024, 50_257, 50_257)), 124_439_808);
+        // And the layer of the task, 768 to 2.
+        let distilbert = values("{kind='encoder',size='distilbert'}", (512, 30_522, 2));
+        assert_eq!(distilbert, 66_362_880 + 768 * 2 + 2);
+        let llama = "{kind='decoder',size='mini',style='llama',kv_heads=2}";
+        assert_eq!(values(llama, (64, 100, 100)), 2_953_472);
     }
 
     fn mlp(hidden: &[usize]) -> ModelPlan {
@@ -153,7 +231,7 @@ mod tests {
                 "patches of stage1: 65536 × 3 × 3 × 2048 × 2048",
             ),
         ] {
-            let error = model(&plan, (shape, None), 10).err().unwrap().to_string();
+            let error = model(&plan, shape, 10).err().unwrap().to_string();
             let rest = "values; at most 1099511627776: choose smaller sizes";
             assert_eq!(error, format!("model: {message} {rest}"));
         }
@@ -161,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_a_batch_takes_is_counted_with_all_its_images() {
-        let model = model(&growing(1, 64, Pool::Global), ([1, 28, 28], None), 10).unwrap();
+        let model = model(&growing(1, 64, Pool::Global), [1, 28, 28], 10).unwrap();
         // Python: 2**40 // (64 * (28 + 2048)**2) == 3986
         assert_eq!(model.check_batch(3986), Ok(()));
         assert_eq!(

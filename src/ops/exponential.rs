@@ -21,7 +21,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     // 2ⁿ by its exponent, in two factors: n may be beyond those of normal numbers.
     let n = (shifted.to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32);
     let half = n >> 1;
-    let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
     series * power(half) * power(n.wrapping_sub(half))
 }
 

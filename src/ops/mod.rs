@@ -61,7 +61,7 @@ pub use element::{Element, Stored};
 pub use embedding::*;
 pub use host::{
     all_finite, cast, copy, copy_into, from_f32, from_host, observe, round, round_counted, to_f32,
-    zeros,
+    zeros, zeros_u32,
 };
 pub use layer_norm::*;
 pub use linear::*;

@@ -19,22 +19,29 @@ pub struct AgainstBaseline {
     pub inference_time_ratio: Option<Estimate<Ratio>>,
     /// Peak inference memory, variant ÷ baseline.
     pub inference_memory_ratio: Option<Ratio>,
-    /// Test accuracy, variant − baseline; none of a regression.
+    /// Test accuracy, variant − baseline; only of a classification.
     pub accuracy_difference: Option<MetricDifference>,
     /// Test mean squared error, variant − baseline; only of a regression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub squared_error_difference: Option<MetricDifference>,
+    /// Test perplexity, variant − baseline; only of a language model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity_difference: Option<MetricDifference>,
 }
 
 impl AgainstBaseline {
     /// The difference of the experiment's metric.
     pub fn metric_difference(&self) -> Option<&MetricDifference> {
-        self.accuracy_difference.as_ref().or(self.squared_error_difference.as_ref())
+        let classification = self.accuracy_difference.as_ref();
+        let regression = self.squared_error_difference.as_ref();
+        classification.or(regression).or(self.perplexity_difference.as_ref())
     }
 
     /// The difference of the experiment's metric.
     pub fn metric_difference_mut(&mut self) -> Option<&mut MetricDifference> {
-        self.accuracy_difference.as_mut().or(self.squared_error_difference.as_mut())
+        let classification = self.accuracy_difference.as_mut();
+        let regression = self.squared_error_difference.as_mut();
+        classification.or(regression).or(self.perplexity_difference.as_mut())
     }
 }
 

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::data::Targets;
 use crate::formatting;
 
 /// What a model is judged by on the test split: its name, unit, direction and format.
@@ -14,14 +15,26 @@ pub enum TestMetric {
     Accuracy,
     /// Regression: the mean of (output − target)² over samples and values. Lower is better.
     MeanSquaredError,
+    /// Language models: e to the mean cross-entropy of the next token, from 1. Lower is better.
+    Perplexity,
 }
 
 impl TestMetric {
+    /// That of a model which predicts such targets.
+    pub fn of(targets: &Targets) -> Self {
+        match targets {
+            Targets::Labels(_) => Self::Accuracy,
+            Targets::Values(_) => Self::MeanSquaredError,
+            Targets::NextTokens(_) => Self::Perplexity,
+        }
+    }
+
     /// `accuracy`, `error`: what it is called once its full name was said.
     pub fn short(self) -> &'static str {
         match self {
             Self::Accuracy => "accuracy",
             Self::MeanSquaredError => "error",
+            Self::Perplexity => "perplexity",
         }
     }
 
@@ -30,6 +43,7 @@ impl TestMetric {
         match self {
             Self::Accuracy => "Accuracy",
             Self::MeanSquaredError => "Error",
+            Self::Perplexity => "Perplexity",
         }
     }
 
@@ -38,6 +52,7 @@ impl TestMetric {
         match self {
             Self::Accuracy => "test accuracy",
             Self::MeanSquaredError => "test mean squared error",
+            Self::Perplexity => "test perplexity",
         }
     }
 
@@ -46,6 +61,7 @@ impl TestMetric {
         match self {
             Self::Accuracy => "Test accuracy",
             Self::MeanSquaredError => "Test mean squared error",
+            Self::Perplexity => "Test perplexity",
         }
     }
 
@@ -63,7 +79,7 @@ impl TestMetric {
     pub fn shown(self) -> f64 {
         match self {
             Self::Accuracy => 100.0,
-            Self::MeanSquaredError => 1.0,
+            Self::MeanSquaredError | Self::Perplexity => 1.0,
         }
     }
 
@@ -71,7 +87,7 @@ impl TestMetric {
     pub fn value(self, value: f64) -> String {
         match self {
             Self::Accuracy => format!("{:.2}%", value * 100.0),
-            Self::MeanSquaredError => formatting::four_digits(value),
+            Self::MeanSquaredError | Self::Perplexity => formatting::four_digits(value),
         }
     }
 
@@ -79,7 +95,7 @@ impl TestMetric {
     pub fn spread(self, mean: f64, deviation: f64) -> String {
         match self {
             Self::Accuracy => format!("{} ± {:.2}", self.value(mean), deviation * 100.0),
-            Self::MeanSquaredError => {
+            Self::MeanSquaredError | Self::Perplexity => {
                 format!("{} ± {}", self.value(mean), formatting::four_digits(deviation))
             }
         }
@@ -89,7 +105,7 @@ impl TestMetric {
     pub fn signed(self, difference: f64) -> String {
         match self {
             Self::Accuracy => formatting::points(difference),
-            Self::MeanSquaredError => {
+            Self::MeanSquaredError | Self::Perplexity => {
                 let sign = match difference {
                     0.0 => "±",
                     d if d < 0.0 => "−",
@@ -109,7 +125,7 @@ impl TestMetric {
     pub fn distance(self, distance: f64) -> String {
         match self {
             Self::Accuracy => formatting::points_apart(distance) + self.unit_of_differences(),
-            Self::MeanSquaredError => formatting::four_digits(distance),
+            Self::MeanSquaredError | Self::Perplexity => formatting::four_digits(distance),
         }
     }
 
@@ -118,6 +134,7 @@ impl TestMetric {
         match self {
             Self::Accuracy => "test accuracy (%)",
             Self::MeanSquaredError => "test mean squared error",
+            Self::Perplexity => "test perplexity",
         }
     }
 
@@ -126,6 +143,7 @@ impl TestMetric {
         match self {
             Self::Accuracy => "difference of test accuracy (percentage points)",
             Self::MeanSquaredError => "difference of test mean squared error",
+            Self::Perplexity => "difference of test perplexity",
         }
     }
 
@@ -134,6 +152,7 @@ impl TestMetric {
         match self {
             Self::Accuracy => "accuracy − baseline (percentage points)",
             Self::MeanSquaredError => "baseline − error",
+            Self::Perplexity => "baseline − perplexity",
         }
     }
 
@@ -141,7 +160,7 @@ impl TestMetric {
     pub fn in_unit(self) -> &'static str {
         match self {
             Self::Accuracy => " in percentage points (pp)",
-            Self::MeanSquaredError => "",
+            Self::MeanSquaredError | Self::Perplexity => "",
         }
     }
 
@@ -149,7 +168,7 @@ impl TestMetric {
     pub fn unit_of_differences(self) -> &'static str {
         match self {
             Self::Accuracy => " pp",
-            Self::MeanSquaredError => "",
+            Self::MeanSquaredError | Self::Perplexity => "",
         }
     }
 }

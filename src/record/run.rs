@@ -24,12 +24,16 @@ pub struct RunSummary {
     pub seed: u64,
     /// How it ended.
     pub status: Status,
-    /// Correct ÷ all over the test split, 0 to 1, of the weights at the end, diverged or not; none of a regression.
+    /// Correct ÷ all over the test split, 0 to 1, of the weights at the end, diverged or not; only of a classification.
     pub test_accuracy: Option<f64>,
     /// Mean squared error over the test split of the weights at the end, diverged or not; only of a regression, and none if it
     /// was not finite.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_squared_error: Option<f64>,
+    /// e to the mean cross-entropy of the next token over the test split, of the weights at the end, diverged or not; only of a
+    /// language model, and none if it was not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_perplexity: Option<f64>,
     /// Training loss of the last step; none if it was not finite.
     pub final_loss: Option<f64>,
     /// Steps attempted, skipped ones included.
@@ -45,7 +49,7 @@ pub struct RunSummary {
 impl RunSummary {
     /// The value of the experiment's metric.
     pub fn metric(&self) -> Option<f64> {
-        self.test_accuracy.or(self.test_squared_error)
+        self.test_accuracy.or(self.test_squared_error).or(self.test_perplexity)
     }
 }
 
@@ -116,11 +120,14 @@ impl RunRecord {
 pub struct Evaluation {
     /// Steps done before it.
     pub step: u64,
-    /// Correct ÷ all, 0 to 1; none of a regression.
+    /// Correct ÷ all, 0 to 1; only of a classification.
     pub accuracy: Option<f64>,
     /// Mean squared error; only of a regression, and none if not finite.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub squared_error: Option<f64>,
+    /// e to the mean loss; only of a language model, and none if not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
     /// Mean loss; none if not finite.
     pub loss: Option<f64>,
 }
@@ -128,7 +135,7 @@ pub struct Evaluation {
 impl Evaluation {
     /// The value of the experiment's metric.
     pub fn metric(&self) -> Option<f64> {
-        self.accuracy.or(self.squared_error)
+        self.accuracy.or(self.squared_error).or(self.perplexity)
     }
 }
 

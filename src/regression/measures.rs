@@ -24,6 +24,7 @@ fn of_runs(
     let tested = match judged_by {
         TestMetric::Accuracy => Metric::TestAccuracy,
         TestMetric::MeanSquaredError => Metric::TestSquaredError,
+        TestMetric::Perplexity => Metric::TestPerplexity,
     };
     variant.runs.iter().filter(move |run| run.status != Status::Failed).flat_map(move |run| {
         let key = |metric| Key::of_seed(&variant.name, metric, run.seed);

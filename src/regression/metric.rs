@@ -17,6 +17,8 @@ pub enum Metric {
     TestAccuracy,
     /// Test mean squared error at the end of a seed's run of a regression.
     TestSquaredError,
+    /// Test perplexity at the end of a seed's run of a language model.
+    TestPerplexity,
     /// Training loss of the last step of a seed's run.
     FinalLoss,
     /// SHA-256 of the final weights of a seed's run.
@@ -96,7 +98,7 @@ pub const TIME_MARGIN: f64 = 0.10;
 struct Row(Metric, &'static str, Kind, Better, f64);
 
 /// One row a metric, in their order.
-const TABLE: [Row; 26] = {
+const TABLE: [Row; 27] = {
     use Better::{Higher, Lower, Neither};
     use Kind::{Exact, Noisy};
     use Metric as M;
@@ -104,6 +106,7 @@ const TABLE: [Row; 26] = {
         Row(M::Diverged, "diverged", Exact, Lower, 0.0),
         Row(M::TestAccuracy, "test_accuracy", Exact, Higher, 0.0),
         Row(M::TestSquaredError, "test_squared_error", Exact, Lower, 0.0),
+        Row(M::TestPerplexity, "test_perplexity", Exact, Lower, 0.0),
         Row(M::FinalLoss, "final_loss", Exact, Lower, 0.0),
         Row(M::WeightsDigest, "weights_digest", Exact, Neither, 0.0),
         Row(M::SkippedSteps, "skipped_steps", Exact, Lower, 0.0),

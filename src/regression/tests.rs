@@ -88,6 +88,7 @@ fn run(name: &str, seed: u64, accuracy: f64) -> RunSummary {
         status: Status::Completed,
         test_accuracy: Some(accuracy),
         test_squared_error: None,
+        test_perplexity: None,
         final_loss: Some(0.25),
         steps: 100,
         skipped_steps: 0,

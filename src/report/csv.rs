@@ -82,6 +82,19 @@ fn metric_columns(metric: TestMetric) -> [&'static str; 11] {
             "squared_error_pairs",
             "squared_error_verdict",
         ],
+        TestMetric::Perplexity => [
+            "test_perplexity_mean",
+            "test_perplexity_sd",
+            "test_perplexity_seeds",
+            "perplexity_difference",
+            "perplexity_difference_low",
+            "perplexity_difference_high",
+            "perplexity_p",
+            "perplexity_p_holm",
+            "perplexity_probability_better",
+            "perplexity_pairs",
+            "perplexity_verdict",
+        ],
     }
 }
 

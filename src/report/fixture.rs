@@ -137,7 +137,13 @@ pub(super) fn regression() -> Loaded {
         to_error(&mut record.summary);
         let error = record.summary.test_squared_error;
         record.evaluations = [10, STEPS]
-            .map(|step| Evaluation { step, accuracy: None, squared_error: error, loss: error })
+            .map(|step| Evaluation {
+                step,
+                accuracy: None,
+                squared_error: error,
+                perplexity: None,
+                loss: error,
+            })
             .into();
     }
     loaded
@@ -240,6 +246,7 @@ fn control() -> Control {
         inference_memory_ratio: None,
         accuracy_difference: Some(difference),
         squared_error_difference: None,
+        perplexity_difference: None,
     });
     Control { kind: ControlKind::SameSeeds, result }
 }
@@ -407,6 +414,7 @@ fn against(traits: &Traits) -> AgainstBaseline {
         inference_time_ratio: traits.time.map(|time| map(around(time), Ratio)),
         inference_memory_ratio: Some(Ratio(0.5)),
         squared_error_difference: None,
+        perplexity_difference: None,
         accuracy_difference: Some(MetricDifference {
             value: difference,
             low: Some(difference - 0.002),
@@ -427,6 +435,7 @@ fn summary(traits: &Traits, seed: u64) -> RunSummary {
         status: if stop.is_some() { Status::Diverged } else { Status::Completed },
         test_accuracy: Some(traits.accuracies[seed as usize]),
         test_squared_error: None,
+        test_perplexity: None,
         final_loss: stop.is_none().then(|| loss(STEPS - 1, seed)),
         steps: stop.map_or(STEPS, |step| step + 1),
         skipped_steps: skips(traits).len() as u64,

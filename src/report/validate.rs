@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 /// The range of numbers by the end of their place; an estimate's value and ends have its own. Anything else is below 10¹⁸.
-const RANGES: [(&str, f64, f64); 41] = [
+const RANGES: [(&str, f64, f64); 44] = [
     ("test_accuracy", 0.0, 1.0),
     ("evaluations.accuracy", 0.0, 1.0),
     ("accuracy_difference.value", -1.0, 1.0),
@@ -13,8 +13,11 @@ const RANGES: [(&str, f64, f64); 41] = [
     ("accuracy_difference", -1e3, 1e3),
     ("test_squared_error", 0.0, 3.5e38),
     ("evaluations.squared_error", 0.0, 3.5e38),
+    ("test_perplexity", 1.0, f64::MAX),
+    ("evaluations.perplexity", 1.0, f64::MAX),
     // A difference of errors, and its interval.
     ("squared_error_difference", -3.5e40, 3.5e40),
+    ("perplexity_difference", -f64::MAX, f64::MAX),
     ("p", 0.0, 1.0),
     ("p_holm", 0.0, 1.0),
     ("probability_better", 0.0, 1.0),

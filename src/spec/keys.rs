@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 const MOST_WRONG: usize = 2;
 
 /// Every key that is not in a list, of every kind of data, model and optimizer.
-const PATHS: [&str; 85] = [
+const PATHS: [&str; 90] = [
     "name",
     "data",
     "data.kind",
@@ -50,6 +50,11 @@ const PATHS: [&str; 85] = [
     "model.feed_forward",
     "model.norm",
     "model.pool",
+    "model.size",
+    "model.kv_heads",
+    "model.style",
+    "model.residual_init",
+    "model.folder",
     "train",
     "train.steps",
     "train.epochs",
@@ -148,11 +153,14 @@ mod tests {
             ("data", Some("data={kind=\"npy\"}")),
             ("data", Some("data={kind=\"text\"}")),
             ("data", Some("data={kind=\"csv\"}")),
+            ("data", Some("data={kind=\"plain-text\"}")),
             ("data.augment", Some("data={kind=\"cifar100\"}")),
             ("model", None),
             ("model", Some("model={kind=\"cnn\"}")),
             ("model", Some("model={kind=\"resnet\"}")),
             ("model", Some("model={kind=\"encoder\"}")),
+            ("model", Some("model={kind=\"decoder\"}")),
+            ("model", Some("model={kind=\"pretrained\"}")),
             ("model", Some("model={kind=\"layers\"}")),
             ("train", None),
             ("train.optimizer", None),

@@ -13,14 +13,16 @@ use super::typed::{
     ClaimsSpec, MeasureSpec, OptimizerSpec, ScheduleSpec, SeedsSpec, TrainSpec, VariantSpec,
 };
 use super::{
-    ClaimsPlan, ControlKind, CountImages, DataPlan, IdxTest, MeasurePlan, OptimizerPlan, OwnPlan,
-    Plan, SchedulePlan, Spec, TaskKind, TrainPlan, VariantPlan,
+    ClaimsPlan, ControlKind, CountImages, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan,
+    OwnPlan, Plan, SchedulePlan, Spec, TaskKind, TrainPlan, VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
 /// What a key means when it is left out.
 pub mod defaults {
-    use crate::spec::{Activation, NormPlan, Pool, ScheduleKind, TaskKind, TextPool};
+    use crate::spec::{
+        Activation, DecoderStyle, NormPlan, Pool, ScheduleKind, TableTask, TextPool,
+    };
 
     /// Seeds 0, 1 and 2.
     pub const SEEDS: u64 = 3;
@@ -42,10 +44,14 @@ pub mod defaults {
     pub const NORM: NormPlan = NormPlan::Before;
     /// `pool` of a transformer.
     pub const TEXT_POOL: TextPool = TextPool::Mean;
-    /// `feed_forward` of a transformer ÷ its width, as in the paper on attention.
+    /// `feed_forward` of a transformer ÷ its width, as in the paper on attention; of Llama it is 8/3.
     pub const FEED_FORWARD: usize = 4;
+    /// `residual_init` of a transformer.
+    pub const RESIDUAL_INIT: f32 = 1.0;
+    /// `style` of a decoder.
+    pub const DECODER_STYLE: DecoderStyle = DecoderStyle::Gpt2;
     /// `task` of arrays and tables.
-    pub const TASK: TaskKind = TaskKind::Classification;
+    pub const TASK: TableTask = TableTask::Classification;
     /// Synthetic digits to test on.
     pub const DIGITS_TEST: usize = 2000;
     /// Seed of the drawing.
@@ -224,9 +230,18 @@ impl Plan {
         let (data, model) = if let Some(own) = own {
             (own.data(), own.model())
         } else {
-            let data = data::resolve(spec.data.ok_or_else(|| missing("data"))?)?;
+            let typed = spec.data.ok_or_else(|| missing("data"))?;
+            let makes_tokens = typed.makes_tokens();
+            let mut data = data::resolve(typed)?;
             let image = model::Shape::of(&data);
-            (data, model::resolve(spec.model.ok_or_else(|| missing("model"))?, image)?)
+            let model = model::resolve(spec.model.ok_or_else(|| missing("model"))?, image)?;
+            if let ModelPlan::Pretrained { folder, .. } = &model {
+                if makes_tokens {
+                    return refuse("data.vocabulary", "is that of the checkpoint; remove this key");
+                }
+                data.take_tokenizer(folder);
+            }
+            (data, model)
         };
         let train = train(&spec.train, &data, count)?;
         model::normalized(&model, train.batch, model::Shape::of(&data))?;

@@ -71,17 +71,17 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
         (
             "kind = \"digits\"",
             "kind = \"imagenet\"",
-            "small.toml:6:8: data.kind: unknown value \"imagenet\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv, text",
+            "small.toml:6:8: data.kind: unknown value \"imagenet\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv, text, plain-text",
         ),
         (
             "kind = \"digits\"",
             "",
-            "small.toml:5:1: data: missing key \"kind\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv, text",
+            "small.toml:5:1: data: missing key \"kind\"; known: digits, idx, cifar10, cifar100, image-folder, npy, csv, text, plain-text",
         ),
         (
             "kind = \"cnn\"",
             "kind = \"transformer\"",
-            "small.toml:11:8: model.kind: unknown value \"transformer\"; known: mlp, cnn, encoder, resnet, layers",
+            "small.toml:11:8: model.kind: unknown value \"transformer\"; known: mlp, cnn, encoder, decoder, pretrained, resnet, layers",
         ),
         (
             "kind = \"cnn\"",
@@ -95,8 +95,8 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
         ),
         (
             "hidden = [8]",
-            "hidden = [8]\nactivation = \"tanh\"",
-            "small.toml:13:14: model.activation: unknown value \"tanh\"; known: relu, gelu",
+            "hidden = [8]\nactivation = \"swish\"",
+            "small.toml:13:14: model.activation: unknown value \"swish\"; known: relu, gelu, gelu_tanh, tanh",
         ),
         (
             "kind = \"adamw\"",
@@ -851,7 +851,7 @@ fn variants_and_seeds_of_the_command_line_replace_those_of_the_spec() {
 
 #[test]
 fn every_spec_in_experiments_is_a_plan() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -864,12 +864,15 @@ fn every_spec_in_experiments_is_a_plan() {
     }
     names.sort();
     let expected = [
+        "charlm",
         "ci",
         "cifar-resnet",
         "digits",
         "gpu-mlp",
         "gpu-resnet",
+        "imdb-distilbert",
         "imdb-encoder",
+        "imdb-finetune",
         "mnist-cnn",
         "regression",
         "wide-mlp",

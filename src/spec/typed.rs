@@ -7,7 +7,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Activation, Augment, ControlKind, NormPlan, Pool, ScheduleKind, TaskKind, TextPool};
+use super::{
+    Activation, Augment, ControlKind, DecoderStyle, NormPlan, Pool, ScheduleKind, TableTask,
+    TextPool,
+};
 
 /// An experiment as typed: not validated, defaults not filled in.
 #[derive(Clone, Debug, Deserialize)]
@@ -73,7 +76,7 @@ pub(super) enum DataSpec {
         test_targets: Option<PathBuf>,
         test_share: Option<f64>,
         seed: Option<u64>,
-        task: Option<TaskKind>,
+        task: Option<TableTask>,
     },
     Csv {
         train: PathBuf,
@@ -82,9 +85,30 @@ pub(super) enum DataSpec {
         seed: Option<u64>,
         target: String,
         features: Option<Vec<String>>,
-        task: Option<TaskKind>,
+        task: Option<TableTask>,
     },
     Text(TextSpec),
+    #[serde(rename = "plain-text")]
+    PlainText {
+        train: PathBuf,
+        test: Option<PathBuf>,
+        test_share: Option<f64>,
+        length: Option<usize>,
+        tokenizer: Option<PathBuf>,
+        vocabulary: Option<usize>,
+    },
+}
+
+impl DataSpec {
+    /// Whether it asks for a tokenizer to be made.
+    pub(super) fn makes_tokens(&self) -> bool {
+        match self {
+            Self::Text(TextSpec { vocabulary, .. }) | Self::PlainText { vocabulary, .. } => {
+                vocabulary.is_some()
+            }
+            _ => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -116,14 +140,11 @@ pub(super) enum ModelSpec {
         batch_norm: Option<bool>,
         dropout: Option<f32>,
     },
-    Encoder {
-        width: usize,
-        depth: usize,
-        heads: usize,
-        feed_forward: Option<usize>,
+    Encoder(EncoderSpec),
+    Decoder(DecoderSpec),
+    Pretrained {
+        folder: PathBuf,
         dropout: Option<f32>,
-        norm: Option<NormPlan>,
-        pool: Option<TextPool>,
     },
     Resnet {
         depth: usize,
@@ -132,6 +153,52 @@ pub(super) enum ModelSpec {
     Layers {
         layers: Vec<LayerSpec>,
     },
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EncoderSpec {
+    pub(super) size: Option<EncoderSize>,
+    pub(super) width: Option<usize>,
+    pub(super) depth: Option<usize>,
+    pub(super) heads: Option<usize>,
+    pub(super) feed_forward: Option<usize>,
+    pub(super) dropout: Option<f32>,
+    pub(super) norm: Option<NormPlan>,
+    pub(super) pool: Option<TextPool>,
+    pub(super) residual_init: Option<f32>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DecoderSpec {
+    pub(super) size: Option<DecoderSize>,
+    pub(super) width: Option<usize>,
+    pub(super) depth: Option<usize>,
+    pub(super) heads: Option<usize>,
+    pub(super) kv_heads: Option<usize>,
+    pub(super) feed_forward: Option<usize>,
+    pub(super) dropout: Option<f32>,
+    pub(super) style: Option<DecoderStyle>,
+    pub(super) residual_init: Option<f32>,
+}
+
+/// The names of an encoder's sizes.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum EncoderSize {
+    Tiny,
+    Mini,
+    DistilBert,
+}
+
+/// The names of a decoder's sizes.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DecoderSize {
+    Tiny,
+    Mini,
+    Gpt2,
 }
 
 /// One layer of a list: a bare name, or a table of one key with its settings.
@@ -143,6 +210,8 @@ pub(super) enum LayerSpec {
     BatchNorm,
     Relu,
     Gelu,
+    GeluTanh,
+    Tanh,
     MaxPool,
     AvgPool,
     GlobalAvgPool,

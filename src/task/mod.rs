@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 use crate::data::{self, DataError, Dataset};
 use crate::formatting;
 use crate::model::{Model, ModelError, WeightsError};
-use crate::networks;
+use crate::networks::{self, Wanted};
+use crate::record::TestMetric;
 use crate::spec::{self, Augment, Overrides, OwnPlan, Plan, SpecError};
 use crate::store::{self, StoreError};
 
@@ -69,10 +70,10 @@ impl Task {
         let own = OwnPlan {
             train,
             test,
-            task: if self.data.is_classification() {
-                spec::TaskKind::Classification
-            } else {
-                spec::TaskKind::Regression
+            task: match TestMetric::of(&self.data.train().targets) {
+                TestMetric::Accuracy => spec::TaskKind::Classification,
+                TestMetric::MeanSquaredError => spec::TaskKind::Regression,
+                TestMetric::Perplexity => spec::TaskKind::LanguageModel,
             },
             parameters: self.model.parameters.len(),
             values: self.model.parameters.iter().map(|p| p.len() as u64).sum(),
@@ -87,9 +88,10 @@ impl Task {
     /// When the data cannot be read, or the model does not fit them.
     pub fn of_plan(plan: &Plan) -> Result<Self, TaskError> {
         let data = data::load(&plan.data)?;
-        let model =
-            networks::model(&plan.model, (data.shape(), data.vocabulary()), data.outputs())?;
-        let task = Self { augment: data::augmentation(&plan.data), ..Self::new(model, data) };
+        let mut model = networks::model(&plan.model, &Wanted::by(&data))?;
+        let notes = std::mem::take(&mut model.notes);
+        let augment = data::augmentation(&plan.data);
+        let task = Self { augment, notes, ..Self::new(model, data) };
         match &plan.init {
             Some(path) => task.starting_from(path),
             None => Ok(task),

@@ -1,6 +1,6 @@
 //! A batch on the device.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Error, Result, Tensor};
 
 use crate::data::{Batch, Targets};
 use crate::layers::{Arithmetic, Sequences};
@@ -14,7 +14,7 @@ pub struct DeviceBatch {
     pub(super) inputs: Tensor,
     /// How many tokens each text has, N, u32; none of other data.
     pub(super) lengths: Option<Tensor>,
-    /// N labels, u32, or N × the values of a target, f32.
+    /// N labels, u32, of next tokens N × T, or N × the values of a target, f32.
     pub(super) targets: Tensor,
 }
 
@@ -29,7 +29,15 @@ impl DeviceBatch {
             None => batch.inputs.len() / (c * h * w).max(1),
         };
         let targets = match batch.targets {
-            Targets::Labels(labels) => ops::from_host(labels, count, device)?,
+            Targets::Labels(labels) => {
+                let all = labels.len();
+                ops::from_host(labels, all, device)?
+            }
+            Targets::NextTokens(_) => {
+                return Err(
+                    Error::Msg("a batch without the labels of its next tokens".to_owned()).bt()
+                );
+            }
             Targets::Values(values) => {
                 let each = values.len() / count.max(1);
                 ops::from_host(values, (count, each), device)?

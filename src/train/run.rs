@@ -13,7 +13,7 @@ use crate::ops::{self, StepOutcome};
 use crate::precision::{LossScale, NON_FINITE_LOSSES};
 use crate::record::{
     CountedStep, Evaluation, Failure, GradientCounts, Memory, RunRecord, RunSummary, Skip, Status,
-    UpdateCounts,
+    TestMetric, UpdateCounts,
 };
 use crate::spec::VariantPlan;
 use crate::units::Bytes;
@@ -259,13 +259,16 @@ impl<'a> Run<'a> {
         let test = self.trainer.test(batches)?;
         let loss = test.loss.is_finite().then_some(test.loss);
         let step = self.log.loss.len() as u64;
-        let squared_error = if test.accuracy.is_none() { loss } else { None };
-        self.log.evaluations.push(Evaluation {
-            step,
-            accuracy: test.accuracy,
-            squared_error,
-            loss,
-        });
+        let mut evaluation =
+            Evaluation { step, accuracy: None, squared_error: None, perplexity: None, loss };
+        match TestMetric::of(&self.setup.task.data.train().targets) {
+            TestMetric::Accuracy => evaluation.accuracy = test.accuracy,
+            TestMetric::MeanSquaredError => evaluation.squared_error = loss,
+            TestMetric::Perplexity => {
+                evaluation.perplexity = loss.map(libm::exp).filter(|value| value.is_finite());
+            }
+        }
+        self.log.evaluations.push(evaluation);
         Ok(())
     }
 
@@ -317,15 +320,14 @@ impl<'a> Run<'a> {
     fn into_record(self, seed: u64, memory: Option<Memory>, digest: String) -> RunRecord {
         let Self { log, failure, variant, .. } = self;
         let model = &self.setup.task.model;
+        let last = log.evaluations.last();
         let status = if failure.is_some() { Status::Diverged } else { Status::Completed };
         let summary = RunSummary {
             seed,
             status,
-            test_accuracy: log.evaluations.last().and_then(|evaluation| evaluation.accuracy),
-            test_squared_error: log
-                .evaluations
-                .last()
-                .and_then(|evaluation| evaluation.squared_error),
+            test_accuracy: last.and_then(|evaluation| evaluation.accuracy),
+            test_squared_error: last.and_then(|evaluation| evaluation.squared_error),
+            test_perplexity: last.and_then(|evaluation| evaluation.perplexity),
             final_loss: log.loss.last().copied().flatten(),
             steps: log.loss.len() as u64,
             skipped_steps: log.skips.len() as u64,

@@ -464,11 +464,11 @@ impl<'a> Trainer<'a> {
         for batch in batches {
             let batch = batch?;
             let batch = DeviceBatch::new(batch, self.image, &self.device)?;
-            count += batch.inputs.dim(0)?;
             let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &self.statistics)
                 .with_sequences(batch.sequences());
             let logits = self.layers.forward(batch.input(arithmetic)?, &mut pass)?;
             let (losses, right) = batch.test(&logits)?;
+            count += losses.elem_count();
             correct = right.map(|right| correct.unwrap_or(0) + right);
             loss += ops::to_f32(&losses)?.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         }

@@ -124,6 +124,10 @@ fn pointwise(dtype: DType, count: usize, device: &Device) -> Result<Results> {
         ("zeros", ops::zeros(count, device)?, Near::Exactly),
         ("gelu", ops::gelu(&x)?, Near::Share(1e-6)),
         ("gelu's gradient", ops::gelu_backward(&dy, &x)?, Near::Share(1e-6)),
+        ("gelu by tanh", ops::gelu_tanh(&x)?, Near::Share(1e-6)),
+        ("its gradient", ops::gelu_tanh_backward(&dy, &x)?, Near::Share(1e-6)),
+        ("tanh", ops::tanh(&x)?, Near::Share(1e-6)),
+        ("tanh's gradient", ops::tanh_backward(&dy, &x)?, Near::Exactly),
     ];
     for (name, to) in [("to f32", DType::F32), ("to f16", DType::F16), ("to bf16", DType::BF16)] {
         results.push((name, ops::cast(&a, to)?, Near::Exactly));

@@ -97,6 +97,31 @@ fn gelu_is_the_cpu_within_units() {
     for_each_storage!(check_gelu);
 }
 
+fn check_tanh<T: Storage>(device: Device) {
+    let run = |name: &str, geometry, x, y, count| device.launch(name, geometry, (x, y, count));
+    let near = |name: &str, got: &[T], expected: &[T]| {
+        assert_near(name, got, expected, |i| 1e-6 * f64::from(wide(expected[i])).abs());
+    };
+    map::<T>("gelu_tanh", run, |x| values(&ops::gelu_tanh(&tensor(x, x.len())).unwrap()), near);
+    map::<T>("tanh", run, |x| values(&ops::tanh(&tensor(x, x.len())).unwrap()), near);
+    let backward = |dy: &[T], x: &[T]| {
+        values(&ops::gelu_tanh_backward(&tensor(dy, dy.len()), &tensor(x, x.len())).unwrap())
+    };
+    zip::<T>((device, "gelu_tanh_backward"), backward, |name, got, expected, dy| {
+        assert_near(name, got, expected, |i| 2e-6 * f64::from(wide(dy[i])).abs());
+    });
+    let backward = |dy: &[T], y: &[T]| {
+        values(&ops::tanh_backward(&tensor(dy, dy.len()), &tensor(y, y.len())).unwrap())
+    };
+    let same = |name: &str, got: &[T], expected: &[T], _: &[T]| assert_same(name, got, expected);
+    zip::<T>((device, "tanh_backward"), backward, same);
+}
+
+#[test]
+fn tanh_is_the_cpu_within_units() {
+    for_each_storage!(check_tanh);
+}
+
 fn check_swiglu<T: Storage>(device: Device) {
     let swiglu = |gate: &[T], up: &[T]| {
         values(&ops::swiglu(&tensor(gate, gate.len()), &tensor(up, up.len())).unwrap())

@@ -22,7 +22,7 @@ fn whole(shape: &str, values: &[i64]) -> Vec<u8> {
 }
 
 /// Loads the four arrays; an error without the folder's name.
-fn loaded(arrays: [Vec<u8>; 4], task: TaskKind) -> Result<Dataset, String> {
+fn loaded(arrays: [Vec<u8>; 4], task: TableTask) -> Result<Dataset, String> {
     let folder = tempfile::tempdir().unwrap();
     let names = ["x", "y", "test_x", "test_y"];
     let [x, y, inputs, targets] = names.map(|name| folder.path().join(name));
@@ -41,7 +41,7 @@ fn arrays_become_pixels_or_values_and_labels_or_targets() {
     let test = npy("'|u1'", "False", "(1, 1, 2)", &[5, 6]);
     let labels = npy("'<i4'", "False", "(2,)", &[1, 0, 0, 0, 0, 0, 0, 0]);
     let data =
-        loaded([pixels, labels, test, whole("(1,)", &[1])], TaskKind::Classification).unwrap();
+        loaded([pixels, labels, test, whole("(1,)", &[1])], TableTask::Classification).unwrap();
     assert_eq!((data.shape, data.outputs), ([1, 1, 2], 2));
     assert_eq!((data.train.pixels(), data.train.labels()), (&[1, 2, 3, 4][..], &[1, 0][..]));
     assert_eq!((data.test.pixels(), data.test.labels()), (&[5, 6][..], &[1][..]));
@@ -50,7 +50,7 @@ fn arrays_become_pixels_or_values_and_labels_or_targets() {
     let doubles = npy("'<f8'", "False", "(1, 2)", &doubles);
     let targets = floats("(1, 3)", &[1.0, 2.0, 3.0]);
     let arrays = [doubles, targets, whole("(1, 2)", &[7, -8]), floats("(1, 3)", &[4.0; 3])];
-    let data = loaded(arrays, TaskKind::Regression).unwrap();
+    let data = loaded(arrays, TableTask::Regression).unwrap();
     assert_eq!((data.shape, data.outputs), ([2, 1, 1], 3));
     assert_eq!(data.train.inputs, Inputs::Values(vec![0.5, -1.0]));
     assert_eq!(data.train.targets, Targets::Values(vec![1.0, 2.0, 3.0]));
@@ -75,7 +75,7 @@ fn members_of_an_archive_are_arrays() {
         zip.write_all(&bytes).unwrap();
     }
     store::write(&path, &zip.finish().unwrap().into_inner()).unwrap();
-    let source = Source { archive: Some(&path), task: TaskKind::Classification };
+    let source = Source { archive: Some(&path), task: TableTask::Classification };
     let share = NpyTest::Share(TestShare { share: 0.25, seed: 0 });
     let data = load(source, [Path::new("x"), Path::new("y")], &share).unwrap();
     assert_eq!((data.shape, data.outputs, data.samples()), ([1, 1, 1], 2, [3, 1]));
@@ -99,7 +99,7 @@ fn what_is_no_array_is_named() {
         arrays[place] = other;
         arrays
     };
-    let (classes, numbers) = (TaskKind::Classification, TaskKind::Regression);
+    let (classes, numbers) = (TableTask::Classification, TableTask::Regression);
     let table = [
         (
             with(0, npy("'<f2'", "False", "(2, 1)", &[0; 4])),

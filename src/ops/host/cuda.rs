@@ -36,9 +36,10 @@ pub(crate) fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(target)
 }
 
-pub(crate) fn zeros(shape: impl Into<Shape>, gpu: &CudaDevice) -> Result<Tensor> {
-    let tensor = empty(gpu, shape, DType::F32)?;
-    let (at, bytes) = (address(&tensor)?, tensor.elem_count() * size_of::<f32>());
+/// Zeros of a type of four bytes.
+pub(crate) fn zeros(shape: impl Into<Shape>, dtype: DType, gpu: &CudaDevice) -> Result<Tensor> {
+    let tensor = empty(gpu, shape, dtype)?;
+    let (at, bytes) = (address_as(&tensor, dtype)?, tensor.elem_count() * dtype.size_in_bytes());
     // SAFETY: there are as many bytes at `at`, which was just allocated.
     unsafe { result::memset_d8_async(at, 0, bytes, gpu.cuda_stream().cu_stream()) }
         .map_err(|error| kernel_error("memset", &error))?;

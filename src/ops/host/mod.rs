@@ -345,10 +345,23 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
 pub fn zeros(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = device {
-        return cuda::zeros(shape, gpu);
+        return cuda::zeros(shape, DType::F32, gpu);
     }
     let shape = shape.into();
     Tensor::from_vec(zeroed::<f32>(shape.elem_count())?, shape, device)
+}
+
+/// A u32 tensor of zeros.
+///
+/// # Errors
+/// As [`zeros`].
+pub fn zeros_u32(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return cuda::zeros(shape, DType::U32, gpu);
+    }
+    let shape = shape.into();
+    Tensor::from_vec(zeroed::<u32>(shape.elem_count())?, shape, device)
 }
 
 /// An equal tensor with storage of its own: of u32, too.

@@ -47,6 +47,22 @@ pub(crate) fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     zip("gelu_backward", dy, x)
 }
 
+pub(crate) fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    map("gelu_tanh", x)
+}
+
+pub(crate) fn gelu_tanh_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    zip("gelu_tanh_backward", dy, x)
+}
+
+pub(crate) fn tanh(x: &Tensor) -> Result<Tensor> {
+    map("tanh", x)
+}
+
+pub(crate) fn tanh_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
+    zip("tanh_backward", dy, y)
+}
+
 pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     zip("add", a, b)
 }

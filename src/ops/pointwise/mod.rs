@@ -140,6 +140,86 @@ fn normal_cdf(x: f32) -> f32 {
     0.5 * libm::erfcf(-x * std::f32::consts::FRAC_1_SQRT_2)
 }
 
+/// `x σ(2u)` with u = √(2/π) (x + 0.044715 x³) and σ(z) = 1 / (1 + e⁻ᶻ): [`gelu`] by its approximation with tanh, as in GPT-2.
+///
+/// # Errors
+/// As [`relu`].
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    on_gpu!(x => cuda::gelu_tanh(x));
+    map(
+        x,
+        #[inline(always)]
+        |_, x, y| {
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = x * sigmoids(tanh_argument(*x)).0;
+            }
+        },
+    )
+}
+
+/// The gradient of [`gelu_tanh`] from its argument: dy (σ + x σ (1 − σ) 2u′).
+///
+/// # Errors
+/// As [`relu`].
+pub fn gelu_tanh_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    expect_shape("the second operand", x, dy.dims())?;
+    on_gpu!(dy => cuda::gelu_tanh_backward(dy, x));
+    zip(
+        dy,
+        x,
+        #[inline(always)]
+        |dy, x, dx| {
+            for (dx, (dy, x)) in dx.iter_mut().zip(dy.iter().zip(x)) {
+                let (share, rest) = sigmoids(tanh_argument(*x));
+                let steep = share * rest;
+                let slope = TANH_SCALE * (1.0 + 3.0 * TANH_CUBE * x * x);
+                // Far out the slope may be infinite.
+                let more = if steep == 0.0 { 0.0 } else { x * steep * slope };
+                *dx = dy * (share + more);
+            }
+        },
+    )
+}
+
+/// 2 √(2/π).
+const TANH_SCALE: f32 = 2.0 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
+
+/// What the cube counts in the argument of [`gelu_tanh`]'s tanh.
+const TANH_CUBE: f32 = 0.044_715;
+
+/// Twice the argument of [`gelu_tanh`]'s tanh.
+#[inline(always)]
+fn tanh_argument(x: f32) -> f32 {
+    TANH_SCALE * (x + TANH_CUBE * x * x * x)
+}
+
+/// `tanh(x)`.
+///
+/// # Errors
+/// As [`relu`].
+pub fn tanh(x: &Tensor) -> Result<Tensor> {
+    on_gpu!(x => cuda::tanh(x));
+    map(x, |_, x, y| {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = libm::tanhf(*x);
+        }
+    })
+}
+
+/// The gradient of [`tanh`] from its result: dy (1 − y) (1 + y).
+///
+/// # Errors
+/// As [`relu`].
+pub fn tanh_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
+    expect_shape("the second operand", y, dy.dims())?;
+    on_gpu!(dy => cuda::tanh_backward(dy, y));
+    zip(dy, y, |dy, y, dx| {
+        for (dx, (dy, y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
+            *dx = dy * ((1.0 - y) * (1.0 + y));
+        }
+    })
+}
+
 /// `silu(gate) · up` with silu(x) = x / (1 + e⁻ˣ) (Shazeer 2020, arXiv 2002.05202), rounded once.
 ///
 /// # Errors

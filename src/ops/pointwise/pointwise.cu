@@ -60,6 +60,46 @@ __device__ inline float silu_slope(float x) {
     return s.share + (fabsf(x) == infinity() ? 0.0f : x * s.share * s.rest);
 }
 
+// Twice the argument of the tanh that approximates x Φ(x), and its derivative.
+__device__ inline float tanh_argument(float x) { return 1.59576912160573071f * (x + 0.044715f * x * x * x); }
+__device__ inline float tanh_slope(float x) { return 1.59576912160573071f * (1.0f + 3.0f * 0.044715f * x * x); }
+
+// y = x σ(2u), u = √(2/π) (x + 0.044715 x³): gelu by its approximation with tanh.
+#define GELU_TANH(suffix, T)                                                                       \
+    extern "C" __global__ void gelu_tanh_##suffix(const T* x, T* y, u64 count) {                   \
+        map(x, y, count, [](float x) { return x * sigmoids(tanh_argument(x)).share; });            \
+    }
+FOR_EACH_STORAGE(GELU_TANH)
+
+// Far out the slope may be infinite where the rest is 0.
+__device__ inline float gelu_tanh_gradient(float dy, float x) {
+    const Sigmoids s = sigmoids(tanh_argument(x));
+    const float steep = s.share * s.rest;
+    return dy * (s.share + (steep == 0.0f ? 0.0f : x * steep * tanh_slope(x)));
+}
+
+// dx = dy (σ + x σ (1 − σ) 2u'); x is the argument of gelu_tanh.
+#define GELU_TANH_BACKWARD(suffix, T)                                                              \
+    extern "C" __global__ void gelu_tanh_backward_##suffix(                                        \
+        const T* dy, const T* x, T* dx, u64 count) {                                               \
+        zip(dy, x, dx, count, gelu_tanh_gradient);                                                 \
+    }
+FOR_EACH_STORAGE(GELU_TANH_BACKWARD)
+
+// y = tanh(x). The device's tanhf is not the CPU's: equal within some units of f32.
+#define TANH(suffix, T)                                                                            \
+    extern "C" __global__ void tanh_##suffix(const T* x, T* y, u64 count) {                        \
+        map(x, y, count, [](float x) { return tanhf(x); });                                        \
+    }
+FOR_EACH_STORAGE(TANH)
+
+// dx = dy (1 − y) (1 + y); y is the result of tanh.
+#define TANH_BACKWARD(suffix, T)                                                                   \
+    extern "C" __global__ void tanh_backward_##suffix(const T* dy, const T* y, T* dx, u64 count) { \
+        zip(dy, y, dx, count, [](float dy, float y) { return dy * ((1.0f - y) * (1.0f + y)); });   \
+    }
+FOR_EACH_STORAGE(TANH_BACKWARD)
+
 // y = silu(gate) up, with silu(x) = x / (1 + e⁻ˣ). The device's expf is not the CPU's: equal within some units of f32.
 #define SWIGLU(suffix, T)                                                                          \
     extern "C" __global__ void swiglu_##suffix(const T* gate, const T* up, T* y, u64 count) {      \

@@ -175,7 +175,7 @@ impl Step {
             scale: control.narrow(0, 0, 1)?,
             applied: control.narrow(0, APPLY, 1)?,
             control,
-            loss: zeros(1, &gpu)?,
+            loss: zeros(1, DType::F32, &gpu)?,
             shapes: gpu.clone_htod(&shapes)?,
             pieces: owners.len() as u32,
             // Three and five words of 64 bits for a piece and a parameter.

@@ -195,8 +195,8 @@ fn range(metric: TestMetric, values: &[f64]) -> (f64, f64) {
     }
     let least = match metric {
         TestMetric::Accuracy => 0.25,
-        TestMetric::MeanSquaredError if high > 0.0 => 0.01 * high,
-        TestMetric::MeanSquaredError => 1e-6,
+        TestMetric::MeanSquaredError | TestMetric::Perplexity if high > 0.0 => 0.01 * high,
+        TestMetric::MeanSquaredError | TestMetric::Perplexity => 1e-6,
     };
     let pad = ((high - low) * 0.08).max(least);
     (low - pad, high + pad)
@@ -230,6 +230,7 @@ mod tests {
             step,
             accuracy: Some(accuracy),
             squared_error: None,
+            perplexity: None,
             loss: None,
         };
         for record in &mut loaded.records {

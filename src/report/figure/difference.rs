@@ -253,6 +253,7 @@ mod tests {
                 seed: seed as u64,
                 test_accuracy: Some(of(seed)),
                 test_squared_error: None,
+                test_perplexity: None,
                 ..run.clone()
             };
             (0..differences.len()).map(run).collect::<Vec<_>>()

@@ -83,8 +83,20 @@ fn eventful() -> RunRecord {
     let mut record = fixture::loaded().records.swap_remove(0);
     record.loss = vec![Some(2.5), None, Some(2.0), Some(1e300), Some(0.0)];
     record.evaluations = vec![
-        Evaluation { step: 2, accuracy: Some(0.25), squared_error: None, loss: None },
-        Evaluation { step: 5, accuracy: Some(0.0), squared_error: None, loss: Some(1.5) },
+        Evaluation {
+            step: 2,
+            accuracy: Some(0.25),
+            squared_error: None,
+            perplexity: None,
+            loss: None,
+        },
+        Evaluation {
+            step: 5,
+            accuracy: Some(0.0),
+            squared_error: None,
+            perplexity: None,
+            loss: Some(1.5),
+        },
     ];
     record.scale = vec![(0, 1024.0), (2, 512.0), (3, 256.0)];
     record.skips = [1, 2].map(|step| Skip { step, layer: "hidden.0".to_owned() }).to_vec();

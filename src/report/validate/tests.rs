@@ -67,12 +67,15 @@ fn every_rule_is_about_a_number_of_the_files() {
         step: 1,
         accuracy: Some(0.5),
         squared_error: Some(0.25),
+        perplexity: Some(2.0),
         loss: Some(1.0),
     }];
     run.summary.test_squared_error = Some(0.25);
+    run.summary.test_perplexity = Some(2.0);
     let mut variant = whole()["variants"][1].clone();
     let against = &mut variant["against_baseline"];
     against["squared_error_difference"] = against["accuracy_difference"].clone();
+    against["perplexity_difference"] = against["accuracy_difference"].clone();
     let mut kinds = BTreeSet::new();
     let run = serde_json::to_value(run).unwrap();
     for (file, name) in [(&variant, "variants"), (&run, "run")] {

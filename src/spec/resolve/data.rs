@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use super::{Checked, defaults, limits, real, refuse, whole};
 use crate::spec::typed::{DataSpec, TextSpec};
-use crate::spec::{Augment, DataPlan, IdxTest, NpyTest, TableTest, TestShare};
+use crate::spec::{
+    Augment, DataPlan, IdxTest, NpyTest, TableTest, TestShare, TextTest, TokensPlan,
+};
 
 /// Height and width of an image of CIFAR.
 pub(super) const CIFAR_SIDE: usize = 32;
@@ -56,6 +58,28 @@ pub(super) fn resolve(spec: DataSpec) -> Checked<DataPlan> {
             DataPlan::Csv { train, test, target, features, task: task.unwrap_or(defaults::TASK) }
         }
         DataSpec::Text(spec) => text(spec)?,
+        DataSpec::PlainText { train, test, test_share, length, tokenizer, vocabulary } => {
+            let test = match (test, share(test_share, None)?) {
+                (Some(path), None) => TextTest::File(path),
+                (None, Some(share)) => TextTest::Last(share.share),
+                _ => {
+                    return refuse("data", "give either test or test_share for the test split");
+                }
+            };
+            let tokens = match (tokenizer, vocabulary) {
+                (None, None) => TokensPlan::Characters,
+                (Some(path), None) => TokensPlan::Tokenizer(path),
+                (None, Some(size)) => {
+                    TokensPlan::Made(whole("data.vocabulary", size, 256..=limits::VOCABULARY)?)
+                }
+                (Some(_), Some(_)) => {
+                    return refuse("data.vocabulary", "is that of the tokenizer; remove this key");
+                }
+            };
+            let length = length.unwrap_or(defaults::LENGTH);
+            let length = whole("data.length", length, 2..=limits::LENGTH)?;
+            DataPlan::PlainText { train, test, length, tokens }
+        }
     })
 }
 
@@ -154,7 +178,8 @@ fn cropped(augment: Augment) -> Checked<Augment> {
 #[cfg(test)]
 mod tests {
     use crate::spec::{
-        DEFAULT, DataPlan, NpyTest, Overrides, Plan, TableTest, TaskKind, TestShare,
+        DEFAULT, DataPlan, NpyTest, Overrides, Plan, TableTask, TableTest, TestShare, TextTest,
+        TokensPlan,
     };
 
     /// The default experiment on these data.
@@ -176,7 +201,7 @@ mod tests {
                 test: TableTest::Share(share(0.2)),
                 target: "y".to_owned(),
                 features: None,
-                task: TaskKind::Classification,
+                task: TableTask::Classification,
             }
         );
         assert_eq!(
@@ -188,12 +213,57 @@ mod tests {
                 train_inputs: "x".into(),
                 train_targets: "y".into(),
                 test: NpyTest::Files { inputs: "a".into(), targets: "b".into() },
-                task: TaskKind::Regression,
+                task: TableTask::Regression,
             }
         );
         let images = found("{kind='image-folder',path='p',resize=[4,5],test_share=0.5,seed=7}");
         let DataPlan::ImageFolder { resize, test, .. } = images else { panic!("{images:?}") };
         assert_eq!((resize, test), (Some([4, 5]), Some(TestShare { share: 0.5, seed: 7 })));
+    }
+
+    #[test]
+    fn plain_text_has_its_defaults() {
+        let found = |data: &str| read(data, &["model={kind='decoder',size='tiny'}"]).unwrap().data;
+        assert_eq!(
+            found("{kind='plain-text',train='a.txt',test_share=0.1}"),
+            DataPlan::PlainText {
+                train: "a.txt".into(),
+                test: TextTest::Last(0.1),
+                length: 256,
+                tokens: TokensPlan::Characters,
+            }
+        );
+        assert_eq!(
+            found("{kind='plain-text',train='a',test='b',length=16,vocabulary=1000}"),
+            DataPlan::PlainText {
+                train: "a".into(),
+                test: TextTest::File("b".into()),
+                length: 16,
+                tokens: TokensPlan::Made(1000),
+            }
+        );
+    }
+
+    /// A checkpoint's texts become its tokens.
+    #[test]
+    fn texts_of_a_checkpoint_take_its_tokenizer() {
+        let model = "model={kind='pretrained',folder='bert'}";
+        let texts = "{kind='text',train='a.csv',test='b.csv'";
+        let tokenizer = |data: &str| {
+            let DataPlan::Text { tokenizer, .. } = read(data, &[model]).unwrap().data else {
+                panic!("{data}");
+            };
+            tokenizer
+        };
+        assert_eq!(tokenizer(&format!("{texts}}}")), Some("bert/tokenizer.json".into()));
+        assert_eq!(tokenizer(&format!("{texts},tokenizer='t.json'}}")), Some("t.json".into()));
+        let plain = read("{kind='plain-text',train='a',test='b'}", &[model]).unwrap().data;
+        let DataPlan::PlainText { tokens, .. } = plain else { panic!("{plain:?}") };
+        assert_eq!(tokens, TokensPlan::Tokenizer("bert/tokenizer.json".into()));
+        assert_eq!(
+            read(&format!("{texts},vocabulary=500}}"), &[model]).unwrap_err(),
+            "data.vocabulary: is that of the checkpoint; remove this key"
+        );
     }
 
     #[test]

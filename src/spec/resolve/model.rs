@@ -1,9 +1,14 @@
 //! The `[model]` of a spec.
 
 use super::data::CIFAR_SIDE;
-use super::{Checked, at_most, below_one, defaults, limits, refuse, whole};
-use crate::spec::typed::{BlockSpec, ConvSpec, LayerSpec, ModelSpec};
-use crate::spec::{ConvBlock, ConvPlan, DataPlan, LayerPlan, ModelPlan, Pool};
+use super::{Checked, at_most, below_one, defaults, limits, positive, refuse, whole};
+use crate::spec::typed::{
+    BlockSpec, ConvSpec, DecoderSize, DecoderSpec, EncoderSize, EncoderSpec, LayerSpec, ModelSpec,
+};
+use crate::spec::{
+    ConvBlock, ConvPlan, DataPlan, DecoderPlan, DecoderStyle, EncoderPlan, LayerPlan, ModelPlan,
+    NormPlan, Pool, TextPool,
+};
 
 /// What is known of a sample before its file is read: channels, and the side where it is square.
 #[derive(Clone, Copy)]
@@ -22,6 +27,7 @@ impl Shape {
             | DataPlan::Npy { .. }
             | DataPlan::Csv { .. }
             | DataPlan::Text { .. }
+            | DataPlan::PlainText { .. }
             | DataPlan::Own { .. } => (None, None),
         };
         Self { channels, side }
@@ -47,27 +53,12 @@ pub(super) fn resolve(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
         ModelSpec::Layers { layers: typed } => {
             ModelPlan::Layers { layers: layers("model.layers", typed, 0)? }
         }
-        ModelSpec::Encoder { width, depth, heads, feed_forward, dropout, norm, pool } => {
-            let width = whole("model.width", width, 1..=limits::WIDTH)?;
-            let heads = whole("model.heads", heads, 1..=limits::WIDTH)?;
-            if !width.is_multiple_of(heads) {
-                return refuse(
-                    "model.heads",
-                    format!("is {heads}, which does not divide the width, {width}"),
-                );
-            }
-            let feed_forward =
-                feed_forward.unwrap_or_else(|| limits::WIDTH.min(defaults::FEED_FORWARD * width));
-            ModelPlan::Encoder {
-                width,
-                depth: whole("model.depth", depth, 1..=limits::LAYERS)?,
-                heads,
-                feed_forward: whole("model.feed_forward", feed_forward, 1..=limits::WIDTH)?,
-                dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
-                norm: norm.unwrap_or(defaults::NORM),
-                pool: pool.unwrap_or(defaults::TEXT_POOL),
-            }
-        }
+        ModelSpec::Encoder(spec) => ModelPlan::Encoder(encoder(spec)?),
+        ModelSpec::Decoder(spec) => ModelPlan::Decoder(decoder(spec)?),
+        ModelSpec::Pretrained { folder, dropout } => ModelPlan::Pretrained {
+            folder,
+            dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+        },
         ModelSpec::Resnet { depth, width } => ModelPlan::Resnet {
             depth: resnet_depth(depth)?,
             width: whole(
@@ -77,6 +68,117 @@ pub(super) fn resolve(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
             )?,
         },
     })
+}
+
+/// Sizes of a transformer's blocks.
+#[derive(Clone, Copy)]
+struct Sizes {
+    width: usize,
+    depth: usize,
+    heads: usize,
+}
+
+impl Sizes {
+    /// BERT-Tiny and BERT-Mini of Turc et al. 2019, arXiv 1908.08962.
+    const TINY: Self = Self { width: 128, depth: 2, heads: 2 };
+    const MINI: Self = Self { width: 256, depth: 4, heads: 4 };
+    const DISTILBERT: Self = Self { width: 768, depth: 6, heads: 12 };
+    const GPT2: Self = Self { width: 768, depth: 12, heads: 12 };
+
+    /// What a spec gives, and else what the size has that it names.
+    fn of(named: Option<Self>, [width, depth, heads]: [Option<usize>; 3]) -> Checked<Self> {
+        let size = |key, given: Option<usize>, of: fn(Self) -> usize, most| {
+            let path = format!("model.{key}");
+            match given.or(named.map(of)) {
+                Some(size) => whole(&path, size, 1..=most),
+                None => refuse("model", format!("missing key {key:?}; give it, or size")),
+            }
+        };
+        let sizes = Self {
+            width: size("width", width, |sizes| sizes.width, limits::WIDTH)?,
+            depth: size("depth", depth, |sizes| sizes.depth, limits::LAYERS)?,
+            heads: size("heads", heads, |sizes| sizes.heads, limits::WIDTH)?,
+        };
+        let Self { width, heads, .. } = sizes;
+        if !width.is_multiple_of(heads) {
+            let what = format!("is {heads}, which does not divide the width, {width}");
+            return refuse("model.heads", what);
+        }
+        Ok(sizes)
+    }
+}
+
+fn encoder(spec: EncoderSpec) -> Checked<EncoderPlan> {
+    let EncoderSpec { size, width, depth, heads, feed_forward, dropout, .. } = spec;
+    let named = size.map(|size| match size {
+        EncoderSize::Tiny => Sizes::TINY,
+        EncoderSize::Mini => Sizes::MINI,
+        EncoderSize::DistilBert => Sizes::DISTILBERT,
+    });
+    // DistilBERT's blocks are BERT's.
+    let (norm_there, pool_there) = match size {
+        Some(EncoderSize::DistilBert) => (NormPlan::After, TextPool::First),
+        _ => (defaults::NORM, defaults::TEXT_POOL),
+    };
+    let Sizes { width, depth, heads } = Sizes::of(named, [width, depth, heads])?;
+    let feed_forward =
+        feed_forward.unwrap_or_else(|| limits::WIDTH.min(defaults::FEED_FORWARD * width));
+    Ok(EncoderPlan {
+        width,
+        depth,
+        heads,
+        feed_forward: whole("model.feed_forward", feed_forward, 1..=limits::WIDTH)?,
+        dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+        norm: spec.norm.unwrap_or(norm_there),
+        pool: spec.pool.unwrap_or(pool_there),
+        residual_init: residual_init(spec.residual_init)?,
+    })
+}
+
+fn decoder(spec: DecoderSpec) -> Checked<DecoderPlan> {
+    let DecoderSpec { size, width, depth, heads, kv_heads, feed_forward, dropout, style, .. } =
+        spec;
+    let named = size.map(|size| match size {
+        DecoderSize::Tiny => Sizes::TINY,
+        DecoderSize::Mini => Sizes::MINI,
+        DecoderSize::Gpt2 => Sizes::GPT2,
+    });
+    let Sizes { width, depth, heads } = Sizes::of(named, [width, depth, heads])?;
+    let style = style.unwrap_or(defaults::DECODER_STYLE);
+    if style == DecoderStyle::Llama && !(width / heads).is_multiple_of(2) {
+        let what = format!(
+            "makes heads of {} values, and rotary positions take an even number",
+            width / heads
+        );
+        return refuse("model.heads", what);
+    }
+    let kv_heads = whole("model.kv_heads", kv_heads.unwrap_or(heads), 1..=heads)?;
+    if !heads.is_multiple_of(kv_heads) {
+        let what = format!("is {kv_heads}, which does not divide the heads, {heads}");
+        return refuse("model.kv_heads", what);
+    }
+    let feed_forward = feed_forward.unwrap_or_else(|| {
+        let size = match style {
+            DecoderStyle::Gpt2 => defaults::FEED_FORWARD * width,
+            DecoderStyle::Llama => (8 * width).div_ceil(3).next_multiple_of(8),
+        };
+        limits::WIDTH.min(size)
+    });
+    Ok(DecoderPlan {
+        width,
+        depth,
+        heads,
+        kv_heads,
+        feed_forward: whole("model.feed_forward", feed_forward, 1..=limits::WIDTH)?,
+        dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+        style,
+        residual_init: residual_init(spec.residual_init)?,
+    })
+}
+
+fn residual_init(given: Option<f32>) -> Checked<f32> {
+    let given = given.unwrap_or(defaults::RESIDUAL_INIT);
+    positive("model.residual_init", f64::from(given)).map(|given| given as f32)
 }
 
 /// Checks each layer by itself; whether they fit each other and the data is seen when the model is made.
@@ -98,6 +200,8 @@ fn layer(key: &str, typed: LayerSpec, depth: usize) -> Checked<LayerPlan> {
         LayerSpec::BatchNorm => LayerPlan::BatchNorm,
         LayerSpec::Relu => LayerPlan::Relu,
         LayerSpec::Gelu => LayerPlan::Gelu,
+        LayerSpec::GeluTanh => LayerPlan::GeluTanh,
+        LayerSpec::Tanh => LayerPlan::Tanh,
         LayerSpec::MaxPool => LayerPlan::MaxPool,
         LayerSpec::AvgPool => LayerPlan::AvgPool,
         LayerSpec::GlobalAvgPool => LayerPlan::GlobalAvgPool,
@@ -253,4 +357,72 @@ fn after(key: &str, block: ConvBlock, image: Shape) -> Checked<Shape> {
         }
     };
     Ok(Shape { channels, side: Some(side) })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::spec::{DEFAULT, DecoderPlan, DecoderStyle, ModelPlan, Overrides, Plan};
+
+    fn read(model: &str) -> Result<ModelPlan, String> {
+        let kind = if model.contains("decoder") { "plain-text" } else { "text" };
+        let data = format!("data={{kind='{kind}',train='a.csv',test='b.csv'}}");
+        let set = vec![data, format!("model={model}")];
+        let overrides = Overrides { set, ..Overrides::default() };
+        let plan = Plan::read("default.toml", DEFAULT, &overrides);
+        plan.map(|plan| plan.model).map_err(|error| error.what)
+    }
+
+    #[test]
+    fn a_named_size_is_the_default_of_its_keys() {
+        let sizes = |model: &str| match read(model).unwrap() {
+            ModelPlan::Encoder(plan) => [plan.width, plan.depth, plan.heads, plan.feed_forward],
+            ModelPlan::Decoder(plan) => [plan.width, plan.depth, plan.heads, plan.feed_forward],
+            other => panic!("{other:?}"),
+        };
+        for (model, expected) in [
+            ("{kind='encoder',size='tiny'}", [128, 2, 2, 512]),
+            ("{kind='encoder',size='mini'}", [256, 4, 4, 1024]),
+            ("{kind='encoder',size='distilbert'}", [768, 6, 12, 3072]),
+            ("{kind='decoder',size='gpt2'}", [768, 12, 12, 3072]),
+            ("{kind='decoder',size='tiny',depth=3}", [128, 3, 2, 512]),
+            ("{kind='encoder',width=6,depth=1,heads=3}", [6, 1, 3, 24]),
+        ] {
+            assert_eq!(sizes(model), expected, "{model}");
+        }
+        let llama = read("{kind='decoder',width=16,depth=1,heads=4,kv_heads=2,style='llama'}");
+        // 8/3 of 16 is 42.7.
+        let expected = DecoderPlan {
+            width: 16,
+            depth: 1,
+            heads: 4,
+            kv_heads: 2,
+            feed_forward: 48,
+            dropout: 0.0,
+            style: DecoderStyle::Llama,
+            residual_init: 1.0,
+        };
+        assert_eq!(llama, Ok(ModelPlan::Decoder(expected)));
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_errors() {
+        for (model, message) in [
+            ("{kind='encoder',depth=1,heads=1}", "model: missing key \"width\"; give it, or size"),
+            (
+                "{kind='decoder',size='tiny',heads=3}",
+                "model.heads: is 3, which does not divide the width, 128",
+            ),
+            ("{kind='decoder',size='tiny',kv_heads=3}", "model.kv_heads: is 3; must be 1 to 2"),
+            (
+                "{kind='decoder',size='mini',kv_heads=3}",
+                "model.kv_heads: is 3, which does not divide the heads, 4",
+            ),
+            (
+                "{kind='decoder',width=6,depth=1,heads=2,style='llama'}",
+                "model.heads: makes heads of 3 values, and rotary positions take an even number",
+            ),
+        ] {
+            assert_eq!(read(model).unwrap_err(), message, "{model}");
+        }
+    }
 }
