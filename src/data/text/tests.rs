@@ -61,6 +61,24 @@ fn the_same_texts_make_the_same_tokenizer() {
     assert_eq!(loaded(files, SOURCE).unwrap(), first);
 }
 
+/// Every word occurs once, so that nothing but ties decides which pieces there are: the library numbered the characters inside words
+/// in the order of a hash map, and made another tokenizer each time.
+#[test]
+fn pieces_that_are_equally_frequent_make_the_same_tokenizer_too() {
+    let letter = |number: usize| char::from(b'a' + (number % 26) as u8);
+    let rows = (0..400_usize).map(|i| {
+        let word: String = (0..6).map(|k| letter(i * (2 * k + 1) + i / 26 + k * k)).collect();
+        format!("{},{word}\n", i % 2)
+    });
+    let csv = format!("label,text\n{}", rows.collect::<String>());
+    let files = [("train.csv", csv.as_str()), ("test.csv", csv.as_str())];
+    let first = loaded(files, SOURCE).unwrap();
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| loaded(files, SOURCE)).unwrap(), first, "{threads} threads");
+    }
+}
+
 #[test]
 fn a_share_of_the_texts_is_held_out_before_a_tokenizer_is_made() {
     let folder = tempfile::tempdir().unwrap();
