@@ -75,8 +75,12 @@ impl Tokenizer {
         Ok(Self { tokenizer, vocabulary })
     }
 
-    /// The tokens of texts.
-    pub(super) fn tokens(&self, texts: &Texts) -> Result<Tokens, DataError> {
+    /// The tokens of texts, on all threads. `listen` is told how many texts are done.
+    pub(super) fn tokens(
+        &self,
+        texts: &Texts,
+        listen: &mut dyn FnMut(usize),
+    ) -> Result<Tokens, DataError> {
         let mut tokens = Tokens { vocabulary: self.vocabulary, ..Tokens::default() };
         let rows = texts.contents.chunks(AT_A_TIME).zip(texts.targets.chunks(AT_A_TIME));
         for (texts_now, targets) in rows {
@@ -91,6 +95,7 @@ impl Tokenizer {
                 }
                 add(&mut tokens, encoding);
             }
+            listen(tokens.ends.len());
         }
         Ok(tokens)
     }
