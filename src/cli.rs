@@ -20,7 +20,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::data;
+use crate::data::{self, Loading};
 use crate::device::{self, Device};
 use crate::experiment::{Experiment, ExperimentError, Machine, MachineError, Options};
 use crate::formatting::printable;
@@ -31,7 +31,7 @@ use crate::report::{self, ReportError, Verbosity};
 use crate::spec::{self, DataPlan, Overrides, Plan};
 use crate::store::{self, Folder, StoreError};
 use crate::task::Task;
-use progress::Progress;
+use progress::{Progress, Tokenizing};
 
 /// Which floating-point precision should a model be trained and served in, on this machine?
 #[derive(Debug, Parser)]
@@ -351,8 +351,8 @@ impl Selection {
         Ok(Place { pool, device, environment })
     }
 
-    /// The plan that is meant.
-    fn plan(&self, spec: Option<&Path>, seeds: Option<u64>) -> Result<Plan, Failure> {
+    /// The plan that is meant. Where data are counted for it, progress is shown unless `quiet`.
+    fn plan(&self, spec: Option<&Path>, seeds: Option<u64>, quiet: bool) -> Result<Plan, Failure> {
         let mut set =
             datasets::overrides((self.mnist.as_deref(), self.cifar10.as_deref()), spec.is_none())?;
         set.extend(self.set.iter().cloned());
@@ -364,8 +364,8 @@ impl Selection {
         };
         let overrides = Overrides { set, variants: self.variants.clone(), seeds };
         let count = |data: &DataPlan| {
-            let data = data::load(data).map_err(|error| error.to_string())?;
-            Ok(data.samples()[0])
+            let data = loaded(quiet, |loading| data::load_with(data, loading));
+            Ok(data.map_err(|error| error.to_string())?.samples()[0])
         };
         Plan::read_counting((&file, &text), &overrides, &count).map_err(Failure::input)
     }
@@ -374,10 +374,10 @@ impl Selection {
 fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     let ExperimentArguments { spec, out, selection, seeds, dry_run, .. } = arguments;
     let ExperimentArguments { quiet, printed, tensorboard, force, save_weights, .. } = arguments;
-    let plan = selection.plan(spec.as_deref(), seeds)?;
+    let plan = selection.plan(spec.as_deref(), seeds, quiet)?;
     let out = out.unwrap_or_else(|| Path::new("reports").join(&plan.name));
     let Place { pool, device, environment } = selection.open()?;
-    let experiment = pool.install(|| experiment_of(plan))?;
+    let experiment = pool.install(|| experiment_of(plan, quiet))?;
     if dry_run {
         let found = pool.install(|| experiment.dry_run(&device)).map_err(Failure::machine)?;
         return print(&dry_run::page(experiment.plan(), &found)?);
@@ -410,10 +410,35 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
     failed_runs(&results)
 }
 
-/// The experiment of a plan, with its data read and its model made.
-fn experiment_of(plan: Plan) -> Result<Experiment, Failure> {
-    let task = Task::of_plan(&plan).map_err(Failure::input)?;
-    Experiment::new(plan, task).map_err(Failure::input)
+/// The experiment of a plan, with its data read and its model made. Progress of that is shown unless `quiet`.
+fn experiment_of(plan: Plan, quiet: bool) -> Result<Experiment, Failure> {
+    let task = loaded(quiet, |loading| Task::of_plan_with(&plan, loading));
+    Experiment::new(plan, task.map_err(Failure::input)?).map_err(Failure::input)
+}
+
+/// What `load` loads, with the tokens of texts kept in the user's folder, and progress unless `quiet`.
+fn loaded<T>(quiet: bool, load: impl FnOnce(Loading<'_>) -> T) -> T {
+    let folder = token_folder(|name| std::env::var_os(name));
+    let mut shown = Tokenizing::new(quiet);
+    let mut listen = |done, of| shown.hear(done, of);
+    let data = load(Loading { cache: folder.as_deref(), progress: Some(&mut listen) });
+    shown.finish();
+    data
+}
+
+/// Where tokens of texts are kept, by the environment: in `MANTISSA_CACHE`, else in the user's cache folder. None where that is not
+/// known, and where `MANTISSA_CACHE` is empty.
+fn token_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    // As the XDG Base Directory Specification asks, a relative path is as none.
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = match variable("MANTISSA_CACHE") {
+        Some(folder) if folder.is_empty() => return None,
+        Some(folder) => PathBuf::from(folder),
+        None => absolute("XDG_CACHE_HOME")
+            .or_else(|| Some(absolute("HOME")?.join(".cache")))?
+            .join("mantissa"),
+    };
+    Some(folder.join("tokens"))
 }
 
 /// What another process prints that wants to write to the same folder.
@@ -543,4 +568,31 @@ fn say(line: &str) {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_kept_in_the_users_cache_folder() {
+        for (variables, folder) in [
+            (&[][..], None),
+            (&[("HOME", "/home/me")], Some("/home/me/.cache/mantissa/tokens")),
+            (&[("HOME", "/home/me"), ("XDG_CACHE_HOME", "/c")], Some("/c/mantissa/tokens")),
+            (
+                &[("HOME", "/home/me"), ("XDG_CACHE_HOME", "c")],
+                Some("/home/me/.cache/mantissa/tokens"),
+            ),
+            (&[("HOME", "")], None),
+            (&[("HOME", "/home/me"), ("MANTISSA_CACHE", "here")], Some("here/tokens")),
+            (&[("HOME", "/home/me"), ("MANTISSA_CACHE", "")], None),
+        ] {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            assert_eq!(token_folder(variable), folder.map(PathBuf::from), "{variables:?}");
+        }
+    }
 }

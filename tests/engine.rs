@@ -21,10 +21,11 @@ use mantissa::record::{
     Status, VariantResult,
 };
 use mantissa::spec::{
-    Activation, ClaimsPlan, ControlKind, ConvBlock, DataPlan, MeasurePlan, ModelPlan,
-    OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
+    Activation, ClaimsPlan, ControlKind, ConvBlock, DataPlan, MeasurePlan, ModelPlan, NormPlan,
+    OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TableTest, TextPool, TrainPlan,
+    VariantPlan,
 };
-use mantissa::store::Folder;
+use mantissa::store::{self, Folder};
 use mantissa::task::Task;
 use mantissa::train::{self, DeviceBatch, Setup, Trainer};
 
@@ -279,7 +280,7 @@ fn controls_are_the_baseline_again_and_change_nothing_else() {
     let plain = folder.path().join("plain");
     let expected = run(&plan, options(&lock(&plain)), &mut |_| ()).unwrap();
     assert_eq!(expected.controls, []);
-    let folders = mantissa::store::real_folders(&plain.join("runs")).unwrap();
+    let folders = store::real_folders(&plain.join("runs")).unwrap();
     assert_eq!(folders.len(), 2);
 
     plan.controls = vec![ControlKind::SameSeeds, ControlKind::OtherSeeds];
@@ -592,6 +593,52 @@ fn memory_is_measured_with_a_census_on_every_step_too() {
         assert!(difference < 4 * 1024, "{seldom:?} {always:?}");
         assert_eq!(seldom.work_space, always.work_space);
         assert!(seldom.work_space.unwrap().0 > 0);
+    }
+}
+
+/// A run has room for a batch of its longest texts, whether it meets it or not: as much as where all texts are so long.
+#[test]
+fn memory_of_texts_is_that_of_the_longest() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = plan(mlp(), &["fp32", "bf16-mixed"], 1);
+    plan.model = ModelPlan::Encoder {
+        width: 16,
+        depth: 1,
+        heads: 2,
+        feed_forward: 32,
+        dropout: 0.1,
+        norm: NormPlan::Before,
+        pool: TextPool::Mean,
+    };
+    plan.train.batch = 8;
+    let mut peak = |words: &dyn Fn(usize) -> usize, steps: u64, variant: usize| {
+        let path = folder.path().join("texts.csv");
+        let text = |i: usize| (0..words(i)).map(move |k| ["a ", "b ", "c ", "d "][(i + k) % 4]);
+        let rows = (0..60).map(|i| format!("{},{}\n", i % 2, text(i).collect::<String>()));
+        let csv = format!("label,text\n{}", rows.collect::<String>());
+        store::write(&path, csv.as_bytes()).unwrap();
+        plan.data = DataPlan::Text {
+            train: path.clone(),
+            test: TableTest::File(path),
+            text: "text".to_owned(),
+            target: "label".to_owned(),
+            length: 16,
+            tokenizer: None,
+            vocabulary: 256,
+        };
+        plan.train.steps = steps;
+        record(&plan, variant, 2).memory.unwrap().peak_bytes.0
+    };
+    // A token stands before and one behind the words.
+    let mixed = |i: usize| 1 + i * 5 % 14;
+    for variant in 0..2 {
+        let longest = peak(&|_| 14, 1, variant);
+        for steps in [1, 12] {
+            let found = peak(&mixed, steps, variant);
+            assert!(found.abs_diff(longest) < 4 * 1024, "{steps} steps: {found} {longest}");
+        }
+        let shortest = peak(&|_| 1, 1, variant);
+        assert!(shortest + 16 * 1024 < longest, "{shortest} {longest}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Damaged files: results, run records, baselines and specs, each with seeded random damage to its bytes or to its values. The
+//! Damaged files: results, run records, baselines, specs and kept tokens, each with seeded random damage to its bytes or to its values. The
 //! readers never panic and never hang, what they refuse is named in the error, and what they accept can be judged and rendered.
 //!
 //! `MANTISSA_MUTATIONS=100000 cargo test --test mutations` tries more, and `MANTISSA_MUTATIONS_FROM=SEED` starts at the seed that
@@ -11,11 +11,12 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use mantissa::data::{self, Loading};
 use mantissa::record::Results;
 use mantissa::regression::export::Format;
 use mantissa::regression::{Asked, Baseline, Judgement, judge};
 use mantissa::report::{self, Verbosity};
-use mantissa::spec::{Overrides, Plan};
+use mantissa::spec::{DataPlan, Overrides, Plan, TableTest, TestShare};
 use mantissa::store;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -433,5 +434,37 @@ fn damaged_specs() {
             }
             Err(error) => named(&error, &file),
         }
+    });
+}
+
+/// Tokens that are kept: whatever is in their file, the data are those of the texts.
+#[test]
+fn damaged_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let (texts, cache) = (folder.path().join("texts.csv"), folder.path().join("tokens"));
+    store::write(&texts, b"label,text\n0,a good film\n1,a bad one\n0,good\n1,bad\n").unwrap();
+    let plan = DataPlan::Text {
+        train: texts,
+        test: TableTest::Share(TestShare { share: 0.5, seed: 0 }),
+        text: "text".to_owned(),
+        target: "label".to_owned(),
+        length: 8,
+        tokenizer: None,
+        vocabulary: 256,
+    };
+    let original = data::load(&plan).unwrap();
+    let load = move |cache: &Path| {
+        let loading = Loading { cache: Some(cache), ..Loading::default() };
+        data::load_with(&plan, loading).map_err(|error| error.to_string())
+    };
+    load(&cache).unwrap();
+    let file = store::list(&cache).unwrap().remove(0);
+    let whole = store::read(&file).unwrap();
+    check(move |seed| {
+        let random = &mut ChaCha8Rng::seed_from_u64(seed);
+        let mut bytes = whole.clone();
+        damage_bytes(random, &mut bytes);
+        store::write(&file, &bytes).unwrap();
+        if load(&cache)? == original { Ok(()) } else { Err("other data".to_owned()) }
     });
 }

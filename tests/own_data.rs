@@ -12,7 +12,9 @@ use serde_json::Value;
 /// Runs `mantissa` in `folder`, and returns its exit code, stdout and stderr.
 fn mantissa(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::cargo_bin("mantissa").unwrap();
-    let output = command.current_dir(folder).args(arguments).output().unwrap();
+    // In the user's folder nothing is kept.
+    let command = command.current_dir(folder).env("MANTISSA_CACHE", "cache");
+    let output = command.args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -219,6 +221,15 @@ train = { steps = 60, batch = 16, optimizer = { kind = "adamw", lr = 0.01 }, sch
         let counted = &variant["numerics"]["activations"]["elements"];
         assert!(counted.as_u64().unwrap() > 0, "{variant}");
     }
+
+    // The tokens are kept, and those are the same data.
+    let tokens = store::list(&folder.path().join("cache/tokens")).unwrap();
+    assert_eq!(tokens.len(), 1, "{tokens:?}");
+    let written = store::modified(&tokens[0]).unwrap();
+    let (exit, _, stderr) = mantissa(folder.path(), &arguments);
+    assert_eq!(exit, Some(0), "{stderr}");
+    assert!(stderr.contains("every run was finished before"), "{stderr}");
+    assert_eq!(store::modified(&tokens[0]).unwrap(), written);
 
     let (exit, _, stderr) = mantissa(
         folder.path(),

@@ -265,7 +265,7 @@ fn second_timing(results: &Results) -> Result<Second, Failure> {
         return Ok(Second::Impossible(difference));
     }
     let pool = worker_threads(u16::try_from(there.threads).ok())?;
-    let experiment = match super::experiment_of(results.plan.clone()) {
+    let experiment = match super::experiment_of(results.plan.clone(), true) {
         Ok(experiment) => experiment,
         Err(error) => return Ok(Second::Impossible(error.to_string())),
     };

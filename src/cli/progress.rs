@@ -22,14 +22,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(quiet: bool, plan: &Plan) -> Self {
-        let wanted = !quiet && std::io::stderr().is_terminal();
-        // A bar that a terminal cannot show would swallow the lines too.
-        let bar = wanted.then(|| ProgressBar::new(0)).filter(|bar| !bar.is_hidden());
-        let bar = bar.map(|bar| {
-            let bar = bar.with_style(style());
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
+        let bar = bar(quiet);
         Self { quiet, bar, narrator: Narrator::default(), forecast: Forecast::of(plan) }
     }
 
@@ -47,6 +40,47 @@ impl Progress {
                 say(&(line + &left.map(|left| format!(" ({left} left)")).unwrap_or_default()));
             }
             _ => {}
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar on a terminal; none elsewhere, and when quiet.
+fn bar(quiet: bool) -> Option<ProgressBar> {
+    let wanted = !quiet && std::io::stderr().is_terminal();
+    // A bar that a terminal cannot show would swallow the lines too.
+    let bar = wanted.then(|| ProgressBar::new(0)).filter(|bar| !bar.is_hidden());
+    bar.map(|bar| {
+        let bar = bar.with_style(style());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    })
+}
+
+/// Shows how many texts have become tokens, on a terminal, from the first time that it hears of some.
+pub(super) struct Tokenizing {
+    quiet: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl Tokenizing {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { quiet, bar: None }
+    }
+
+    pub(super) fn hear(&mut self, done: usize, of: usize) {
+        if self.bar.is_none() {
+            self.bar = bar(self.quiet);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(format!("tokenizing {} texts", formatting::count(of as u64)));
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
         }
     }
 

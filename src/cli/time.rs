@@ -26,11 +26,11 @@ pub(super) struct TimeArguments {
 
 /// Times a block and prints it.
 pub(super) fn time(arguments: &TimeArguments) -> Result<(), Failure> {
-    let plan = arguments.selection.plan(arguments.spec.as_deref(), None)?;
+    let plan = arguments.selection.plan(arguments.spec.as_deref(), None, true)?;
     let Place { pool, device, environment } = arguments.selection.open()?;
     let block = arguments.block as usize;
     let phase = Phase { blocks: block..block + 1, products: false };
-    let experiment = super::experiment_of(plan)?;
+    let experiment = super::experiment_of(plan, true)?;
     let timings = pool.install(|| experiment.time_blocks(&device, phase));
     let timings = timings.map_err(Failure::machine)?;
     let plan = experiment.plan();

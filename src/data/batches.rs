@@ -1,5 +1,7 @@
 //! Batches. A training batch is a pure function of the data, the seed and the step; a test batch of its place.
 
+use std::cmp::Reverse;
+
 use rayon::prelude::*;
 
 use super::DataError;
@@ -80,10 +82,15 @@ impl TextBatch {
     }
 }
 
+/// Batches of texts that are put together at a time: more make batches of less padding, fewer make them more random. It is the number of
+/// `LengthGroupedSampler` in Hugging Face's `transformers`.
+const POOL: usize = 50;
+
 /// The batches of a data set.
 ///
 /// Every epoch goes through the training split once, in an order drawn from the seed and the epoch; the samples left
-/// over when no whole batch remains are dropped. A pixel p of channel c standardizeds (p/255 − mean) / deviation, with that
+/// over when no whole batch remains are dropped. Batches of texts are of similar lengths: the order is cut into pools of 50 batches, each
+/// pool is sorted by length and cut into batches, and all batches of the epoch are put in an order that is drawn, too. A pixel p of channel c standardizeds (p/255 − mean) / deviation, with that
 /// channel's mean and population deviation over the training split, or p/255 − mean where the deviation is 0. Inputs that are
 /// no pixels likewise, without the division by 255.
 #[derive(Clone, Debug)]
@@ -124,7 +131,7 @@ impl<'a> Batches<'a> {
             seed,
             standardize: Standardize::by(&data.train.inputs, data.shape),
             epoch: 0,
-            order: epoch_order(seed, 0, samples),
+            order: epoch_order(data, batch, (seed, 0)),
         })
     }
 
@@ -146,7 +153,7 @@ impl<'a> Batches<'a> {
         let steps = self.steps_per_epoch();
         let (epoch, first) = (step / steps, (step % steps) as usize * self.batch);
         if epoch != self.epoch {
-            self.order = epoch_order(self.seed, epoch, self.order.len());
+            self.order = epoch_order(self.data, self.batch, (self.seed, epoch));
             self.epoch = epoch;
         }
         let chosen = &self.order[first..first + self.batch];
@@ -165,22 +172,79 @@ impl<'a> Batches<'a> {
         (self.order.len() / self.batch) as u64
     }
 
-    /// The test split in its own order, `batch` images at a time (0 counts as 1); the last batch may hold fewer. An error where
-    /// there is no memory for a batch.
+    /// Whether all batches of one number of samples are of one size: texts are not.
+    pub fn are_alike(&self) -> bool {
+        !matches!(self.data.train.inputs, Inputs::Tokens(_))
+    }
+
+    /// A batch of the longest training texts: no batch of any epoch is larger. None of other data, whose batches are all alike.
+    ///
+    /// # Errors
+    /// As [`Batches::batch`].
+    pub fn largest(&self) -> Result<Option<Batch>, OutOfMemory> {
+        let train = &self.data.train;
+        let Inputs::Tokens(tokens) = &train.inputs else { return Ok(None) };
+        Ok(Some(self.shown(train, &longest_first(tokens)[..self.batch])?))
+    }
+
+    /// Steps of the first epoch that stand for all of it where steps are timed, at most `count`; a step has `accumulate` batches. Of
+    /// texts they are at even distances in the steps sorted by size; of other data they are the first.
+    pub fn timed_steps(&self, count: usize, accumulate: usize) -> Vec<u64> {
+        let Inputs::Tokens(tokens) = &self.data.train.inputs else {
+            return (0..count as u64).collect();
+        };
+        let length = |&text: &usize| tokens.text(text).len();
+        let order = epoch_order(self.data, self.batch, (self.seed, 0));
+        let batches = order.chunks_exact(self.batch);
+        let sizes: Vec<usize> = batches.map(|b| b.iter().map(length).max().unwrap_or(0)).collect();
+        let steps = sizes.chunks_exact(accumulate.max(1)).map(|sizes| sizes.iter().sum::<usize>());
+        let mut steps: Vec<(usize, u64)> = steps.zip(0..).collect();
+        if steps.is_empty() {
+            // A step is longer than an epoch.
+            return vec![0];
+        }
+        steps.sort_unstable();
+        evenly(count, steps.len()).map(|place| steps[place].1).collect()
+    }
+
+    /// The test split, `batch` samples at a time (0 counts as 1); the last batch may hold fewer. Texts come sorted by length, the longest
+    /// first, and texts of one length in their own order; other samples come in their own order. An error where there is no memory for
+    /// a batch.
     pub fn test_batches(
         &self,
         batch: usize,
     ) -> impl Iterator<Item = Result<Batch, OutOfMemory>> + '_ {
+        let order = test_order(self.data);
         let batch = batch.max(1);
-        let test = &self.data.test;
-        let [_, samples] = self.data.samples();
-        (0..samples).step_by(batch).map(move |first| {
-            let chosen: Vec<usize> = (first..samples.min(first + batch)).collect();
-            let mut batch = Batch::default();
-            test.targets.gather(self.data.outputs, chosen.iter().copied(), &mut batch.targets);
-            self.gather(test, &chosen, &mut batch, |_| Crop::WHOLE)?;
-            Ok(batch)
+        (0..order.len()).step_by(batch).map(move |first| {
+            self.shown(&self.data.test, &order[first..order.len().min(first + batch)])
         })
+    }
+
+    /// Test batches that stand for all of them where inference is timed, at most `count`, and all of `batch` samples where there are as
+    /// many. Of texts they are at even distances among the batches, which are sorted; of other data it is the first.
+    ///
+    /// # Errors
+    /// As [`Batches::batch`].
+    pub fn timed_test_batches(
+        &self,
+        batch: usize,
+        count: usize,
+    ) -> Result<Vec<Batch>, OutOfMemory> {
+        let order = test_order(self.data);
+        let batch = batch.clamp(1, order.len().max(1));
+        let whole: Vec<&[usize]> = order.chunks_exact(batch).collect();
+        let among = if self.are_alike() { whole.len().min(1) } else { whole.len() };
+        let places = evenly(count, among);
+        places.map(|place| self.shown(&self.data.test, whole[place])).collect()
+    }
+
+    /// Some samples of a split as they are.
+    fn shown(&self, split: &Split, chosen: &[usize]) -> Result<Batch, OutOfMemory> {
+        let mut batch = Batch::default();
+        split.targets.gather(self.data.outputs, chosen.iter().copied(), &mut batch.targets);
+        self.gather(split, chosen, &mut batch, |_| Crop::WHOLE)?;
+        Ok(batch)
     }
 
     /// Writes the chosen inputs of a split, each as its view shows it.
@@ -297,9 +361,40 @@ impl Crop {
     }
 }
 
-/// The order of an epoch's samples.
-fn epoch_order(seed: u64, epoch: u64, samples: usize) -> Vec<usize> {
-    Random::new(Purpose::Order, seed, epoch, 0).permutation(samples)
+/// The order of an epoch's samples, batch after batch.
+fn epoch_order(data: &Dataset, batch: usize, (seed, epoch): (u64, u64)) -> Vec<usize> {
+    let [samples, _] = data.samples();
+    let mut order = Random::new(Purpose::Order, seed, epoch, 0).permutation(samples);
+    let Inputs::Tokens(tokens) = &data.train.inputs else { return order };
+    let batches = samples / batch;
+    order.truncate(batches * batch);
+    for pool in order.chunks_mut(POOL * batch) {
+        pool.sort_by_key(|&text| tokens.text(text).len());
+    }
+    let places = Random::new(Purpose::BatchOrder, seed, epoch, 0).permutation(batches);
+    places.into_iter().flat_map(|place| &order[place * batch..][..batch]).copied().collect()
+}
+
+/// The order in which test samples come.
+fn test_order(data: &Dataset) -> Vec<usize> {
+    let [_, samples] = data.samples();
+    match &data.test.inputs {
+        Inputs::Tokens(tokens) => longest_first(tokens),
+        Inputs::Pixels(_) | Inputs::Values(_) => (0..samples).collect(),
+    }
+}
+
+/// Texts from the longest to the shortest; those of one length in their own order.
+fn longest_first(tokens: &Tokens) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..tokens.ends.len()).collect();
+    order.sort_by_key(|&text| Reverse(tokens.text(text).len()));
+    order
+}
+
+/// At most `count` places below `len`, each in the middle of an equal part.
+fn evenly(count: usize, len: usize) -> impl Iterator<Item = usize> {
+    let count = count.min(len);
+    (0..count).map(move |part| (2 * part + 1) * len / (2 * count))
 }
 
 #[cfg(test)]
@@ -555,5 +650,156 @@ mod tests {
             let error = Batches::new(&data(5, 1), batch, augment, 0).unwrap_err();
             assert_eq!(error.to_string(), message);
         }
+    }
+
+    /// Texts of these lengths: the first token of each is its number, and so is its label.
+    fn texts(lengths: &[usize]) -> Split {
+        let mut tokens = Tokens { vocabulary: 10_000, ..Tokens::default() };
+        for (number, length) in lengths.iter().enumerate() {
+            tokens.ids.push(number as u32);
+            tokens.ids.resize(tokens.ids.len() + length - 1, 9_999);
+            tokens.ends.push(tokens.ids.len());
+        }
+        let labels = Targets::Labels((0..lengths.len() as u32).collect());
+        Split { inputs: Inputs::Tokens(tokens), targets: labels }
+    }
+
+    fn data_of_texts(train: &[usize], test: &[usize]) -> Dataset {
+        let outputs = train.len().max(test.len());
+        Dataset::new([1, 1, 200], outputs, texts(train), texts(test)).unwrap()
+    }
+
+    /// `count` lengths from 1 to 199, in no order.
+    fn lengths(count: usize) -> Vec<usize> {
+        (0..count).map(|i| 1 + i * i * 31 % 199).collect()
+    }
+
+    fn numbers(batch: &Batch) -> Vec<u32> {
+        let texts = batch.texts.as_ref().unwrap();
+        let longest = texts.lengths.iter().copied().max().unwrap();
+        let rows: Vec<&[u32]> = texts.ids.chunks(longest as usize).collect();
+        assert_eq!(rows.len(), texts.lengths.len());
+        for (row, length) in rows.iter().zip(&texts.lengths) {
+            assert!(row[*length as usize..].iter().all(|id| *id == 0));
+        }
+        assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), batch.targets.labels());
+        batch.targets.labels().to_vec()
+    }
+
+    /// The definition: the seed's permutation in pools of 50 batches, each sorted by length, and then the batches shuffled. 104 batches
+    /// of 4 are two pools and the beginning of a third, and 3 texts are left over.
+    #[test]
+    fn a_batch_of_texts_has_similar_lengths() {
+        let lengths = lengths(4 * 104 + 3);
+        let data = data_of_texts(&lengths, &[1]);
+        let mut batches = Batches::new(&data, 4, PLAIN, 7).unwrap();
+        assert_eq!(batches.steps_per_epoch(), 104);
+        for epoch in [0, 2] {
+            let order = Random::new(Purpose::Order, 7, epoch, 0).permutation(lengths.len());
+            let mut sorted: Vec<(usize, usize, usize)> = Vec::new();
+            for (place, text) in order.iter().take(416).enumerate() {
+                sorted.push((place / 200, lengths[*text], place));
+            }
+            sorted.sort_unstable();
+            let mut expected: Vec<Vec<u32>> = sorted
+                .chunks(4)
+                .map(|batch| batch.iter().map(|(_, _, place)| order[*place] as u32).collect())
+                .collect();
+            let steps = 104 * epoch..104 * (epoch + 1);
+            let found: Vec<Vec<u32>> =
+                steps.map(|step| numbers(&batches.batch(step).unwrap())).collect();
+            assert_ne!(found, expected);
+            let mut regardless = found.clone();
+            regardless.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(regardless, expected);
+        }
+    }
+
+    #[test]
+    fn batches_of_texts_depend_on_the_seed_and_the_step_alone() {
+        let data = data_of_texts(&lengths(130), &[1]);
+        let all = |seed| {
+            let mut batches = Batches::new(&data, 8, PLAIN, seed).unwrap();
+            (0..40).map(|step| batches.batch(step).unwrap()).collect::<Vec<_>>()
+        };
+        let expected = all(7);
+        let mut batches = Batches::new(&data, 8, PLAIN, 7).unwrap();
+        let mut reused = Batch::default();
+        for step in [39, 3, 3, 0, 16, 15] {
+            batches.fill(step, &mut reused).unwrap();
+            assert_eq!(reused, expected[step as usize]);
+        }
+        assert_ne!(all(8), expected);
+        assert_ne!(expected[..16], expected[16..32]);
+    }
+
+    #[test]
+    fn every_test_text_comes_once_the_longest_first() {
+        let data = data_of_texts(&[1, 1], &[3, 9, 3, 1, 9, 9, 2]);
+        let batches = Batches::new(&data, 2, PLAIN, 0).unwrap();
+        for (batch, sizes) in [(3, vec![3, 3, 1]), (100, vec![7]), (0, vec![1; 7])] {
+            let parts: Vec<Batch> = batches.test_batches(batch).map(Result::unwrap).collect();
+            assert_eq!(parts.iter().map(|b| numbers(b).len()).collect::<Vec<_>>(), sizes);
+            assert_eq!(parts.iter().flat_map(numbers).collect::<Vec<_>>(), [1, 4, 5, 0, 2, 6, 3]);
+        }
+    }
+
+    /// Of 12 batches in order of their size, three parts of four have the middles 2, 6 and 10.
+    #[test]
+    fn what_is_timed_stands_for_all_texts() {
+        let data = data_of_texts(&lengths(24), &lengths(25));
+        let mut batches = Batches::new(&data, 2, PLAIN, 3).unwrap();
+        let mut size = |step| {
+            let texts = batches.batch(step).unwrap().texts.unwrap();
+            texts.ids.len() / texts.lengths.len()
+        };
+        let mut sizes: Vec<usize> = (0..12).map(&mut size).collect();
+        let pairs: Vec<usize> = sizes.chunks(2).map(|pair| pair.iter().sum()).collect();
+        sizes.sort_unstable();
+        let batches = Batches::new(&data, 2, PLAIN, 3).unwrap();
+        let steps = |count, accumulate| batches.timed_steps(count, accumulate);
+        let found: Vec<usize> = steps(3, 1).into_iter().map(&mut size).collect();
+        assert_eq!(found, [2, 6, 10].map(|place| sizes[place]));
+        // Steps of two batches: of six, the one in the middle.
+        let mut sorted = pairs.clone();
+        sorted.sort_unstable();
+        assert_eq!(pairs[steps(1, 2)[0] as usize], sorted[3]);
+        let mut every = steps(100, 1);
+        every.sort_unstable();
+        assert_eq!(every, (0..12).collect::<Vec<_>>());
+        assert_eq!(steps(5, 13), [0]);
+
+        // 25 test texts are 8 batches of 3, and one that is left over.
+        let all: Vec<Batch> = batches.test_batches(3).map(Result::unwrap).collect();
+        let timed = batches.timed_test_batches(3, 2).unwrap();
+        assert_eq!(timed, [all[2].clone(), all[6].clone()]);
+        assert_eq!(batches.timed_test_batches(3, 50).unwrap(), all[..8]);
+        let whole = batches.timed_test_batches(100, 4).unwrap();
+        assert_eq!(whole.iter().map(|b| numbers(b).len()).collect::<Vec<_>>(), [25]);
+    }
+
+    #[test]
+    fn no_batch_of_texts_is_larger_than_the_largest() {
+        let data = data_of_texts(&lengths(60), &[1]);
+        let mut batches = Batches::new(&data, 8, PLAIN, 1).unwrap();
+        let largest = batches.largest().unwrap().unwrap();
+        assert_eq!(numbers(&largest).len(), 8);
+        let size = |batch: Batch| batch.texts.unwrap().ids.len();
+        let largest = size(largest);
+        assert_eq!(largest, 8 * lengths(60).into_iter().max().unwrap());
+        assert!((0..70).all(|step| size(batches.batch(step).unwrap()) <= largest));
+        assert!((0..70).any(|step| size(batches.batch(step).unwrap()) < largest));
+    }
+
+    #[test]
+    fn batches_of_images_are_alike() {
+        let data = data(20, 7);
+        let batches = Batches::new(&data, 4, PLAIN, 0).unwrap();
+        assert!(batches.are_alike());
+        assert_eq!(batches.largest().unwrap(), None);
+        assert_eq!(batches.timed_steps(3, 2), [0, 1, 2]);
+        let first = batches.test_batches(3).next().unwrap().unwrap();
+        assert_eq!(batches.timed_test_batches(3, 5).unwrap(), [first]);
     }
 }

@@ -124,6 +124,16 @@ pub enum DataError {
     },
 }
 
+/// How data are loaded, beside what the plan says of them.
+#[derive(Default)]
+pub struct Loading<'a> {
+    /// A folder in which the tokens of texts are kept, and taken from the next time. A file in it is used only where the texts, their
+    /// tokenizer and the plan are the same, and may be removed at any time. None: nothing is kept.
+    pub cache: Option<&'a Path>,
+    /// Is told how many texts have become tokens, and of how many: first 0, before a tokenizer is made. Of what is kept it hears nothing.
+    pub progress: Option<&'a mut dyn FnMut(usize, usize)>,
+}
+
 /// Loads or draws the data of a plan.
 ///
 /// ```
@@ -138,6 +148,14 @@ pub enum DataError {
 /// # Errors
 /// When a file is missing, unreadable or malformed, files do not fit each other, or a split would be empty.
 pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {
+    load_with(plan, Loading::default())
+}
+
+/// As [`load`], with what else may be said of it.
+///
+/// # Errors
+/// As [`load`]. A cache that cannot be read or written is none.
+pub fn load_with(plan: &DataPlan, loading: Loading<'_>) -> Result<Dataset, DataError> {
     let data = match plan {
         DataPlan::Digits { train, test, seed } => digits::load(*train, *test, *seed)?,
         DataPlan::Idx { train_images, train_labels, test } => {
@@ -160,7 +178,8 @@ pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {
         DataPlan::Text { train, test, text, target, length, tokenizer, vocabulary } => {
             let (length, vocabulary) = (*length, *vocabulary);
             let tokenizer = tokenizer.as_deref();
-            text::load(train, test, text::Source { text, target, length, tokenizer, vocabulary })?
+            let source = text::Source { text, target, length, tokenizer, vocabulary };
+            text::load(train, test, source, loading)?
         }
         DataPlan::PlainText { train, test, length, tokens } => {
             plain_text::load(train, test, (*length, tokens))?

@@ -17,6 +17,8 @@ pub(super) enum Purpose {
     Augmentation = 4,
     /// Which samples are held out for testing.
     TestShare = 5,
+    /// The order of an epoch's batches, where they are put together by length.
+    BatchOrder = 6,
 }
 
 /// A source of random numbers.

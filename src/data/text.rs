@@ -1,5 +1,6 @@
 //! Texts in files, each with a class, as token ids.
 
+mod cache;
 mod files;
 mod tokens;
 
@@ -8,8 +9,9 @@ use std::path::Path;
 
 use super::dataset::{Dataset, Inputs, Split, Targets};
 use super::table::{classes, label};
-use super::{DataError, held_out};
+use super::{DataError, Loading, held_out};
 use crate::spec::TableTest;
+use cache::Place;
 use files::Texts;
 use tokens::Tokenizer;
 
@@ -28,28 +30,65 @@ pub(super) struct Source<'a> {
     pub(super) vocabulary: usize,
 }
 
-/// Loads the training texts, and the test split from a file of its own or as a share of the training texts.
+/// Loads the training texts, and the test split from a file of its own or as a share of the training texts; or what is kept of them.
 pub(super) fn load(
     train: &Path,
     test: &TableTest,
     source: Source<'_>,
+    Loading { cache, mut progress }: Loading<'_>,
 ) -> Result<Dataset, DataError> {
-    let first = Texts::read(train, (source.text, source.target))?;
+    // Where a file cannot be read, reading the texts says so.
+    let place = || cache.and_then(|folder| Place::of(folder, (train, test), source).ok());
+    let found = place();
+    if let Some(data) = found.as_ref().and_then(Place::read) {
+        return Ok(data);
+    }
+    let mut listen = |done, of| {
+        if let Some(progress) = &mut progress {
+            progress(done, of);
+        }
+    };
+    let data = read((train, test), source, &mut listen)?;
+    if let Some(place_now) = place()
+        && found.as_ref() == Some(&place_now)
+    {
+        // Nobody has changed the files meanwhile.
+        place_now.write(&data);
+    }
+    Ok(data)
+}
+
+/// Reads the texts and makes tokens of them, on all threads.
+fn read(
+    (train, test): (&Path, &TableTest),
+    source: Source<'_>,
+    listen: &mut dyn FnMut(usize, usize),
+) -> Result<Dataset, DataError> {
+    let texts = |path: &Path| Texts::read(path, (source.text, source.target));
     let [first, second] = match test {
-        TableTest::File(path) => [first, Texts::read(path, (source.text, source.target))?],
+        TableTest::File(path) => {
+            let (first, second) = rayon::join(|| texts(train), || texts(path));
+            [first?, second?]
+        }
         TableTest::Share(share) => {
+            let first = texts(train)?;
             let chosen = held_out::choose(train, first.contents.len(), *share)?;
             chosen.map(|chosen| first.part(&chosen))
         }
     };
     let classes = classes(&first.path, source.target, &first.targets)?;
+    let (train, test) = (first.contents.len(), second.contents.len());
+    let mut listen = |done| listen(done, train + test);
+    listen(0);
     let tokenizer = match source.tokenizer {
         Some(path) => Tokenizer::read(path, source.length)?,
         None => Tokenizer::train(&first.contents, (source.vocabulary, source.length))?,
     };
     let outputs = classes.len();
-    let train = split(&first, &tokenizer, (source.target, &classes))?;
-    let test = split(&second, &tokenizer, (source.target, &classes))?;
+    let columns = (source.target, &classes);
+    let before = train;
+    let train = split(&first, &tokenizer, columns, &mut listen)?;
+    let test = split(&second, &tokenizer, columns, &mut |done| listen(before + done))?;
     Ok(Dataset { shape: [1, 1, source.length], outputs, train, test })
 }
 
@@ -57,12 +96,13 @@ fn split(
     texts: &Texts,
     tokenizer: &Tokenizer,
     (target, classes): (&str, &BTreeMap<String, u32>),
+    listen: &mut dyn FnMut(usize),
 ) -> Result<Split, DataError> {
     let targets = texts.targets.iter();
     let labels = targets
         .map(|(row, class)| label(&texts.path, &texts.unit.place(*row, target), class, classes));
     let targets = Targets::Labels(labels.collect::<Result<_, _>>()?);
-    Ok(Split { inputs: Inputs::Tokens(tokenizer.tokens(texts)?), targets })
+    Ok(Split { inputs: Inputs::Tokens(tokenizer.tokens(texts, listen)?), targets })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::data::{self, DataError, Dataset};
+use crate::data::{self, DataError, Dataset, Loading};
 use crate::formatting;
 use crate::model::{Model, ModelError, WeightsError};
 use crate::networks::{self, Wanted};
@@ -87,7 +87,15 @@ impl Task {
     /// # Errors
     /// When the data cannot be read, or the model does not fit them.
     pub fn of_plan(plan: &Plan) -> Result<Self, TaskError> {
-        let data = data::load(&plan.data)?;
+        Self::of_plan_with(plan, Loading::default())
+    }
+
+    /// As [`Task::of_plan`], with data that are loaded so.
+    ///
+    /// # Errors
+    /// As [`Task::of_plan`].
+    pub fn of_plan_with(plan: &Plan, loading: Loading<'_>) -> Result<Self, TaskError> {
+        let data = data::load_with(&plan.data, loading)?;
         let mut model = networks::model(&plan.model, &Wanted::by(&data))?;
         let notes = std::mem::take(&mut model.notes);
         let augment = data::augmentation(&plan.data);

@@ -170,7 +170,10 @@ impl<'a> Run<'a> {
     fn step(&mut self, step: u64) -> Result<(), RunError> {
         let every = self.setup.measure.census_every;
         let with_census = every > 0 && step.is_multiple_of(every);
-        let measures = self.log.passing.is_none() && !with_census && step >= STEPS_BEFORE_MEMORY;
+        let measures = self.log.passing.is_none()
+            && !with_census
+            && step >= STEPS_BEFORE_MEMORY
+            && self.batches.are_alike();
         let meter = self.meter.as_ref().filter(|_| measures);
         let before = meter.map(|(meter, _)| meter.start_peak()).transpose()?;
         let device = self.trainer.device().clone();
@@ -273,8 +276,8 @@ impl<'a> Run<'a> {
     }
 
     /// Memory by category: what the allocator says the run's state holds, how far one step rose above what was live before it,
-    /// and the work space of its products. None where memory is not measured, and where the arithmetic is emulated: its tensors
-    /// are wider than the format.
+    /// and the work space of its products. Where batches differ in size, the step is one on the largest. None where memory is not
+    /// measured, and where the arithmetic is emulated: its tensors are wider than the format.
     fn memory(&mut self) -> Result<Option<Memory>, RunError> {
         let device = self.trainer.device().clone();
         let Some((meter, held)) = &self.meter else {
@@ -283,14 +286,19 @@ impl<'a> Run<'a> {
         if self.variant.policy.is_emulated(device.is_cuda()) {
             return Ok(None);
         }
-        let accumulate = self.setup.train.accumulate;
-        let mut load =
-            loader(&mut self.batches, (0, accumulate), (self.setup.task.data.shape(), &device));
+        let image = self.setup.task.data.shape();
+        let largest = self.batches.largest()?;
+        let mut first =
+            loader(&mut self.batches, (0, self.setup.train.accumulate), (image, &device));
+        let mut load = |index| match &largest {
+            Some(batch) => DeviceBatch::new(batch.clone(), image, &device),
+            None => first(index),
+        };
         let trainer = &self.trainer;
         let passing = if let Some(passing) = self.log.passing {
             passing
         } else {
-            // No step was without a census.
+            // No step was without a census, or steps differ.
             for _ in 0..STEPS_BEFORE_MEMORY {
                 trainer.try_step(&mut load)?;
             }

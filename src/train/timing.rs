@@ -26,11 +26,14 @@ const STEPS_TO_SETTLE: usize = 40;
 const PRODUCTS: (usize, usize) = (5, 3);
 
 /// So many steps lie between the batches that two variants draw when their steps are timed by phase: who comes second would
-/// find the images of the first in the caches.
+/// find the images of the first in the caches. Texts are small, and of different lengths: there all variants draw the same.
 const STEPS_APART: u64 = 1009;
 
 /// Steps, and micro-batches of each, that are on the device while the clock runs, at most. Steps beyond take them again.
 const PREPARED: usize = 8;
+
+/// Steps on texts that are on the device: more, since they differ, and take little memory.
+const PREPARED_OF_TEXTS: usize = 64;
 
 /// The blocks of one variant.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -94,12 +97,52 @@ struct TimedVariant<'a> {
     index: usize,
     trainer: Trainer<'a>,
     inferencer: Inferencer,
+    /// Steps, and batches of inference, so far: which of the prepared ones is next.
     turn: usize,
-    /// Where steps that are timed by phase draw their batches from, and which step's are next.
+    inferred: usize,
+    /// Where steps that are timed by phase draw their batches from, and which step's are next: where batches differ, which of the steps
+    /// that all variants have.
     source: Batches<'a>,
     drawn: u64,
     diverged: bool,
     load: Load,
+}
+
+/// The batches that all variants are timed on.
+struct Prepared {
+    /// Micro-batches of training steps, and which steps of a run these are.
+    steps: Vec<Vec<DeviceBatch>>,
+    numbers: Vec<u64>,
+    /// Batches of inference.
+    inference: Vec<DeviceBatch>,
+    /// The test batch whose memory is measured: the largest.
+    largest: DeviceBatch,
+}
+
+impl Prepared {
+    /// None of a test split without samples.
+    fn new(
+        source: &mut Batches<'_>,
+        Setup { task, train, measure, device, .. }: Setup<'_>,
+    ) -> Result<Option<Self>, RunError> {
+        let (image, accumulate) = (task.data.shape(), train.accumulate);
+        let most = if source.are_alike() { PREPARED } else { PREPARED_OF_TEXTS };
+        let most = measure.timing_steps.min(most);
+        let numbers = source.timed_steps(most, accumulate);
+        let steps = numbers.iter().map(|step| {
+            let load = loader(source, (*step, accumulate), (image, device));
+            (0..accumulate.min(PREPARED)).map(load).collect()
+        });
+        let steps = steps.collect::<candle_core::Result<Vec<_>>>()?;
+        let Some(largest) = source.test_batches(measure.inference_batch).next() else {
+            return Ok(None);
+        };
+        let inference = source.timed_test_batches(measure.inference_batch, most)?;
+        let on_device = |batch| DeviceBatch::new(batch, image, device);
+        let largest = on_device(largest?)?;
+        let inference = inference.into_iter().map(on_device).collect::<candle_core::Result<_>>()?;
+        Ok(Some(Self { steps, numbers, inference, largest }))
+    }
 }
 
 /// What was seen of the GPU during one variant's blocks of training.
@@ -158,15 +201,17 @@ impl<'a> TimedVariant<'a> {
     fn load(
         (index, mut trainer): (usize, Trainer<'a>),
         measure: &MeasurePlan,
-        (source, batches, sample): (&Batches<'a>, &[Vec<DeviceBatch>], &DeviceBatch),
+        (source, prepared): (&Batches<'a>, &Prepared),
         timing: &mut Timing,
     ) -> Result<Self, RunError> {
-        let diverged = settle(&mut trainer, measure, batches)?;
+        let diverged = settle(&mut trainer, measure, &prepared.steps)?;
         let inferencer = trainer.for_inference()?;
-        timing.inference_memory = Some(inference_memory(&inferencer, sample, trainer.device())?);
+        let memory = inference_memory(&inferencer, &prepared.largest, trainer.device())?;
+        timing.inference_memory = Some(memory);
         let (source, load) = (source.clone(), Load::default());
-        let drawn = index as u64 * STEPS_APART;
-        Ok(Self { index, trainer, inferencer, turn: 0, source, drawn, diverged, load })
+        let drawn = if source.are_alike() { index as u64 * STEPS_APART } else { 0 };
+        let (turn, inferred) = (0, 0);
+        Ok(Self { index, trainer, inferencer, turn, inferred, source, drawn, diverged, load })
     }
 
     /// One step on the next of the prepared batches.
@@ -176,12 +221,30 @@ impl<'a> TimedVariant<'a> {
         Ok(())
     }
 
-    /// The mean time of each phase over `steps` steps on new batches, as a run does them.
-    fn phases(&mut self, steps: usize, accumulate: usize) -> Result<Phases, RunError> {
+    /// Inference on the next of the prepared batches.
+    fn infer(&mut self, batches: &[DeviceBatch]) -> Result<(), RunError> {
+        self.inferencer.forward(&batches[self.inferred % batches.len()])?;
+        self.inferred += 1;
+        Ok(())
+    }
+
+    /// The mean time of each phase over `steps` steps on batches that are loaded as a run loads them: new ones where all are alike, else
+    /// those of the steps `numbers`, which all variants have.
+    fn phases(
+        &mut self,
+        steps: usize,
+        accumulate: usize,
+        numbers: &[u64],
+    ) -> Result<Phases, RunError> {
         let device = self.trainer.device().clone();
         let mut clock = PhaseClock::new(&device);
         for _ in 0..steps {
-            let step = (self.drawn, accumulate);
+            let step = if self.source.are_alike() {
+                self.drawn
+            } else {
+                numbers[self.drawn as usize % numbers.len()]
+            };
+            let step = (step, accumulate);
             let mut load = loader(&mut self.source, step, (self.trainer.image(), &device));
             self.trainer.phased_step(&mut load, &mut clock)?;
             self.drawn += 1;
@@ -236,19 +299,11 @@ pub fn time_variants(
     Phase { blocks, products }: Phase,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Timing>, RunError> {
-    let Setup { task, train, measure, device, .. } = setup;
+    let Setup { measure, device, .. } = setup;
     let mut source = setup.batches(seed)?;
-    let accumulate = train.accumulate;
-    let batches: Vec<Vec<DeviceBatch>> = (0..measure.timing_steps.min(PREPARED) as u64)
-        .map(|step| {
-            let load = loader(&mut source, (step, accumulate), (task.data.shape(), device));
-            (0..accumulate.min(PREPARED)).map(load).collect()
-        })
-        .collect::<Result<_, _>>()?;
-    let Some(sample) = source.test_batches(measure.inference_batch).next() else {
+    let Some(prepared) = Prepared::new(&mut source, setup)? else {
         return Ok(vec![Timing::default(); variants.len()]);
     };
-    let sample = DeviceBatch::new(sample?, task.data.shape(), device)?;
     let has_peaks = products && !blocks.is_empty();
     let mut peaks = peaks(if has_peaks { variants } else { &[] }, device);
     let mut timings = vec![Timing::default(); variants.len()];
@@ -260,8 +315,7 @@ pub fn time_variants(
         let trainer = Trainer::new(setup, variant.policy, seed);
         let loaded = trainer.map_err(RunError::from).and_then(|trainer| {
             let timing = &mut timings[index];
-            let data = (&source, batches.as_slice(), &sample);
-            TimedVariant::load((index, trainer), measure, data, timing)
+            TimedVariant::load((index, trainer), measure, (&source, &prepared), timing)
         });
         match loaded {
             Ok(variant) => timed.push(variant),
@@ -277,7 +331,7 @@ pub fn time_variants(
         }
         timed.retain_mut(|variant| {
             let timing = &mut timings[variant.index];
-            let outcome = time_block(variant, (&batches, &sample), setup, (timing, &probe));
+            let outcome = time_block(variant, &prepared, setup, (timing, &probe));
             outcome.map_err(|error| *timing = Timing::failed(&error)).is_ok()
         });
         if block % 2 == 1 {
@@ -359,7 +413,7 @@ fn inference_memory(
 /// One block of one variant: training steps, as many by phase, then batches of inference.
 fn time_block(
     variant: &mut TimedVariant<'_>,
-    (batches, sample): (&[Vec<DeviceBatch>], &DeviceBatch),
+    Prepared { steps: batches, numbers, inference, .. }: &Prepared,
     Setup { train, measure, .. }: Setup<'_>,
     (timing, probe): (&mut Timing, &Option<Probe>),
 ) -> Result<(), RunError> {
@@ -379,13 +433,13 @@ fn time_block(
     }
     variant.check()?;
 
-    timing.phases.push(variant.phases(steps, train.accumulate)?);
+    timing.phases.push(variant.phases(steps, train.accumulate, numbers)?);
     variant.check()?;
 
-    variant.inferencer.forward(sample)?;
+    variant.infer(inference)?;
     let clock = Stopwatch::start(&device)?;
     for _ in 0..steps {
-        variant.inferencer.forward(sample)?;
+        variant.infer(inference)?;
     }
     timing.inference.push(Seconds(clock.stop()?.0 / steps as f64));
     Ok(())

@@ -226,11 +226,11 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// A step without a census: on a GPU a launch of the captured one, if that is wanted.
+    /// A step without a census: on a GPU a launch of the captured one, if that is wanted and its batches have the captured shapes.
     fn native_step(&mut self, load: &mut LoadBatch<'_>) -> Result<()> {
         if self.repeats() && self.native_steps >= STEPS_BEFORE_RECORDING {
             let batches = (0..self.plan.accumulate).map(&mut *load).collect::<Result<Vec<_>>>()?;
-            if self.captured.is_none() {
+            if self.captured.is_none() && self.recur(&batches) {
                 self.captured = Some(self.capture(&batches)?);
             }
             if let Some(captured) = &mut self.captured
@@ -238,6 +238,7 @@ impl<'a> Trainer<'a> {
             {
                 return captured.repeat(&batches);
             }
+            return self.eager_step(&mut |index| Ok(batches[index].clone()), &mut |_| Ok(()));
         }
         self.eager_step(load, &mut |_| Ok(()))
     }
@@ -331,6 +332,14 @@ impl<'a> Trainer<'a> {
         let few = self.plan.accumulate <= CAPTURED_MICRO_BATCHES;
         let is_own = self.model.engine() == Engine::Mantissa;
         self.plan.cuda_graphs && few && is_own && self.device.is_cuda()
+    }
+
+    /// Whether batches have shapes that come again: of texts the longest that there may be, which is that of all texts that were cut.
+    /// So which steps come from a graph depends on their own batches, and not on which came first.
+    fn recur(&self, batches: &[DeviceBatch]) -> bool {
+        let [_, _, longest] = self.image;
+        let is_longest = |batch: &DeviceBatch| batch.inputs.dims().get(1) == Some(&longest);
+        batches.iter().all(|batch| batch.lengths.is_none() || is_longest(batch))
     }
 
     /// Whether steps are done as all that follow will be: where they come from a graph, that it is captured.

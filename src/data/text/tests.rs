@@ -7,14 +7,22 @@ const SOURCE: Source<'static> =
 
 /// Loads texts as files of these names; an error without the folder's name.
 fn loaded(files: [(&str, &str); 2], source: Source<'_>) -> Result<Dataset, String> {
+    loaded_with(files, source, Loading::default())
+}
+
+fn loaded_with(
+    files: [(&str, &str); 2],
+    source: Source<'_>,
+    loading: Loading<'_>,
+) -> Result<Dataset, String> {
     let folder = tempfile::tempdir().unwrap();
     let [train, test] = files.map(|(name, contents)| {
         let path = folder.path().join(name);
         store::write(&path, contents.as_bytes()).unwrap();
         path
     });
-    let data =
-        load(&train, &TableTest::File(test), source).and_then(|data| data.check().map(|()| data));
+    let data = load(&train, &TableTest::File(test), source, loading)
+        .and_then(|data| data.check().map(|()| data));
     let folder = format!("{}/", folder.path().display());
     data.map_err(|error| error.to_string().replace(&folder, ""))
 }
@@ -61,6 +69,24 @@ fn the_same_texts_make_the_same_tokenizer() {
     assert_eq!(loaded(files, SOURCE).unwrap(), first);
 }
 
+/// Every word occurs once, so that nothing but ties decides which pieces there are: the library numbered the characters inside words
+/// in the order of a hash map, and made another tokenizer each time.
+#[test]
+fn pieces_that_are_equally_frequent_make_the_same_tokenizer_too() {
+    let letter = |number: usize| char::from(b'a' + (number % 26) as u8);
+    let rows = (0..400_usize).map(|i| {
+        let word: String = (0..6).map(|k| letter(i * (2 * k + 1) + i / 26 + k * k)).collect();
+        format!("{},{word}\n", i % 2)
+    });
+    let csv = format!("label,text\n{}", rows.collect::<String>());
+    let files = [("train.csv", csv.as_str()), ("test.csv", csv.as_str())];
+    let first = loaded(files, SOURCE).unwrap();
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| loaded(files, SOURCE)).unwrap(), first, "{threads} threads");
+    }
+}
+
 #[test]
 fn a_share_of_the_texts_is_held_out_before_a_tokenizer_is_made() {
     let folder = tempfile::tempdir().unwrap();
@@ -69,7 +95,7 @@ fn a_share_of_the_texts_is_held_out_before_a_tokenizer_is_made() {
     let rows = names.iter().enumerate().map(|(i, name)| format!("{},{name}\n", i % 2));
     store::write(&path, format!("label,text\n{}", rows.collect::<String>()).as_bytes()).unwrap();
     let share = TableTest::Share(TestShare { share: 0.25, seed: 0 });
-    let data = load(&path, &share, SOURCE).unwrap();
+    let data = load(&path, &share, SOURCE, Loading::default()).unwrap();
     assert_eq!(data.samples(), [6, 2]);
     // A word that occurs once is a token where the tokenizer has seen it.
     assert!(tokens(data.train()).ids.iter().all(|id| *id != 1));
@@ -137,4 +163,70 @@ fn what_cannot_be_learnt_from_is_named_with_its_place() {
     let error = loaded([("a.csv", good), ("b.csv", "label,text\n7,a\n")], SOURCE).unwrap_err();
     let expected = "b.csv: line 2, column label: class \"7\", which no training row has; expected a class to learn from";
     assert_eq!(error, expected);
+}
+
+const CSV: (&str, &str) =
+    ("train.csv", "label,text\ngood,A good film\nbad,\"a bad film, a bad end\"\n");
+const JSONL: (&str, &str) = ("test.jsonl", "{\"text\": \"a bad film\", \"label\": \"bad\"}\n");
+
+/// The same texts are loaded from what is kept of them, whatever their files are called; others, and damaged files, are read.
+#[test]
+fn tokens_that_are_kept_are_those_that_are_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("new/tokens");
+    // Whether the texts were tokenized.
+    let load = |files, source| {
+        let mut heard = false;
+        let mut listen = |_, _| heard = true;
+        let loading = Loading { cache: Some(&cache), progress: Some(&mut listen) };
+        let data = loaded_with(files, source, loading);
+        (data, heard)
+    };
+    let made = loaded([CSV, JSONL], SOURCE).unwrap();
+    assert_eq!(load([CSV, JSONL], SOURCE), (Ok(made.clone()), true));
+    assert_eq!(load([CSV, JSONL], SOURCE), (Ok(made.clone()), false));
+    assert_eq!(load([("other.csv", CSV.1), JSONL], SOURCE), (Ok(made.clone()), false));
+    let shorter = Source { length: 6, ..SOURCE };
+    let made_shorter = loaded([CSV, JSONL], shorter).unwrap();
+    assert_ne!(made_shorter, made);
+    assert_eq!(load([CSV, JSONL], shorter), (Ok(made_shorter.clone()), true));
+    assert_eq!(load([CSV, JSONL], shorter), (Ok(made_shorter), false));
+    assert_eq!(load([CSV, JSONL], SOURCE), (Ok(made.clone()), false));
+
+    for file in store::list(&cache).unwrap() {
+        let bytes = store::read(&file).unwrap();
+        store::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    assert_eq!(load([CSV, JSONL], SOURCE), (Ok(made.clone()), true));
+    assert_eq!(load([CSV, JSONL], SOURCE), (Ok(made.clone()), false));
+
+    // An error is the same with a cache, and nothing is kept of it.
+    let kept = store::list(&cache).unwrap();
+    let wrong = [CSV, ("test.jsonl", "{\"text\": 5}")];
+    let error = loaded(wrong, SOURCE).unwrap_err();
+    assert_eq!(load(wrong, SOURCE).0, Err(error));
+    assert_eq!(store::list(&cache).unwrap(), kept);
+
+    // A folder that cannot be made.
+    let file = folder.path().join("file");
+    store::write(&file, b"").unwrap();
+    let loading = Loading { cache: Some(&file), progress: None };
+    assert_eq!(loaded_with([CSV, JSONL], SOURCE, loading), Ok(made));
+}
+
+/// The first 1024 of 1500 texts are encoded together, then the rest, then the one of the test split.
+#[test]
+fn a_listener_hears_how_many_texts_are_tokens_and_all_threads_make_them() {
+    let csv = format!("label,text\n{}", "0,a\n1,b\n".repeat(750));
+    let files = [("train.csv", csv.as_str()), ("test.csv", "label,text\n1,b\n")];
+    let mut heard = Vec::new();
+    let mut listen = |done, of| heard.push((done, of));
+    let loading = Loading { progress: Some(&mut listen), ..Loading::default() };
+    loaded_with(files, SOURCE, loading).unwrap();
+    assert_eq!(heard, [0, 1024, 1500, 1501].map(|done| (done, 1501)));
+    // Unless who runs this does not want that.
+    assert!(
+        tokenizers::parallelism::has_parallelism_been_used()
+            || !tokenizers::parallelism::get_parallelism()
+    );
 }

@@ -1,13 +1,17 @@
 //! The tokenizer, read from a file of Hugging Face's `tokenizers` or made of the training texts.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use tokenizers::models::TrainerWrapper;
 use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{AddedToken, Encoding, TruncationParams};
+use tokenizers::{
+    AddedToken, Encoding, NormalizedString, Normalizer as _, OffsetReferential, OffsetType,
+    PreTokenizedString, PreTokenizer as _, Trainer as _, TruncationParams,
+};
 
 use super::super::dataset::Tokens;
 use super::super::{DataError, malformed};
@@ -47,19 +51,10 @@ impl Tokenizer {
         (vocabulary, length): (usize, usize),
     ) -> Result<Self, DataError> {
         let made = || -> tokenizers::Result<tokenizers::Tokenizer> {
-            let model = WordPiece::builder().unk_token("[UNK]".to_owned()).build()?;
-            let mut tokenizer = tokenizers::Tokenizer::new(model);
+            let mut tokenizer = tokenizers::Tokenizer::new(word_pieces(texts, vocabulary)?);
             tokenizer.with_normalizer(Some(BertNormalizer::default()))?;
             tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-            let special = SPECIAL.map(|token| AddedToken::from(token, true)).to_vec();
-            let mut trainer: TrainerWrapper = WordPieceTrainer::builder()
-                .vocab_size(vocabulary)
-                .show_progress(false)
-                .special_tokens(special.clone())
-                .build()
-                .into();
-            tokenizer.train(&mut trainer, texts.iter())?;
-            tokenizer.add_special_tokens(special)?;
+            tokenizer.add_special_tokens(SPECIAL.map(|token| AddedToken::from(token, true)))?;
             let ends = [(SEP, "[SEP]"), (CLS, "[CLS]")].map(|(id, token)| (token.to_owned(), id));
             let [sep, cls] = ends;
             tokenizer.with_post_processor(Some(BertProcessing::new(sep, cls)));
@@ -80,8 +75,12 @@ impl Tokenizer {
         Ok(Self { tokenizer, vocabulary })
     }
 
-    /// The tokens of texts.
-    pub(super) fn tokens(&self, texts: &Texts) -> Result<Tokens, DataError> {
+    /// The tokens of texts, on all threads. `listen` is told how many texts are done.
+    pub(super) fn tokens(
+        &self,
+        texts: &Texts,
+        listen: &mut dyn FnMut(usize),
+    ) -> Result<Tokens, DataError> {
         let mut tokens = Tokens { vocabulary: self.vocabulary, ..Tokens::default() };
         let rows = texts.contents.chunks(AT_A_TIME).zip(texts.targets.chunks(AT_A_TIME));
         for (texts_now, targets) in rows {
@@ -96,9 +95,42 @@ impl Tokenizer {
                 }
                 add(&mut tokens, encoding);
             }
+            listen(tokens.ends.len());
         }
         Ok(tokens)
     }
+}
+
+/// The pieces of words of which these texts are made, on all threads.
+fn word_pieces(texts: &[String], vocabulary: usize) -> tokenizers::Result<WordPiece> {
+    let mut trainer =
+        WordPieceTrainer::builder().vocab_size(vocabulary).show_progress(false).build();
+    let continuing = Mutex::new(BTreeSet::new());
+    trainer.feed(texts.iter(), |text| {
+        let words = words(text)?;
+        let inside: BTreeSet<char> = words.iter().flat_map(|word| word.chars().skip(1)).collect();
+        continuing.lock().unwrap_or_else(PoisonError::into_inner).extend(inside);
+        Ok(words)
+    })?;
+    // The trainer would number the characters that continue a word as it meets them in a hash map, each time in another order, and
+    // ties between pieces follow the numbers. So they are given, as tokens that come first.
+    let continuing = continuing.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let continuing = continuing.into_iter().map(|character| format!("##{character}"));
+    let first = SPECIAL.map(str::to_owned).into_iter().chain(continuing);
+    trainer.set_special_tokens(first.map(|token| AddedToken::from(token, false)).collect());
+    let mut model = WordPiece::builder().unk_token("[UNK]".to_owned()).build()?;
+    trainer.train(&mut model)?;
+    Ok(model)
+}
+
+/// The words of a text, as BERT's uncased tokenizer has them.
+fn words(text: &str) -> tokenizers::Result<Vec<String>> {
+    let mut normalized = NormalizedString::from(text);
+    BertNormalizer::default().normalize(&mut normalized)?;
+    let mut split = PreTokenizedString::from(normalized);
+    BertPreTokenizer.pre_tokenize(&mut split)?;
+    let words = split.get_splits(OffsetReferential::Original, OffsetType::Byte).into_iter();
+    Ok(words.map(|(word, ..)| word.to_owned()).collect())
 }
 
 fn add(tokens: &mut Tokens, encoding: &Encoding) {
