@@ -82,6 +82,7 @@ fn save(dir: &Path, variants: usize, seeds: u64, steps: u64) -> Result<(), Failu
         controls: Vec::new(),
         other_load: None,
         recommendation: None,
+        reference: None,
         plan,
     };
     for index in 0..variants {

@@ -29,7 +29,7 @@ use crate::record::{
     Control, DataFacts, Environment, Failure, GradientCounts, Identity, Results, RunRecord,
     RunSummary, SCHEMA, Status, UpdateCounts, VariantResult,
 };
-use crate::spec::{ControlKind, ControlPlan, Plan, VariantPlan};
+use crate::spec::{ControlKind, ControlPlan, Plan, Reference, VariantPlan};
 use crate::store::{self, Folder, StoreError};
 use crate::task::{Task, TaskError};
 use crate::train::{self, Phase, RunError, Setup, Timing};
@@ -214,19 +214,22 @@ impl<'a> Options<'a> {
 pub struct Experiment {
     plan: Plan,
     task: Task,
+    reference: Option<Reference>,
 }
 
 impl Experiment {
     /// The experiment that does what `plan` says on `task`.
     ///
     /// # Errors
-    /// When the plan's batches do not fit the data, the model or this machine's address space.
+    /// When the plan's batches do not fit the data, the model or this machine's address space, or its published figures cannot
+    /// be read.
     pub fn new(plan: Plan, task: Task) -> Result<Self, TaskError> {
         let (train, model) = (&plan.train, &task.model);
         model.check_batch(train.batch.max(plan.measure.inference_batch))?;
         model.check_normalization(train.batch)?;
         Batches::new(&task.data, train.batch, task.augment, 0)?;
-        Ok(Self { plan, task })
+        let reference = plan.reference.as_deref().map(Reference::load).transpose()?;
+        Ok(Self { plan, task, reference })
     }
 
     /// The plan.
@@ -255,13 +258,14 @@ impl Experiment {
         options: Options<'_>,
         listen: &mut dyn FnMut(Event<'_>),
     ) -> Result<Results, ExperimentError> {
-        let Self { plan, task } = self;
+        let Self { plan, task, .. } = self;
         let (data, mut notes) = (task.data.facts(), task.data.notes());
         notes.extend(task.notes.iter().cloned());
         let engine = task.model.engine();
         notes.extend((engine == Engine::Candle).then(|| OF_CANDLE.to_owned()));
         let weights = task.model.given_digest().map(str::to_owned);
-        let session = Session { plan, options, engine, data, weights, notes };
+        let reference = self.reference.as_ref();
+        let session = Session { plan, options, engine, data, weights, notes, reference };
         let trained = trained(plan);
         let kept::Part { mut records, timing, .. } =
             match session.begin(&trained, &task.data, listen)? {
@@ -343,6 +347,8 @@ struct Session<'a> {
     weights: Option<String>,
     /// What is to be said of the data.
     notes: Vec<String>,
+    /// What was published.
+    reference: Option<&'a Reference>,
 }
 
 impl Session<'_> {
@@ -550,6 +556,7 @@ fn results(
         controls,
         other_load,
         recommendation: None,
+        reference: session.reference.cloned(),
     };
     results.claims = claims::judge(&results);
     results.recommendation = Some(claims::recommend(&results));

@@ -40,7 +40,7 @@ pub use crate::ops::GradientCounts;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{ControlKind, Plan};
+use crate::spec::{ControlKind, Plan, Reference};
 
 /// The version of the results file that this program writes and reads.
 pub const SCHEMA: u32 = 1;
@@ -81,6 +81,9 @@ pub struct Results {
     /// Which variant to use; absent in older files.
     #[serde(default)]
     pub recommendation: Option<Recommendation>,
+    /// Published figures to show beside these, as the plan's file had them; left out where the plan names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
 }
 
 impl DataFacts {

@@ -5,6 +5,7 @@
 
 mod difference;
 mod keys;
+mod reference;
 mod resolve;
 mod source;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use crate::precision::Policy;
 
 pub use difference::values_that_differ;
+pub use reference::{Reference, ReferenceColumn, ReferenceColumns, ReferenceRow};
 pub use resolve::{Invalid, defaults, limits};
 pub use source::{Overrides, SpecError};
 pub use typed::Spec;
@@ -57,6 +59,9 @@ pub struct Plan {
     /// When a claim holds.
     #[serde(default)]
     pub claims: ClaimsPlan,
+    /// The file of published figures that the report shows beside these; none: it shows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<PathBuf>,
 }
 
 /// The baseline trained once more: what differs then, differs without any difference of precision.

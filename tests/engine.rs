@@ -62,6 +62,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
     };
     Plan {
         init: None,
+        reference: None,
         name: "engine".to_owned(),
         data: DataPlan::Digits { train: 300, test: 90, seed: 3 },
         model,

@@ -1,4 +1,5 @@
-//! Damaged files: results, run records, baselines, specs and kept tokens, each with seeded random damage to its bytes or to its values. The
+//! Damaged files: results, run records, baselines, specs, kept tokens and published figures, each with seeded random damage to its bytes
+//! or to its values. The
 //! readers never panic and never hang, what they refuse is named in the error, and what they accept can be judged and rendered.
 //!
 //! `MANTISSA_MUTATIONS=100000 cargo test --test mutations` tries more, and `MANTISSA_MUTATIONS_FROM=SEED` starts at the seed that
@@ -16,7 +17,7 @@ use mantissa::record::Results;
 use mantissa::regression::export::Format;
 use mantissa::regression::{Asked, Baseline, Judgement, judge};
 use mantissa::report::{self, Verbosity};
-use mantissa::spec::{DataPlan, Overrides, Plan, TableTest, TestShare};
+use mantissa::spec::{DataPlan, Overrides, Plan, Reference, TableTest, TestShare};
 use mantissa::store;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -398,6 +399,29 @@ fn damaged_baselines() {
                 store::write(&file, text.as_bytes()).unwrap();
                 let again = Baseline::read(&file).map_err(|error| error.to_string())?;
                 if again.text() == text { Ok(()) } else { Err("another when read again".into()) }
+            }
+            Err(error) => named(&error, &file),
+        }
+    });
+}
+
+#[test]
+fn damaged_references() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/references");
+    let files = store::list(&folder).unwrap();
+    let references: Vec<Vec<u8>> = files.iter().map(|path| store::read(path).unwrap()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("reference.toml");
+    check(move |seed| {
+        let random = &mut ChaCha8Rng::seed_from_u64(seed);
+        let reference = pick(random, &references).clone();
+        store::write(&file, &damaged_toml(random, &reference)).unwrap();
+        match Reference::load(&file) {
+            Ok(reference) => {
+                // Results hold it: it can be written, and read again as the same.
+                let json = serde_json::to_string(&reference).map_err(|error| error.to_string())?;
+                let again: Reference = serde_json::from_str(&json).map_err(|e| e.to_string())?;
+                if again == reference { Ok(()) } else { Err("another when read again".into()) }
             }
             Err(error) => named(&error, &file),
         }

@@ -203,6 +203,42 @@ fn a_finished_experiment_is_shown_and_nothing_is_written() {
     assert!(forced.stderr.contains("[4/4] "), "{}", forced.stderr);
 }
 
+#[test]
+fn published_figures_can_be_added_to_a_finished_experiment() {
+    let place = Place::finished();
+    let (digests, before) = (place.digests(), place.snapshot("out/runs"));
+    let add = ["--set", "reference=figures.toml", "--quiet"];
+    let missing = place.experiment(&add);
+    assert_eq!(missing.code, Some(2));
+    assert!(
+        missing.stderr.starts_with("mantissa: reference: figures.toml: "),
+        "{}",
+        missing.stderr
+    );
+
+    let figures = |minutes: &str| {
+        let text = format!(
+            "title = \"a\"\nsource = \"b\"\nmachine = \"c\"\nsettings = \"d\"\n\
+             columns.time = {{ unit = \"min\", measured = \"all of it\" }}\n\
+             rows = [{{ label = \"e\", policy = \"fp32\", time = {minutes} }}]\n"
+        );
+        mantissa::store::write(&place.path("figures.toml"), text.as_bytes()).unwrap();
+    };
+    for minutes in [1.5, 2.5] {
+        figures(&minutes.to_string());
+        let call = place.experiment(&add);
+        assert_eq!(call.code, Some(0), "{}", call.stderr);
+        let reference = place.results().reference.unwrap();
+        assert_eq!(reference.rows[0].time, Some(minutes));
+        assert_eq!(place.digests(), digests);
+        assert!(place.snapshot("out/runs") == before, "a run or its times changed");
+        // Again with the same figures: nothing is written.
+        let finished = place.snapshot("out/results.json");
+        assert_eq!(place.experiment(&add).code, Some(0));
+        assert!(place.snapshot("out/results.json") == finished);
+    }
+}
+
 /// Changes a results file.
 type Change = fn(&mut Value);
 

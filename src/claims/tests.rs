@@ -69,6 +69,7 @@ fn plan(variants: Vec<VariantPlan>) -> Plan {
     };
     Plan {
         init: None,
+        reference: None,
         name: "claims".to_owned(),
         data: DataPlan::Digits { train: 1000, test: 1000, seed: 0 },
         model: ModelPlan::Mlp { hidden: vec![32], activation: Activation::Relu, dropout: 0.0 },
@@ -142,6 +143,7 @@ pub(super) fn results(variants: Vec<VariantPlan>) -> Results {
         controls: vec![],
         other_load: None,
         recommendation: None,
+        reference: None,
     }
 }
 

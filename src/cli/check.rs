@@ -16,6 +16,7 @@ use crate::regression::{
     self, Allowance, Asked, Baseline, BaselineError, Judgement, Outcome, Second,
 };
 use crate::report;
+use crate::spec::Plan;
 use crate::store;
 
 /// What `check` and `compare` have in common.
@@ -265,7 +266,9 @@ fn second_timing(results: &Results) -> Result<Second, Failure> {
         return Ok(Second::Impossible(difference));
     }
     let pool = worker_threads(u16::try_from(there.threads).ok())?;
-    let experiment = match super::experiment_of(results.plan.clone(), true) {
+    // Times do not depend on published figures, whose file may be gone.
+    let plan = Plan { reference: None, ..results.plan.clone() };
+    let experiment = match super::experiment_of(plan, true) {
         Ok(experiment) => experiment,
         Err(error) => return Ok(Second::Impossible(error.to_string())),
     };

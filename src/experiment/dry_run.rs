@@ -42,7 +42,7 @@ impl Experiment {
     /// # Errors
     /// When a variant's state does not fit the machine's memory, or a batch cannot be made.
     pub fn dry_run(&self, device: &Device) -> Result<DryRun, RunError> {
-        let Self { plan, task } = self;
+        let Self { plan, task, .. } = self;
         let setup = self.setup(device);
         let bytes = |policy: Policy| -> Result<[Bytes; 4], RunError> {
             let trainer = Trainer::new(setup, policy, first_seed(plan))?;

@@ -102,7 +102,7 @@ pub(super) fn look(session: &Session<'_>, trained: &[Trained]) -> Result<Found, 
         return Err(occupied(&why));
     }
     match old {
-        Some(old) if old.plan == *plan && is_finished(&old, &runs) => {
+        Some(old) if is_as_planned(session, &old) && is_finished(&old, &runs) => {
             let (there, here) = (old.environment.threads, options.environment.threads);
             if there != here {
                 return Err(occupied(&[timed::other_threads(there, here)]));
@@ -319,6 +319,11 @@ fn listed(results: &Results) -> impl Iterator<Item = (&str, &RunSummary)> {
         .iter()
         .chain(controls)
         .flat_map(|variant| variant.runs.iter().map(|run| (variant.name.as_str(), run)))
+}
+
+/// Whether the results say the same of what was planned and published.
+fn is_as_planned(session: &Session<'_>, results: &Results) -> bool {
+    results.plan == *session.plan && results.reference.as_ref() == session.reference
 }
 
 /// Whether the results are whole: every run of the plan is listed, none failed, and no record says otherwise. A record that was

@@ -1,7 +1,8 @@
 //! What of a folder is kept: unit tests of the judgement on single records and plans.
 
+use super::identity;
 use super::kept::{impossible, is_marked};
-use crate::record::{Evaluation, Failure, RunRecord, Status};
+use crate::record::{DataFacts, Environment, Evaluation, Failure, RunRecord, Status};
 use crate::spec::{self, Overrides, Plan};
 
 fn plan() -> Plan {
@@ -91,4 +92,17 @@ fn a_results_file_is_known_by_how_it_begins() {
     ] {
         assert_eq!(is_marked(text.as_bytes()), ours, "{text}");
     }
+}
+
+#[test]
+fn published_figures_are_no_part_of_a_run() {
+    let plan = plan();
+    let with_reference = Plan { reference: Some("figures.toml".into()), ..plan.clone() };
+    let (environment, data) = (Environment::default(), DataFacts::default());
+    let identity = |plan: &Plan| {
+        let policy = &plan.variants[0].policy;
+        identity::identity(plan, Some(policy), &environment, (&data, None))
+    };
+    assert_eq!(identity(&plan), identity(&with_reference));
+    assert_eq!(plan.digest(), with_reference.digest());
 }

@@ -33,6 +33,7 @@ pub(super) fn results() -> Results {
         controls: Vec::new(),
         other_load: None,
         recommendation: None,
+        reference: None,
     }
 }
 

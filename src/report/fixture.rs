@@ -221,6 +221,7 @@ fn results() -> Results {
             reason: "It trains 1.92× as fast as fp32.".to_owned(),
             ..Recommendation::default()
         }),
+        reference: None,
     }
 }
 
@@ -267,6 +268,7 @@ fn plan() -> Plan {
     });
     Plan {
         init: None,
+        reference: None,
         name: "digits".to_owned(),
         data: DataPlan::Digits { train: 4096, test: 2000, seed: 0 },
         model: ModelPlan::Mlp {

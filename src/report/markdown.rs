@@ -4,9 +4,10 @@
 use std::fmt::Write as _;
 
 use super::figure::Figure;
+use super::published::Published;
 use super::sentences::Judged;
 use super::summary::columns;
-use super::table::Table;
+use super::table::{Line, Table};
 use super::{Report, text};
 use crate::formatting::markdown as escape;
 
@@ -26,6 +27,10 @@ pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
     }
     if !report.claims.is_empty() {
         page += &claims(&report.claims);
+    }
+    if !report.published.is_empty() {
+        page += "\n## Published figures\n";
+        page.extend(report.published.iter().map(published));
     }
     page += "\n## Figures\n";
     for figure in figures {
@@ -94,12 +99,30 @@ fn comparison(table: &Table<'_>) -> String {
     lines.push('\n');
     for row in &table.rows {
         let cells = row.cells().into_iter().chain(ratio.as_ref().map(|_| table.ratio_cell(row)));
-        let cells = cells.map(|cell| {
-            let lines: Vec<String> = cell.iter().map(|line| escape(&line.text)).collect();
-            lines.join("<br>")
-        });
-        let cells: Vec<String> = cells.collect();
+        let cells: Vec<String> = cells.map(|lines| cell(&lines)).collect();
         let _ = writeln!(lines, "| {} |", cells.join(" | "));
+    }
+    lines
+}
+
+/// The lines of a cell.
+fn cell(lines: &[Line]) -> String {
+    let lines: Vec<String> = lines.iter().map(|line| escape(&line.text)).collect();
+    lines.join("<br>")
+}
+
+fn published(published: &Published) -> String {
+    let experiment = published.experiment.as_ref().map(|name| format!("\n### {}\n", escape(name)));
+    let titles: Vec<String> = published.titles.iter().map(|title| escape(title)).collect();
+    let mut lines = format!("{}\n| {} |\n", experiment.unwrap_or_default(), titles.join(" | "));
+    lines += &format!("| --- | --- |{}\n", " ---: |".repeat(titles.len().saturating_sub(2)));
+    for row in &published.rows {
+        let cells: Vec<String> = row.cells.iter().map(|lines| cell(lines)).collect();
+        let _ = writeln!(lines, "| {} |", cells.join(" | "));
+    }
+    lines.push('\n');
+    for sentence in &published.about {
+        let _ = writeln!(lines, "- {}", escape(sentence));
     }
     lines
 }

@@ -1,7 +1,7 @@
 //! The report: from results folders to figures, tables and pages. Reads records, computes no measurement.
 //!
-//! What is said is computed once (`table`, `sentences`, `skips`, `figure`); how it looks is decided elsewhere (`csv`, `markdown`,
-//! `latex`, `terminal`, `html`, `draw`, `interactive`). `tensorboard` makes its files of the run
+//! What is said is computed once (`table`, `published`, `sentences`, `skips`, `figure`); how it looks is decided elsewhere
+//! (`csv`, `markdown`, `latex`, `terminal`, `html`, `draw`, `interactive`). `tensorboard` makes its files of the run
 //! records alone, and `history` a table and a page of a history.
 
 mod csv;
@@ -16,6 +16,7 @@ mod interactive;
 mod latex;
 mod load;
 mod markdown;
+mod published;
 mod sentences;
 mod skips;
 mod summary;
@@ -41,6 +42,7 @@ pub use load::{Loaded, load, load_results};
 pub use terminal::{Verbosity, terminal};
 
 use figure::Figure;
+use published::Published;
 use sentences::{Advice, Judged};
 use table::Table;
 use theme::Theme;
@@ -111,6 +113,7 @@ struct Report<'a> {
     advice: Vec<Advice>,
     claims: Vec<Judged>,
     table: Table<'a>,
+    published: Vec<Published>,
     sentences: Vec<String>,
 }
 
@@ -131,6 +134,7 @@ impl<'a> Report<'a> {
             advice: sentences::advice(experiments),
             claims: sentences::judged(experiments),
             table: Table::of(experiments),
+            published: published::published(experiments),
             sentences: sentences::sentences(experiments),
         }
     }

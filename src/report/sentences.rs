@@ -69,7 +69,7 @@ impl Judged {
 }
 
 /// What an experiment is called, where there are several.
-fn label(experiments: &[Loaded], experiment: &Loaded) -> Option<String> {
+pub(super) fn label(experiments: &[Loaded], experiment: &Loaded) -> Option<String> {
     (experiments.len() > 1).then(|| text::printable(&experiment.label))
 }
 

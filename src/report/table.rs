@@ -104,11 +104,13 @@ pub(super) struct Line {
 }
 
 impl Line {
-    fn value(text: impl Into<String>) -> Self {
+    /// A line of its own.
+    pub(super) fn value(text: impl Into<String>) -> Self {
         Self { text: text.into(), detail: false }
     }
 
-    fn detail(text: impl Into<String>) -> Self {
+    /// A line that only qualifies the one above.
+    pub(super) fn detail(text: impl Into<String>) -> Self {
         Self { text: text.into(), detail: true }
     }
 }
@@ -617,7 +619,8 @@ fn estimate_lines(estimate: Estimate<Ratio>) -> Vec<Line> {
     vec![Line::value(estimate.value.to_string()), Line::detail(format!("({interval})"))]
 }
 
-fn memory_cell(bytes: Option<Bytes>, ratio: Option<Ratio>) -> Vec<Line> {
+/// A size, and its ratio to the baseline's.
+pub(super) fn memory_cell(bytes: Option<Bytes>, ratio: Option<Ratio>) -> Vec<Line> {
     let Some(bytes) = bytes else {
         return vec![Line::value(text::NOT_MEASURED)];
     };

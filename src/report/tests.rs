@@ -1,5 +1,6 @@
 //! Tests of whole reports.
 
+mod published;
 mod regression;
 
 use std::path::{Path, PathBuf};

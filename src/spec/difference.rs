@@ -10,9 +10,11 @@ use crate::formatting;
 const LONGEST_VALUE: usize = 100;
 
 impl Plan {
-    /// SHA-256 of the plan as compact JSON, in hexadecimal digits.
+    /// SHA-256 of the plan as compact JSON, in hexadecimal digits. Published figures are no part of it: nothing that is
+    /// measured depends on them.
     pub fn digest(&self) -> String {
-        formatting::hex(&Sha256::digest(serde_json::to_vec(self).unwrap_or_default()))
+        let plan = Self { reference: None, ..self.clone() };
+        formatting::hex(&Sha256::digest(serde_json::to_vec(&plan).unwrap_or_default()))
     }
 
     /// The values in which a plan that is here differs from this one, such as `train.steps is 3 there, 4 here`.

@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 const MOST_WRONG: usize = 2;
 
 /// Every key that is not in a list, of every kind of data, model and optimizer.
-const PATHS: [&str; 90] = [
+const PATHS: [&str; 91] = [
     "name",
     "data",
     "data.kind",
@@ -97,6 +97,7 @@ const PATHS: [&str; 90] = [
     "claims.inference_time",
     "claims.rarer",
     "claims.gradient_underflow",
+    "reference",
 ];
 
 /// A message on a key, with the key that was probably meant where it says that there is no such key.
@@ -209,7 +210,7 @@ mod tests {
         assert_eq!(
             message(&["batch=64"]),
             "--set batch=64: batch: unknown key \"batch\" (did you mean train.batch?); known: name, data, model, train, measure, \
-             init, baseline, variants, seeds, controls, claims"
+             init, baseline, variants, seeds, controls, claims, reference"
         );
     }
 }

@@ -169,9 +169,9 @@ pub struct Invalid {
     pub what: String,
 }
 
-type Checked<T> = Result<T, Invalid>;
+pub(super) type Checked<T> = Result<T, Invalid>;
 
-fn refuse<T>(key: impl Into<String>, what: impl Into<String>) -> Checked<T> {
+pub(super) fn refuse<T>(key: impl Into<String>, what: impl Into<String>) -> Checked<T> {
     Err(Invalid { key: key.into(), what: what.into() })
 }
 
@@ -189,7 +189,12 @@ fn whole<T: PartialOrd + Display + Copy>(
 }
 
 /// `value`, for which `ok` must hold, as `must` says in words. NaN never does.
-fn real<T: Display + Copy>(key: &str, value: T, must: &str, ok: impl Fn(T) -> bool) -> Checked<T> {
+pub(super) fn real<T: Display + Copy>(
+    key: &str,
+    value: T,
+    must: &str,
+    ok: impl Fn(T) -> bool,
+) -> Checked<T> {
     if ok(value) { Ok(value) } else { refuse(key, format!("is {value}; must be {must}")) }
 }
 
@@ -208,7 +213,7 @@ fn below_one<T: Display + Copy + Into<f64>>(key: &str, value: T) -> Checked<T> {
     real(key, value, "0 or more and below 1", |v| (0.0..1.0).contains(&v.into()))
 }
 
-fn at_most(key: &str, length: usize, most: usize, things: &str) -> Checked<()> {
+pub(super) fn at_most(key: &str, length: usize, most: usize, things: &str) -> Checked<()> {
     if length <= most {
         return Ok(());
     }
@@ -258,6 +263,7 @@ impl Plan {
             controls: controls(spec.controls, &seeds)?,
             seeds,
             claims: claims(spec.claims)?,
+            reference: spec.reference,
             data,
             variants,
         })

@@ -12,7 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::keys::with_suggestion;
-use super::{CountImages, DataPlan, Invalid, OwnPlan, Plan, Spec};
+use super::{CountImages, DataPlan, Invalid, OwnPlan, Plan, Reference, Spec};
 use crate::precision::Policy;
 
 /// What the command line changes in a spec.
@@ -111,11 +111,29 @@ impl Plan {
     }
 }
 
+impl Reference {
+    /// Reads a file of published figures. `file` is what messages call it.
+    ///
+    /// # Errors
+    /// When the text is no TOML, a key is unknown or missing, or a value cannot be.
+    pub fn read(file: &str, text: &str) -> Result<Self, SpecError> {
+        on_a_deep_stack(file, || {
+            let source = Source::parse(file, text, &[])?;
+            let deserializer = Deserializer::from(source.table.clone());
+            // The keys that could be suggested are those of a spec.
+            let read =
+                Self::deserialize(deserializer).map_err(|error| source.explain(&error, None))?;
+            read.check().map_err(|error| source.place(&error))?;
+            Ok(read)
+        })
+    }
+}
+
 /// What reads a spec, on a thread whose stack is deep enough for any.
-fn on_a_deep_stack(
+fn on_a_deep_stack<T: Send>(
     file: &str,
-    read: impl FnOnce() -> Result<Plan, SpecError> + Send,
-) -> Result<Plan, SpecError> {
+    read: impl FnOnce() -> Result<T, SpecError> + Send,
+) -> Result<T, SpecError> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK);
         match thread.spawn_scoped(scope, read) {
@@ -185,6 +203,9 @@ fn is_bare_key(key: &str) -> bool {
     !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
+/// What adds to a message on a key the key that was probably meant.
+type Suggest = fn(&str, &str) -> String;
+
 /// A parsed spec and the texts that its spans point into.
 struct Source<'a> {
     file: &'a str,
@@ -201,7 +222,7 @@ impl<'a> Source<'a> {
     ) -> Result<Self, SpecError> {
         let mut source =
             Self { file, text, assignments, table: Spanned::new(0..0, DeTable::new()) };
-        source.table = DeTable::parse(text).map_err(|error| source.explain(&error))?;
+        source.table = DeTable::parse(text).map_err(|error| source.explain(&error, None))?;
         Ok(source)
     }
 
@@ -279,7 +300,8 @@ impl<'a> Source<'a> {
             write_whole(value.get_mut(), &mut whole);
         }
         reshape(table.get_mut());
-        Spec::deserialize(Deserializer::from(table)).map_err(|error| self.explain(&error))
+        let suggest = Some(with_suggestion as Suggest);
+        Spec::deserialize(Deserializer::from(table)).map_err(|error| self.explain(&error, suggest))
     }
 
     /// The place of an invalid value.
@@ -291,8 +313,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The place and the meaning of an error of TOML or serde.
-    fn explain(&self, error: &toml::de::Error) -> SpecError {
+    /// The place and the meaning of an error of TOML or serde, with what adds the key that was probably meant.
+    fn explain(&self, error: &toml::de::Error, suggest: Option<Suggest>) -> SpecError {
         let what = in_our_words(error.message());
         let Some(span) = error.span() else {
             let place = self.file.to_owned();
@@ -301,7 +323,10 @@ impl<'a> Source<'a> {
         SpecError {
             place: self.position(span.start),
             what: match key_at(self.table.get_ref(), &span) {
-                Some(key) => format!("{key}: {}", with_suggestion(&key, &what)),
+                Some(key) => {
+                    let what = suggest.map_or_else(|| what.clone(), |add| add(&key, &what));
+                    format!("{key}: {what}")
+                }
                 None => what,
             },
         }

@@ -66,7 +66,7 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
             "seeds = 2",
             "sedes = 2",
             "small.toml:2:1: sedes: unknown key \"sedes\" (did you mean seeds?); known: name, data, model, train, measure, init, baseline, variants, \
-             seeds, controls, claims",
+             seeds, controls, claims, reference",
         ),
         (
             "kind = \"digits\"",
@@ -626,6 +626,7 @@ fn a_spec_without_optional_keys_becomes_a_whole_plan() {
         seeds: vec![0, 1],
         controls: Vec::new(),
         claims: ClaimsPlan::default(),
+        reference: None,
     };
     assert_eq!(read(GOOD), Ok(expected));
 }
@@ -636,6 +637,7 @@ fn a_spec_with_every_key_becomes_a_whole_plan() {
 name = "all"
 seeds = [5, 2]
 baseline = "half"
+reference = "figures.toml"
 controls = ["other-seeds", "same-seeds"]
 [data]
 kind = "cifar100"
@@ -719,6 +721,7 @@ policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
             rarer: 1.0,
             gradient_underflow: 0.25,
         },
+        reference: Some("figures.toml".into()),
     };
     assert_eq!(read(text), Ok(expected));
 }

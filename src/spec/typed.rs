@@ -32,6 +32,7 @@ pub struct Spec {
     pub(super) controls: Vec<ControlKind>,
     #[serde(default)]
     pub(super) claims: ClaimsSpec,
+    pub(super) reference: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

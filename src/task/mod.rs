@@ -48,6 +48,9 @@ pub enum TaskError {
         /// What is wrong with it.
         error: WeightsError,
     },
+    /// The file of published figures cannot be read, or says what cannot be.
+    #[error(transparent)]
+    Reference(#[from] SpecError),
 }
 
 impl Task {

@@ -40,6 +40,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
         |policy: &&str| VariantPlan { name: (*policy).to_owned(), policy: policy.parse().unwrap() };
     Plan {
         init: None,
+        reference: None,
         name: "gpu".to_owned(),
         data: DataPlan::Digits { train: 60, test: 30, seed: 1 },
         model,
