@@ -1,7 +1,7 @@
 //! Published figures beside an experiment's own.
 
 use super::super::fixture::regression;
-use super::{HOSTILE, Verbosity, loaded, render_together, rendered, save, summary, terminal, text};
+use super::{HOSTILE, Verbosity, loaded, render_together, rendered, summary, terminal, text};
 use crate::report::Loaded;
 use crate::spec::Reference;
 
@@ -108,15 +108,15 @@ fn what_neither_side_has_is_a_dash_and_has_no_ratio() {
 
 #[test]
 fn side_by_side_each_experiment_has_its_own() {
-    let dir = tempfile::tempdir().unwrap();
-    let folders = ["a", "b"].map(|name| dir.path().join(name));
-    save(&folders[0], &loaded());
-    save(&folders[1], &with_reference());
-    let out = dir.path().join("together");
+    let ((without, _), (with, _)) = (rendered(&loaded()), rendered(&with_reference()));
+    let folders = [&without, &with].map(|dir| dir.path().to_owned());
+    let out = without.path().join("together");
     render_together(&folders, &out).unwrap();
     let summary = text(&out.join("summary.md"));
-    assert!(summary.contains("## Published figures\n\n### b\n\n| variant |"), "{summary}");
-    assert!(!summary.contains("### a\n"));
+    let [without, with] = folders.map(|dir| dir.file_name().unwrap().display().to_string());
+    let start = format!("## Published figures\n\n### {with}\n\n| variant |");
+    assert!(summary.contains(&start), "{summary}");
+    assert!(!summary.contains(&format!("### {without}\n")));
 }
 
 #[test]
