@@ -5,8 +5,8 @@
     scripts/make_checkpoints.py tests/checkpoints
 
 Each folder has config.json, model.safetensors (the large one's shards instead), expected.json with token ids, how many of each
-sequence are there, labels, the logits and the cross-entropy in f32, and its gradients in gradients.safetensors. Kept small: they are
-part of the repository.
+sequence are there, labels, the logits and the cross-entropy, and its gradients in gradients.safetensors: computed in F64, but for
+the RMS norms of Llama, which the library computes in F32. Kept small: they are part of the repository.
 """
 
 import json
@@ -37,7 +37,7 @@ def encoder(out, name, model):
     longest = max(LENGTHS)
     ids = torch.randint(1, VOCABULARY, (len(LENGTHS), longest), generator=generator)
     mask = torch.tensor([[int(i < length) for i in range(longest)] for length in LENGTHS])
-    logits = model(input_ids=ids * mask, attention_mask=mask).logits
+    logits = model.double()(input_ids=ids * mask, attention_mask=mask).logits
     write(out / name, model, ids * mask, LENGTHS, logits)
 
 
@@ -47,7 +47,7 @@ def decoder(out, name, model, **saving):
     model.eval().float().save_pretrained(out / name, **saving)
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(0, VOCABULARY, (2, POSITIONS - 2), generator=generator)
-    logits = model(input_ids=ids).logits
+    logits = model.double()(input_ids=ids).logits
     write(out / name, model, ids, [ids.shape[1]] * 2, logits)
 
 
@@ -62,7 +62,7 @@ def write(folder, model, ids, lengths, logits):
     }
     (folder / "expected.json").write_text(json.dumps(expected) + "\n")
     # Parameters that are shared are named once.
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    gradients = {name: parameter.grad.float() for name, parameter in model.named_parameters()}
     safetensors.torch.save_file(gradients, folder / "gradients.safetensors")
 
 

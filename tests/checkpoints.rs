@@ -88,7 +88,8 @@ fn trained(model: &Model, expected: &Value) -> Trained {
     }
 }
 
-/// The library computed in f32 too: either is a few units of the largest logit off.
+/// The library computed in F64: what is here is some roundings of f32 off. In F32 its own logits
+/// of BERT are 7 units of the largest off, and its gradients up to 57.
 #[test]
 fn each_family_gives_the_logits_and_gradients_of_hugging_face() {
     for (name, classes) in
@@ -105,7 +106,7 @@ fn each_family_gives_the_logits_and_gradients_of_hugging_face() {
         assert!(largest > 0.5, "{name}: {largest}");
         for (here, there) in here.iter().zip(&there) {
             let off = (f64::from(*here) - there).abs();
-            assert!(off <= 16.0 * largest * f64::from(f32::EPSILON), "{name}: {here} {there}");
+            assert!(off <= 32.0 * largest * f64::from(f32::EPSILON), "{name}: {here} {there}");
         }
         let loss_there = expected["loss"].as_f64().unwrap();
         assert!((loss - loss_there).abs() < 2e-6 * loss_there, "{name}: {loss} {loss_there}");
@@ -136,7 +137,7 @@ fn check_gradients(name: &str, here: &[u8], there: &[u8]) {
     let least = 1e-2 * largest_of(&all);
     for (tensor, view) in there.iter() {
         let (here, there) = (values(here.tensor(tensor).unwrap().data()), values(view.data()));
-        let bound = 64.0 * f64::from(f32::EPSILON) * largest_of(&there).max(least);
+        let bound = 128.0 * f64::from(f32::EPSILON) * largest_of(&there).max(least);
         for (here, there) in here.iter().zip(&there) {
             assert!(
                 (here - there).abs() <= bound,

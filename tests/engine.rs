@@ -21,9 +21,9 @@ use mantissa::record::{
     Status, VariantResult,
 };
 use mantissa::spec::{
-    Activation, ClaimsPlan, ControlKind, ConvBlock, DataPlan, MeasurePlan, ModelPlan, NormPlan,
-    OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TableTest, TextPool, TrainPlan,
-    VariantPlan,
+    Activation, ClaimsPlan, ControlKind, ConvBlock, DataPlan, EncoderPlan, MeasurePlan, ModelPlan,
+    NormPlan, OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TableTest, TextPool,
+    TrainPlan, VariantPlan,
 };
 use mantissa::store::{self, Folder};
 use mantissa::task::Task;
@@ -602,7 +602,7 @@ fn memory_is_measured_with_a_census_on_every_step_too() {
 fn memory_of_texts_is_that_of_the_longest() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = plan(mlp(), &["fp32", "bf16-mixed"], 1);
-    plan.model = ModelPlan::Encoder {
+    plan.model = ModelPlan::Encoder(EncoderPlan {
         width: 16,
         depth: 1,
         heads: 2,
@@ -610,7 +610,8 @@ fn memory_of_texts_is_that_of_the_longest() {
         dropout: 0.1,
         norm: NormPlan::Before,
         pool: TextPool::Mean,
-    };
+        residual_init: 1.0,
+    });
     plan.train.batch = 8;
     let mut peak = |words: &dyn Fn(usize) -> usize, steps: u64, variant: usize| {
         let path = folder.path().join("texts.csv");

@@ -172,9 +172,9 @@ impl<'a> Batches<'a> {
         (self.order.len() / self.batch) as u64
     }
 
-    /// Whether all batches of one number of samples are of one size: texts are not.
+    /// Whether all batches of one number of samples are of one size: texts of classes are not.
     pub fn are_alike(&self) -> bool {
-        !matches!(self.data.train.inputs, Inputs::Tokens(_))
+        of_many_lengths(&self.data.train).is_none()
     }
 
     /// A batch of the longest training texts: no batch of any epoch is larger. None of other data, whose batches are all alike.
@@ -183,14 +183,14 @@ impl<'a> Batches<'a> {
     /// As [`Batches::batch`].
     pub fn largest(&self) -> Result<Option<Batch>, OutOfMemory> {
         let train = &self.data.train;
-        let Inputs::Tokens(tokens) = &train.inputs else { return Ok(None) };
+        let Some(tokens) = of_many_lengths(train) else { return Ok(None) };
         Ok(Some(self.shown(train, &longest_first(tokens)[..self.batch])?))
     }
 
     /// Steps of the first epoch that stand for all of it where steps are timed, at most `count`; a step has `accumulate` batches. Of
     /// texts they are at even distances in the steps sorted by size; of other data they are the first.
     pub fn timed_steps(&self, count: usize, accumulate: usize) -> Vec<u64> {
-        let Inputs::Tokens(tokens) = &self.data.train.inputs else {
+        let Some(tokens) = of_many_lengths(&self.data.train) else {
             return (0..count as u64).collect();
         };
         let length = |&text: &usize| tokens.text(text).len();
@@ -365,7 +365,7 @@ impl Crop {
 fn epoch_order(data: &Dataset, batch: usize, (seed, epoch): (u64, u64)) -> Vec<usize> {
     let [samples, _] = data.samples();
     let mut order = Random::new(Purpose::Order, seed, epoch, 0).permutation(samples);
-    let Inputs::Tokens(tokens) = &data.train.inputs else { return order };
+    let Some(tokens) = of_many_lengths(&data.train) else { return order };
     let batches = samples / batch;
     order.truncate(batches * batch);
     for pool in order.chunks_mut(POOL * batch) {
@@ -378,9 +378,18 @@ fn epoch_order(data: &Dataset, batch: usize, (seed, epoch): (u64, u64)) -> Vec<u
 /// The order in which test samples come.
 fn test_order(data: &Dataset) -> Vec<usize> {
     let [_, samples] = data.samples();
-    match &data.test.inputs {
-        Inputs::Tokens(tokens) => longest_first(tokens),
-        Inputs::Pixels(_) | Inputs::Values(_) => (0..samples).collect(),
+    match of_many_lengths(&data.test) {
+        Some(tokens) => longest_first(tokens),
+        None => (0..samples).collect(),
+    }
+}
+
+/// Texts that are not all of one length, as those of a language model are.
+fn of_many_lengths(split: &Split) -> Option<&Tokens> {
+    match (&split.inputs, &split.targets) {
+        (Inputs::Tokens(_), Targets::NextTokens(_)) => None,
+        (Inputs::Tokens(tokens), _) => Some(tokens),
+        (Inputs::Pixels(_) | Inputs::Values(_), _) => None,
     }
 }
 
@@ -790,6 +799,37 @@ mod tests {
         assert_eq!(largest, 8 * lengths(60).into_iter().max().unwrap());
         assert!((0..70).all(|step| size(batches.batch(step).unwrap()) <= largest));
         assert!((0..70).any(|step| size(batches.batch(step).unwrap()) < largest));
+    }
+
+    /// Of a text of 4 tokens the first three are known, and the last three to be predicted. All texts are of one length, so their order
+    /// is that of images.
+    #[test]
+    fn next_tokens_are_the_labels_of_a_language_model() {
+        let split = |texts: u32| Split {
+            inputs: Inputs::Tokens(Tokens {
+                ids: (0..4 * texts).map(|i| i % 9).collect(),
+                ends: (1..=texts as usize).map(|text| 4 * text).collect(),
+                vocabulary: 9,
+                cut: 0,
+            }),
+            targets: Targets::NextTokens(texts as usize),
+        };
+        let data = Dataset::new([1, 1, 3], 9, split(5), split(2)).unwrap();
+        let mut batches = Batches::new(&data, 2, PLAIN, 0).unwrap();
+        assert!(batches.are_alike());
+        let test: Vec<Batch> = batches.test_batches(2).map(Result::unwrap).collect();
+        assert_eq!(test.len(), 1);
+        assert_eq!(test[0].targets, Targets::Labels(vec![1, 2, 3, 5, 6, 7]));
+        let texts = test[0].texts.as_ref().unwrap();
+        assert_eq!((&texts.ids[..], &texts.lengths[..]), (&[0, 1, 2, 4, 5, 6][..], &[3, 3][..]));
+        let order = Random::new(Purpose::Order, 0, 0, 0).permutation(5);
+        let mut into = Batch::default();
+        for (step, chosen) in order.chunks_exact(2).enumerate() {
+            batches.fill(step as u64, &mut into).unwrap();
+            let first = |text: usize| (4 * text % 9) as u32;
+            let texts = into.texts.as_ref().unwrap();
+            assert_eq!([texts.ids[0], texts.ids[3]], [first(chosen[0]), first(chosen[1])]);
+        }
     }
 
     #[test]

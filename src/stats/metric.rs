@@ -66,10 +66,10 @@ pub fn metric_difference(
     Some(difference)
 }
 
-/// A mean of differences, and 0 where it is no larger than the rounding of the values that were subtracted.
+/// A mean of differences, and 0 where it is no larger than some roundings of the values that were subtracted.
 fn beyond_rounding(mean: f64, a: &[f64], b: &[f64]) -> f64 {
     let largest = a.iter().chain(b).fold(0.0, |largest: f64, value| largest.max(value.abs()));
-    if mean.abs() <= largest * f64::EPSILON { 0.0 } else { mean }
+    if mean.abs() <= 16.0 * f64::EPSILON * largest { 0.0 } else { mean }
 }
 
 /// `variant − baseline` of each seed that both have, by seed; `None` where a seed is given twice or a value is not finite.

@@ -176,12 +176,12 @@ fn the_terminal_is_about_the_error() {
     Note: e5m2: emulated, so the numerics are exact and the times would say nothing of hardware; none
     are given.
 
-     variant                             error  speed    memory  overflow  underflow                runs
-     fp32                              0.03917  1.00×  4.42 MiB         0          0              3 of 3
-     fp16-mixed       ±0, inconclusive  0.73×      −14%        83      5,507              3 of 3
-     bf16-mixed          +0.0004, inconclusive  1.92×      −14%         0          4              3 of 3
-     fp16-true            +0.137, inconclusive  0.89×      −14%     1,440    282,100  2 of 3, 1 diverged
-     e5m2 (emulated)       +0.01, inconclusive      —         —        26     73,883              3 of 3
+     variant                          error  speed    memory  overflow  underflow                runs
+     fp32                           0.03917  1.00×  4.42 MiB         0          0              3 of 3
+     fp16-mixed            ±0, inconclusive  0.73×      −14%        83      5,507              3 of 3
+     bf16-mixed       +0.0004, inconclusive  1.92×      −14%         0          4              3 of 3
+     fp16-true         +0.137, inconclusive  0.89×      −14%     1,440    282,100  2 of 3, 1 diverged
+     e5m2 (emulated)    +0.01, inconclusive      —         —        26     73,883              3 of 3
     Against fp32: error on the test data, speed of training (above 1 is faster), and memory of training.
     — means not measured. The terminal is too narrow for: skipped steps, step time and samples/s.
     "##);
