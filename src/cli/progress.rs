@@ -239,6 +239,12 @@ impl Narrator {
 /// What the data is.
 fn contents(data: &Dataset) -> String {
     let [train, test] = data.samples().map(|samples| formatting::count(samples as u64));
+    if let ([_, _, length], Targets::NextTokens(_)) = (data.shape(), &data.train().targets) {
+        let tokens = formatting::count(data.outputs() as u64);
+        return format!(
+            "data: {train} training and {test} test sequences of {length} tokens, of {tokens}"
+        );
+    }
     let shape = match (data.vocabulary(), data.shape()) {
         (Some(tokens), [_, _, length]) => {
             format!("at most {length} tokens, of {}", formatting::count(tokens as u64))
@@ -246,12 +252,11 @@ fn contents(data: &Dataset) -> String {
         (None, shape) => shape.map(|size| size.to_string()).join(" × "),
     };
     let outputs = formatting::count(data.outputs() as u64);
-    let outputs = match (&data.train().targets, data.outputs()) {
-        (Targets::Labels(_), 1) => "1 class".to_owned(),
-        (Targets::Labels(_), _) => format!("{outputs} classes"),
-        (Targets::Values(_), 1) => "1 target value".to_owned(),
-        (Targets::Values(_), _) => format!("{outputs} target values"),
-        (Targets::NextTokens(_), _) => "each position's next token".to_owned(),
+    let outputs = match (data.is_classification(), data.outputs()) {
+        (true, 1) => "1 class".to_owned(),
+        (true, _) => format!("{outputs} classes"),
+        (false, 1) => "1 target value".to_owned(),
+        (false, _) => format!("{outputs} target values"),
     };
     let noun = match data.train().inputs {
         Inputs::Pixels(_) => "images",

@@ -871,6 +871,7 @@ fn every_spec_in_experiments_is_a_plan() {
         "ci",
         "cifar-resnet",
         "digits",
+        "fp16-overflow",
         "gpu-mlp",
         "gpu-resnet",
         "imdb-distilbert",
