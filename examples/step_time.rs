@@ -9,7 +9,7 @@
 use mantissa::data::{self, DataError, Dataset, Inputs, Split, Targets, Tokens};
 use mantissa::device::{self, Stopwatch};
 use mantissa::memory;
-use mantissa::networks::{self, Wanted};
+use mantissa::networks::{self, DataShape};
 use mantissa::precision::Policy;
 use mantissa::spec::{
     Activation, ConvBlock, DEFAULT, DataPlan, EncoderPlan, ModelPlan, NormPlan, OptimizerPlan,
@@ -139,7 +139,7 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
 /// The model of a plan as this crate's layers, or as a module of candle.
 fn task(plan: &ModelPlan, data: Dataset, of_candle: bool) -> Result<Task, Failure> {
     if !of_candle {
-        let model = networks::model(plan, &Wanted::by(&data))?;
+        let model = networks::model(plan, &DataShape::of(&data))?;
         return Ok(Task::new(model, data));
     }
     let ModelPlan::Mlp { hidden, .. } = plan else {

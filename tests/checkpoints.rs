@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use mantissa::layers::{Arithmetic, Mode, Pass, Sequences};
 use mantissa::model::{Model, ModelError};
-use mantissa::networks::{self, Wanted};
+use mantissa::networks::{self, DataShape};
 use mantissa::ops::{self, LossGradient, LossSettings};
 use mantissa::precision::Format;
 use mantissa::spec::ModelPlan;
@@ -24,13 +24,13 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name)
 }
 
-fn model(folder: &Path, wanted: &Wanted) -> Result<Model, ModelError> {
-    networks::model(&ModelPlan::Pretrained { folder: folder.to_owned(), dropout: 0.0 }, wanted)
+fn model(folder: &Path, data: &DataShape) -> Result<Model, ModelError> {
+    networks::model(&ModelPlan::Pretrained { folder: folder.to_owned(), dropout: 0.0 }, data)
 }
 
 /// Texts with so many classes, or sequences without any.
-fn wanted(classes: Option<usize>) -> Wanted {
-    Wanted {
+fn data(classes: Option<usize>) -> DataShape {
+    DataShape {
         shape: [1, 1, POSITIONS],
         vocabulary: Some(TOKENS),
         outputs: classes.unwrap_or(TOKENS),
@@ -96,7 +96,7 @@ fn each_family_gives_the_logits_and_gradients_of_hugging_face() {
         [("bert", Some(3)), ("distilbert", Some(2)), ("gpt2", None), ("llama", None)]
     {
         let folder = folder(name);
-        let model = model(&folder, &wanted(classes)).unwrap();
+        let model = model(&folder, &data(classes)).unwrap();
         let expected: Value =
             serde_json::from_slice(&store::read(&folder.join("expected.json")).unwrap()).unwrap();
         let there = rows(&expected["logits"]).concat();
@@ -154,7 +154,7 @@ fn saved_weights_are_a_checkpoint_again() {
         [("bert", Some(3)), ("distilbert", Some(2)), ("gpt2", None), ("llama", None)]
     {
         let folder = folder(name);
-        let model = model(&folder, &wanted(classes)).unwrap();
+        let model = model(&folder, &data(classes)).unwrap();
         let written = model.weights_file(&weights(&model)).unwrap();
         let written = SafeTensors::deserialize(&written).unwrap();
         let files: Vec<PathBuf> = store::list(&folder)
@@ -198,8 +198,8 @@ fn replaced(from: &str, to: &str) -> impl Fn(Vec<u8>) -> Vec<u8> {
 }
 
 /// What is wrong with a copy, without its folder.
-fn refused(copy: &Path, wanted: &Wanted) -> String {
-    let error = model(copy, wanted).err().unwrap().to_string();
+fn refused(copy: &Path, data: &DataShape) -> String {
+    let error = model(copy, data).err().unwrap().to_string();
     let folder = copy.display().to_string();
     assert!(error.contains(&folder), "{error}");
     error.replace(&format!("{folder}/"), "").replace(&folder, "FOLDER")
@@ -207,9 +207,9 @@ fn refused(copy: &Path, wanted: &Wanted) -> String {
 
 #[test]
 fn a_configuration_that_does_not_fit_is_refused() {
-    let (texts, sequences) = (wanted(Some(3)), wanted(None));
-    let long = Wanted { shape: [1, 1, POSITIONS + 1], ..texts };
-    let large = Wanted { vocabulary: Some(TOKENS + 1), ..texts };
+    let (texts, sequences) = (data(Some(3)), data(None));
+    let long = DataShape { shape: [1, 1, POSITIONS + 1], ..texts };
+    let large = DataShape { vocabulary: Some(TOKENS + 1), ..texts };
     for (name, from, to, wanted, message) in [
         ("bert", "\"bert\"", "\"t5\"", texts, "unknown variant `t5`"),
         ("bert", "\"gelu\"", "\"swish\"", texts, "the activation \"swish\" is not known"),
@@ -271,13 +271,13 @@ fn tensors_that_do_not_fit_are_all_named() {
         bytes
     });
     assert_eq!(
-        refused(renamed.path(), &wanted(None)),
+        refused(renamed.path(), &data(None)),
         "model: FOLDER: the weights are not those of this model: transformer.h.0.mlp.c_fc.weight is missing"
     );
     let other =
         changed("gpt2", "config.json", replaced("\"n_positions\": 12", "\"n_positions\": 13"));
     assert_eq!(
-        refused(other.path(), &wanted(None)),
+        refused(other.path(), &data(None)),
         "model: FOLDER: the weights are not those of this model: transformer.wpe.weight has the shape [12, 16] in the file, \
          and [13, 16] in the model"
     );
@@ -286,17 +286,17 @@ fn tensors_that_do_not_fit_are_all_named() {
         bytes[6] = 0xff;
         bytes
     });
-    let error = refused(lies.path(), &wanted(Some(3)));
+    let error = refused(lies.path(), &data(Some(3)));
     assert!(error.starts_with("model: model.safetensors: not a file of safetensors: "), "{error}");
     let short = changed("bert", "model.safetensors", |bytes| bytes[..bytes.len() - 4].to_vec());
-    let error = refused(short.path(), &wanted(Some(3)));
+    let error = refused(short.path(), &data(Some(3)));
     assert!(error.starts_with("model: model.safetensors: not a file of safetensors: "), "{error}");
     let elsewhere = changed(
         "llama",
         "model.safetensors.index.json",
         replaced("model-00001-of-00003", "../model-00001-of-00003"),
     );
-    let error = refused(elsewhere.path(), &wanted(None));
+    let error = refused(elsewhere.path(), &data(None));
     assert!(
         error.contains(
             "\"../model-00001-of-00003.safetensors\" is not the name of a file beside it"
@@ -304,7 +304,7 @@ fn tensors_that_do_not_fit_are_all_named() {
         "{error}"
     );
     let missing = tempfile::tempdir().unwrap();
-    let error = refused(missing.path(), &wanted(None));
+    let error = refused(missing.path(), &data(None));
     assert!(error.starts_with("model: config.json: cannot read: "), "{error}");
 }
 
@@ -318,7 +318,7 @@ fn a_checkpoint_without_the_layers_of_a_task_gets_them() {
             .filter_map(|(name, view)| Some((name.strip_prefix("distilbert.")?.to_owned(), view)));
         safetensors::serialize(kept, None).unwrap()
     });
-    let model = model(bare.path(), &wanted(Some(5))).unwrap();
+    let model = model(bare.path(), &data(Some(5))).unwrap();
     let note = "The checkpoint lacks these, which start at random: pre_classifier.weight, pre_classifier.bias, classifier.weight and \
                 classifier.bias.";
     assert_eq!(model.notes[1], note);

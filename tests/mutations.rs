@@ -1,6 +1,5 @@
-//! Damaged files: results, run records, baselines, specs, kept tokens and published figures, each with seeded random damage to its bytes
-//! or to its values. The
-//! readers never panic and never hang, what they refuse is named in the error, and what they accept can be judged and rendered.
+//! Damaged files: results, run records, baselines, specs, kept tokens, published figures and checkpoints, each with seeded
+//! random damage to its bytes or to its values. The readers never panic and never hang, what they refuse is named in the error, and what they accept can be judged and rendered.
 //!
 //! `MANTISSA_MUTATIONS=100000 cargo test --test mutations` tries more, and `MANTISSA_MUTATIONS_FROM=SEED` starts at the seed that
 //! a failure names.
@@ -12,12 +11,18 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use candle_core::{Device, Tensor};
 use mantissa::data::{self, Loading};
+use mantissa::layers::{Arithmetic, Mode, Parameter, Pass};
+use mantissa::model::Model;
+use mantissa::networks::{self, DataShape};
+use mantissa::ops;
+use mantissa::precision::Format as NumberFormat;
 use mantissa::record::Results;
 use mantissa::regression::export::Format;
 use mantissa::regression::{Asked, Baseline, Judgement, judge};
 use mantissa::report::{self, Verbosity};
-use mantissa::spec::{DataPlan, Overrides, Plan, Reference, TableTest, TestShare};
+use mantissa::spec::{DataPlan, ModelPlan, Overrides, Plan, Reference, TableTest, TestShare};
 use mantissa::store;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -491,4 +496,67 @@ fn damaged_tokens() {
         store::write(&file, &bytes).unwrap();
         if load(&cache)? == original { Ok(()) } else { Err("other data".to_owned()) }
     });
+}
+
+/// What a checkpoint's files say is either refused, or a model that computes something.
+#[test]
+fn damaged_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for name in ["bert", "distilbert", "gpt2", "llama"] {
+        let there = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name);
+        for path in store::list(&there).unwrap() {
+            let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let bytes = store::read(&path).unwrap();
+            let copy = folder.path().join(name).join(&file);
+            store::write(&copy, &bytes).unwrap();
+            if file.starts_with("config") || file.starts_with("model") {
+                files.push((copy, bytes));
+            }
+        }
+    }
+    check(move |seed| {
+        let random = &mut ChaCha8Rng::seed_from_u64(seed);
+        let (file, whole) = pick(random, &files);
+        let damaged = if file.extension().is_some_and(|ending| ending == "json") {
+            damaged_json(random, whole)
+        } else {
+            let mut bytes = whole.clone();
+            // Nearly all damage would be to values, and go unseen.
+            let header = bytes.split_off(bytes.len().min(2000));
+            damage_bytes(random, &mut bytes);
+            [bytes, header].concat()
+        };
+        store::write(file, &damaged).unwrap();
+        let folder = file.parent().unwrap();
+        let next_tokens = ["gpt2", "llama"].iter().any(|name| folder.ends_with(name));
+        let outputs = if next_tokens { 40 } else { 3 };
+        let data = DataShape { shape: [1, 1, 8], vocabulary: Some(40), outputs, next_tokens };
+        let plan = ModelPlan::Pretrained { folder: folder.to_owned(), dropout: 0.0 };
+        let outcome = match networks::model(&plan, &data) {
+            Ok(model) => compute(&model),
+            // The kind of data is asked for by the kind of model, which was damaged.
+            Err(error) if error.to_string().contains("takes data.kind") => Ok(()),
+            Err(error) => named(&error, folder),
+        };
+        store::write(file, whole).unwrap();
+        outcome
+    });
+}
+
+/// One forward pass, which may give an error.
+fn compute(model: &Model) -> Result<(), String> {
+    let values =
+        model.initial_values(0).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let tensor = |(values, parameter): (Vec<f32>, &Parameter)| {
+        Tensor::from_vec(values, parameter.shape.as_slice(), &Device::Cpu)
+    };
+    let weights = values.into_iter().zip(&model.parameters).map(tensor);
+    let weights = weights.collect::<candle_core::Result<Vec<_>>>().map_err(|e| e.to_string())?;
+    let ids = ops::from_host((0..8_u32).collect(), (1, 8), &Device::Cpu).unwrap();
+    let arithmetic = Arithmetic { format: NumberFormat::F32, wide: false };
+    let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &[]);
+    // A damaged size that fits all shapes may still be one that an operation refuses.
+    drop(model.layers(&weights, &[], false).unwrap().forward(ids, &mut pass));
+    Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::Wanted;
+use super::DataShape;
 use super::decoder::Decoder;
 use super::encoder::Encoder;
 use crate::formatting::{self, list};
@@ -151,8 +151,11 @@ impl Network {
 /// # Errors
 /// When a file is missing or malformed, the model is none that is known here, it is not made for such texts, or a tensor is missing or
 /// of another shape: every one is named.
-pub(super) fn model((folder, dropout): (&Path, f32), wanted: &Wanted) -> Result<Model, ModelError> {
-    let Wanted { shape: [_, _, length], outputs, .. } = *wanted;
+pub(super) fn model(
+    (folder, dropout): (&Path, f32),
+    data: &DataShape,
+) -> Result<Model, ModelError> {
+    let DataShape { shape: [_, _, length], outputs, .. } = *data;
     let file = folder.join("config.json");
     let refuse = |what: String| Err(ModelError(format!("{}: {what}", file.display())));
     let config = config(&file)?;
@@ -161,7 +164,7 @@ pub(super) fn model((folder, dropout): (&Path, f32), wanted: &Wanted) -> Result<
         Err(what) => return refuse(what),
     };
     let next_tokens = matches!(network, Network::Decoder(_));
-    let vocabulary = wanted.tokens("pretrained", next_tokens)?;
+    let vocabulary = data.tokens("pretrained", next_tokens)?;
     if vocabulary > network.tokens() {
         return refuse(format!(
             "rows for {} tokens, and the tokenizer has {vocabulary}: choose the checkpoint's tokenizer",
@@ -329,25 +332,42 @@ fn activation(name: &str) -> Result<Activation, String> {
 
 /// The sizes that a spec would have to keep to.
 fn check(network: Network) -> Result<(), String> {
-    let (width, heads, kv_heads, others) = match network {
+    let (width, heads, kv_heads, depth, others) = match network {
         Network::Encoder(Encoder { plan, types, .. }) => {
-            let others = [plan.depth, plan.feed_forward, types.unwrap_or(1)];
-            (plan.width, plan.heads, plan.heads, others)
+            let others = [plan.feed_forward, types.unwrap_or(1)];
+            (plan.width, plan.heads, plan.heads, plan.depth, others)
         }
         Network::Decoder(Decoder { plan, .. }) => {
-            (plan.width, plan.heads, plan.kv_heads, [plan.depth, plan.feed_forward, 1])
+            (plan.width, plan.heads, plan.kv_heads, plan.depth, [plan.feed_forward, 1])
         }
     };
     let fit = |sizes: &[usize], most| sizes.iter().all(|size| (1..=most).contains(size));
     let rows = [network.tokens(), network.positions()];
     if !fit(&[width, heads, kv_heads], limits::WIDTH)
         || !fit(&others, limits::WIDTH)
+        || !fit(&[depth], limits::LAYERS)
         || !fit(&rows, limits::VOCABULARY)
     {
         return Err(format!(
-            "a size is 0 or too large: at most {} tokens and positions, and {} of anything else",
+            "a size is 0 or too large: at most {} tokens and positions, {} blocks, and {} of anything else",
             limits::VOCABULARY,
+            limits::LAYERS,
             limits::WIDTH
+        ));
+    }
+    let numbers = match network {
+        Network::Encoder(Encoder { epsilon, .. }) => [f64::from(epsilon), 1.0],
+        Network::Decoder(Decoder { epsilon, rope, .. }) => [f64::from(epsilon), rope],
+    };
+    if !numbers.iter().all(|number| number.is_finite() && *number > 0.0) {
+        return Err("an epsilon of a norm or a base of rotary positions is not over 0".to_owned());
+    }
+    let turned =
+        matches!(network, Network::Decoder(decoder) if decoder.plan.style == DecoderStyle::Llama);
+    if turned && !(width / heads).is_multiple_of(2) {
+        return Err(format!(
+            "rotary positions take heads of an even number of values, not {}",
+            width / heads
         ));
     }
     if !width.is_multiple_of(heads) || !heads.is_multiple_of(kv_heads) {

@@ -330,7 +330,7 @@ impl Maker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::networks::{Wanted, model};
+    use crate::networks::{DataShape, model};
     use crate::spec::{ConvBlock, ModelPlan};
 
     const CONV: ConvPlan = ConvPlan {
@@ -344,8 +344,8 @@ mod tests {
     };
 
     /// 10 classes of images of 8 × 8.
-    const IMAGES: Wanted =
-        Wanted { shape: [1, 8, 8], vocabulary: None, outputs: 10, next_tokens: false };
+    const IMAGES: DataShape =
+        DataShape { shape: [1, 8, 8], vocabulary: None, outputs: 10, next_tokens: false };
 
     fn of(layers: Vec<LayerPlan>) -> Result<crate::model::Model, String> {
         let plan = ModelPlan::Layers { layers };

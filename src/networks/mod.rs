@@ -15,9 +15,9 @@ use crate::spec::ModelPlan;
 use decoder::Decoder;
 use encoder::Encoder;
 
-/// What the data asks of a model.
+/// What a model must know of its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DataShape {
     /// Channels, height and width of a sample; texts are 1 × 1 × T.
     pub shape: [usize; 3],
     /// How many tokens texts are made of; none of other data.
@@ -28,9 +28,9 @@ pub struct Wanted {
     pub next_tokens: bool,
 }
 
-impl Wanted {
-    /// What a data set asks for.
-    pub fn by(data: &Dataset) -> Self {
+impl DataShape {
+    /// That of a data set.
+    pub fn of(data: &Dataset) -> Self {
         Self {
             shape: data.shape(),
             vocabulary: data.vocabulary(),
@@ -51,15 +51,15 @@ impl Wanted {
     }
 }
 
-/// The model of a plan, for what the data asks.
+/// The model of a plan, for such data.
 ///
 /// ```
-/// use mantissa::networks::{self, Wanted};
+/// use mantissa::networks::{self, DataShape};
 /// use mantissa::spec::{Activation, ModelPlan};
 ///
 /// let plan = ModelPlan::Mlp { hidden: vec![64], activation: Activation::Relu, dropout: 0.0 };
-/// let wanted = Wanted { shape: [1, 28, 28], vocabulary: None, outputs: 10, next_tokens: false };
-/// let model = networks::model(&plan, &wanted)?;
+/// let data = DataShape { shape: [1, 28, 28], vocabulary: None, outputs: 10, next_tokens: false };
+/// let model = networks::model(&plan, &data)?;
 /// assert_eq!(model.parameters.iter().map(|parameter| parameter.len()).sum::<usize>(), 784 * 64 + 64 + 64 * 10 + 10);
 /// # Ok::<(), mantissa::model::ModelError>(())
 /// ```
@@ -67,24 +67,24 @@ impl Wanted {
 /// # Errors
 /// When the model is not made for such samples, a convolution or pooling does not fit the images, a checkpoint cannot be read or does
 /// not fit, or a parameter or what an image becomes has more than [`VALUES`](crate::spec::limits::VALUES).
-pub fn model(plan: &ModelPlan, wanted: &Wanted) -> Result<Model, ModelError> {
-    let Wanted { shape, outputs, .. } = *wanted;
+pub fn model(plan: &ModelPlan, data: &DataShape) -> Result<Model, ModelError> {
+    let DataShape { shape, outputs, .. } = *data;
     let [_, _, length] = shape;
     match plan {
         ModelPlan::Encoder(plan) => {
-            let encoder = Encoder::of_plan(*plan, wanted.tokens("encoder", false)?, length);
+            let encoder = Encoder::of_plan(*plan, data.tokens("encoder", false)?, length);
             Model::of_layers(shape, |registry| Ok(encoder.layers(registry, length, outputs)))
         }
         ModelPlan::Decoder(plan) => {
-            let decoder = Decoder::of_plan(*plan, wanted.tokens("decoder", true)?, length);
+            let decoder = Decoder::of_plan(*plan, data.tokens("decoder", true)?, length);
             Model::of_layers(shape, |registry| Ok(decoder.layers(registry, length)))
         }
-        ModelPlan::Pretrained { folder, dropout } => checkpoint::model((folder, *dropout), wanted),
+        ModelPlan::Pretrained { folder, dropout } => checkpoint::model((folder, *dropout), data),
         ModelPlan::Own { .. } => Err(ModelError(
             "it is that of a task made in Rust: only the program that made it has its layers"
                 .into(),
         )),
-        _ if wanted.vocabulary.is_some() => Err(ModelError(
+        _ if data.vocabulary.is_some() => Err(ModelError(
             "it takes no texts: choose model.kind = \"encoder\", \"decoder\" or \"pretrained\""
                 .into(),
         )),
@@ -112,8 +112,8 @@ mod tests {
 
     /// The model of a plan for images and so many classes.
     fn model(plan: &ModelPlan, shape: [usize; 3], outputs: usize) -> Result<Model, ModelError> {
-        let wanted = Wanted { shape, vocabulary: None, outputs, next_tokens: false };
-        super::model(plan, &wanted)
+        let data = DataShape { shape, vocabulary: None, outputs, next_tokens: false };
+        super::model(plan, &data)
     }
 
     /// A block of one channel.
@@ -174,8 +174,8 @@ mod tests {
         let overrides = Overrides { set, ..Overrides::default() };
         let plan = Plan::read("default.toml", DEFAULT, &overrides).unwrap();
         let vocabulary = Some(vocabulary);
-        let wanted = Wanted { shape: [1, 1, length], vocabulary, outputs, next_tokens };
-        let model = super::model(&plan.model, &wanted).unwrap();
+        let data = DataShape { shape: [1, 1, length], vocabulary, outputs, next_tokens };
+        let model = super::model(&plan.model, &data).unwrap();
         model.parameters.iter().map(crate::layers::Parameter::len).sum()
     }
 

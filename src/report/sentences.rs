@@ -422,6 +422,7 @@ fn numerics(table: &Table<'_>) -> Vec<String> {
             "{known}: whether anything else overflowed or underflowed is not known."
         ));
     }
+    said.extend(table.rows.iter().filter_map(overflow_on_rejected_steps));
     said.extend(skipped(table));
     said.extend(non_finite_gradients(table));
     let uncounted = names(table, |row| row.counts.elements == 0 && row.runs.done() > 0);
@@ -432,6 +433,35 @@ fn numerics(table: &Table<'_>) -> Vec<String> {
         ));
     }
     said
+}
+
+/// Where the overflow was that had steps rejected, most first.
+fn overflow_on_rejected_steps(row: &Row<'_>) -> Option<String> {
+    /// More places are only counted.
+    const SHOWN: usize = 3;
+    let mut places = BTreeMap::new();
+    let censuses = row
+        .records
+        .iter()
+        .flat_map(|record| record.settling_census.iter().chain(&record.rejected_census));
+    for census in censuses {
+        let overflow = census.counts.map_or(0, |counts| counts.overflow);
+        if overflow > 0 {
+            *places.entry((census.layer.as_str(), census.role)).or_insert(0) += overflow;
+        }
+    }
+    let mut places: Vec<_> = places.into_iter().collect();
+    places.sort_by_key(|(_, overflow)| std::cmp::Reverse(*overflow));
+    let more = places.len().saturating_sub(SHOWN);
+    let shown = places.iter().take(SHOWN).map(|((layer, role), overflow)| {
+        format!("{layer} ({}, {})", text::role(*role), text::count(*overflow))
+    });
+    let mut shown: Vec<String> = shown.collect();
+    if more > 0 {
+        shown.push(text::plural(more, "other"));
+    }
+    let places = text::list(&shown);
+    (!shown.is_empty()).then(|| format!("{}: overflow on rejected steps in {places}.", row.name))
 }
 
 /// The skipped steps of each variant that skipped one.

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::record::files::FIGURES;
 use crate::record::{
-    Counts, Engine, Evidence, Failure, LayerCensus, MetricVerdict, Numerics, Status, VariantResult,
+    Counts, Engine, Evidence, Failure, LayerCensus, MetricVerdict, Numerics, Role, Status,
+    VariantResult,
 };
 use crate::store;
 
@@ -717,6 +718,32 @@ fn results_of_candle_say_so_at_each_variant_and_claim() {
     assert!(page.contains("Of candle's operations only the rounding of weights is counted"));
     let shown = terminal(&of_candle.results, Verbosity::Summary, 140);
     assert!(shown.contains("e5m2 (emulated, candle)"), "{shown}");
+}
+
+/// Of two rejected steps: where the most values overflowed comes first, and over three places the rest is counted.
+#[test]
+fn rejected_steps_say_where_they_overflowed() {
+    let mut loaded = loaded();
+    let record = loaded.records.iter_mut().find(|record| record.variant == "fp16-mixed").unwrap();
+    let of = |layer: &str, role: Role, overflow: u64| {
+        let mut census = record.census[0].clone();
+        (census.layer, census.role) = (layer.to_owned(), role);
+        census.counts = Some(Counts { elements: 10_000, overflow, ..Counts::default() });
+        census
+    };
+    let (sum, output) = (Role::Activations, Role::WeightGradients);
+    let settling = vec![of("block2.sum", sum, 5000), of("block1.sum", sum, 0)];
+    let rejected = vec![
+        of("block2.sum", sum, 348),
+        of("output", output, 7),
+        of("a", sum, 6),
+        of("b", sum, 5),
+        of("c", sum, 4),
+    ];
+    (record.settling_census, record.rejected_census) = (settling, rejected);
+    let said = "fp16-mixed: overflow on rejected steps in block2.sum (activations, 5,348), output (weight gradients, 7), \
+                a (activations, 6) and 2 others.";
+    assert!(summary(&loaded).contains(said), "{}", summary(&loaded));
 }
 
 /// As of a program that does not install the counting allocator.

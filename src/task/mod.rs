@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::data::{self, DataError, Dataset, Loading};
 use crate::formatting;
 use crate::model::{Model, ModelError, WeightsError};
-use crate::networks::{self, Wanted};
+use crate::networks::{self, DataShape};
 use crate::record::TestMetric;
 use crate::spec::{self, Augment, Overrides, OwnPlan, Plan, SpecError};
 use crate::store::{self, StoreError};
@@ -99,7 +99,7 @@ impl Task {
     /// As [`Task::of_plan`].
     pub fn of_plan_with(plan: &Plan, loading: Loading<'_>) -> Result<Self, TaskError> {
         let data = data::load_with(&plan.data, loading)?;
-        let mut model = networks::model(&plan.model, &Wanted::by(&data))?;
+        let mut model = networks::model(&plan.model, &DataShape::of(&data))?;
         let notes = std::mem::take(&mut model.notes);
         let augment = data::augmentation(&plan.data);
         let task = Self { augment, notes, ..Self::new(model, data) };

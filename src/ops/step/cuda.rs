@@ -4,7 +4,7 @@
 use std::mem::size_of;
 
 use candle_core::cuda::cudarc::driver::CudaSlice;
-use candle_core::{CudaDevice, Device, Error, Result, Tensor};
+use candle_core::{CudaDevice, DType, Device, Error, Result, Tensor};
 
 use super::update::{GradientCounts, GradientSummary, Update};
 use super::{ParameterTensors, RateSchedule, Rates, StepOutcome, StepSettings};
