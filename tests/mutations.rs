@@ -313,8 +313,8 @@ fn no_number_that_is_none(text: &str) -> Result<(), String> {
     for none in ["NaN", "inf", "Infinity"] {
         for (at, _) in text.match_indices(none) {
             let (before, after) = (&text[..at], &text[at + none.len()..]);
-            let counted = before.ends_with(|c: char| c == ' ')
-                && before.trim_end().ends_with(|c: char| c.is_ascii_digit());
+            let counted =
+                before.ends_with(' ') && before.trim_end().ends_with(|c: char| c.is_ascii_digit());
             if !counted && !before.ends_with(is_word) && !after.starts_with(is_word) {
                 return Err(format!("{none} is shown: {text}"));
             }

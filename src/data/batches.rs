@@ -387,9 +387,8 @@ fn test_order(data: &Dataset) -> Vec<usize> {
 /// Texts that are not all of one length, as those of a language model are.
 fn of_many_lengths(split: &Split) -> Option<&Tokens> {
     match (&split.inputs, &split.targets) {
-        (Inputs::Tokens(_), Targets::NextTokens(_)) => None,
-        (Inputs::Tokens(tokens), _) => Some(tokens),
-        (Inputs::Pixels(_) | Inputs::Values(_), _) => None,
+        (Inputs::Tokens(tokens), Targets::Labels(_) | Targets::Values(_)) => Some(tokens),
+        _ => None,
     }
 }
 

@@ -28,8 +28,8 @@ pub(super) fn load(
         }
     };
     let encoder = Encoder::new(tokens, first)?;
-    let train = sequences(train, encoder.encode(train, first)?, length, "train")?;
-    let test = sequences(path, encoder.encode(path, &second)?, length, "test")?;
+    let train = sequences(train, &encoder.encode(train, first)?, length, "train")?;
+    let test = sequences(path, &encoder.encode(path, &second)?, length, "test")?;
     let split = |(ids, ends): (Vec<u32>, Vec<usize>)| {
         let targets = Targets::NextTokens(ends.len());
         let tokens = Tokens { ids, ends, vocabulary: encoder.vocabulary, cut: 0 };
@@ -169,7 +169,7 @@ fn made(text: &str, vocabulary: usize) -> tokenizers::Result<tokenizers::Tokeniz
 /// Tokens as samples of `length` and the next one, and where each ends.
 fn sequences(
     path: &Path,
-    ids: Vec<u32>,
+    ids: &[u32],
     length: usize,
     split: &str,
 ) -> Result<(Vec<u32>, Vec<usize>), DataError> {

@@ -33,29 +33,29 @@ impl FeedForward {
         (width, hidden): (usize, usize),
         activation: Activation,
     ) -> Self {
-        let up = linear(registry, format!("{name}.up"), (width, hidden), true);
+        let up = linear(registry, &format!("{name}.up"), (width, hidden), true);
         let between = Between::Activation(Activate::new(registry, name, activation));
-        let down = linear(registry, format!("{name}.down"), (hidden, width), true);
+        let down = linear(registry, &format!("{name}.down"), (hidden, width), true);
         Self { up, between, down }
     }
 
     /// `down(silu(gate(x)) · up(x))` without biases (Shazeer 2020, arXiv 2002.05202); `gate` is called `name.gate`.
     pub fn swiglu(registry: &mut Registry, name: &str, (width, hidden): (usize, usize)) -> Self {
-        let gate = linear(registry, format!("{name}.gate"), (width, hidden), false);
-        let up = linear(registry, format!("{name}.up"), (width, hidden), false);
+        let gate = linear(registry, &format!("{name}.gate"), (width, hidden), false);
+        let up = linear(registry, &format!("{name}.up"), (width, hidden), false);
         let between = Between::Gate(registry.layer(name), gate);
-        let down = linear(registry, format!("{name}.down"), (hidden, width), false);
+        let down = linear(registry, &format!("{name}.down"), (hidden, width), false);
         Self { up, between, down }
     }
 }
 
 fn linear(
     registry: &mut Registry,
-    name: String,
+    name: &str,
     (inputs, outputs): (usize, usize),
     bias: bool,
 ) -> Linear {
-    Linear::with(registry, &name, LinearSizes { inputs, outputs, bias, init: TRANSFORMER_INIT })
+    Linear::with(registry, name, LinearSizes { inputs, outputs, bias, init: TRANSFORMER_INIT })
 }
 
 impl Layer for FeedForward {

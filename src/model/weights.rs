@@ -160,7 +160,9 @@ impl Given {
         let mut one = || take(1).into_iter().flatten().flatten().collect();
         let statistics = model.statistics.iter().map(|_| [one(), one()]).collect();
         let mut digest = Sha256::new();
-        files.iter().for_each(|file| digest.update(file));
+        for file in files {
+            digest.update(file);
+        }
         let digest = formatting::hex(&digest.finalize());
         Ok((Self { parameters, state, statistics, digest }, not_shared))
     }

@@ -201,79 +201,91 @@ fn config(file: &Path) -> Result<Config, ModelError> {
 /// What a configuration is a model of, or why it is none that is known here.
 fn network(config: &Config, dropout: f32) -> Result<Network, String> {
     let network = match config {
-        Config::Bert(bert) => {
-            if bert.position_embedding_type.as_deref().is_some_and(|kind| kind != "absolute") {
-                return Err("position_embedding_type must be \"absolute\"".to_owned());
-            }
-            let plan = EncoderPlan {
-                width: bert.hidden_size,
-                depth: bert.num_hidden_layers,
-                heads: bert.num_attention_heads,
-                feed_forward: bert.intermediate_size,
-                dropout,
-                norm: NormPlan::After,
-                pool: TextPool::First,
-                residual_init: 1.0,
-            };
-            Network::Encoder(Encoder {
-                plan,
-                tokens: bert.vocab_size,
-                positions: bert.max_position_embeddings,
-                types: Some(bert.type_vocab_size),
-                activation: activation(&bert.hidden_act)?,
-                head: Some(Activation::Tanh),
-                epsilon: bert.layer_norm_eps,
-            })
-        }
-        Config::DistilBert(bert) => {
-            let plan = EncoderPlan {
-                width: bert.dim,
-                depth: bert.n_layers,
-                heads: bert.n_heads,
-                feed_forward: bert.hidden_dim,
-                dropout,
-                norm: NormPlan::After,
-                pool: TextPool::First,
-                residual_init: 1.0,
-            };
-            Network::Encoder(Encoder {
-                plan,
-                tokens: bert.vocab_size,
-                positions: bert.max_position_embeddings,
-                types: None,
-                activation: activation(&bert.activation)?,
-                head: Some(Activation::Relu),
-                epsilon: bert_epsilon(),
-            })
-        }
-        Config::Gpt2(gpt) => {
-            if !gpt.scale_attn_weights || gpt.scale_attn_by_inverse_layer_idx {
-                return Err("attention must be scaled by 1/√d alone".to_owned());
-            }
-            let plan = DecoderPlan {
-                width: gpt.n_embd,
-                depth: gpt.n_layer,
-                heads: gpt.n_head,
-                kv_heads: gpt.n_head,
-                feed_forward: gpt.n_inner.unwrap_or_else(|| gpt.n_embd.saturating_mul(4)),
-                dropout,
-                style: DecoderStyle::Gpt2,
-                residual_init: 1.0,
-            };
-            Network::Decoder(Decoder {
-                plan,
-                tokens: gpt.vocab_size,
-                positions: gpt.n_positions,
-                activation: activation(&gpt.activation_function)?,
-                tied: gpt.tie_word_embeddings,
-                epsilon: gpt.layer_norm_epsilon,
-                rope: 1.0,
-            })
-        }
+        Config::Bert(bert) => Network::Encoder(bert.encoder(dropout)?),
+        Config::DistilBert(bert) => Network::Encoder(bert.encoder(dropout)?),
+        Config::Gpt2(gpt) => Network::Decoder(gpt.decoder(dropout)?),
         Config::Llama(llama) => Network::Decoder(llama.decoder(dropout)?),
     };
     check(network)?;
     Ok(network)
+}
+
+impl Bert {
+    fn encoder(&self, dropout: f32) -> Result<Encoder, String> {
+        if self.position_embedding_type.as_deref().is_some_and(|kind| kind != "absolute") {
+            return Err("position_embedding_type must be \"absolute\"".to_owned());
+        }
+        let plan = EncoderPlan {
+            width: self.hidden_size,
+            depth: self.num_hidden_layers,
+            heads: self.num_attention_heads,
+            feed_forward: self.intermediate_size,
+            dropout,
+            norm: NormPlan::After,
+            pool: TextPool::First,
+            residual_init: 1.0,
+        };
+        Ok(Encoder {
+            plan,
+            tokens: self.vocab_size,
+            positions: self.max_position_embeddings,
+            types: Some(self.type_vocab_size),
+            activation: activation(&self.hidden_act)?,
+            head: Some(Activation::Tanh),
+            epsilon: self.layer_norm_eps,
+        })
+    }
+}
+
+impl DistilBert {
+    fn encoder(&self, dropout: f32) -> Result<Encoder, String> {
+        let plan = EncoderPlan {
+            width: self.dim,
+            depth: self.n_layers,
+            heads: self.n_heads,
+            feed_forward: self.hidden_dim,
+            dropout,
+            norm: NormPlan::After,
+            pool: TextPool::First,
+            residual_init: 1.0,
+        };
+        Ok(Encoder {
+            plan,
+            tokens: self.vocab_size,
+            positions: self.max_position_embeddings,
+            types: None,
+            activation: activation(&self.activation)?,
+            head: Some(Activation::Relu),
+            epsilon: bert_epsilon(),
+        })
+    }
+}
+
+impl Gpt2 {
+    fn decoder(&self, dropout: f32) -> Result<Decoder, String> {
+        if !self.scale_attn_weights || self.scale_attn_by_inverse_layer_idx {
+            return Err("attention must be scaled by 1/√d alone".to_owned());
+        }
+        let plan = DecoderPlan {
+            width: self.n_embd,
+            depth: self.n_layer,
+            heads: self.n_head,
+            kv_heads: self.n_head,
+            feed_forward: self.n_inner.unwrap_or_else(|| self.n_embd.saturating_mul(4)),
+            dropout,
+            style: DecoderStyle::Gpt2,
+            residual_init: 1.0,
+        };
+        Ok(Decoder {
+            plan,
+            tokens: self.vocab_size,
+            positions: self.n_positions,
+            activation: activation(&self.activation_function)?,
+            tied: self.tie_word_embeddings,
+            epsilon: self.layer_norm_epsilon,
+            rope: 1.0,
+        })
+    }
 }
 
 impl Llama {

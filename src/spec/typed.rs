@@ -90,26 +90,29 @@ pub(super) enum DataSpec {
     },
     Text(TextSpec),
     #[serde(rename = "plain-text")]
-    PlainText {
-        train: PathBuf,
-        test: Option<PathBuf>,
-        test_share: Option<f64>,
-        length: Option<usize>,
-        tokenizer: Option<PathBuf>,
-        vocabulary: Option<usize>,
-    },
+    PlainText(PlainTextSpec),
 }
 
 impl DataSpec {
     /// Whether it asks for a tokenizer to be made.
     pub(super) fn makes_tokens(&self) -> bool {
         match self {
-            Self::Text(TextSpec { vocabulary, .. }) | Self::PlainText { vocabulary, .. } => {
-                vocabulary.is_some()
-            }
+            Self::Text(TextSpec { vocabulary, .. })
+            | Self::PlainText(PlainTextSpec { vocabulary, .. }) => vocabulary.is_some(),
             _ => false,
         }
     }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PlainTextSpec {
+    pub(super) train: PathBuf,
+    pub(super) test: Option<PathBuf>,
+    pub(super) test_share: Option<f64>,
+    pub(super) length: Option<usize>,
+    pub(super) tokenizer: Option<PathBuf>,
+    pub(super) vocabulary: Option<usize>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

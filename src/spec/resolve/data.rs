@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Checked, defaults, limits, real, refuse, whole};
-use crate::spec::typed::{DataSpec, TextSpec};
+use crate::spec::typed::{DataSpec, PlainTextSpec, TextSpec};
 use crate::spec::{
     Augment, DataPlan, IdxTest, NpyTest, TableTest, TestShare, TextTest, TokensPlan,
 };
@@ -58,29 +58,32 @@ pub(super) fn resolve(spec: DataSpec) -> Checked<DataPlan> {
             DataPlan::Csv { train, test, target, features, task: task.unwrap_or(defaults::TASK) }
         }
         DataSpec::Text(spec) => text(spec)?,
-        DataSpec::PlainText { train, test, test_share, length, tokenizer, vocabulary } => {
-            let test = match (test, share(test_share, None)?) {
-                (Some(path), None) => TextTest::File(path),
-                (None, Some(share)) => TextTest::Last(share.share),
-                _ => {
-                    return refuse("data", "give either test or test_share for the test split");
-                }
-            };
-            let tokens = match (tokenizer, vocabulary) {
-                (None, None) => TokensPlan::Characters,
-                (Some(path), None) => TokensPlan::Tokenizer(path),
-                (None, Some(size)) => {
-                    TokensPlan::Made(whole("data.vocabulary", size, 256..=limits::VOCABULARY)?)
-                }
-                (Some(_), Some(_)) => {
-                    return refuse("data.vocabulary", "is that of the tokenizer; remove this key");
-                }
-            };
-            let length = length.unwrap_or(defaults::LENGTH);
-            let length = whole("data.length", length, 2..=limits::LENGTH)?;
-            DataPlan::PlainText { train, test, length, tokens }
-        }
+        DataSpec::PlainText(spec) => plain_text(spec)?,
     })
+}
+
+fn plain_text(spec: PlainTextSpec) -> Checked<DataPlan> {
+    let PlainTextSpec { train, test, test_share, length, tokenizer, vocabulary } = spec;
+    let test = match (test, share(test_share, None)?) {
+        (Some(path), None) => TextTest::File(path),
+        (None, Some(share)) => TextTest::Last(share.share),
+        _ => {
+            return refuse("data", "give either test or test_share for the test split");
+        }
+    };
+    let tokens = match (tokenizer, vocabulary) {
+        (None, None) => TokensPlan::Characters,
+        (Some(path), None) => TokensPlan::Tokenizer(path),
+        (None, Some(size)) => {
+            TokensPlan::Made(whole("data.vocabulary", size, 256..=limits::VOCABULARY)?)
+        }
+        (Some(_), Some(_)) => {
+            return refuse("data.vocabulary", "is that of the tokenizer; remove this key");
+        }
+    };
+    let length = length.unwrap_or(defaults::LENGTH);
+    let length = whole("data.length", length, 2..=limits::LENGTH)?;
+    Ok(DataPlan::PlainText { train, test, length, tokens })
 }
 
 fn text(spec: TextSpec) -> Checked<DataPlan> {
