@@ -26,6 +26,16 @@ pub fn plural(number: usize, noun: &str) -> String {
     format!("{number} {noun}{end}")
 }
 
+/// A list of at most `most` names; more are only counted.
+pub fn list_of_at_most(most: usize, mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(most);
+    names.truncate(most);
+    if more > 0 {
+        names.push(format!("{} more", count(more as u64)));
+    }
+    list(&names)
+}
+
 /// `a, b and c`.
 pub fn list(items: &[String]) -> String {
     match items {

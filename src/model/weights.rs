@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest as _, Sha256};
 
 use super::Model;
-use crate::formatting::{self, list};
+use crate::formatting::{self, list_of_at_most};
 use crate::layers::Parameter;
 
 /// More tensors that do not fit are only counted.
@@ -152,7 +152,7 @@ impl Given {
             problems.extend(more.iter().map(|name| format!("{name} is not in the model")));
         }
         if !problems.is_empty() {
-            return Err(WeightsError::Mismatch(shown(problems)));
+            return Err(WeightsError::Mismatch(list_of_at_most(MOST_SHOWN, problems)));
         }
         let mut values = values.into_iter();
         let mut take = |count: usize| values.by_ref().take(count).collect::<Vec<_>>();
@@ -189,15 +189,6 @@ fn wanted(model: &Model) -> Vec<Wanted> {
         })
     });
     parameters.chain(state).chain(statistics).collect()
-}
-
-fn shown(mut problems: Vec<String>) -> String {
-    let more = problems.len().saturating_sub(MOST_SHOWN);
-    problems.truncate(MOST_SHOWN);
-    if more > 0 {
-        problems.push(format!("{} more", formatting::count(more as u64)));
-    }
-    list(&problems)
 }
 
 /// The values of a tensor; none of a type that is no floating-point number of 16 bits or more.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::DataShape;
 use super::decoder::Decoder;
 use super::encoder::Encoder;
-use crate::formatting::{self, list};
+use crate::formatting::list_of_at_most;
 use crate::layers::Parameter;
 use crate::model::{FileTensor, Model, ModelError};
 use crate::spec::{Activation, DecoderPlan, DecoderStyle, EncoderPlan, NormPlan, TextPool, limits};
@@ -416,7 +416,7 @@ fn start(model: &mut Model, folder: &Path, config: &Config) -> Result<(), ModelE
         (unused, "Of the checkpoint these are not used"),
     ] {
         if !names.is_empty() {
-            model.notes.push(format!("{what}: {}.", shown(names)));
+            model.notes.push(format!("{what}: {}.", list_of_at_most(MOST_SHOWN, names)));
         }
     }
     Ok(())
@@ -427,15 +427,6 @@ fn is_no_weight(name: &str) -> bool {
     [".attn.bias", ".attn.masked_bias", "position_ids", "rotary_emb.inv_freq"]
         .iter()
         .any(|end| name.ends_with(end))
-}
-
-fn shown(mut names: Vec<String>) -> String {
-    let more = names.len().saturating_sub(MOST_SHOWN);
-    names.truncate(MOST_SHOWN);
-    if more > 0 {
-        names.push(format!("{} more", formatting::count(more as u64)));
-    }
-    list(&names)
 }
 
 /// The files of the weights.
