@@ -210,21 +210,26 @@ fn network(config: &Config, dropout: f32) -> Result<Network, String> {
     Ok(network)
 }
 
+/// BERT's blocks: width, depth, heads, and values between the linear layers.
+fn bert_blocks([width, depth, heads, feed_forward]: [usize; 4], dropout: f32) -> EncoderPlan {
+    let (norm, pool, residual_init) = (NormPlan::After, TextPool::First, 1.0);
+    EncoderPlan { width, depth, heads, feed_forward, dropout, norm, pool, residual_init }
+}
+
 impl Bert {
     fn encoder(&self, dropout: f32) -> Result<Encoder, String> {
         if self.position_embedding_type.as_deref().is_some_and(|kind| kind != "absolute") {
             return Err("position_embedding_type must be \"absolute\"".to_owned());
         }
-        let plan = EncoderPlan {
-            width: self.hidden_size,
-            depth: self.num_hidden_layers,
-            heads: self.num_attention_heads,
-            feed_forward: self.intermediate_size,
+        let plan = bert_blocks(
+            [
+                self.hidden_size,
+                self.num_hidden_layers,
+                self.num_attention_heads,
+                self.intermediate_size,
+            ],
             dropout,
-            norm: NormPlan::After,
-            pool: TextPool::First,
-            residual_init: 1.0,
-        };
+        );
         Ok(Encoder {
             plan,
             tokens: self.vocab_size,
@@ -239,16 +244,7 @@ impl Bert {
 
 impl DistilBert {
     fn encoder(&self, dropout: f32) -> Result<Encoder, String> {
-        let plan = EncoderPlan {
-            width: self.dim,
-            depth: self.n_layers,
-            heads: self.n_heads,
-            feed_forward: self.hidden_dim,
-            dropout,
-            norm: NormPlan::After,
-            pool: TextPool::First,
-            residual_init: 1.0,
-        };
+        let plan = bert_blocks([self.dim, self.n_layers, self.n_heads, self.hidden_dim], dropout);
         Ok(Encoder {
             plan,
             tokens: self.vocab_size,
