@@ -185,6 +185,7 @@ fn measured(
             weights: bytes,
             blocks: Vec::new(),
         }),
+        serving: None,
         memory: Some(Memory {
             peak_bytes: Bytes(5 * bytes.0),
             weights: bytes,
@@ -268,5 +269,6 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
         updates: UpdateCounts::default(),
         gradients: GradientCounts::default(),
         memory: None,
+        agreement: Vec::new(),
     }
 }

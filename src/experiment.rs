@@ -21,7 +21,8 @@ use candle_core::Device;
 use crate::claims;
 use crate::data::{Batches, Dataset};
 use crate::device::{self, DeviceError, LoadMeter};
-use crate::model::Engine;
+use crate::formatting;
+use crate::model::{Engine, ModelError};
 use crate::ops;
 use crate::precision::Policy;
 use crate::record::files::RESULTS;
@@ -29,7 +30,7 @@ use crate::record::{
     Control, DataFacts, Environment, Failure, GradientCounts, Identity, Results, RunRecord,
     RunSummary, SCHEMA, Status, UpdateCounts, VariantResult,
 };
-use crate::spec::{ControlKind, ControlPlan, Plan, Reference, VariantPlan};
+use crate::spec::{ControlKind, ControlPlan, Plan, Reference, ServingPlan, VariantPlan};
 use crate::store::{self, Folder, StoreError};
 use crate::task::{Task, TaskError};
 use crate::train::{self, Phase, RunError, Setup, Timing};
@@ -227,6 +228,9 @@ impl Experiment {
         let (train, model) = (&plan.train, &task.model);
         model.check_batch(train.batch.max(plan.measure.inference_batch))?;
         model.check_normalization(train.batch)?;
+        if let Some(serving) = &plan.measure.serving {
+            check_serving(serving, &task)?;
+        }
         Batches::new(&task.data, train.batch, task.augment, 0)?;
         let reference = plan.reference.as_deref().map(Reference::load).transpose()?;
         Ok(Self { plan, task, reference })
@@ -330,6 +334,22 @@ impl Experiment {
             .collect();
         Ok(Results { variants, other_load, ..results.clone() })
     }
+}
+
+/// # Errors
+/// When the model cannot generate, or the test split has too few prompts.
+fn check_serving(serving: &ServingPlan, task: &Task) -> Result<(), ModelError> {
+    let wrong = |what: String| ModelError(format!("measure.serving: {what}"));
+    task.model.cached().map_err(|error| wrong(error.0))?;
+    let prompt = serving.prompt;
+    let prompts = task.data.prompts(serving.prompts, prompt).len() / prompt;
+    if prompts < 2 {
+        let there = formatting::plural(prompts, "sequence");
+        return Err(wrong(format!(
+            "the test split has {there} of {prompt} tokens, and a comparison needs two; choose a smaller measure.serving.prompt"
+        )));
+    }
+    Ok(())
 }
 
 /// The seed of the weights and batches that are timed.
@@ -512,6 +532,7 @@ fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> train::Trained 
         updates: UpdateCounts::default(),
         gradients: GradientCounts::default(),
         memory: None,
+        agreement: Vec::new(),
     };
     train::Trained { record, weights: None }
 }
@@ -581,6 +602,7 @@ fn summarize(
         train: timing.and_then(|timing| compare::train_time(plan, timing)),
         untimed: timing.and_then(|timing| timing.failure.clone()),
         inference: timing.and_then(|timing| compare::inference(plan, timing)),
+        serving: compare::serving(plan, runs, timing),
         memory,
         numerics: compare::numerics(runs),
         against_baseline: None,

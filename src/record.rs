@@ -22,6 +22,7 @@ mod metric;
 mod numerics;
 mod run;
 pub mod schema;
+mod serving;
 
 pub use comparison::*;
 pub use cost::*;
@@ -29,6 +30,7 @@ pub use estimate::*;
 pub use metric::*;
 pub use numerics::*;
 pub use run::*;
+pub use serving::*;
 
 // What the engine counts and knows, as it is written.
 pub use crate::data::DataFacts;
@@ -163,6 +165,9 @@ pub struct VariantResult {
     pub untimed: Option<String>,
     /// Inference time and memory with weights in the compute format only.
     pub inference: Option<Inference>,
+    /// Serving of a language model; none where it was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Serving>,
     /// Memory of training: the largest over the seeds; none where it was not measured.
     pub memory: Option<Memory>,
     /// Counts summed over the seeds' census steps.

@@ -411,6 +411,8 @@ pub struct OwnPlan {
     pub test: usize,
     /// What is learnt.
     pub task: TaskKind,
+    /// Tokens of a sequence, of a language model.
+    pub length: Option<usize>,
     /// Parameters of the model.
     pub parameters: usize,
     /// Their values.
@@ -804,6 +806,23 @@ pub struct MeasurePlan {
     /// δ of a regression, as a share of the baseline's mean squared error: errors closer than this are equivalent.
     #[serde(default = "default_error_margin", skip_serializing_if = "is_default_error_margin")]
     pub error_margin: f64,
+    /// How a language model is served, where that is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<ServingPlan>,
+}
+
+/// How a language model is served: tokens of prompts pass through it at once (prefill), then tokens that it generates, one by one
+/// (decode), with the keys and values of earlier positions kept in the compute format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServingPlan {
+    /// Tokens of a prompt: the first of a sequence of the test split.
+    pub prompt: usize,
+    /// Tokens that are generated after each, the most probable one each time.
+    pub generate: usize,
+    /// Sequences at a time, beside one alone.
+    pub batch: usize,
+    /// Prompts on which a format's tokens are compared with those of FP32.
+    pub prompts: usize,
 }
 
 /// What results mean that do not say it.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use mantissa::layers::{Arithmetic, Mode, Pass, Sequences};
+use mantissa::layers::{Arithmetic, KeyValueCache, Mode, Pass, Sequences};
 use mantissa::model::{Model, ModelError};
 use mantissa::networks::{self, DataShape};
 use mantissa::ops::{self, LossGradient, LossSettings};
@@ -120,6 +120,80 @@ fn each_family_gives_the_logits_and_gradients_of_hugging_face() {
         );
         assert_eq!(model.notes.len(), 1, "{:?}", model.notes);
     }
+}
+
+/// The logits behind the first `prompt` tokens of sequences of one length, which pass through the model at once, then behind each
+/// further one: of each position N × V.
+fn served(model: &Model, ids: &[&[u32]], prompt: usize) -> Vec<Vec<f32>> {
+    let (weights, length) = (weights(model), ids[0].len());
+    let layers = model.layers(&weights, &[], false).unwrap();
+    let arithmetic = Arithmetic { format: Format::F32, wide: false };
+    let widths = model.cached().unwrap();
+    let mut cache =
+        KeyValueCache::new(widths, (ids.len(), length), arithmetic, &Device::Cpu).unwrap();
+    let mut logits = Vec::new();
+    let parts = std::iter::once((0, prompt)).chain((prompt..length).map(|at| (at, 1)));
+    for (first, count) in parts {
+        let tokens: Vec<u32> =
+            ids.iter().flat_map(|ids| &ids[first..first + count]).copied().collect();
+        let tokens = ops::from_host(tokens, (ids.len(), count), &Device::Cpu).unwrap();
+        let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &[]).with_cache(&cache);
+        let found = layers.forward(tokens.clone(), &mut pass).unwrap();
+        drop(pass);
+        cache.advance(count);
+        logits.push(ops::to_f32(&found).unwrap());
+    }
+    // There is no room for another.
+    let one = ops::from_host(vec![0_u32; ids.len()], (ids.len(), 1), &Device::Cpu).unwrap();
+    let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &[]).with_cache(&cache);
+    assert!(layers.forward(one, &mut pass).is_err());
+    logits
+}
+
+/// With a cache a position sees what it saw in the whole sequence: the library's logits of that are those here.
+#[test]
+fn with_a_cache_each_position_has_the_logits_of_hugging_face() {
+    for name in ["gpt2", "llama"] {
+        let folder = folder(name);
+        let model = model(&folder, &data(None)).unwrap();
+        let expected: Value =
+            serde_json::from_slice(&store::read(&folder.join("expected.json")).unwrap()).unwrap();
+        let ids: Vec<Vec<u32>> = serde_json::from_value(expected["ids"].clone()).unwrap();
+        let lengths: Vec<usize> = serde_json::from_value(expected["lengths"].clone()).unwrap();
+        let (there, width) = (rows(&expected["logits"]), ids[0].len());
+        let largest = there.concat().iter().fold(0.0, |most: f64, logit| most.max(logit.abs()));
+        let check = |sequences: &[usize], length: usize, prompt: usize| {
+            let chosen: Vec<&[u32]> = sequences.iter().map(|at| &ids[*at][..length]).collect();
+            for (position, logits) in (prompt - 1..).zip(served(&model, &chosen, prompt)) {
+                for (at, logits) in sequences.iter().zip(logits.chunks(TOKENS)) {
+                    for (here, there) in logits.iter().zip(&there[at * width + position]) {
+                        let off = (f64::from(*here) - there).abs();
+                        let bound = 32.0 * largest * f64::from(f32::EPSILON);
+                        assert!(off <= bound, "{name}, {at} at {position}: {here} {there}");
+                    }
+                }
+            }
+        };
+        let all: Vec<usize> = (0..ids.len()).collect();
+        let shortest = *lengths.iter().min().unwrap();
+        assert!(shortest > 2 && all.len() > 1, "{shortest}");
+        for prompt in [1, 2, shortest] {
+            check(&all, shortest, prompt);
+        }
+        for at in all {
+            check(&[at], lengths[at], 2);
+        }
+    }
+}
+
+/// What sees later positions cannot be served token by token.
+#[test]
+fn an_encoder_cannot_keep_keys_and_values() {
+    let model = model(&folder("bert"), &data(Some(3))).unwrap();
+    let error = model.cached().unwrap_err().to_string();
+    let expected =
+        "model: it cannot generate tokens one by one: its block1.attention sees later positions";
+    assert_eq!(error, expected);
 }
 
 /// Each value within some units of the largest of its tensor. The key's bias moves all scores of a query alike, so its gradient is 0,

@@ -9,6 +9,7 @@ mod ops_support;
 mod rounded;
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor};
+use half::{bf16, f16};
 use mantissa::ops::{
     self, AdamW, ConvSettings, ConvWanted, Conversion, LossSettings, Operands, RandomStream, Sgd,
     Then, Update, UpdateTensors,
@@ -52,6 +53,47 @@ fn fixed_order(a: &Tensor, b: &Tensor) -> Result<Results> {
     results.extend(pools(a, b)?);
     results.extend(statistics(a, b)?);
     Ok(results)
+}
+
+/// Products of few rows and of more, whose sums are whole numbers that f32 holds exactly: each result is that, rounded once.
+#[test]
+fn a_product_of_whole_numbers_is_exact_with_any_number_of_rows() -> Result<()> {
+    let whole = |i: usize, seed: usize| ((i * 7919 + seed * 104_729) % 7) as i64 - 3;
+    for (n, inputs, outputs) in
+        [(1, 1, 1), (1, 31, 5), (2, 33, 40), (3, 700, 9), (4, 1024, 70), (8, 65, 8), (9, 65, 8)]
+    {
+        let numbers =
+            |len: usize, seed: usize| -> Vec<i64> { (0..len).map(|i| whole(i, seed)).collect() };
+        let (x, w, b) = (numbers(n * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
+        let mut sums = Vec::new();
+        for x in x.chunks(inputs) {
+            for (w, b) in w.chunks(inputs).zip(&b) {
+                sums.push((x.iter().zip(w).map(|(x, w)| x * w).sum::<i64>() + b) as f32);
+            }
+        }
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let tensor = |values: &[i64], shape: &[usize]| {
+                let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+                ops::from_f32(&values, shape, dtype, &Device::Cpu)
+            };
+            let operands = (tensor(&x, &[n, inputs])?, tensor(&w, &[outputs, inputs])?);
+            let b = tensor(&b, &[outputs])?;
+            for then in [Then::Nothing, Then::Relu] {
+                let y = ops::linear(&operands.0, &operands.1, Some(&b), Operands::Exact, then)?;
+                let least = if then == Then::Relu { 0.0 } else { f32::NEG_INFINITY };
+                for (found, sum) in ops::to_f32(&y)?.into_iter().zip(&sums) {
+                    let sum = sum.max(least);
+                    let expected = match dtype {
+                        DType::F16 => f16::from_f32(sum).to_f32(),
+                        DType::BF16 => bf16::from_f32(sum).to_f32(),
+                        _ => sum,
+                    };
+                    assert_eq!(found, expected, "{n} × {inputs} × {outputs}, {dtype:?}");
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A `ReLU` in the same pass gives the bits of one after it, forwards and backwards, also of what is not finite.

@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use assert_cmd::Command;
+use half::bf16;
 use mantissa::spec::{DEFAULT, Overrides, Plan};
 use mantissa::store;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// Runs `mantissa` in `folder`, and returns its exit code, stdout and stderr.
@@ -287,17 +291,134 @@ train = { steps = 100, batch = 8, optimizer = { kind = "adamw", lr = 0.01 }, sch
     assert!(stderr.contains("every run was finished before"), "{stderr}");
 }
 
-/// A checkpoint is trained further, and what is saved is one again.
+/// The serving of a variant of the experiment below.
+fn check_serving(variant: &Value) {
+    let (name, serving) = (&variant["name"], &variant["serving"]);
+    assert!(variant["train"].is_null() && variant["memory"].is_null(), "{variant}");
+    // What a token keeps: keys and values of 2 heads of 8 values in each of 2 blocks; 24 positions.
+    let bytes = if *name == "fp32" { 4 } else { 2 };
+    let batches = serving["batches"].as_array().unwrap();
+    let cache = |batch: u64| batch * 24 * 2 * 2 * 2 * 8 * bytes;
+    if name == "e4m3" {
+        assert!(batches.is_empty(), "{serving}");
+    } else {
+        assert_eq!(batches.len(), 2, "{serving}");
+        for (batch, served) in [1, 4].into_iter().zip(batches) {
+            assert_eq!(served["batch"], batch);
+            assert_eq!(served["cache"], cache(batch), "{served}");
+            assert!(served["peak_bytes"].as_u64().unwrap() > cache(batch), "{served}");
+            assert_eq!(served["decode_blocks"].as_array().unwrap().len(), 2);
+            assert_eq!(served["against_baseline"].is_null(), name == "fp32", "{served}");
+        }
+    }
+    let agreement = &serving["agreement"];
+    assert_eq!((&agreement["prompts"], &agreement["tokens"]), (&6.into(), &16.into()));
+    let divergence = agreement["kl_divergence"]["value"].as_f64().unwrap();
+    let equal = agreement["equal_tokens"]["value"].as_f64().unwrap();
+    if name == "fp32" {
+        assert_eq!((equal, divergence), (1.0, 0.0), "{agreement}");
+    } else {
+        assert!(divergence > 0.0 && divergence < 0.1 && equal > 0.5, "{name}: {agreement}");
+    }
+    // A census of the test batch.
+    assert!(variant["numerics"]["weights"]["elements"].as_u64().unwrap() > 0, "{variant}");
+    assert!(variant["numerics"]["activations"]["elements"].as_u64().unwrap() > 0);
+}
+
+/// A decoder that was trained, and one that was not, generate: how fast, in what memory, and how far from FP32.
 #[test]
-fn a_checkpoint_is_trained_and_saved() {
+fn a_decoder_is_served() {
     let folder = tempfile::tempdir().unwrap();
-    let copy = folder.path().join("llama");
+    let write = |name: &str, text: &str| {
+        store::write(&folder.path().join(name), text.as_bytes()).unwrap();
+    };
+    write("text.txt", &"the cat sat on the mat, and then ran off. ".repeat(100));
+    write(
+        "serve.toml",
+        r#"
+name = "serve"
+seeds = 1
+variants = ["fp32", "fp16-mixed", "bf16-mixed", { name = "e4m3", policy = "params=f32,compute=e4m3,reduce=f32,scale=none" }]
+data = { kind = "plain-text", train = "text.txt", test_share = 0.2, length = 24 }
+model = { kind = "decoder", width = 32, depth = 2, heads = 4, kv_heads = 2, style = "llama" }
+train = { steps = 0, batch = 8 }
+
+[measure]
+timing_blocks = 2
+timing_steps = 1
+serving = { prompt = 8, generate = 16, batch = 4, prompts = 6 }
+"#,
+    );
+    let arguments = ["experiment", "serve.toml", "--out=out", "--device=cpu"];
+    let (exit, stdout, stderr) = mantissa(folder.path(), &arguments);
+    assert_eq!(exit, Some(0), "{stderr}");
+    assert!(stdout.contains("Nothing was trained"), "{stdout}");
+    let results: Value =
+        serde_json::from_str(&read(&folder.path().join("out/results.json"))).unwrap();
+    let variants = results["variants"].as_array().unwrap();
+    variants.iter().for_each(check_serving);
+    let divergence = |index: usize| {
+        variants[index]["serving"]["agreement"]["kl_divergence"]["value"].as_f64().unwrap()
+    };
+    // 11, 8 and 4 bits of precision.
+    assert!(divergence(1) < divergence(2) && divergence(2) < divergence(3));
+    let page = read(&folder.path().join("out/report.html"));
+    assert!(page.contains("<h2 id=\"serving-title\">Serving</h2>"), "the page has the table");
+
+    let train = ["--set", "train={steps=20,batch=8,optimizer={kind=\"adamw\",lr=0.01}}"];
+    let arguments = [&["experiment", "serve.toml", "--out=trained", "--device=cpu"][..], &train];
+    let (exit, _, stderr) = mantissa(folder.path(), &arguments.concat());
+    assert_eq!(exit, Some(0), "{stderr}");
+    let results: Value =
+        serde_json::from_str(&read(&folder.path().join("trained/results.json"))).unwrap();
+    let trained = &results["variants"][0];
+    assert!(!trained["train"].is_null() && !trained["serving"].is_null(), "{trained}");
+}
+
+/// What cannot be served is refused before anything runs.
+#[test]
+fn serving_that_cannot_be_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    store::write(&folder.path().join("text.txt"), "abcdefgh ".repeat(12).as_bytes()).unwrap();
+    let spec = r#"
+name = "serve"
+variants = ["fp32"]
+data = { kind = "plain-text", train = "text.txt", test_share = 0.2, length = 16 }
+model = { kind = "decoder", width = 16, depth = 1, heads = 2 }
+train = { steps = 0, batch = 2 }
+measure = { serving = { } }
+"#;
+    store::write(&folder.path().join("serve.toml"), spec.as_bytes()).unwrap();
+    for (set, message) in [
+        ("measure.serving.prompt=16", "measure.serving.prompt: is 16; must be 1 to 15"),
+        (
+            "measure.serving={prompt=8,generate=9}",
+            "measure.serving.generate: is 9, which with a prompt of 8 is more than the 16 tokens of data.length",
+        ),
+        ("measure.serving.prompts=1", "measure.serving.prompts: is 1; must be 2 to "),
+        ("measure.serving.tokens=1", "measure.serving.tokens: unknown key"),
+        (
+            "measure.serving.prompt=8",
+            "measure.serving: the test split has 1 sequence of 8 tokens, and a comparison needs two",
+        ),
+        ("train.steps=1", "train: missing key \"optimizer\""),
+    ] {
+        let arguments = ["experiment", "serve.toml", "--out=out", "--device=cpu", "--set", set];
+        let (exit, _, stderr) = mantissa(folder.path(), &arguments);
+        assert_eq!(exit, Some(2), "{set}: {stderr}");
+        assert!(stderr.contains(message), "{set}: {stderr}");
+    }
+}
+
+/// The small checkpoint of Llama in `folder/llama`, with a tokenizer of five words, and a text of these in `folder/text.txt`.
+fn checkpoint(folder: &Path) {
+    let copy = folder.join("llama");
     let there = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/llama");
     for file in store::list(&there).unwrap() {
         let bytes = store::read(&file).unwrap();
         store::write(&copy.join(file.file_name().unwrap()), &bytes).unwrap();
     }
-    // A tokenizer of the five words that the texts have, and fewer than the checkpoint's rows.
+    // The tokenizer has fewer words than the checkpoint has rows.
     let vocabulary = ["one", "two", "three", "four", "five", "[UNK]"];
     let ids: serde_json::Map<String, Value> =
         vocabulary.iter().zip(0..).map(|(word, id)| ((*word).to_owned(), id.into())).collect();
@@ -308,7 +429,15 @@ fn a_checkpoint_is_trained_and_saved() {
     });
     store::write(&copy.join("tokenizer.json"), tokenizer.to_string().as_bytes()).unwrap();
     let text = "one two three four five ".repeat(60);
-    store::write(&folder.path().join("text.txt"), text.as_bytes()).unwrap();
+    store::write(&folder.join("text.txt"), text.as_bytes()).unwrap();
+}
+
+/// A checkpoint is trained further, and what is saved is one again.
+#[test]
+fn a_checkpoint_is_trained_and_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    let copy = folder.path().join("llama");
     let spec = r#"
 name = "further"
 seeds = 1
@@ -349,6 +478,81 @@ train = { steps = 40, batch = 4, optimizer = { kind = "adamw", lr = 0.01 }, sche
     );
     assert_eq!(exit, Some(2), "{stderr}");
     assert!(stderr.contains("12 positions, and data.length is 13: choose at most 12"), "{stderr}");
+}
+
+/// The tensors of the small checkpoint in bf16, in one file: `tensor` with a first value of 2¹⁷, which f16 cannot hold.
+fn in_bf16(folder: &Path, tensor: &str) {
+    let mut tensors = BTreeMap::new();
+    for part in 1..=3 {
+        let path = folder.join(format!("model-0000{part}-of-00003.safetensors"));
+        let bytes = store::read(&path).unwrap();
+        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
+            let values =
+                view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            let mut values: Vec<bf16> = values.map(bf16::from_f32).collect();
+            if name == tensor {
+                values[0] = bf16::from_f32(131_072.0);
+            }
+            let bytes: Vec<u8> = values.into_iter().flat_map(bf16::to_le_bytes).collect();
+            tensors.insert(name.to_owned(), (view.shape().to_vec(), bytes));
+        }
+        store::remove(&path).unwrap();
+    }
+    store::remove(&folder.join("model.safetensors.index.json")).unwrap();
+    let views = tensors.iter().map(|(name, (shape, bytes))| {
+        (name, TensorView::new(Dtype::BF16, shape.clone(), bytes).unwrap())
+    });
+    let file = safetensors::serialize(views, None).unwrap();
+    store::write(&folder.join("model.safetensors"), &file).unwrap();
+}
+
+/// A checkpoint in bf16 served in f16: the value that f16 cannot hold is counted in its layer, and the report has no perplexity of it.
+#[test]
+fn a_checkpoint_served_in_a_format_that_cannot_hold_it_says_where() {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    in_bf16(&folder.path().join("llama"), "model.layers.1.mlp.up_proj.weight");
+    let spec = r#"
+name = "serve"
+seeds = 1
+variants = ["fp32", "fp16-mixed", "bf16-mixed"]
+data = { kind = "plain-text", train = "text.txt", test_share = 0.5, length = 12 }
+model = { kind = "pretrained", folder = "llama" }
+measure = { timing_blocks = 0, serving = { prompt = 6, prompts = 4 } }
+train = { steps = 0, batch = 4 }
+"#;
+    store::write(&folder.path().join("serve.toml"), spec.as_bytes()).unwrap();
+    let arguments = ["experiment", "serve.toml", "--out=out", "--device=cpu"];
+    let (exit, _, stderr) = mantissa(folder.path(), &arguments);
+    assert_eq!(exit, Some(0), "{stderr}");
+    let out = folder.path().join("out");
+    let overflow = |variant: &str| -> Vec<(String, u64)> {
+        let path = out.join(format!("runs/{variant}/seed-0/record.json"));
+        let record: Value = serde_json::from_str(&read(&path)).unwrap();
+        let layers = record["census"].as_array().unwrap().iter();
+        let weights = layers.filter(|layer| layer["role"] == "weights");
+        let counts = weights.map(|layer| {
+            let count = layer["counts"]["overflow"].as_u64().unwrap();
+            (layer["layer"].as_str().unwrap().to_owned(), count)
+        });
+        counts.filter(|(_, count)| *count > 0).collect()
+    };
+    assert_eq!(overflow("fp16-mixed"), [("block2.feed_forward.up".to_owned(), 1)]);
+    assert_eq!((overflow("fp32"), overflow("bf16-mixed")), (vec![], vec![]));
+    let results: Value = serde_json::from_str(&read(&out.join("results.json"))).unwrap();
+    let [single, half, brain] = [0, 1, 2].map(|variant| &results["variants"][variant]);
+    assert!(half["runs"][0]["test_perplexity"].is_null(), "{half}");
+    let agreement = &half["serving"]["agreement"];
+    assert_eq!(agreement["equal_tokens"]["value"], 0.0, "{agreement}");
+    assert!(agreement["kl_divergence"].is_null(), "{agreement}");
+    // Every value of the file is one of bf16: what differs is the arithmetic.
+    assert!(
+        single["runs"][0]["test_perplexity"].is_f64()
+            && brain["runs"][0]["test_perplexity"].is_f64()
+    );
+    assert!(brain["serving"]["agreement"]["kl_divergence"]["value"].is_f64(), "{brain}");
+    let page = read(&out.join("report.html"));
+    assert!(page.contains("block2.feed_forward.up"), "the page has the table of layers");
 }
 
 /// The failure on purpose: f16 overflows in what a block adds, in the forward pass, and no loss scale helps; bf16 learns.

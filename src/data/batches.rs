@@ -400,7 +400,7 @@ fn longest_first(tokens: &Tokens) -> Vec<usize> {
 }
 
 /// At most `count` places below `len`, each in the middle of an equal part.
-fn evenly(count: usize, len: usize) -> impl Iterator<Item = usize> {
+pub(super) fn evenly(count: usize, len: usize) -> impl Iterator<Item = usize> {
     let count = count.min(len);
     (0..count).map(move |part| (2 * part + 1) * len / (2 * count))
 }

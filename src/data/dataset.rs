@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::DataError;
+use super::batches::evenly;
 use crate::formatting;
 
 /// A data set in memory: samples to train on and samples to test on.
@@ -314,6 +315,21 @@ impl Dataset {
     /// of a text, as many logits as there are tokens.
     pub fn outputs(&self) -> usize {
         self.outputs
+    }
+
+    /// The most tokens of a sequence, of a language model; none of other data.
+    pub fn context(&self) -> Option<usize> {
+        matches!(self.train.targets, Targets::NextTokens(_)).then_some(self.shape[2])
+    }
+
+    /// The first `length` tokens of sequences of the test split, at most `count` of them, at even distances, one after the other; none
+    /// where no sequence is so long.
+    pub fn prompts(&self, count: usize, length: usize) -> Vec<u32> {
+        let Inputs::Tokens(tokens) = &self.test.inputs else { return Vec::new() };
+        let texts = (0..tokens.ends.len()).map(|index| tokens.text(index));
+        let long: Vec<&[u32]> = texts.filter(|text| text.len() >= length).collect();
+        let places = evenly(count, long.len());
+        places.flat_map(|place| &long[place][..length]).copied().collect()
     }
 
     /// The training split.

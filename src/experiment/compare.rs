@@ -2,8 +2,9 @@
 
 use crate::claims::{margin, test_values};
 use crate::record::{
-    AgainstBaseline, Counts, Estimate, Evidence, Inference, MetricDifference, Numerics, Phases,
-    Point, Role, RunRecord, TestMetric, TrainTime, VariantResult, Work,
+    AgainstBaseline, Agreement, Counts, Estimate, Evidence, Inference, MetricDifference, Numerics,
+    Phases, Point, PromptAgreement, Role, RunRecord, ServedAgainst, ServedBatch, Serving,
+    TestMetric, TrainTime, VariantResult, Work,
 };
 use crate::spec::{ControlKind, Plan};
 use crate::stats;
@@ -69,6 +70,82 @@ pub(super) fn inference(plan: &Plan, timing: &Timing) -> Option<Inference> {
     })
 }
 
+/// Speed and memory of serving, and how far its tokens are from FP32's; none where nothing of it was measured.
+pub(super) fn serving(
+    plan: &Plan,
+    runs: &[&RunRecord],
+    timing: Option<&Timing>,
+) -> Option<Serving> {
+    let asked = plan.measure.serving?;
+    let times = timing.map_or(&[][..], |timing| &timing.serving);
+    let batches = times.iter().filter_map(|times| {
+        Some(ServedBatch {
+            batch: times.batch,
+            prefill_tokens_per_second: rate(times.batch * asked.prompt, &times.prefill)?,
+            decode_tokens_per_second: rate(times.batch, &times.decode)?,
+            peak_bytes: times.peak_bytes,
+            cache: times.cache,
+            prefill_blocks: times.prefill.clone(),
+            decode_blocks: times.decode.clone(),
+            against_baseline: None,
+        })
+    });
+    let serving = Serving { batches: batches.collect(), agreement: agreement(runs) };
+    (serving.agreement.is_some() || !serving.batches.is_empty()).then_some(serving)
+}
+
+/// So many tokens in the time of a block, per second.
+fn rate(tokens: usize, blocks: &[Seconds]) -> Option<Estimate<f64>> {
+    let Estimate { value, low, high } = median(blocks)?;
+    let rate = |seconds: Seconds| tokens as f64 / seconds.0;
+    Some(Estimate { value: rate(value), low: rate(high), high: rate(low) })
+}
+
+/// The mean over prompts, each the mean over runs.
+fn agreement(runs: &[&RunRecord]) -> Option<Agreement> {
+    let served: Vec<&[PromptAgreement]> =
+        runs.iter().map(|run| &*run.agreement).filter(|prompts| !prompts.is_empty()).collect();
+    let prompts = served.iter().map(|prompts| prompts.len()).min()?;
+    let over_runs = |value: &dyn Fn(&PromptAgreement) -> Option<f64>| {
+        let of_prompt = |prompt: usize| {
+            let values: Option<Vec<f64>> = served.iter().map(|run| value(&run[prompt])).collect();
+            stats::mean(&values?)
+        };
+        let means: Option<Vec<f64>> = (0..prompts).map(of_prompt).collect();
+        stats::mean_interval(&means?, stats::LEVEL)
+    };
+    let equal = over_runs(&|prompt| Some(prompt.equal_tokens as f64 / prompt.tokens as f64))?;
+    let [low, high] = [equal.low, equal.high].map(|end| end.clamp(0.0, 1.0));
+    Some(Agreement {
+        prompts,
+        tokens: served[0][0].tokens,
+        equal_tokens: Estimate { low, high, ..equal },
+        // A divergence cannot be below 0, and neither can its mean.
+        kl_divergence: over_runs(&|prompt| prompt.kl_divergence)
+            .map(|divergence| Estimate { low: divergence.low.max(0.0), ..divergence }),
+    })
+}
+
+/// Fills in how each batch of a variant is served against the baseline's.
+fn serving_against(variant: &mut VariantResult, baseline: &VariantResult) {
+    let (Some(serving), Some(baseline)) = (&mut variant.serving, &baseline.serving) else {
+        return;
+    };
+    for batch in &mut serving.batches {
+        let Some(other) = baseline.batches.iter().find(|other| other.batch == batch.batch) else {
+            continue;
+        };
+        let ratio =
+            |of: &[Seconds], to: &[Seconds]| stats::paired_ratio(&numbers(of), &numbers(to));
+        let memory = batch.peak_bytes.zip(other.peak_bytes);
+        batch.against_baseline = Some(ServedAgainst {
+            prefill_time_ratio: ratio(&batch.prefill_blocks, &other.prefill_blocks),
+            decode_time_ratio: ratio(&batch.decode_blocks, &other.decode_blocks),
+            memory_ratio: memory.map(|(of, to)| Ratio(of.0 as f64 / to.0 as f64)),
+        });
+    }
+}
+
 /// The median of the blocks with its bootstrap interval, which says nothing of other runs.
 fn median(blocks: &[Seconds]) -> Option<Estimate<Seconds>> {
     let estimate = stats::median_estimate(&numbers(blocks))?;
@@ -126,6 +203,7 @@ pub(super) fn against_baseline(on: (&Plan, TestMetric), variants: &mut [VariantR
     for variant in variants.iter_mut().filter(|variant| variant.name != baseline.name) {
         let values = test_values(metric, variant);
         variant.against_baseline = Some(compare(on, (variant, &values), &baseline));
+        serving_against(variant, &baseline);
     }
     let mut differences: Vec<&mut MetricDifference> = variants
         .iter_mut()

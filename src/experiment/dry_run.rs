@@ -7,7 +7,7 @@ use crate::data::Dataset;
 use crate::precision::Policy;
 use crate::record::DataFacts;
 use crate::spec::Plan;
-use crate::train::{Phase, RunError, Timing, Trainer};
+use crate::train::{Phase, RunError, ServingTimes, Timing, Trainer};
 use crate::units::{Bytes, Seconds};
 
 /// What an experiment would do.
@@ -75,21 +75,37 @@ impl Experiment {
 fn estimate(plan: &Plan, data: &Dataset, timings: &[Timing]) -> Option<Seconds> {
     let [_, test] = data.samples();
     let test_batches = test.div_ceil(plan.measure.inference_batch) as f64;
-    let tests = 1 + plan.train.evaluate_every.map_or(0, |every| (plan.train.steps - 1) / every);
+    let last = plan.train.steps.saturating_sub(1);
+    let tests = 1 + plan.train.evaluate_every.map_or(0, |every| last / every);
     let measure = plan.measure;
     // Each block is steps that are timed as a whole, as many by phase, and batches of inference.
     let in_phase = measure.timing_warmup + measure.timing_blocks * 2 * measure.timing_steps;
     let inferred = measure.timing_blocks * measure.timing_steps;
     let controls = plan.control_plans();
     let seconds = plan.variants.iter().zip(timings).filter_map(|(variant, timing)| {
-        let (step, batch) = (timing.train.first()?.0, timing.inference.first()?.0);
+        let step = match timing.train.first() {
+            None if plan.train.steps == 0 => 0.0,
+            step => step?.0,
+        };
+        let batch = timing.inference.first()?.0;
         let own = controls.iter().filter(|control| control.variant.policy == variant.policy);
         let is_baseline = variant.name == plan.baseline;
         let again: usize = own.filter(|_| is_baseline).map(|control| control.seeds.len()).sum();
         let runs = (plan.seeds.len() + again) as f64;
-        let run = plan.train.steps as f64 * step + tests as f64 * test_batches * batch;
-        Some(runs * run + in_phase as f64 * step + inferred as f64 * batch)
+        let [compared, served] = serving(plan, timing);
+        let run = plan.train.steps as f64 * step + tests as f64 * test_batches * batch + compared;
+        let served = measure.timing_blocks as f64 * served;
+        Some(runs * run + in_phase as f64 * step + inferred as f64 * batch + served)
     });
     let seconds: Vec<f64> = seconds.collect();
     (!seconds.is_empty()).then(|| Seconds(seconds.iter().sum()))
+}
+
+/// Seconds in which the tokens of a run are compared with FP32's, and in which a block serves; none without serving.
+fn serving(plan: &Plan, timing: &Timing) -> [f64; 2] {
+    let Some(asked) = plan.measure.serving else { return [0.0; 2] };
+    let once = |times: &ServingTimes| times.once(asked.generate).unwrap_or_default();
+    let comparisons = 2 * asked.prompts.div_ceil(asked.batch);
+    let compared = timing.serving.last().map_or(0.0, once) * comparisons as f64;
+    [compared, timing.serving.iter().map(once).sum::<f64>() * ServingTimes::ROUNDS as f64]
 }

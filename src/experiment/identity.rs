@@ -19,7 +19,7 @@ const MOST_DIFFERENCES: usize = 6;
 /// What a plan says of a run of any policy. Where the data are is no part of it, since their digest tells what they are; nor
 /// are seeds, variants and thresholds, or how long is timed.
 fn deciding(plan: &Plan) -> Value {
-    json!({
+    let mut deciding = json!({
         "data": { "augment": data::augmentation(&plan.data) },
         "model": plan.model,
         "train": plan.train,
@@ -27,7 +27,12 @@ fn deciding(plan: &Plan) -> Value {
             "census_every": plan.measure.census_every,
             "inference_batch": plan.measure.inference_batch,
         },
-    })
+    });
+    // Runs of plans that serve nothing are those of older versions.
+    if let Some(serving) = plan.measure.serving {
+        deciding["measure"]["serving"] = json!(serving);
+    }
+    deciding
 }
 
 /// What decides the runs of a policy under this plan, with these data and the digest of the weights that they start from where

@@ -2,8 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 
+use super::cache::{Kept, KeyValueCache};
 use super::embedding::TRANSFORMER_INIT;
 use super::linear::LinearSizes;
 use super::{Layer, Linear, Pass, Registry, Saved};
@@ -44,6 +45,8 @@ pub struct Attention {
     value: Linear,
     output: Linear,
     rope: Option<Rope>,
+    /// Its number in a cache.
+    cached: Option<usize>,
 }
 
 impl Attention {
@@ -67,8 +70,27 @@ impl Attention {
             }
         });
         let own = registry.layer(name);
+        let cached = registry.attention(name, of_keys, sizes.causal);
         let output = linear(registry, "output", sizes.head_width() * sizes.heads, width);
-        Self { name: own, sizes, query, key, value, output, rope }
+        Self { name: own, sizes, query, key, value, output, rope, cached }
+    }
+
+    /// What the queries of new positions see of these and of those that are kept.
+    fn with_cache(
+        &self,
+        cache: &KeyValueCache,
+        q: &Tensor,
+        (k, v): (Tensor, Tensor),
+        settings: AttentionSettings,
+    ) -> Result<Tensor> {
+        let Some(index) = self.cached else {
+            let text = format!("{} sees later positions: no cache can be used", self.name);
+            return Err(Error::Msg(text).bt());
+        };
+        let Kept { keys, values, lengths } = cache.add(index, k, v)?;
+        // The one query that is not among the first sees all keys that there are.
+        let settings = AttentionSettings { causal: lengths.is_none(), ..settings };
+        Ok(ops::attention(q, &keys, &values, lengths.as_ref(), settings)?.0)
     }
 
     fn settings(&self, pass: &Pass<'_>) -> AttentionSettings {
@@ -85,7 +107,13 @@ impl Layer for Attention {
         if let Some(rope) = &self.rope {
             (q, k) = (rope.forward(&q, pass)?, rope.forward(&k, pass)?);
         }
-        let (settings, lengths) = (self.settings(pass), pass.lengths().cloned());
+        let settings = self.settings(pass);
+        if let Some(cache) = pass.cache() {
+            let y = self.with_cache(cache, &q, (k, v), settings)?;
+            let y = pass.activation(&self.name, y)?;
+            return self.output.forward(y, pass);
+        }
+        let lengths = pass.lengths().cloned();
         let (y, logs) = ops::attention(&q, &k, &v, lengths.as_ref(), settings)?;
         let y = pass.activation(&self.name, y)?;
         for tensor in [q, k, v, y.clone(), logs] {
@@ -123,7 +151,8 @@ impl Layer for Attention {
     }
 }
 
-/// Rotary positions, with the table of the last sequences' length. It is made on the first pass, which is never captured in a graph.
+/// Rotary positions, with the table of the last sequences' length, or of a cache's. It is made on the first pass, which is never
+/// captured in a graph.
 #[derive(Debug)]
 struct Rope {
     name: String,
@@ -132,25 +161,29 @@ struct Rope {
 }
 
 impl Rope {
-    fn table(&self, x: &Tensor) -> Result<Tensor> {
-        let length = x.dim(1)?;
+    /// The angles of x's positions.
+    fn table(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+        let positions = x.dim(1)?;
+        let rows = pass.cache().map_or(positions, KeyValueCache::capacity);
         let mut kept = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(table) = &*kept
-            && table.dim(0)? == length
-            && table.device().same_device(x.device())
-        {
-            return Ok(table.clone());
-        }
-        let table = ops::rope_table(length, self.settings, x.device())?;
+        let fits = |table: &Tensor| {
+            table.dim(0).is_ok_and(|there| there == rows) && table.device().same_device(x.device())
+        };
+        let table = match &*kept {
+            Some(table) if fits(table) => table.clone(),
+            _ => ops::rope_table(rows, self.settings, x.device())?,
+        };
         *kept = Some(table.clone());
-        Ok(table)
+        table.narrow(0, pass.first_position(), positions)
     }
 
     fn forward(&self, x: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        pass.activation(&self.name, ops::rope(x, &self.table(x)?)?)
+        let table = self.table(x, pass)?;
+        pass.activation(&self.name, ops::rope(x, &table)?)
     }
 
     fn backward(&self, dy: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        pass.activation_gradient(&self.name, ops::rope_backward(dy, &self.table(dy)?)?)
+        let table = self.table(dy, pass)?;
+        pass.activation_gradient(&self.name, ops::rope_backward(dy, &table)?)
     }
 }

@@ -60,7 +60,14 @@ fn types(ids: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
 impl Layer for Embedding {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         let tokens = pass.weight(self.tokens);
-        let positions = self.positions.map(|table| pass.weight(table));
+        let first = pass.first_position();
+        let positions = match self.positions.map(|table| pass.weight(table)) {
+            // An error below says what is missing where there are not so many rows.
+            Some(table) if first > 0 && first < table.dim(0)? => {
+                Some(table.narrow(0, first, table.dim(0)? - first)?)
+            }
+            table => table,
+        };
         let types = match self.types {
             Some(table) => Some((types(&x, pass)?, pass.weight(table))),
             None => None,

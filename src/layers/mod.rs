@@ -1,6 +1,7 @@
 //! Layers: a forward and a written-out backward over `ops`, their parameters, and the tape between the two.
 
 mod attention;
+mod cache;
 mod conv;
 mod embedding;
 mod layer_norm;
@@ -19,6 +20,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::memory::{self, OutOfMemory};
 
 pub use attention::{Attention, AttentionSizes};
+pub use cache::KeyValueCache;
 pub use conv::{Conv2d, ConvSizes};
 pub use embedding::{Embedding, EmbeddingSizes, TRANSFORMER_INIT};
 pub use layer_norm::{LayerNorm, RmsNorm};
@@ -193,9 +195,23 @@ pub struct Registry {
     pub activations: Vec<(String, Vec<usize>)>,
     /// The batch norm that sees the fewest values of an image in a channel, and how many; of several, the first.
     pub smallest_normed: Option<(String, usize)>,
+    /// Of each causal attention, the values of a position's keys: what a [`KeyValueCache`] keeps.
+    pub cached: Vec<usize>,
+    /// The first attention that sees later positions, so that nothing can be kept.
+    pub not_causal: Option<String>,
 }
 
 impl Registry {
+    /// Registers an attention with so many values in a position's keys. Its number in a [`KeyValueCache`], if it is causal.
+    pub fn attention(&mut self, name: &str, width: usize, causal: bool) -> Option<usize> {
+        if !causal {
+            self.not_causal.get_or_insert_with(|| name.to_owned());
+            return None;
+        }
+        self.cached.push(width);
+        Some(self.cached.len() - 1)
+    }
+
     /// Registers what an image becomes in a layer.
     pub fn activation(&mut self, what: String, shape: &[usize]) {
         self.activations.push((what, shape.to_vec()));

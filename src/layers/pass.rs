@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 
-use super::{BatchStatistics, RunningStatistics};
+use super::{BatchStatistics, KeyValueCache, RunningStatistics};
 use crate::numerics::{Census, Role};
 use crate::ops::{self, BatchNormSaved, Operands, RandomStream, Then};
 use crate::precision::Format;
@@ -106,6 +106,7 @@ pub struct Pass<'a> {
     weights: &'a [Tensor],
     statistics: &'a [RunningStatistics],
     sequences: Sequences,
+    cache: Option<&'a KeyValueCache>,
     census: Option<&'a mut Census>,
     tape: Vec<Saved>,
     gradients: Vec<Option<Tensor>>,
@@ -124,12 +125,14 @@ impl<'a> Pass<'a> {
         let gradients = vec![None; weights.len()];
         let (tape, batch_statistics) = (Vec::new(), Vec::new());
         let (census, watch, sequences) = (None, Watch::Off, Sequences::default());
+        let cache = None;
         Self {
             arithmetic,
             mode,
             weights,
             statistics,
             sequences,
+            cache,
             census,
             tape,
             gradients,
@@ -177,6 +180,24 @@ impl<'a> Pass<'a> {
     /// The type of each token of the batch, N × T, if it has any.
     pub fn token_types(&self) -> Option<&Tensor> {
         self.sequences.types.as_ref()
+    }
+
+    /// Over the positions behind those of a cache, which takes in theirs: of the last one alone there is a result. Forward only. When the
+    /// pass is over, [`KeyValueCache::advance`] must be called.
+    #[must_use]
+    pub fn with_cache(mut self, cache: &'a KeyValueCache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// The keys and values of earlier positions, where they are kept.
+    pub fn cache(&self) -> Option<&'a KeyValueCache> {
+        self.cache
+    }
+
+    /// The first position of the batch's sequences: 0 without a cache.
+    pub fn first_position(&self) -> usize {
+        self.cache.map_or(0, KeyValueCache::len)
     }
 
     /// Whether a backward pass will follow.

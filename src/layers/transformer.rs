@@ -218,13 +218,16 @@ impl Layer for PoolSequence {
     }
 }
 
-/// N × T × D as (N T) × D: what follows takes each position by itself.
+/// N × T × D as (N T) × D: what follows takes each position by itself. With a cache the last position alone goes on, N × D.
 #[derive(Debug)]
 pub struct EachPosition;
 
 impl Layer for EachPosition {
     fn forward(&self, x: Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         let (_, positions, _) = x.dims3()?;
+        if pass.cache().is_some() {
+            return x.narrow(1, positions.saturating_sub(1), 1)?.contiguous()?.flatten_to(1);
+        }
         pass.save(Saved::Positions(positions));
         x.flatten_to(1)
     }

@@ -80,6 +80,8 @@ pub struct Model {
     largest: sizes::Largest,
     /// The batch norm that sees the fewest values of an image in a channel, and how many.
     smallest_normed: Option<(String, usize)>,
+    /// Of each attention, the values of a position's keys, or why nothing can be kept of them.
+    cached: std::result::Result<Vec<usize>, String>,
 }
 
 /// A model that its data cannot flow through.
@@ -137,6 +139,11 @@ impl Model {
         let largest = sizes::check(&registry, shape)?;
         let Registry { parameters, layers: layer_names, statistics, smallest_normed, .. } =
             registry;
+        let cached = match registry.not_causal {
+            Some(name) => Err(format!("its {name} sees later positions")),
+            None if registry.cached.is_empty() => Err("it has no attention".to_owned()),
+            None => Ok(registry.cached),
+        };
         let (state, notes, given, file_tensors) = (Vec::new(), Vec::new(), None, None);
         Ok(Self {
             body,
@@ -149,7 +156,17 @@ impl Model {
             notes,
             largest,
             smallest_normed,
+            cached,
         })
+    }
+
+    /// Of each attention, the values of a position's keys: what a [`KeyValueCache`](crate::layers::KeyValueCache) keeps.
+    ///
+    /// # Errors
+    /// When it has no attention, or one that sees later positions.
+    pub fn cached(&self) -> std::result::Result<&[usize], ModelError> {
+        let why = |why: &String| ModelError(format!("it cannot generate tokens one by one: {why}"));
+        self.cached.as_deref().map_err(why)
     }
 
     /// Whose operations compute.

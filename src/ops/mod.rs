@@ -47,6 +47,7 @@ mod linear;
 mod loss;
 mod matmul;
 mod norm;
+mod normal;
 mod parallel;
 mod philox;
 mod pointwise;
@@ -61,7 +62,7 @@ pub use element::{Element, Stored};
 pub use embedding::*;
 pub use host::{
     all_finite, cast, copy, copy_into, from_f32, from_host, observe, round, round_counted, to_f32,
-    zeros, zeros_u32,
+    zeros, zeros_as, zeros_u32,
 };
 pub use layer_norm::*;
 pub use linear::*;

@@ -99,6 +99,20 @@ pub(crate) fn map_indices<R: Send + Copy>(
     results
 }
 
+/// Adds the products of two slices of one length: that of value k to sum k mod N.
+#[inline(always)]
+pub(crate) fn add_products<const N: usize>(a: &[f32], b: &[f32], mut sums: [f32; N]) -> [f32; N] {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<N>(), b.as_chunks::<N>());
+    for (a, b) in a.iter().zip(b) {
+        // Over arrays this becomes vectors, where a loop over lanes may not.
+        sums = std::array::from_fn(|lane| a[lane].mul_add(b[lane], sums[lane]));
+    }
+    for ((sum, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum = a.mul_add(*b, *sum);
+    }
+    sums
+}
+
 /// Cuts a share of work space into parts of these lengths.
 pub(crate) fn carve<T, const N: usize>(mut share: &mut [T], lengths: [usize; N]) -> [&mut [T]; N] {
     lengths.map(|length| {

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, GradientCounts, Identity, LayerCensus, Memory, UpdateCounts};
+use super::{Counts, GradientCounts, Identity, LayerCensus, Memory, PromptAgreement, UpdateCounts};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -102,6 +102,9 @@ pub struct RunRecord {
     pub gradients: GradientCounts,
     /// Memory of this run; none where the arithmetic is emulated, and where memory was not measured.
     pub memory: Option<Memory>,
+    /// How far the tokens that it generates are from those of FP32, a prompt each; none where that was not asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agreement: Vec<PromptAgreement>,
 }
 
 impl RunRecord {

@@ -70,6 +70,7 @@ fn variant(name: &str, step: f64, lost: u64) -> VariantResult {
             weights: Bytes(2_000_000),
             blocks: blocks(step / 4.0),
         }),
+        serving: None,
         memory: Some(Memory { peak_bytes: Bytes(10_000_000), ..Memory::default() }),
         numerics: Numerics {
             weights: counts(0, 1),

@@ -300,6 +300,7 @@ fn plan() -> Plan {
             inference_batch: 256,
             equivalence_margin: 0.005,
             error_margin: 0.05,
+            serving: None,
         },
         baseline: "fp32".to_owned(),
         variants: variants.collect(),
@@ -347,6 +348,7 @@ fn variant(traits: &Traits, index: usize) -> VariantResult {
             weights: Bytes(if wide { 1080 * KIB } else { 540 * KIB }),
             blocks: Vec::new(),
         }),
+        serving: None,
         memory: traits.time.map(|_| memory(wide)),
         numerics: numerics(traits, skipped),
         against_baseline: (index > 0).then(|| against(traits)),
@@ -495,6 +497,7 @@ fn record(traits: &Traits, index: usize, seed: u64) -> RunRecord {
         updates: UpdateCounts::default(),
         gradients: GradientCounts::default(),
         memory: None,
+        agreement: Vec::new(),
         summary,
     }
 }

@@ -10,7 +10,7 @@ use crate::record::{ClaimVerdict, Environment, GpuLoad, RunSummary, TestMetric};
 
 use super::figure::{FOLDED, Figure, Scale};
 use super::history::Group;
-use super::published::Published;
+use super::section::Section;
 use super::sentences::{Advice, Judged};
 use super::summary;
 use super::table::{LayerSum, Line, Row, Table};
@@ -38,7 +38,7 @@ struct Page<'a> {
     summary_legend: String,
     claims: Vec<Claim<'a>>,
     tally: String,
-    published: &'a [Published],
+    sections: Vec<&'a [Section]>,
     titles: Vec<Title>,
     rows: Vec<HtmlRow>,
     legend: Vec<String>,
@@ -199,7 +199,7 @@ pub(super) fn render(
         summary_legend: summary::legend(&report.table),
         claims: claim_groups(&report.claims),
         tally: tally(&report.claims),
-        published: &report.published,
+        sections: report.sections.chunk_by(|one, next| one.heading == next.heading).collect(),
         titles: titles(report),
         rows: rows().map(|row| html_row(&report.table, row)).collect(),
         legend: report.table.legend(),

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::figure::Figure;
-use super::published::Published;
+use super::section::Section;
 use super::sentences::Judged;
 use super::summary::columns;
 use super::table::{Line, Table};
@@ -28,9 +28,9 @@ pub(super) fn render(report: &Report<'_>, figures: &[Figure]) -> String {
     if !report.claims.is_empty() {
         page += &claims(&report.claims);
     }
-    if !report.published.is_empty() {
-        page += "\n## Published figures\n";
-        page.extend(report.published.iter().map(published));
+    for sections in report.sections.chunk_by(|one, next| one.heading == next.heading) {
+        let _ = write!(page, "\n## {}\n", sections[0].heading);
+        page.extend(sections.iter().map(section));
     }
     page += "\n## Figures\n";
     for figure in figures {
@@ -111,17 +111,17 @@ fn cell(lines: &[Line]) -> String {
     lines.join("<br>")
 }
 
-fn published(published: &Published) -> String {
-    let experiment = published.experiment.as_ref().map(|name| format!("\n### {}\n", escape(name)));
-    let titles: Vec<String> = published.titles.iter().map(|title| escape(title)).collect();
+fn section(section: &Section) -> String {
+    let experiment = section.experiment.as_ref().map(|name| format!("\n### {}\n", escape(name)));
+    let titles: Vec<String> = section.titles.iter().map(|title| escape(title)).collect();
     let mut lines = format!("{}\n| {} |\n", experiment.unwrap_or_default(), titles.join(" | "));
     lines += &format!("| --- | --- |{}\n", " ---: |".repeat(titles.len().saturating_sub(2)));
-    for row in &published.rows {
+    for row in &section.rows {
         let cells: Vec<String> = row.cells.iter().map(|lines| cell(lines)).collect();
         let _ = writeln!(lines, "| {} |", cells.join(" | "));
     }
     lines.push('\n');
-    for sentence in &published.about {
+    for sentence in &section.about {
         let _ = writeln!(lines, "- {}", escape(sentence));
     }
     lines

@@ -17,7 +17,9 @@ mod latex;
 mod load;
 mod markdown;
 mod published;
+mod section;
 mod sentences;
+mod serving;
 mod skips;
 mod summary;
 mod table;
@@ -42,7 +44,7 @@ pub use load::{Loaded, load, load_results};
 pub use terminal::{Verbosity, terminal};
 
 use figure::Figure;
-use published::Published;
+use section::Section;
 use sentences::{Advice, Judged};
 use table::Table;
 use theme::Theme;
@@ -113,7 +115,7 @@ struct Report<'a> {
     advice: Vec<Advice>,
     claims: Vec<Judged>,
     table: Table<'a>,
-    published: Vec<Published>,
+    sections: Vec<Section>,
     sentences: Vec<String>,
 }
 
@@ -134,7 +136,7 @@ impl<'a> Report<'a> {
             advice: sentences::advice(experiments),
             claims: sentences::judged(experiments),
             table: Table::of(experiments),
-            published: published::published(experiments),
+            sections: section::sections(experiments),
             sentences: sentences::sentences(experiments),
         }
     }

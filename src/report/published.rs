@@ -6,30 +6,12 @@ use crate::spec::{Reference, ReferenceColumn, ReferenceRow};
 use crate::units::Ratio;
 
 use super::load::Loaded;
+use super::section::{Section, SectionRow};
 use super::table::{Line, Row, Table, memory_cell};
 use super::{sentences, text};
 
-/// The table of one experiment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Published {
-    /// The experiment, where there are several.
-    pub(super) experiment: Option<String>,
-    /// Whose figures these are and how to read them, a sentence each.
-    pub(super) about: Vec<String>,
-    /// The titles of the columns.
-    pub(super) titles: Vec<String>,
-    /// The rows, in the order of the published ones.
-    pub(super) rows: Vec<PublishedRow>,
-}
-
-/// A published row, and the variant that it stands beside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PublishedRow {
-    /// Whether the others are compared with it.
-    pub(super) is_baseline: bool,
-    /// One cell a title.
-    pub(super) cells: Vec<Vec<Line>>,
-}
+/// The heading of these tables.
+const HEADING: &str = "Published figures";
 
 /// The columns that published figures can have.
 #[derive(Clone, Copy, Debug)]
@@ -124,10 +106,10 @@ fn lines(value: Option<String>, below: Option<Line>) -> Vec<Line> {
 }
 
 /// The tables of the experiments that have published figures.
-pub(super) fn published(experiments: &[Loaded]) -> Vec<Published> {
+pub(super) fn published(experiments: &[Loaded]) -> Vec<Section> {
     let tables = experiments.iter().filter_map(|experiment| {
         let reference = experiment.results.reference.as_ref()?;
-        Some(Published {
+        Some(Section {
             experiment: sentences::label(experiments, experiment),
             ..beside(reference, &Table::of_one(&experiment.results, &[], None))
         })
@@ -136,7 +118,7 @@ pub(super) fn published(experiments: &[Loaded]) -> Vec<Published> {
 }
 
 /// Published figures beside the rows of a table: each beside every variant of its policy.
-fn beside(reference: &Reference, table: &Table<'_>) -> Published {
+fn beside(reference: &Reference, table: &Table<'_>) -> Section {
     let policy = |row: &Row<'_>| row.policy.parse::<Policy>().ok();
     let base = table.baseline().and_then(policy);
     let baseline = reference.rows.iter().find(|row| base.is_some() && row.policy == base);
@@ -152,7 +134,7 @@ fn beside(reference: &Reference, table: &Table<'_>) -> Published {
             cells.push(here.map_or_else(|| lines(None, None), |row| kind.cell(row)));
             cells.push(kind.published(&column.unit, published, compared_with));
         }
-        PublishedRow { is_baseline, cells }
+        SectionRow { is_baseline, cells }
     };
     let rows = reference.rows.iter().flat_map(|published| {
         let is_same =
@@ -168,7 +150,8 @@ fn beside(reference: &Reference, table: &Table<'_>) -> Published {
     });
     let titles = ["variant", "published as"].map(str::to_owned).into_iter().chain(pairs);
     let base = table.baseline().map_or_else(|| "the baseline".to_owned(), Row::label);
-    Published {
+    Section {
+        heading: HEADING,
         experiment: None,
         about: about(reference, &kinds, &base),
         titles: titles.collect(),

@@ -101,15 +101,11 @@ fn step_time(row: &Row<'_>) -> String {
 
 fn samples(row: &Row<'_>) -> String {
     let train = row.train.as_ref();
-    let rate = train.map(|train| rate(train.samples_per_second.value));
+    let rate = train.map(|train| text::rate(train.samples_per_second.value));
     rate.unwrap_or_else(|| text::NOT_MEASURED.to_owned())
 }
 
 /// Whole samples, and three digits of fewer than a hundred.
-fn rate(samples: f64) -> String {
-    if samples < 100.0 { text::decimal(samples) } else { text::count(samples.round() as u64) }
-}
-
 fn runs(row: &Row<'_>) -> String {
     let completed = format!("{} of {}", row.runs.completed, row.runs.planned);
     [vec![completed], row.runs.troubles()].concat().join(", ")

@@ -193,6 +193,7 @@ pub(super) fn variants(results: &Results) -> Vec<Cow<'_, VariantResult>> {
                     runs: Vec::new(),
                     train: None,
                     inference: None,
+                    serving: None,
                     memory: None,
                     numerics: Numerics::default(),
                     untimed: None,

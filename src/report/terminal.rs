@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table as Grid};
 use crate::record::Results;
 
 use super::load::Loaded;
-use super::published::{Published, published};
+use super::section::{Section, sections};
 use super::sentences::{Advice, Judged, advice, judged};
 use super::summary::{self, Column, columns};
 use super::table::Table;
@@ -52,7 +52,7 @@ pub fn terminal(results: &Results, detail: Verbosity, width: usize) -> String {
         if !claims.is_empty() {
             parts.push(claims_table(&claims, width));
         }
-        parts.extend(published(&experiments).iter().map(|table| published_table(table, width)));
+        parts.extend(sections(&experiments).iter().map(|section| section_table(section, width)));
     }
     parts.join("\n")
 }
@@ -135,12 +135,12 @@ fn claims_table(claims: &[Judged], width: usize) -> String {
     grid.to_string()
 }
 
-fn published_table(published: &Published, width: usize) -> String {
+fn section_table(section: &Section, width: usize) -> String {
     let mut grid = Grid::new();
     grid.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
         .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(published.titles.iter().map(|title| title.replace(' ', "\n")));
-    for row in &published.rows {
+        .set_header(section.titles.iter().map(|title| title.replace(' ', "\n")));
+    for row in &section.rows {
         grid.add_row(row.cells.iter().map(|cell| {
             let lines: Vec<&str> = cell.iter().map(|line| line.text.as_str()).collect();
             lines.join("\n")
@@ -149,8 +149,8 @@ fn published_table(published: &Published, width: usize) -> String {
     for column in grid.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let about = published.about.iter().map(|sentence| text::wrap(sentence, width));
+    let about = section.about.iter().map(|sentence| text::wrap(sentence, width));
     let parts: Vec<String> =
-        ["Published figures".to_owned(), grid.to_string()].into_iter().chain(about).collect();
+        [section.heading.to_owned(), grid.to_string()].into_iter().chain(about).collect();
     parts.join("\n")
 }

@@ -2,6 +2,7 @@
 
 mod published;
 mod regression;
+mod serving;
 
 use std::path::{Path, PathBuf};
 

@@ -79,6 +79,11 @@ pub(super) fn decimal(value: f64) -> String {
     text.replace('-', "−")
 }
 
+/// So many a second: three significant digits, and all digits before the point.
+pub(super) fn rate(value: f64) -> String {
+    if value < 100.0 { decimal(value) } else { count(value.round() as u64) }
+}
+
 /// A number as an exponent.
 pub(super) fn raised(number: i32) -> String {
     let digit = |c: char| match c {

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 /// The range of numbers by the end of their place; an estimate's value and ends have its own. Anything else is below 10¹⁸.
-const RANGES: [(&str, f64, f64); 44] = [
+const RANGES: [(&str, f64, f64); 53] = [
     ("test_accuracy", 0.0, 1.0),
     ("evaluations.accuracy", 0.0, 1.0),
     ("accuracy_difference.value", -1.0, 1.0),
@@ -46,6 +46,16 @@ const RANGES: [(&str, f64, f64); 44] = [
     ("train_memory_ratio", 1e-6, 1e6),
     ("inference_time_ratio", 1e-6, 1e6),
     ("inference_memory_ratio", 1e-6, 1e6),
+    ("prefill_tokens_per_second", 1e-8, 1e16),
+    ("decode_tokens_per_second", 1e-8, 1e16),
+    ("prefill_blocks", 1e-12, 3.2e7),
+    ("decode_blocks", 1e-12, 3.2e7),
+    ("prefill_time_ratio", 1e-6, 1e6),
+    ("decode_time_ratio", 1e-6, 1e6),
+    ("memory_ratio", 1e-6, 1e6),
+    ("agreement.equal_tokens", 0.0, 1e9),
+    // Rounding may leave a little under 0.
+    ("kl_divergence", -1e-6, 1e9),
     // Exponents of all that f64 holds.
     ("exponents.first", -1100.0, 1100.0),
     // Counts of one layer in one run: their sum over 10,000 runs fits 64 bits.
@@ -61,7 +71,7 @@ const RANGES: [(&str, f64, f64); 44] = [
 ];
 
 /// What is at most as large as another number of the same object.
-const AT_MOST: [(&str, &str); 15] = [
+const AT_MOST: [(&str, &str); 17] = [
     ("low", "high"),
     ("overflow", "elements"),
     ("underflow", "elements"),
@@ -77,6 +87,8 @@ const AT_MOST: [(&str, &str); 15] = [
     ("optimizer", "peak_bytes"),
     ("activations", "peak_bytes"),
     ("work_space", "activations"),
+    ("cache", "peak_bytes"),
+    ("equal_tokens", "tokens"),
 ];
 
 /// Says of a results file or a run's record which of its numbers cannot have been measured, if any: the first one.

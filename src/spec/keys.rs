@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 const MOST_WRONG: usize = 2;
 
 /// Every key that is not in a list, of every kind of data, model and optimizer.
-const PATHS: [&str; 91] = [
+const PATHS: [&str; 96] = [
     "name",
     "data",
     "data.kind",
@@ -86,6 +86,11 @@ const PATHS: [&str; 91] = [
     "measure.equivalence_margin",
     "init",
     "measure.error_margin",
+    "measure.serving",
+    "measure.serving.prompt",
+    "measure.serving.generate",
+    "measure.serving.batch",
+    "measure.serving.prompts",
     "baseline",
     "variants",
     "seeds",
@@ -168,6 +173,7 @@ mod tests {
             ("train.optimizer", Some("train.optimizer={kind=\"sgd\"}")),
             ("train.schedule", None),
             ("measure", None),
+            ("measure.serving", None),
             ("claims", None),
         ] {
             let below = |key: &str| {
@@ -189,7 +195,7 @@ mod tests {
     #[test]
     fn a_wrong_key_is_told_the_right_path() {
         for (path, meant) in [
-            ("batch", Some("train.batch")),
+            ("batch", Some("train.batch or measure.serving.batch")),
             ("epochs", Some("train.epochs")),
             ("lr", Some("train.optimizer.lr")),
             ("train.lr", Some("train.optimizer.lr")),
@@ -209,7 +215,7 @@ mod tests {
         }
         assert_eq!(
             message(&["batch=64"]),
-            "--set batch=64: batch: unknown key \"batch\" (did you mean train.batch?); known: name, data, model, train, measure, \
+            "--set batch=64: batch: unknown key \"batch\" (did you mean train.batch or measure.serving.batch?); known: name, data, model, train, measure, \
              init, baseline, variants, seeds, controls, claims, reference"
         );
     }

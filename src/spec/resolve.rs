@@ -10,18 +10,19 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::typed::{
-    ClaimsSpec, MeasureSpec, OptimizerSpec, ScheduleSpec, SeedsSpec, TrainSpec, VariantSpec,
+    ClaimsSpec, MeasureSpec, OptimizerSpec, ScheduleSpec, SeedsSpec, ServingSpec, TrainSpec,
+    VariantSpec,
 };
 use super::{
     ClaimsPlan, ControlKind, CountImages, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan,
-    OwnPlan, Plan, SchedulePlan, Spec, TaskKind, TrainPlan, VariantPlan,
+    OwnPlan, Plan, SchedulePlan, ServingPlan, Spec, TaskKind, TrainPlan, VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
 /// What a key means when it is left out.
 pub mod defaults {
     use crate::spec::{
-        Activation, DecoderStyle, NormPlan, Pool, ScheduleKind, TableTask, TextPool,
+        Activation, DecoderStyle, NormPlan, OptimizerPlan, Pool, ScheduleKind, TableTask, TextPool,
     };
 
     /// Seeds 0, 1 and 2.
@@ -104,6 +105,17 @@ pub mod defaults {
     pub const CENSUS_EVERY: u64 = 200;
     /// `timing_blocks`: enough pairs for a bootstrap interval.
     pub const TIMING_BLOCKS: usize = 12;
+    /// What a plan without training says, which nothing uses.
+    pub const NO_OPTIMIZER: OptimizerPlan = OptimizerPlan::Sgd {
+        lr: 0.0,
+        momentum: MOMENTUM,
+        nesterov: NESTEROV,
+        weight_decay: SGD_WEIGHT_DECAY,
+    };
+    /// Sequences that are served together.
+    pub const SERVING_BATCH: usize = 8;
+    /// Prompts on which tokens are compared.
+    pub const SERVING_PROMPTS: usize = 32;
     /// `timing_steps`.
     pub const TIMING_STEPS: usize = 5;
     /// `timing_warmup`.
@@ -250,7 +262,11 @@ impl Plan {
         };
         let train = train(&spec.train, &data, count)?;
         model::normalized(&model, train.batch, model::Shape::of(&data))?;
-        let measure = measure(spec.measure, &train, &data)?;
+        let length = match (&data, own) {
+            (DataPlan::PlainText { length, .. }, _) => Some(*length),
+            (_, own) => own.and_then(|own| own.length),
+        };
+        let measure = measure(spec.measure, &train, (&data, length))?;
         let variants = variants(spec.variants)?;
         let seeds = seeds(spec.seeds)?;
         Ok(Self {
@@ -327,7 +343,11 @@ fn train(spec: &TrainSpec, data: &DataPlan, count: CountImages<'_>) -> Checked<T
             spec.accumulate.unwrap_or(defaults::ACCUMULATE),
             1..=limits::WIDTH,
         )?,
-        optimizer: optimizer(spec.optimizer)?,
+        optimizer: match (spec.optimizer, steps) {
+            (Some(spec), _) => optimizer(spec)?,
+            (None, 0) => defaults::NO_OPTIMIZER,
+            (None, _) => return refuse("train", "missing key \"optimizer\""),
+        },
         schedule: schedule(spec.schedule, steps)?,
         clip_norm: spec.clip_norm.map(|norm| positive("train.clip_norm", norm)).transpose()?,
         label_smoothing,
@@ -340,7 +360,7 @@ fn train(spec: &TrainSpec, data: &DataPlan, count: CountImages<'_>) -> Checked<T
 fn steps(spec: &TrainSpec, batches: usize) -> Checked<u64> {
     const EPOCHS: &str = "train.epochs";
     match (spec.steps, spec.epochs) {
-        (Some(steps), None) => whole("train.steps", steps, 1..=limits::STEPS),
+        (Some(steps), None) => whole("train.steps", steps, 0..=limits::STEPS),
         (None, Some(epochs)) => {
             let epochs = positive(EPOCHS, epochs)?;
             let accumulate = spec.accumulate.unwrap_or(defaults::ACCUMULATE).max(1);
@@ -410,7 +430,11 @@ fn schedule(spec: ScheduleSpec, steps: u64) -> Checked<SchedulePlan> {
     })
 }
 
-fn measure(spec: MeasureSpec, train: &TrainPlan, data: &DataPlan) -> Checked<MeasurePlan> {
+fn measure(
+    spec: MeasureSpec,
+    train: &TrainPlan,
+    (data, length): (&DataPlan, Option<usize>),
+) -> Checked<MeasurePlan> {
     let test_images = match data {
         DataPlan::Digits { test, .. } | DataPlan::Own { test, .. } => *test,
         DataPlan::Idx { test: IdxTest::HeldOut(images), .. } => *images,
@@ -444,6 +468,50 @@ fn measure(spec: MeasureSpec, train: &TrainPlan, data: &DataPlan) -> Checked<Mea
             spec.error_margin.unwrap_or(defaults::ERROR_MARGIN),
             "over 0 and below 1",
             |margin| margin > 0.0 && margin < 1.0,
+        )?,
+        serving: spec.serving.map(|spec| serving(spec, length)).transpose()?,
+    })
+}
+
+/// With sequences of so many tokens, where the data have any.
+fn serving(spec: ServingSpec, length: Option<usize>) -> Checked<ServingPlan> {
+    let Some(length) = length else {
+        return refuse("measure.serving", "needs a language model: data.kind = \"plain-text\"");
+    };
+    if length < 2 {
+        return refuse(
+            "data.length",
+            format!("is {length}; must be 2 or more for measure.serving"),
+        );
+    }
+    let prompt = match (spec.prompt, spec.generate) {
+        (Some(prompt), _) => prompt,
+        (None, Some(generate)) => length.saturating_sub(generate),
+        (None, None) => length / 2,
+    };
+    let prompt = whole("measure.serving.prompt", prompt, 1..=length - 1)?;
+    let generate = spec.generate.unwrap_or(length - prompt);
+    let key = "measure.serving.generate";
+    if generate > length - prompt {
+        return refuse(
+            key,
+            format!(
+                "is {generate}, which with a prompt of {prompt} is more than the {length} tokens of data.length"
+            ),
+        );
+    }
+    Ok(ServingPlan {
+        prompt,
+        generate: whole(key, generate, 1..=length - prompt)?,
+        batch: whole(
+            "measure.serving.batch",
+            spec.batch.unwrap_or(defaults::SERVING_BATCH),
+            1..=limits::WIDTH,
+        )?,
+        prompts: whole(
+            "measure.serving.prompts",
+            spec.prompts.unwrap_or(defaults::SERVING_PROMPTS),
+            2..=limits::WIDTH,
         )?,
     })
 }

@@ -173,11 +173,10 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
             "kernel = 28",
             "small.toml:17:8: model.blocks[0].pool: its input is 1 pixel wide; 2 × 2 pooling needs at least 2",
         ),
-        ("steps = 20", "steps = 0", "small.toml:20:9: train.steps: is 0; must be 1 to 1000000000"),
         (
             "steps = 20",
             "steps = 2_000_000_000",
-            "small.toml:20:9: train.steps: is 2000000000; must be 1 to 1000000000",
+            "small.toml:20:9: train.steps: is 2000000000; must be 0 to 1000000000",
         ),
         ("batch = 10", "batch = 0", "small.toml:21:9: train.batch: is 0; must be 1 to 65536"),
         (
@@ -249,6 +248,11 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
             "lr = 1e-3",
             "lr = 1e-3\n[measure]\nequivalence_margin = 0.0",
             "small.toml:27:22: measure.equivalence_margin: is 0; must be over 0 and below 1",
+        ),
+        (
+            "lr = 1e-3",
+            "lr = 1e-3\n[measure]\nserving = {}",
+            "small.toml:27:11: measure.serving: needs a language model: data.kind = \"plain-text\"",
         ),
         (
             "lr = 1e-3",
@@ -618,6 +622,7 @@ fn a_spec_without_optional_keys_becomes_a_whole_plan() {
             inference_batch: 10,
             equivalence_margin: 0.005,
             error_margin: 0.05,
+            serving: None,
         },
         baseline: "fp32".into(),
         variants: ["fp32", "fp16-mixed"]
@@ -705,6 +710,7 @@ policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
             inference_batch: 6,
             equivalence_margin: 0.01,
             error_margin: 0.05,
+            serving: None,
         },
         baseline: "half".into(),
         variants: vec![VariantPlan {
@@ -763,7 +769,7 @@ fn a_bad_set_is_named_as_it_was_typed() {
         (
             "measure.every.step=3",
             "measure.every: unknown key \"every\"; known: census_every, timing_blocks, timing_steps, timing_warmup, \
-             inference_batch, equivalence_margin, error_margin",
+             inference_batch, equivalence_margin, error_margin, serving",
         ),
         ("train.steps=ten", "train.steps: invalid type: string \"ten\", expected a whole number"),
         ("train.batch=0", "train.batch: is 0; must be 1 to 65536"),
@@ -879,6 +885,7 @@ fn every_spec_in_experiments_is_a_plan() {
         "imdb-finetune",
         "mnist-cnn",
         "regression",
+        "serve-llama",
         "wide-mlp",
     ];
     assert_eq!(names, expected);

@@ -255,7 +255,7 @@ pub(super) struct TrainSpec {
     pub(super) epochs: Option<f64>,
     pub(super) batch: usize,
     pub(super) accumulate: Option<usize>,
-    pub(super) optimizer: OptimizerSpec,
+    pub(super) optimizer: Option<OptimizerSpec>,
     #[serde(default)]
     pub(super) schedule: ScheduleSpec,
     pub(super) clip_norm: Option<f64>,
@@ -300,6 +300,16 @@ pub(super) struct MeasureSpec {
     pub(super) inference_batch: Option<usize>,
     pub(super) equivalence_margin: Option<f64>,
     pub(super) error_margin: Option<f64>,
+    pub(super) serving: Option<ServingSpec>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServingSpec {
+    pub(super) prompt: Option<usize>,
+    pub(super) generate: Option<usize>,
+    pub(super) batch: Option<usize>,
+    pub(super) prompts: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -78,6 +78,7 @@ impl Task {
                 TestMetric::MeanSquaredError => spec::TaskKind::Regression,
                 TestMetric::Perplexity => spec::TaskKind::LanguageModel,
             },
+            length: self.data.context(),
             parameters: self.model.parameters.len(),
             values: self.model.parameters.iter().map(|p| p.len() as u64).sum(),
             digest: formatting::hex(&digest.finalize()),

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::batch::DeviceBatch;
 use super::trainer::bytes;
-use crate::layers::{Arithmetic, Layer, Mode, Pass, RunningStatistics};
+use crate::layers::{Arithmetic, KeyValueCache, Layer, Mode, Pass, RunningStatistics};
 use crate::ops;
 
 /// A trained model with weights in the compute format only.
@@ -15,6 +15,9 @@ pub struct Inferencer {
     pub(super) weights: Vec<Tensor>,
     pub(super) statistics: Vec<RunningStatistics>,
     pub(super) arithmetic: Arithmetic,
+    /// Of each attention, the values of a position's keys, where these can be kept.
+    pub(super) cached: Vec<usize>,
+    pub(super) device: Device,
 }
 
 impl Inferencer {
@@ -42,6 +45,33 @@ impl Inferencer {
         let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics)
             .with_sequences(batch.sequences());
         self.layers.forward(input, &mut pass)
+    }
+
+    /// An empty cache of `capacity` positions for so many sequences.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn cache(&self, sequences: usize, capacity: usize) -> Result<KeyValueCache> {
+        KeyValueCache::new(&self.cached, (sequences, capacity), self.arithmetic, &self.device)
+    }
+
+    /// Logits of the token behind the last of these, N × V. ids: N × T tokens, u32, behind those that the cache has seen; it takes them in.
+    ///
+    /// # Errors
+    /// When the cache has no room for them, or is another model's.
+    pub fn next(&self, ids: &Tensor, cache: &mut KeyValueCache) -> Result<Tensor> {
+        let (_, positions) = ids.dims2()?;
+        let mut pass = Pass::new(self.arithmetic, Mode::Inference, &self.weights, &self.statistics)
+            .with_cache(cache);
+        let logits = self.layers.forward(ids.clone(), &mut pass)?;
+        drop(pass);
+        cache.advance(positions);
+        Ok(logits)
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Bytes of the weights.

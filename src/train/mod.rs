@@ -6,6 +6,7 @@ mod optimizer;
 mod peak;
 mod run;
 mod schedule;
+mod serving;
 mod timing;
 mod trainer;
 
@@ -14,6 +15,7 @@ pub use inference::Inferencer;
 pub use peak::Peaks;
 pub use run::{RunError, Trained, run};
 pub use schedule::factor;
+pub use serving::ServingTimes;
 pub use timing::{Load, Phase, Timing, time_variants};
 pub use trainer::{LoadBatch, Test, Trainer};
 

@@ -2,6 +2,7 @@
 
 use candle_core::Device;
 
+use super::serving::Prompts;
 use super::trainer::{LOSS, Trainer};
 use super::{DeviceBatch, Setup};
 use crate::data::{Batches, DataError};
@@ -12,8 +13,8 @@ use crate::numerics::Census;
 use crate::ops::{self, StepOutcome};
 use crate::precision::{LossScale, NON_FINITE_LOSSES};
 use crate::record::{
-    CountedStep, Evaluation, Failure, GradientCounts, Memory, RunRecord, RunSummary, Skip, Status,
-    TestMetric, UpdateCounts,
+    CountedStep, Evaluation, Failure, GradientCounts, Memory, PromptAgreement, RunRecord,
+    RunSummary, Skip, Status, TestMetric, UpdateCounts,
 };
 use crate::spec::VariantPlan;
 use crate::units::Bytes;
@@ -150,11 +151,16 @@ pub fn run(
             run.evaluate()?;
         }
     }
+    if setup.train.steps == 0 {
+        run.count_inference()?;
+    }
     run.evaluate()?;
     let memory = run.memory()?;
+    let agreement = run.agreement()?;
     let digest = run.trainer.weights_digest()?;
     let weights = setup.save_weights.then(|| run.trainer.weights_file()).transpose()?;
-    Ok(Trained { record: run.into_record(seed, memory, digest), weights })
+    let record = RunRecord { agreement, ..run.into_record(seed, memory, digest) };
+    Ok(Trained { record, weights })
 }
 
 impl<'a> Run<'a> {
@@ -190,6 +196,29 @@ impl<'a> Run<'a> {
             self.log.passing = Some(meter.peak()?.0 - before.0);
         }
         Ok(())
+    }
+
+    /// The census of an experiment that does not train: of the first test batch.
+    fn count_inference(&mut self) -> Result<(), RunError> {
+        if self.setup.measure.census_every == 0 {
+            return Ok(());
+        }
+        let mut batches = self.batches.test_batches(self.setup.measure.inference_batch);
+        let Some(batch) = batches.next() else { return Ok(()) };
+        let image = self.setup.task.data.shape();
+        let batch = DeviceBatch::new(batch?, image, self.trainer.device())?;
+        drop(batches);
+        let mut census = Census::default();
+        self.trainer.count_inference(&batch, &mut census)?;
+        self.log.count(0, true, census);
+        Ok(())
+    }
+
+    /// How far the tokens that the model generates are from those of FP32 with the same weights.
+    fn agreement(&self) -> Result<Vec<PromptAgreement>, RunError> {
+        let Some(prompts) = Prompts::of(self.setup) else { return Ok(Vec::new()) };
+        let reference = self.trainer.for_inference_in_fp32()?;
+        Ok(prompts.agreement(&reference, &self.trainer.for_inference()?)?)
     }
 
     fn evaluates_after(&self, done: u64) -> bool {
@@ -283,7 +312,7 @@ impl<'a> Run<'a> {
         let Some((meter, held)) = &self.meter else {
             return Ok(None);
         };
-        if self.variant.policy.is_emulated(device.is_cuda()) {
+        if self.variant.policy.is_emulated(device.is_cuda()) || self.setup.train.steps == 0 {
             return Ok(None);
         }
         let image = self.setup.task.data.shape();
@@ -359,6 +388,7 @@ impl<'a> Run<'a> {
             updates: log.updates,
             gradients: log.gradients,
             memory,
+            agreement: Vec::new(),
         };
         let mut settling = Census::default();
         for (step, census) in log.before_update {

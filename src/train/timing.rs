@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::peak::Peaks;
 use super::run::{RunError, loader};
+use super::serving::{Prompts, ServingTimes};
 use super::trainer::Trainer;
 use super::{DeviceBatch, Inferencer, Setup};
 use crate::data::Batches;
@@ -49,6 +50,10 @@ pub struct Timing {
     pub load: Load,
     /// Mean time of a batch of inference in each block; empty where the arithmetic is emulated.
     pub inference: Vec<Seconds>,
+    /// Serving of a language model, of one sequence and of a batch; empty where it was not asked for, and where the arithmetic is
+    /// emulated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub serving: Vec<ServingTimes>,
     /// Why there are no times, where some could be expected.
     pub failure: Option<String>,
     /// Peak live bytes of inference, where memory is measured, and the weights in it; none where the arithmetic is emulated.
@@ -77,6 +82,7 @@ impl Timing {
             },
             load: self.load,
             inference: joined(self.inference, later.inference, blocks),
+            serving: joined_serving(self.serving, later.serving, blocks),
             failure: self.failure.or(later.failure),
             inference_memory: self.inference_memory.and(later.inference_memory),
         }
@@ -90,6 +96,24 @@ fn joined<T>(mut first: Vec<T>, later: Vec<T>, (blocks, more): (usize, usize)) -
     }
     first.extend(later);
     first
+}
+
+/// As [`joined`], of each batch.
+fn joined_serving(
+    first: Vec<ServingTimes>,
+    later: Vec<ServingTimes>,
+    blocks: (usize, usize),
+) -> Vec<ServingTimes> {
+    if blocks.0 == 0 {
+        return later;
+    }
+    let pairs = first.into_iter().zip(later);
+    let joined = pairs.map(|(old, new)| ServingTimes {
+        prefill: joined(old.prefill, new.prefill, blocks),
+        decode: joined(old.decode, new.decode, blocks),
+        ..new
+    });
+    joined.collect()
 }
 
 /// One variant, loaded.
@@ -115,16 +139,16 @@ struct Prepared {
     numbers: Vec<u64>,
     /// Batches of inference.
     inference: Vec<DeviceBatch>,
+    /// What a language model is served.
+    prompts: Option<Prompts>,
     /// The test batch whose memory is measured: the largest.
     largest: DeviceBatch,
 }
 
 impl Prepared {
     /// None of a test split without samples.
-    fn new(
-        source: &mut Batches<'_>,
-        Setup { task, train, measure, device, .. }: Setup<'_>,
-    ) -> Result<Option<Self>, RunError> {
+    fn new(source: &mut Batches<'_>, setup: Setup<'_>) -> Result<Option<Self>, RunError> {
+        let Setup { task, train, measure, device, .. } = setup;
         let (image, accumulate) = (task.data.shape(), train.accumulate);
         let most = if source.are_alike() { PREPARED } else { PREPARED_OF_TEXTS };
         let most = measure.timing_steps.min(most);
@@ -141,7 +165,8 @@ impl Prepared {
         let on_device = |batch| DeviceBatch::new(batch, image, device);
         let largest = on_device(largest?)?;
         let inference = inference.into_iter().map(on_device).collect::<candle_core::Result<_>>()?;
-        Ok(Some(Self { steps, numbers, inference, largest }))
+        let prompts = Prompts::of(setup);
+        Ok(Some(Self { steps, numbers, inference, prompts, largest }))
     }
 }
 
@@ -204,10 +229,13 @@ impl<'a> TimedVariant<'a> {
         (source, prepared): (&Batches<'a>, &Prepared),
         timing: &mut Timing,
     ) -> Result<Self, RunError> {
-        let diverged = settle(&mut trainer, measure, &prepared.steps)?;
+        let diverged = trainer.trains() && settle(&mut trainer, measure, &prepared.steps)?;
         let inferencer = trainer.for_inference()?;
         let memory = inference_memory(&inferencer, &prepared.largest, trainer.device())?;
         timing.inference_memory = Some(memory);
+        if let Some(prompts) = &prepared.prompts {
+            timing.serving = prompts.measure(&inferencer)?;
+        }
         let (source, load) = (source.clone(), Load::default());
         let drawn = if source.are_alike() { index as u64 * STEPS_APART } else { 0 };
         let (turn, inferred) = (0, 0);
@@ -410,19 +438,42 @@ fn inference_memory(
     Ok((Some(Bytes(weights + meter.peak()?.0 + work_space.0)), Bytes(weights)))
 }
 
-/// One block of one variant: training steps, as many by phase, then batches of inference.
+/// One block of one variant: training steps, as many by phase, then batches of inference, and serving.
 fn time_block(
     variant: &mut TimedVariant<'_>,
-    Prepared { steps: batches, numbers, inference, .. }: &Prepared,
-    Setup { train, measure, .. }: Setup<'_>,
+    prepared: &Prepared,
+    setup: Setup<'_>,
     (timing, probe): (&mut Timing, &Option<Probe>),
 ) -> Result<(), RunError> {
-    let device = variant.trainer.device().clone();
+    if variant.trainer.trains() {
+        time_training(variant, prepared, setup, (timing, probe))?;
+    }
+    let (device, steps) = (setup.device, setup.measure.timing_steps);
+    let inference = &prepared.inference;
+    variant.infer(inference)?;
+    let clock = Stopwatch::start(device)?;
+    for _ in 0..steps {
+        variant.infer(inference)?;
+    }
+    timing.inference.push(Seconds(clock.stop()?.0 / steps as f64));
+    if let Some(prompts) = &prepared.prompts {
+        prompts.time(&variant.inferencer, &mut timing.serving)?;
+    }
+    Ok(())
+}
+
+/// The training steps of a block, and as many by phase.
+fn time_training(
+    variant: &mut TimedVariant<'_>,
+    Prepared { steps: batches, numbers, .. }: &Prepared,
+    Setup { train, measure, device, .. }: Setup<'_>,
+    (timing, probe): (&mut Timing, &Option<Probe>),
+) -> Result<(), RunError> {
     let steps = measure.timing_steps;
     // One step outside the clock: the caches hold another variant's tensors.
     variant.step(batches)?;
     let before = probe.as_ref().map(Probe::read);
-    let clock = Stopwatch::start(&device)?;
+    let clock = Stopwatch::start(device)?;
     for _ in 0..steps {
         variant.step(batches)?;
     }
@@ -434,15 +485,7 @@ fn time_block(
     variant.check()?;
 
     timing.phases.push(variant.phases(steps, train.accumulate, numbers)?);
-    variant.check()?;
-
-    variant.infer(inference)?;
-    let clock = Stopwatch::start(&device)?;
-    for _ in 0..steps {
-        variant.infer(inference)?;
-    }
-    timing.inference.push(Seconds(clock.stop()?.0 / steps as f64));
-    Ok(())
+    variant.check()
 }
 
 #[cfg(test)]

@@ -181,6 +181,11 @@ impl<'a> Trainer<'a> {
         self.policy
     }
 
+    /// Whether the plan has any step.
+    pub fn trains(&self) -> bool {
+        self.plan.steps > 0
+    }
+
     /// Channels, height and width of an image.
     pub fn image(&self) -> [usize; 3] {
         self.image
@@ -564,8 +569,11 @@ impl<'a> Trainer<'a> {
         total
     }
 
-    /// Bytes of the gradients: stored as the weights that compute are; sums over micro-batches are in f32.
+    /// Bytes of the gradients, where there is training: stored as the weights that compute are; sums over micro-batches are in f32.
     pub fn gradient_bytes(&self) -> u64 {
+        if !self.trains() {
+            return 0;
+        }
         let [weights, ..] = self.tensor_bytes();
         if self.plan.accumulate == 1 { weights } else { 4 * self.weight_count() }
     }
@@ -575,15 +583,47 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When a tensor cannot be copied.
     pub fn for_inference(&self) -> Result<Inferencer> {
-        let copies = |tensors: &[Tensor]| tensors.iter().map(ops::copy).collect::<Result<Vec<_>>>();
-        let weights = copies(&self.weights())?;
+        let weights = self.weights().iter().map(ops::copy).collect::<Result<_>>()?;
+        self.serving(weights, self.arithmetic)
+    }
+
+    /// The same weights, as the run holds them, served in FP32.
+    ///
+    /// # Errors
+    /// As [`Trainer::for_inference`].
+    pub fn for_inference_in_fp32(&self) -> Result<Inferencer> {
+        let held = self.end.parameters().iter().map(|tensors| &tensors.weights);
+        let wide = held.map(|tensor| match tensor.dtype() {
+            DType::F32 => ops::copy(tensor),
+            _ => ops::cast(tensor, DType::F32),
+        });
+        self.serving(wide.collect::<Result<_>>()?, Arithmetic::of(Format::F32))
+    }
+
+    fn serving(&self, weights: Vec<Tensor>, arithmetic: Arithmetic) -> Result<Inferencer> {
+        let state = self.state.iter().map(ops::copy).collect::<Result<Vec<_>>>()?;
         let statistics = self.statistics.iter().map(RunningStatistics::copy);
         Ok(Inferencer {
-            layers: self.model.layers(&weights, &copies(&self.state)?, false)?,
+            layers: self.model.layers(&weights, &state, false)?,
             weights,
             statistics: statistics.collect::<Result<_>>()?,
-            arithmetic: self.arithmetic,
+            arithmetic,
+            cached: self.model.cached().map(<[usize]>::to_vec).unwrap_or_default(),
+            device: self.device.clone(),
         })
+    }
+
+    /// Counts what rounding does in a forward pass over a batch, as it is served.
+    ///
+    /// # Errors
+    /// When the batch is not of the model's shape.
+    pub fn count_inference(&self, batch: &DeviceBatch, census: &mut Census) -> Result<()> {
+        let weights = self.weights_wide(census)?;
+        let arithmetic = self.counting();
+        let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &self.statistics)
+            .with_sequences(batch.sequences())
+            .with_census(Some(census));
+        self.layers.forward(batch.input(arithmetic)?, &mut pass).map(drop)
     }
 }
 
@@ -611,10 +651,10 @@ fn parameter_tensors(
         tensor if tensor.id() == values.id() => ops::copy(&tensor),
         tensor => Ok(tensor),
     };
+    // Without training there is no optimizer.
+    let states = if plan.steps == 0 { 0 } else { states(plan.optimizer) };
     let state = |index: usize| {
-        (index < states(plan.optimizer))
-            .then(|| ops::zeros(values.shape(), values.device()))
-            .transpose()
+        (index < states).then(|| ops::zeros(values.shape(), values.device())).transpose()
     };
     Ok(ParameterTensors {
         weights: stored(params)?,

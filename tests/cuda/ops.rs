@@ -2,6 +2,9 @@
 //! of f32 sums allows elsewhere.
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
+use mantissa::layers::{
+    Arithmetic, Attention, AttentionSizes, KeyValueCache, Layer as _, Mode, Pass, Registry,
+};
 use mantissa::ops::{
     self, AttentionSettings, BatchNormSaved, ConvSettings, ConvWanted, EmbeddingTables,
     LossSettings, Operands, RandomStream, RopeSettings,
@@ -599,6 +602,49 @@ fn attention_is_the_cpu_within_its_sums() {
     let wide = tensor(1, (1, 2, 129), DType::F32, &device);
     let settings = AttentionSettings { heads: 1, kv_heads: 1, causal: false, format: Format::F32 };
     assert!(ops::attention(&wide, &wide, &wide, None, settings).is_err(), "heads of 129 values");
+}
+
+/// An attention that keeps keys and values: three first positions, and two further ones.
+fn with_a_cache((dtype, format): (DType, Format), device: &Device) -> Result<Results> {
+    let sizes = AttentionSizes {
+        width: 16,
+        heads: 4,
+        kv_heads: 2,
+        causal: true,
+        bias: true,
+        rope: Some(1e4),
+    };
+    let mut registry = Registry::default();
+    let layer = Attention::new(&mut registry, "attention", sizes);
+    let parameters = registry.parameters.iter().zip(1..);
+    let weights: Vec<Tensor> = parameters
+        .map(|(parameter, seed)| tensor(seed, parameter.shape.as_slice(), dtype, device))
+        .collect();
+    let arithmetic = Arithmetic { format, wide: false };
+    let mut cache = KeyValueCache::new(&registry.cached, (2, 5), arithmetic, device)?;
+    let share = match dtype {
+        DType::F32 => 1e-5,
+        DType::F16 => 8.0 * 2f64.powi(-11),
+        _ => 8.0 * 2f64.powi(-8),
+    };
+    let mut results = vec![];
+    for (count, seed) in [(3, 20), (1, 21), (1, 22)] {
+        let x = tensor(seed, (2, count, 16), dtype, device);
+        let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &[]).with_cache(&cache);
+        let y = layer.forward(x, &mut pass)?;
+        drop(pass);
+        cache.advance(count);
+        results.push(("y", y, Near::Share(share)));
+    }
+    Ok(results)
+}
+
+#[test]
+fn attention_with_a_cache_is_the_cpu_within_its_sums() {
+    let Some((device, _guard)) = gpu() else { return };
+    for of in [(DType::F32, Format::F32), (DType::F16, Format::F16), (DType::BF16, Format::BF16)] {
+        compare(&format!("{of:?}"), &device, |device| with_a_cache(of, device));
+    }
 }
 
 /// Shapes, types and devices that do not belong together are refused before anything is launched.

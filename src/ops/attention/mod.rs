@@ -14,6 +14,7 @@ mod cuda;
 
 mod backward;
 mod forward;
+mod one_query;
 mod products;
 #[cfg(test)]
 mod tests;
@@ -147,7 +148,11 @@ pub fn attention(
     let lengths = lengths_of(lengths, &sizes)?;
     by_dtype!(q.dtype(), T => {
         let (shape, q, k, v) = (q.shape(), view::<T>(q)?, view::<T>(k)?, view::<T>(v)?);
-        let (y, logs) = forward::forward::<T>(&kernels()?, [&q, &k, &v], &lengths, &sizes)?;
+        let (y, logs) = if sizes.queries == 1 {
+            one_query::forward::<T>([&q, &k, &v], &lengths, &sizes)?
+        } else {
+            forward::forward::<T>(&kernels()?, [&q, &k, &v], &lengths, &sizes)?
+        };
         let of_logs = (sizes.sequences, sizes.settings.heads, sizes.queries);
         Ok((Tensor::from_vec(y, shape, &Device::Cpu)?, Tensor::from_vec(logs, of_logs, &Device::Cpu)?))
     })

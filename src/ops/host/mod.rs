@@ -343,12 +343,20 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
 /// # Errors
 /// When there is no memory for it.
 pub fn zeros(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+    zeros_as(shape, DType::F32, device)
+}
+
+/// Zeros of a type: f32, f16 or bf16.
+///
+/// # Errors
+/// When there is no memory for them, or the type is another.
+pub fn zeros_as(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = device {
-        return cuda::zeros(shape, DType::F32, gpu);
+        return cuda::zeros(shape, dtype, gpu);
     }
     let shape = shape.into();
-    Tensor::from_vec(zeroed::<f32>(shape.elem_count())?, shape, device)
+    by_dtype!(dtype, T => Tensor::from_vec(zeroed::<T>(shape.elem_count())?, shape, device))
 }
 
 /// A u32 tensor of zeros.
@@ -382,7 +390,7 @@ pub fn copy(tensor: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Overwrites `target` with the values of `source`, a tensor of the same shape and type: f32 or u32.
+/// Overwrites `target` with the values of `source`, a tensor of the same shape and type: also of u32.
 ///
 /// # Errors
 /// When they are not that.
@@ -395,7 +403,7 @@ pub fn copy_into(target: &Tensor, source: &Tensor) -> Result<()> {
     on_gpu!(target => cuda::copy_into(target, source));
     match target.dtype() {
         DType::U32 => values::<u32>(target, source),
-        _ => values::<f32>(target, source),
+        dtype => by_dtype!(dtype, T => values::<T>(target, source)),
     }
 }
 

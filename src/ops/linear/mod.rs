@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cuda")]
 pub(super) mod cuda;
+mod few_rows;
 
 use std::cell::Cell;
 
@@ -73,10 +74,14 @@ pub fn linear(
     by_dtype!(x.dtype(), T => {
         let (x, w) = (view::<T>(x)?, view::<T>(w)?);
         let b = b.map(view::<T>).transpose()?;
+        let end = End { bias: b.as_deref(), then };
+        if n <= few_rows::MOST {
+            return few_rows::linear::<T>((&x, &w), (n, outputs, inputs), end);
+        }
         let product = Product {
             left: Operand::along_depth(&x, n, inputs),
             right: Operand::along_depth(&w, outputs, inputs),
-            end: End { bias: b.as_deref(), then },
+            end,
         };
         try_build::<T>((n, outputs), |y| Ok(multiply(&kernels()?, product, y)?))
     })

@@ -119,12 +119,16 @@ pub(crate) fn pack_wide<T: Element>(
     if operand.along_depth {
         vectorized!(pack_turned(operand, part, width, panels));
     } else {
-        // Loops of a known length for the usual widths.
+        // Loops of a known length for the widths that kernels have.
         vectorized!(match width {
             4 => pack_steps(operand, part, 4, panels),
             6 => pack_steps(operand, part, 6, panels),
+            8 => pack_steps(operand, part, 8, panels),
+            14 => pack_steps(operand, part, 14, panels),
             16 => pack_steps(operand, part, 16, panels),
             24 => pack_steps(operand, part, 24, panels),
+            32 => pack_steps(operand, part, 32, panels),
+            48 => pack_steps(operand, part, 48, panels),
             _ => pack_steps(operand, part, width, panels),
         });
     }

@@ -8,6 +8,7 @@ use candle_core::{Result, Tensor};
 use super::element::{Element, by_dtype};
 use super::exponential::exp;
 use super::host::{Unwritten, build, edit, expect_shape, first, view};
+use super::normal::{Normal, normal};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
 use super::philox::{Philox, RandomStream};
 
@@ -112,11 +113,15 @@ pub fn relu_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// As [`relu`].
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     on_gpu!(x => cuda::gelu(x));
-    map(x, |_, x, y| {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = x * normal_cdf(*x);
-        }
-    })
+    map(
+        x,
+        #[inline(always)]
+        |_, x, y| {
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = x * normal(*x).share;
+            }
+        },
+    )
 }
 
 /// The gradient of [`gelu`] from its argument: dy (Φ(x) + x φ(x)).
@@ -126,18 +131,18 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     expect_shape("the second operand", x, dy.dims())?;
     on_gpu!(dy => cuda::gelu_backward(dy, x));
-    zip(dy, x, |dy, x, dx| {
-        for (dx, (dy, x)) in dx.iter_mut().zip(dy.iter().zip(x)) {
-            let density = libm::expf(-0.5 * x * x)
-                * (0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2);
-            *dx = dy * (normal_cdf(*x) + if x.is_infinite() { 0.0 } else { x * density });
-        }
-    })
-}
-
-/// Φ(x), by the complementary error function so that the lower tail keeps its digits.
-fn normal_cdf(x: f32) -> f32 {
-    0.5 * libm::erfcf(-x * std::f32::consts::FRAC_1_SQRT_2)
+    zip(
+        dy,
+        x,
+        #[inline(always)]
+        |dy, x, dx| {
+            for (dx, (dy, x)) in dx.iter_mut().zip(dy.iter().zip(x)) {
+                let Normal { share, density } = normal(*x);
+                let more = if x.is_infinite() { 0.0 } else { x * density };
+                *dx = dy * (share + more);
+            }
+        },
+    )
 }
 
 /// `x σ(2u)` with u = √(2/π) (x + 0.044715 x³) and σ(z) = 1 / (1 + e⁻ᶻ): [`gelu`] by its approximation with tanh, as in GPT-2.

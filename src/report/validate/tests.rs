@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::*;
-use crate::record::{Gpu, GpuLoad, Results, RunRecord};
+use crate::record::{Gpu, GpuLoad, PromptAgreement, Results, RunRecord};
 use crate::report::figure::{self, Figure};
 use crate::report::load::parse;
 use crate::report::table::Table;
@@ -76,6 +76,15 @@ fn every_rule_is_about_a_number_of_the_files() {
     let against = &mut variant["against_baseline"];
     against["squared_error_difference"] = against["accuracy_difference"].clone();
     against["perplexity_difference"] = against["accuracy_difference"].clone();
+    run.agreement = vec![PromptAgreement { equal_tokens: 3, tokens: 4, kl_divergence: Some(0.1) }];
+    let ratio = json!({ "value": 0.5, "low": 0.4, "high": 0.6 });
+    let served = json!({
+        "prefill_tokens_per_second": ratio, "decode_tokens_per_second": ratio, "peak_bytes": 2, "cache": 1,
+        "prefill_blocks": [0.5], "decode_blocks": [0.5],
+        "against_baseline": { "prefill_time_ratio": ratio, "decode_time_ratio": ratio, "memory_ratio": 0.5 },
+    });
+    let agreement = json!({ "equal_tokens": ratio, "kl_divergence": ratio });
+    variant["serving"] = json!({ "batches": [served], "agreement": agreement });
     let mut kinds = BTreeSet::new();
     let run = serde_json::to_value(run).unwrap();
     for (file, name) in [(&variant, "variants"), (&run, "run")] {
