@@ -20,7 +20,7 @@ mod cuda;
 #[expect(unsafe_code, reason = "it stands in for a library that is loaded at run time")]
 mod driver;
 mod environment;
-pub mod gpu;
+pub(crate) mod gpu;
 mod load;
 mod meter;
 mod phases;
@@ -41,12 +41,16 @@ use crate::memory;
 use crate::units::Bytes;
 use gpu::{Build, GpuError};
 
-pub use captured_graph::CapturedGraph;
+pub(crate) use captured_graph::CapturedGraph;
 pub use environment::{Environment, Gpu, UnusedUnits};
-pub use load::LoadMeter;
+pub(crate) use load::LoadMeter;
+#[doc(hidden)] // for this crate's examples
 pub use meter::Meter;
-pub use phases::{Phase, PhaseClock, Phases};
-pub use probe::{Probe, Reading};
+pub use phases::Phases;
+#[doc(hidden)] // for this crate's tests
+pub use phases::{Phase, PhaseClock};
+pub(crate) use probe::{Probe, Reading};
+#[doc(hidden)] // for this crate's benchmarks
 pub use stopwatch::Stopwatch;
 
 /// A device as asked for. Text form: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
@@ -199,6 +203,7 @@ pub fn gpus() -> Vec<String> {
 
 /// How products are computed on the CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)] // for this crate's tests
 pub struct ProductPaths {
     /// One line a format that tensors are stored in.
     pub paths: Vec<String>,
@@ -209,7 +214,7 @@ pub struct ProductPaths {
 }
 
 /// What is known of this machine and this build, now.
-pub fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> Environment {
+pub(crate) fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> Environment {
     let gpu = match choice.device {
         Device::Cuda(number) => cuda::describe(number),
         Device::Auto | Device::Cpu => None,
@@ -277,6 +282,7 @@ fn family_and_model(signature: u32) -> [u32; 2] {
 }
 
 /// This machine's name in its network.
+#[doc(hidden)] // for the program
 pub fn host_name() -> String {
     System::host_name().unwrap_or_else(|_| "a machine without a name".to_owned())
 }

@@ -309,6 +309,7 @@ impl Experiment {
     ///
     /// # Errors
     /// When a batch cannot be made or moved to the device.
+    #[doc(hidden)] // for the program
     pub fn time_blocks(&self, device: &Device, phase: Phase) -> Result<Vec<Timing>, RunError> {
         let (seed, variants) = (first_seed(&self.plan), &self.plan.variants);
         train::time_variants(self.setup(device), seed, variants, phase, &mut |_, _| ())
@@ -319,6 +320,7 @@ impl Experiment {
     ///
     /// # Errors
     /// As [`Experiment::time_blocks`].
+    #[doc(hidden)] // for the program
     pub fn time_again(&self, results: &Results, device: &Device) -> Result<Results, RunError> {
         let plan = &self.plan;
         let load = LoadMeter::start();

@@ -40,7 +40,7 @@ pub struct OutOfMemory(pub u64);
 ///
 /// # Errors
 /// When there is no memory for that many values, or none to keep back beside them.
-pub fn reserve<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
+pub(crate) fn reserve<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
     let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
     if CountingAllocator::is_installed() && !spare::is_held() {
         return Err(OutOfMemory(bytes.saturating_add(spare::SIZE as u64)));
@@ -56,7 +56,7 @@ pub fn reserve<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
 ///
 /// # Errors
 /// As [`reserve`].
-pub fn collect<T>(values: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, OutOfMemory> {
+pub(crate) fn collect<T>(values: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, OutOfMemory> {
     let mut collected = reserve(values.len())?;
     collected.extend(values);
     Ok(collected)
@@ -66,7 +66,7 @@ pub fn collect<T>(values: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, Ou
 ///
 /// # Errors
 /// As [`reserve`].
-pub fn filled<T: Clone>(value: T, len: usize) -> Result<Vec<T>, OutOfMemory> {
+pub(crate) fn filled<T: Clone>(value: T, len: usize) -> Result<Vec<T>, OutOfMemory> {
     let mut values = reserve(len)?;
     values.resize(len, value);
     Ok(values)
@@ -208,6 +208,7 @@ pub fn keep_freed_pages() {
 static FREED_PAGES_KEPT: AtomicBool = AtomicBool::new(false);
 
 /// Whether glibc's allocator is here and was not told to [`keep_freed_pages`].
+#[doc(hidden)] // for this crate's tests
 pub fn may_return_freed_pages() -> bool {
     let glibc = cfg!(all(target_os = "linux", target_env = "gnu"));
     glibc && !FREED_PAGES_KEPT.load(Ordering::Relaxed)
@@ -215,6 +216,7 @@ pub fn may_return_freed_pages() -> bool {
 
 /// Counts this thread's live bytes from its creation until it is dropped. One at a time on a thread.
 #[derive(Debug)]
+#[doc(hidden)] // for this crate's tests
 pub struct HostMeter(());
 
 impl HostMeter {
@@ -253,7 +255,7 @@ impl Drop for HostMeter {
 
 /// Runs `work`, which gets memory that the thread keeps for its next product. That memory is not counted by [`HostMeter`], since it
 /// outlives a run; [`work_space_of_this_thread`] tells it.
-pub fn work_space<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn work_space<R>(work: impl FnOnce() -> R) -> R {
     let (result, bytes) = counted_apart(work);
     WORK_SPACE.set(WORK_SPACE.get() + bytes);
     result
@@ -272,12 +274,12 @@ fn counted_apart<R>(work: impl FnOnce() -> R) -> (R, i64) {
 
 /// What this thread allocated in [`work_space`] and keeps. Where a product hands work to other threads, that is in it too. None
 /// where [`CountingAllocator`] is not installed.
-pub fn work_space_of_this_thread() -> Option<Bytes> {
+pub(crate) fn work_space_of_this_thread() -> Option<Bytes> {
     CountingAllocator::is_installed().then(|| Bytes(WORK_SPACE.get().max(0) as u64))
 }
 
 /// Runs `work` without counting what this thread allocates in it. What it frees must be its own.
-pub fn uncounted<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn uncounted<R>(work: impl FnOnce() -> R) -> R {
     let before = COUNTING.replace(false);
     let result = work();
     COUNTING.set(before);

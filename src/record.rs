@@ -17,10 +17,12 @@
 mod comparison;
 mod cost;
 mod estimate;
+#[doc(hidden)] // for the program and this crate's tests
 pub mod files;
 mod metric;
 mod numerics;
 mod run;
+#[doc(hidden)] // for the program and this crate's tests
 pub mod schema;
 
 pub use comparison::*;

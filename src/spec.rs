@@ -19,10 +19,13 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::precision::Policy;
 
-pub use difference::values_that_differ;
+pub(crate) use difference::values_that_differ;
+#[doc(hidden)] // for reports and this crate's tests
 pub use reference::{Reference, ReferenceColumn, ReferenceColumns, ReferenceRow};
-pub use resolve::{Invalid, defaults, limits};
+pub use resolve::Invalid;
+pub(crate) use resolve::{defaults, limits};
 pub use source::{Overrides, SpecError};
+#[doc(hidden)] // for this crate's tests
 pub use typed::Spec;
 
 /// Counts the training images of data in files, or says why that is not possible.

@@ -12,12 +12,12 @@ use candidate::{Candidate, Standing, TimingNeeded, stopped};
 
 /// A variant that is not clearly faster is recommended for its memory only where its peak in training is under this share of
 /// the baseline's: less of a saving lets no larger model or batch in.
-pub const LESS_MEMORY: f64 = 0.95;
+pub(crate) const LESS_MEMORY: f64 = 0.95;
 
 /// A variant that was timed is recommended for its memory only where the whole interval of its step time is at most this
 /// share of the baseline's. A tenth is a price that a larger batch or model may win back; more is a trade that the reader
 /// has to make. The whole interval, because otherwise the worse a time is measured the sooner a slow variant would pass.
-pub const LITTLE_SLOWER: f64 = 1.1;
+pub(crate) const LITTLE_SLOWER: f64 = 1.1;
 
 /// What to use, from what there is so far.
 ///

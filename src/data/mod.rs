@@ -18,6 +18,7 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
+#[doc(hidden)] // for training and this crate's tests
 pub use batches::{Batch, Batches, TextBatch};
 pub use dataset::{DataFacts, Dataset, Inputs, Split, Targets, Tokens};
 
@@ -190,7 +191,7 @@ pub fn load_with(plan: &DataPlan, loading: Loading<'_>) -> Result<Dataset, DataE
 }
 
 /// The augmentation that a plan asks for: none for data that have no such key.
-pub fn augmentation(plan: &DataPlan) -> Augment {
+pub(crate) fn augmentation(plan: &DataPlan) -> Augment {
     match plan {
         DataPlan::Digits { .. }
         | DataPlan::Idx { .. }

@@ -6,7 +6,7 @@ use super::{Init, Layer, Pass, Registry, Saved};
 use crate::ops::{self, EmbeddingTables};
 
 /// How the weights of transformers start: normal, with this deviation.
-pub const TRANSFORMER_INIT: Init = Init::Normal { mean: 0.0, deviation: 0.02 };
+pub(crate) const TRANSFORMER_INIT: Init = Init::Normal { mean: 0.0, deviation: 0.02 };
 
 /// The sizes of an [`Embedding`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

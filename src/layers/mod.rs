@@ -20,7 +20,8 @@ use crate::memory::{self, OutOfMemory};
 
 pub use attention::{Attention, AttentionSizes};
 pub use conv::{Conv2d, ConvSizes};
-pub use embedding::{Embedding, EmbeddingSizes, TRANSFORMER_INIT};
+pub(crate) use embedding::TRANSFORMER_INIT;
+pub use embedding::{Embedding, EmbeddingSizes};
 pub use layer_norm::{LayerNorm, RmsNorm};
 pub use linear::{Linear, LinearSizes};
 pub use norm::{BatchNorm, BatchStatistics, RunningStatistics};

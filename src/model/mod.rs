@@ -15,7 +15,8 @@ use crate::layers::{Layer, NormStatistics, Parameter, Registry, Sequential};
 use crate::memory::{self, OutOfMemory};
 use weights::Given;
 
-pub use weights::{FileTensor, NotShared, WeightsError};
+pub(crate) use weights::FileTensor;
+pub use weights::WeightsError;
 
 /// Whose operations compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -44,7 +45,7 @@ impl Engine {
 }
 
 /// Makes the layers of a model whose operations are not this crate's.
-pub trait Build: Send + Sync {
+pub(crate) trait Build: Send + Sync {
     /// Layers that compute with `weights`, one a parameter, and keep what no gradient reaches in `state`. With `trains`, weights
     /// are candle variables, so that a gradient can be had for each.
     ///
@@ -119,7 +120,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::of_layers`].
-    pub fn of_build(
+    pub(crate) fn of_build(
         shape: [usize; 3],
         registry: Registry,
         state: Vec<Parameter>,

@@ -34,7 +34,8 @@ use std::path::{Path, PathBuf};
 use crate::record::files::{FIGURE_FOLDER, PAGE, TENSORBOARD, remove_events};
 use crate::store::{self, StoreError};
 
-pub use files::{has_events, is_current};
+pub(crate) use files::{has_events, is_current};
+#[doc(hidden)] // for the program
 pub use history::{
     HISTORY_PAGE, Trend, foreign_history, history_csv, history_terminal, render_history,
 };

@@ -10,7 +10,7 @@ use crate::record::Estimate;
 use crate::units::Ratio;
 
 /// Resamples of a bootstrap.
-pub const RESAMPLES: usize = 10_000;
+pub(crate) const RESAMPLES: usize = 10_000;
 
 /// A statistic of the sample with its `BCa` interval at `level`.
 ///
@@ -97,7 +97,7 @@ fn acceleration(samples: &[f64], statistic: &impl Fn(&[f64]) -> f64) -> f64 {
 }
 
 /// The median with its 95 % interval; `None` for fewer than two values.
-pub fn median_estimate(samples: &[f64]) -> Option<Estimate<f64>> {
+pub(crate) fn median_estimate(samples: &[f64]) -> Option<Estimate<f64>> {
     bca(samples, median_of, LEVEL)
 }
 
@@ -108,7 +108,7 @@ pub fn median_estimate(samples: &[f64]) -> Option<Estimate<f64>> {
 /// The median rather than the geometric mean, because a shared machine stalls: with 2 % of noise and one block in ten
 /// 1.5 times slow, the interval of the median covers 92 to 95 % at 5, 8, 12 and 20 blocks, and that of the mean 73 to
 /// 79 % while being two to four times as wide from 8 blocks on (600 samples each).
-pub fn paired_ratio(variant: &[f64], baseline: &[f64]) -> Option<Estimate<Ratio>> {
+pub(crate) fn paired_ratio(variant: &[f64], baseline: &[f64]) -> Option<Estimate<Ratio>> {
     if variant.iter().chain(baseline).any(|time| *time <= 0.0) {
         return None;
     }

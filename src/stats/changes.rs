@@ -8,10 +8,10 @@ use super::describe::median_of;
 use super::finite;
 
 /// A level lasts at least so many values: one or two that stand out are no change.
-pub const LEAST_LEVEL: usize = 3;
+pub(crate) const LEAST_LEVEL: usize = 3;
 
 /// With fewer values than these the noise cannot be told from a change.
-pub const LEAST_SERIES: usize = 10;
+pub(crate) const LEAST_SERIES: usize = 10;
 
 /// A value further than so many standard deviations of the noise from the median of its neighbourhood is an outlier: of
 /// normal noise one in some ten thousand is.

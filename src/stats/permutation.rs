@@ -6,10 +6,10 @@ use rand_chacha::ChaCha8Rng;
 use super::{SEED, finite};
 
 /// Up to here all 2ⁿ sign patterns are tried.
-pub const EXACT_PAIRS: usize = 20;
+pub(crate) const EXACT_PAIRS: usize = 20;
 
 /// Sign patterns drawn where there are too many to try.
-pub const FLIPS: usize = 99_999;
+pub(crate) const FLIPS: usize = 99_999;
 
 /// Two sums this close, as a share of Σ|d|, are one sum. Differences of accuracies near 1 carry rounding errors of
 /// about 1e-16, and the smallest real one is one test sample, so anything between 1e-12 and 1e-6 would do.

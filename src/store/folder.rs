@@ -157,7 +157,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 ///
 /// # Errors
 /// When a folder cannot be read or a file not be removed.
-pub fn sweep(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn sweep(folder: &Path) -> Result<(), StoreError> {
     sweep_one(folder)?;
     for inside in real_folders(folder)? {
         let known = INSIDE.iter().find(|(name, _)| inside.ends_with(name));

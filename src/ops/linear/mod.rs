@@ -42,7 +42,7 @@ thread_local! {
 }
 
 /// Multiplications and additions of the matrix products that this thread has asked for since the last call.
-pub fn take_operations() -> u64 {
+pub(crate) fn take_operations() -> u64 {
     OPERATIONS.replace(0)
 }
 

@@ -93,6 +93,7 @@ pub fn cross_entropy(
 ///
 /// # Errors
 /// When a tensor is not contiguous, not f32, or `loss` is not one value.
+#[doc(hidden)] // for training and this crate's tests
 pub fn mean_loss(
     losses: &Tensor,
     micro_batches: usize,
@@ -203,6 +204,7 @@ fn check_targets(outputs: &Tensor, targets: &Tensor) -> Result<(usize, usize)> {
 ///
 /// # Errors
 /// As [`cross_entropy`].
+#[doc(hidden)] // for training and this crate's tests
 pub fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
     let (_, classes) = check_labels(logits, labels)?;
     on_gpu!(logits => cuda::count_correct(logits, labels));

@@ -111,6 +111,7 @@ pub fn batch_norm(
 ///
 /// # Errors
 /// When a tensor is not contiguous, not f32, or they differ in shape.
+#[doc(hidden)] // for training and this crate's tests
 pub fn update_running_statistics(
     running: (&Tensor, &Tensor),
     batch: (&Tensor, &Tensor),

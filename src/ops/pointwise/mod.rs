@@ -346,6 +346,7 @@ pub fn add(a: &Tensor, b: &Tensor, then: Then) -> Result<Tensor> {
 ///
 /// # Errors
 /// When it is not one number, u32.
+#[doc(hidden)] // for training and this crate's tests
 pub fn next_pass(pass: &Tensor) -> Result<()> {
     expect_shape("the number of a pass", pass, &[1])?;
     on_gpu!(pass => cuda::next_pass(pass));
@@ -356,6 +357,7 @@ pub fn next_pass(pass: &Tensor) -> Result<()> {
 ///
 /// # Errors
 /// As [`relu`].
+#[doc(hidden)] // for training and this crate's tests
 pub fn accumulate(sum: &Tensor, gradient: &Tensor) -> Result<()> {
     expect_shape("the gradient to add", gradient, sum.dims())?;
     on_gpu!(sum => cuda::accumulate(sum, gradient));
