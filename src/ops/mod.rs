@@ -79,3 +79,4 @@ pub use rope::*;
 pub use sequence_pool::*;
 #[doc(hidden)] // for training and this crate's tests
 pub use step::*;
+pub use step::GradientCounts;

@@ -53,6 +53,16 @@ fn zip(
 }
 
 /// What follows an operation in the same pass over memory.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Then};
+///
+/// let x = Tensor::new(&[-1.0_f32, 2.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::add(&x, &x, Then::Nothing)?)?, [-2.0, 4.0]);
+/// assert_eq!(ops::to_f32(&ops::add(&x, &x, Then::Relu)?)?, [0.0, 4.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     /// Nothing.
@@ -80,6 +90,15 @@ impl Then {
 
 /// `max(x, 0)`; a NaN stays one.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[-1.0_f32, 2.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::relu(&x)?)?, [0.0, 2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When the tensor is not a contiguous tensor of f32, f16 or bf16, or two tensors differ in shape or type; so
 /// for every operation here.
@@ -93,6 +112,16 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of [`relu`] from its result `y`: dy where y is not 0, 0 elsewhere.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let dy = Tensor::new(&[5.0_f32, 7.0], &Device::Cpu)?;
+/// let y = Tensor::new(&[0.0_f32, 2.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::relu_backward(&dy, &y)?)?, [0.0, 7.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -108,6 +137,16 @@ pub fn relu_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
 
 /// `x Φ(x)`, exact (by erf), as Hendrycks and Gimpel 2016 define it.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // Φ(10) is 1 in f32.
+/// let x = Tensor::new(&[0.0_f32, 10.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::gelu(&x)?)?, [0.0, 10.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`relu`].
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
@@ -120,6 +159,16 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of [`gelu`] from its argument: dy (Φ(x) + x φ(x)).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // At 0 the derivative is Φ(0) = 1/2.
+/// let (dy, x) = (Tensor::new(&[4.0_f32], &Device::Cpu)?, Tensor::new(&[0.0_f32], &Device::Cpu)?);
+/// assert_eq!(ops::to_f32(&ops::gelu_backward(&dy, &x)?)?, [2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -142,6 +191,15 @@ fn normal_cdf(x: f32) -> f32 {
 
 /// `x σ(2u)` with u = √(2/π) (x + 0.044715 x³) and σ(z) = 1 / (1 + e⁻ᶻ): [`gelu`] by its approximation with tanh, as in GPT-2.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[0.0_f32, 10.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::gelu_tanh(&x)?)?, [0.0, 10.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`relu`].
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
@@ -158,6 +216,16 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of [`gelu_tanh`] from its argument: dy (σ + x σ (1 − σ) 2u′).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // At 0 the derivative is σ(0) = 1/2.
+/// let (dy, x) = (Tensor::new(&[4.0_f32], &Device::Cpu)?, Tensor::new(&[0.0_f32], &Device::Cpu)?);
+/// assert_eq!(ops::to_f32(&ops::gelu_tanh_backward(&dy, &x)?)?, [2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -195,6 +263,15 @@ fn tanh_argument(x: f32) -> f32 {
 
 /// `tanh(x)`.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[0.0_f32, 100.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::tanh(&x)?)?, [0.0, 1.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`relu`].
 pub fn tanh(x: &Tensor) -> Result<Tensor> {
@@ -207,6 +284,15 @@ pub fn tanh(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of [`tanh`] from its result: dy (1 − y) (1 + y).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let (dy, y) = (Tensor::new(&[4.0_f32], &Device::Cpu)?, Tensor::new(&[0.5_f32], &Device::Cpu)?);
+/// assert_eq!(ops::to_f32(&ops::tanh_backward(&dy, &y)?)?, [4.0 * 0.5 * 1.5]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -221,6 +307,17 @@ pub fn tanh_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
 }
 
 /// `silu(gate) · up` with silu(x) = x / (1 + e⁻ˣ) (Shazeer 2020, arXiv 2002.05202), rounded once.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // silu(0) = 0, and silu(100) is 100 in f32.
+/// let gate = Tensor::new(&[0.0_f32, 100.0], &Device::Cpu)?;
+/// let up = Tensor::new(&[3.0_f32, 3.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::swiglu(&gate, &up)?)?, [0.0, 300.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -242,6 +339,17 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 
 /// The gradients of [`swiglu`] with respect to gate and up: with σ = 1 / (1 + e⁻ᵍ), dy · up · σ (1 + gate (1 − σ)), and
 /// dy · gate · σ.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let one = |value: f32| Tensor::new(&[value], &Device::Cpu);
+/// // At gate = 0, σ is 1/2.
+/// let (dgate, dup) = ops::swiglu_backward(&one(4.0)?, &one(0.0)?, &one(3.0)?)?;
+/// assert_eq!((ops::to_f32(&dgate)?, ops::to_f32(&dup)?), (vec![4.0 * 3.0 / 2.0], vec![0.0]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -308,6 +416,18 @@ fn silu_slope(x: f32) -> f32 {
 /// Drops each value with probability `p` and divides the rest by 1 − p. The mask depends on `random` and the position only,
 /// so the gradient is the same operation on dy.
 ///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, RandomStream};
+///
+/// let pass = Tensor::new(&[0_u32], &Device::Cpu)?;
+/// let random = RandomStream { seed: 0, stream: 1, pass };
+/// let x = Tensor::ones(100, DType::F32, &Device::Cpu)?;
+/// let y = ops::to_f32(&ops::dropout(&x, 0.5, &random)?)?;
+/// assert!(y.iter().all(|value| [0.0, 2.0].contains(value)));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`relu`].
 pub fn dropout(x: &Tensor, p: f32, random: &RandomStream) -> Result<Tensor> {
@@ -329,6 +449,16 @@ pub fn dropout(x: &Tensor, p: f32, random: &RandomStream) -> Result<Tensor> {
 }
 
 /// `a + b`, of one shape, and `then`.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Then};
+///
+/// let a = Tensor::new(&[1.0_f32, -5.0], &Device::Cpu)?;
+/// let b = Tensor::new(&[2.0_f32, 3.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::add(&a, &b, Then::Nothing)?)?, [3.0, -2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
