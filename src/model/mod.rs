@@ -19,6 +19,16 @@ pub(crate) use weights::FileTensor;
 pub use weights::WeightsError;
 
 /// Whose operations compute.
+///
+/// ```
+/// use mantissa::layers::Sequential;
+/// use mantissa::model::{Engine, Model};
+///
+/// let model = Model::of_layers([1, 28, 28], |_| Ok(Sequential::default()))?;
+/// assert_eq!(model.engine(), Engine::Mantissa);
+/// assert_eq!(Engine::Candle.name(), "candle");
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
@@ -84,6 +94,13 @@ pub struct Model {
 }
 
 /// A model that its data cannot flow through.
+///
+/// ```
+/// use mantissa::model::{Model, ModelError};
+///
+/// let error = Model::of_layers([1, 8, 8], |_| Err(ModelError("takes images of 28 × 28".to_owned())));
+/// assert_eq!(error.err().map(|error| error.to_string()), Some("model: takes images of 28 × 28".to_owned()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("model: {0}")]
 pub struct ModelError(pub String);
@@ -106,7 +123,7 @@ impl Model {
     ///
     /// # Errors
     /// Those of `build`, and when a parameter or what an image becomes has more than
-    /// [`VALUES`](crate::spec::limits::VALUES).
+    /// 2⁴⁰ values.
     pub fn of_layers(
         shape: [usize; 3],
         build: impl FnOnce(&mut Registry) -> std::result::Result<Sequential, ModelError>,
@@ -164,7 +181,7 @@ impl Model {
     /// The layers, over these weights and this state where their operations are candle's.
     ///
     /// # Errors
-    /// As [`Build::build`].
+    /// When the layers cannot be made in the weights' type.
     pub fn layers(
         &self,
         weights: &[Tensor],
@@ -180,7 +197,7 @@ impl Model {
     /// Checks the sizes of a batch of images and all that they become.
     ///
     /// # Errors
-    /// When one has more than [`VALUES`](crate::spec::limits::VALUES).
+    /// When one has more than 2⁴⁰ values.
     pub fn check_batch(&self, batch: usize) -> std::result::Result<(), ModelError> {
         self.largest.check_batch(batch)
     }

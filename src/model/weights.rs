@@ -15,6 +15,15 @@ use crate::layers::Parameter;
 const MOST_SHOWN: usize = 8;
 
 /// A file whose weights are not those of a model.
+///
+/// ```
+/// use mantissa::layers::Sequential;
+/// use mantissa::model::{Model, WeightsError};
+///
+/// let mut model = Model::of_layers([1, 28, 28], |_| Ok(Sequential::default()))?;
+/// assert!(matches!(model.start_from(b"no safetensors"), Err(WeightsError::Malformed(_))));
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeightsError {
     /// It is no safetensors file, or is cut short.
