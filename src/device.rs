@@ -54,6 +54,15 @@ pub(crate) use probe::{Probe, Reading};
 pub use stopwatch::Stopwatch;
 
 /// A device as asked for. Text form: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
+///
+/// ```
+/// use mantissa::device::Device;
+///
+/// let device: Device = "cuda:1".parse()?;
+/// assert_eq!(device, Device::Cuda(1));
+/// assert_eq!("cpu".parse(), Ok(Device::Cpu));
+/// # Ok::<(), mantissa::device::DeviceError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The best one that this build can use.
@@ -65,6 +74,13 @@ pub enum Device {
 }
 
 /// Why a device is unavailable.
+///
+/// ```
+/// use mantissa::device::{Device, DeviceError};
+///
+/// let error = "tpu".parse::<Device>();
+/// assert_eq!(error, Err(DeviceError::Unknown("tpu".to_owned())));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// No such name.
@@ -84,6 +100,15 @@ pub enum DeviceError {
 }
 
 /// The device that runs, and how it came to be chosen where a reader of its numbers must know.
+///
+/// ```
+/// use mantissa::device::Device;
+///
+/// let choice = Device::Cpu.resolve()?;
+/// assert_eq!((choice.device, &choice.note), (Device::Cpu, &None));
+/// assert!(choice.open()?.is_cpu());
+/// # Ok::<(), mantissa::device::DeviceError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// Never [`Device::Auto`].
@@ -178,6 +203,12 @@ fn first_gpu() -> Option<Result<usize, GpuError>> {
 }
 
 /// What this build makes of the machine's GPUs, a line each.
+///
+/// ```
+/// for line in mantissa::device::gpus() {
+///     println!("{line}");
+/// }
+/// ```
 pub fn gpus() -> Vec<String> {
     let (facts, build) = match cuda::ask() {
         None => return vec!["not in this build".to_owned()],
