@@ -162,7 +162,7 @@ pub(crate) mod limits {
 /// An invalid value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {what}")]
-pub struct Invalid {
+pub(crate) struct Invalid {
     /// The key's path, such as `model.blocks[1].kernel`.
     pub key: String,
     /// What is wrong and what would be right.
