@@ -4,11 +4,11 @@
 //! [`CountingAllocator`], and calls [`keep_freed_pages`] before it times. Without the first no memory is measured.
 //!
 //! Only blocks that the measuring thread itself allocates count: tensors and work space of the engine, which it allocates
-//! before it hands work to other threads. What handing work over takes is left out with [`uncounted`], and the work space of
+//! before it hands work to other threads. What handing work over takes is left out, and the work space of
 //! products, of which each thread has its own, is counted apart. So the figures do not depend on the number of threads, and are
 //! the same from run to run.
 //!
-//! What is large is asked for with [`reserve`], which says when there is not that much. Small blocks between, and the work space
+//! What is large is asked for in a way that says when there is not that much ([`OutOfMemory`]). Small blocks between, and the work space
 //! of libraries, are asked for in ways that end the program where there is nothing: for those a block is kept back.
 #![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 
@@ -32,6 +32,13 @@ thread_local! {
 }
 
 /// No memory for what was asked for, in bytes.
+///
+/// ```
+/// use mantissa::memory::OutOfMemory;
+///
+/// let error = OutOfMemory(1 << 30);
+/// assert_eq!(error.to_string(), "out of memory: 1073741824 bytes were asked for");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("out of memory: {0} bytes were asked for")]
 pub struct OutOfMemory(pub u64);
@@ -195,6 +202,13 @@ unsafe impl GlobalAlloc for CountingAllocator {
 /// Tells the system's allocator to keep what is freed. By default glibc hands large blocks back to the kernel, which zeroes
 /// every page anew at each step: a tax on tensors above its threshold, so on f32 before 16 bits, that is not the arithmetic's.
 /// Does nothing where the allocator is another. It is a setting of the whole process, so only a program calls it.
+///
+/// ```
+/// fn main() {
+///     mantissa::memory::keep_freed_pages();
+///     // … the program
+/// }
+/// ```
 pub fn keep_freed_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `mallopt` changes settings of the allocator and may be called at any time.

@@ -27,6 +27,16 @@ pub const MOST_RESULTS: u64 = 1 << 30;
 pub(crate) const MOST: u64 = 1 << 35;
 
 /// A file that could not be read or written.
+///
+/// ```
+/// use mantissa::data::{self, DataError};
+/// use mantissa::spec::{Augment, DataPlan};
+///
+/// let (path, augment) = ("no/such/folder".into(), Augment::default());
+/// let plan = DataPlan::Cifar10 { path, augment };
+/// let Err(DataError::Read(error)) = data::load(&plan) else { panic!("it cannot be read") };
+/// assert!(error.path.starts_with("no/such/folder"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("{}: cannot {action}: {source}", path.display())]
 pub struct StoreError {

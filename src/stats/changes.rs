@@ -23,10 +23,18 @@ const NEIGHBOURS: usize = 2;
 /// Noise below this share of the largest value is rounding.
 const ROUNDING: f64 = 1e-9;
 
-/// The indices at which a new level begins; `None` for fewer than [`LEAST_SERIES`] values.
+/// The indices at which a new level begins; `None` for fewer than 10 values.
 ///
 /// Outliers are replaced before by the median of their neighbourhood, as by Hampel's filter, since a mean has no defence against
 /// a run on a busy machine.
+///
+/// ```
+/// use mantissa::stats::change_points;
+///
+/// let series: Vec<f64> = (0..40).map(|i| if i < 20 { 1.0 } else { 2.0 } + 0.01 * f64::from(i % 3)).collect();
+/// assert_eq!(change_points(&series), Some(vec![20]));
+/// assert_eq!(change_points(&[1.0, 2.0]), None);
+/// ```
 pub fn change_points(series: &[f64]) -> Option<Vec<usize>> {
     let series = finite(series).filter(|series| series.len() >= LEAST_SERIES)?;
     let size = series.iter().fold(0.0, |size: f64, value| size.max(value.abs()));

@@ -31,11 +31,11 @@ pub(crate) fn least_pairs(comparisons: usize) -> usize {
 /// has are left out. `margin` is the δ within which values are equivalent. `None` without a pair, with a seed
 /// given twice, or with a value that is not finite.
 ///
-/// The verdict is `Inconclusive` under [`MIN_PAIRS`]. Else it is `Equivalent` where two one-sided tests put the mean
+/// The verdict is `Inconclusive` under `MIN_PAIRS`. Else it is `Equivalent` where two one-sided tests put the mean
 /// difference within the margin, even if it also differs from 0: the plan declares such differences to be of no
 /// practical account (Lakens 2017, "Equivalence Tests", calls this outcome statistically different and practically
 /// equivalent), and the interval and p still show it. Else it is `Better` or `Worse` where the 95 % interval excludes
-/// 0 and p < 0.05. `p_holm` is left to [`adjust`].
+/// 0 and p < 0.05. `p_holm` is left to `adjust`.
 pub fn metric_difference(
     metric: TestMetric,
     variant: &[(u64, f64)],

@@ -40,6 +40,13 @@ pub(crate) use settle::{
 };
 
 /// The level of the intervals that are reported.
+///
+/// ```
+/// use mantissa::stats::{LEVEL, mean_difference, mean_interval};
+///
+/// let (variant, baseline) = ([3.0, 5.0, 4.0], [1.0, 2.0, 3.0]);
+/// assert_eq!(mean_difference(&variant, &baseline), mean_interval(&[2.0, 3.0, 1.0], LEVEL));
+/// ```
 pub const LEVEL: f64 = 0.95;
 
 /// Seed of everything that is drawn here.
