@@ -2,7 +2,7 @@
 //!
 //! A claim is judged on each variant whose policy it speaks of. Where no variant of the experiment is of that kind, the
 //! claim is listed once as not measured, with an empty variant. From the same numbers follows which variant to use
-//! ([`recommend`]).
+//! ([`recommend()`]).
 
 mod disturbance;
 mod recommend;
@@ -178,7 +178,7 @@ pub fn statement(id: &str) -> Option<Statement> {
 
 /// Judges every claim on every variant that it speaks of, in the order of the claims and of the variants.
 ///
-/// Needs the comparisons with the baseline, their p adjusted ([`crate::stats::adjust`]).
+/// Needs the comparisons with the baseline, their p adjusted (`crate::stats::adjust`).
 pub fn judge(results: &Results) -> Vec<ClaimResult> {
     CLAIMS.iter().flat_map(|claim| judge_one(claim, results)).collect()
 }

@@ -24,8 +24,8 @@ pub(crate) const LITTLE_SLOWER: f64 = 1.1;
 /// Candidates are the variants with native arithmetic beside the baseline. One is *good* where its accuracy is equivalent or
 /// better and none of its runs diverged or failed, *open* where its accuracy is inconclusive, else *lost*; one that is
 /// inconclusive but on its way to worse counts as lost. Of the good, the one with the smallest step time whose whole
-/// interval is under the baseline's; failing that, the one with the smallest memory under [`LESS_MEMORY`] whose step time
-/// is shown to be at most [`LITTLE_SLOWER`], or was not measured; failing that, the baseline. With none good it is the
+/// interval is under the baseline's; failing that, the one with the smallest memory under `LESS_MEMORY` whose step time
+/// is shown to be at most `LITTLE_SLOWER`, or was not measured; failing that, the baseline. With none good it is the
 /// baseline too, unless an open one might be cheaper: then nothing, and how many seeds would settle that one.
 ///
 /// A baseline of which a run stopped is never recommended: then it is the cheapest of the good, whatever it costs, or
