@@ -41,7 +41,8 @@ use crate::memory;
 use crate::units::Bytes;
 use gpu::{Build, GpuError};
 
-pub(crate) use captured_graph::CapturedGraph;
+#[doc(hidden)] // for training
+pub use captured_graph::CapturedGraph;
 pub use environment::{Environment, Gpu, UnusedUnits};
 pub(crate) use load::LoadMeter;
 #[doc(hidden)] // for this crate's examples
@@ -49,7 +50,8 @@ pub use meter::Meter;
 pub use phases::Phases;
 #[doc(hidden)] // for this crate's tests
 pub use phases::{Phase, PhaseClock};
-pub(crate) use probe::{Probe, Reading};
+#[doc(hidden)] // for timing
+pub use probe::{Probe, Reading};
 #[doc(hidden)] // for this crate's benchmarks
 pub use stopwatch::Stopwatch;
 

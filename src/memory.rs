@@ -204,10 +204,8 @@ unsafe impl GlobalAlloc for CountingAllocator {
 /// Does nothing where the allocator is another. It is a setting of the whole process, so only a program calls it.
 ///
 /// ```
-/// fn main() {
-///     mantissa::memory::keep_freed_pages();
-///     // … the program
-/// }
+/// // The first line of a program's `main`.
+/// mantissa::memory::keep_freed_pages();
 /// ```
 pub fn keep_freed_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -114,7 +114,8 @@ impl ControlKind {
 
 /// A control as it is trained.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ControlPlan {
+#[doc(hidden)] // for this crate's tests
+pub struct ControlPlan {
     /// What it is.
     pub kind: ControlKind,
     /// The baseline's policy under the control's name, such as `fp32+same-seeds`.
@@ -125,7 +126,8 @@ pub(crate) struct ControlPlan {
 
 impl Plan {
     /// The controls, resolved; none in a plan whose baseline is not among its variants.
-    pub(crate) fn control_plans(&self) -> Vec<ControlPlan> {
+    #[doc(hidden)] // for this crate's tests
+    pub fn control_plans(&self) -> Vec<ControlPlan> {
         let baseline = self.variants.iter().find(|variant| variant.name == self.baseline);
         let control = |kind: ControlKind| {
             let VariantPlan { name, policy } = baseline?;

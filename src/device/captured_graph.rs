@@ -10,7 +10,7 @@ use candle_core::{Device, Error, Result};
 use super::stream::{Stream, device_error};
 
 /// Work that was captured on a GPU. Every pointer and number that the host gave while it was captured stays as it was.
-pub(crate) struct CapturedGraph {
+pub struct CapturedGraph {
     /// None only while it is dropped.
     #[cfg(feature = "cuda")]
     graph: Option<CudaGraph>,
@@ -29,7 +29,7 @@ impl CapturedGraph {
     ///
     /// # Errors
     /// When the device is no GPU, when `work` fails, or when it does what cannot be captured.
-    pub(crate) fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
+    pub fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Some(Stream(stream)) = Stream::of(device) {
             let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -51,7 +51,7 @@ impl CapturedGraph {
     ///
     /// # Errors
     /// When the GPU fails.
-    pub(crate) fn replay(&mut self) -> Result<()> {
+    pub fn replay(&mut self) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let Some(graph) = &self.graph {
             graph.launch().map_err(device_error)?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// A look at a GPU now. What the driver does not tell is none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Reading {
+pub struct Reading {
     /// Energy since the driver was loaded.
     pub joules: Option<f64>,
     /// Power.
@@ -26,7 +26,7 @@ pub(crate) struct Reading {
 
 /// Looks at one GPU.
 #[derive(Debug)]
-pub(crate) struct Probe {
+pub struct Probe {
     #[cfg(feature = "cuda")]
     nvml: Nvml,
     #[cfg(feature = "cuda")]
@@ -35,7 +35,7 @@ pub(crate) struct Probe {
 
 impl Probe {
     /// None for a CPU, and where NVML cannot be loaded.
-    pub(crate) fn of(device: &Device) -> Option<Self> {
+    pub fn of(device: &Device) -> Option<Self> {
         #[cfg(feature = "cuda")]
         if let candle_core::DeviceLocation::Cuda { gpu_id } = device.location() {
             let address = super::cuda::bus_address(i32::try_from(gpu_id).ok()?)?;
@@ -46,7 +46,7 @@ impl Probe {
     }
 
     /// A look at it. Takes well under a millisecond, and no work of the GPU's.
-    pub(crate) fn read(&self) -> Reading {
+    pub fn read(&self) -> Reading {
         #[cfg(feature = "cuda")]
         if let Ok(gpu) = self.nvml.device_by_pci_bus_id(self.address.clone()) {
             // An idle GPU, and clocks that an application set, are no throttling.

@@ -77,6 +77,6 @@ pub use pointwise::*;
 pub use pool::*;
 pub use rope::*;
 pub use sequence_pool::*;
+pub use step::GradientCounts;
 #[doc(hidden)] // for training and this crate's tests
 pub use step::*;
-pub use step::GradientCounts;
