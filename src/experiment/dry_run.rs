@@ -30,7 +30,7 @@ use crate::units::{Bytes, Seconds};
 /// let plan = Plan::read("the example", spec, &Overrides::default())?;
 /// let task = Task::of_plan(&plan)?;
 /// let dry_run = Experiment::new(plan, task)?.dry_run(&Device::Cpu)?;
-/// assert_eq!(dry_run.parameters[0], ("hidden1.weight".to_owned(), vec![8, 28 * 28]));
+/// assert_eq!(dry_run.parameters[0].1, [8, 28 * 28], "the shape of the first weight");
 /// assert_eq!(dry_run.variants.len(), 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

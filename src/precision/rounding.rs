@@ -22,7 +22,7 @@ const MAGNITUDE: i32 = i32::MAX;
 ///
 /// let rounder = Rounder::new(Format::F16);
 /// let rounded = [1.0 / 3.0, 1e-10].map(|value| rounder.round(value));
-/// assert_eq!(rounded, [5461.0 / 16_384.0, 0.0]);
+/// assert_eq!(rounded, [1365.0 / 4096.0, 0.0]);
 /// assert!(rounder.overflows(1e5) && !rounder.overflows(65_504.0));
 /// ```
 #[derive(Clone, Copy, Debug)]

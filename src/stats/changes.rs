@@ -31,8 +31,9 @@ const ROUNDING: f64 = 1e-9;
 /// ```
 /// use mantissa::stats::change_points;
 ///
-/// let series: Vec<f64> = (0..40).map(|i| if i < 20 { 1.0 } else { 2.0 } + 0.01 * f64::from(i % 3)).collect();
-/// assert_eq!(change_points(&series), Some(vec![20]));
+/// let noise = [3.0, -7.0, 1.0, 9.0, -4.0, 2.0, -9.0, 6.0, -2.0, 1.0];
+/// let series = [noise.map(|noise| 100.0 + noise), noise.map(|noise| 200.0 + noise)].concat();
+/// assert_eq!(change_points(&series), Some(vec![10]));
 /// assert_eq!(change_points(&[1.0, 2.0]), None);
 /// ```
 pub fn change_points(series: &[f64]) -> Option<Vec<usize>> {
