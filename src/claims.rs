@@ -2,7 +2,7 @@
 //!
 //! A claim is judged on each variant whose policy it speaks of. Where no variant of the experiment is of that kind, the
 //! claim is listed once as not measured, with an empty variant. From the same numbers follows which variant to use
-//! ([`recommend`]).
+//! ([`recommend()`]).
 
 mod disturbance;
 mod recommend;
@@ -22,7 +22,7 @@ use sample_size::{SeedsNeeded, timing_blocks};
 
 pub use disturbance::BUSY;
 pub(crate) use disturbance::disturbance;
-pub use recommend::{LESS_MEMORY, LITTLE_SLOWER, recommend};
+pub use recommend::recommend;
 
 /// One claim.
 struct Claim {
@@ -178,14 +178,14 @@ pub fn statement(id: &str) -> Option<Statement> {
 
 /// Judges every claim on every variant that it speaks of, in the order of the claims and of the variants.
 ///
-/// Needs the comparisons with the baseline, their p adjusted ([`crate::stats::adjust`]).
+/// Needs the comparisons with the baseline, their p adjusted (`crate::stats::adjust`).
 pub fn judge(results: &Results) -> Vec<ClaimResult> {
     CLAIMS.iter().flat_map(|claim| judge_one(claim, results)).collect()
 }
 
 /// The metric by seed, of every run that the machine did not fail: a diverged run counts with the value of the weights that it
 /// ended with. If even that is unknown, its accuracy is 0; of an error or a perplexity there is no largest, and the run is left out.
-pub fn test_values(metric: TestMetric, variant: &VariantResult) -> Vec<(u64, f64)> {
+pub(crate) fn test_values(metric: TestMetric, variant: &VariantResult) -> Vec<(u64, f64)> {
     let of_run = |run: &RunSummary| match (run.status, metric) {
         (Status::Failed, _) => None,
         (Status::Diverged, TestMetric::Accuracy) => Some(run.metric().unwrap_or(0.0)),
@@ -196,7 +196,7 @@ pub fn test_values(metric: TestMetric, variant: &VariantResult) -> Vec<(u64, f64
 }
 
 /// δ in the unit of the metric: of an error, a share of the baseline's mean; 0 where that has no runs.
-pub fn margin((plan, metric): (&Plan, TestMetric), baseline: &VariantResult) -> f64 {
+pub(crate) fn margin((plan, metric): (&Plan, TestMetric), baseline: &VariantResult) -> f64 {
     match metric {
         TestMetric::Accuracy => plan.measure.equivalence_margin,
         TestMetric::MeanSquaredError | TestMetric::Perplexity => {

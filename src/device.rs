@@ -20,7 +20,7 @@ mod cuda;
 #[expect(unsafe_code, reason = "it stands in for a library that is loaded at run time")]
 mod driver;
 mod environment;
-pub mod gpu;
+pub(crate) mod gpu;
 mod load;
 mod meter;
 mod phases;
@@ -41,15 +41,30 @@ use crate::memory;
 use crate::units::Bytes;
 use gpu::{Build, GpuError};
 
+#[doc(hidden)] // for training
 pub use captured_graph::CapturedGraph;
 pub use environment::{Environment, Gpu, UnusedUnits};
-pub use load::LoadMeter;
+pub(crate) use load::LoadMeter;
+#[doc(hidden)] // for this crate's examples
 pub use meter::Meter;
-pub use phases::{Phase, PhaseClock, Phases};
+pub use phases::Phases;
+#[doc(hidden)] // for this crate's tests
+pub use phases::{Phase, PhaseClock};
+#[doc(hidden)] // for timing
 pub use probe::{Probe, Reading};
+#[doc(hidden)] // for this crate's benchmarks
 pub use stopwatch::Stopwatch;
 
 /// A device as asked for. Text form: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`.
+///
+/// ```
+/// use mantissa::device::Device;
+///
+/// let device: Device = "cuda:1".parse()?;
+/// assert_eq!(device, Device::Cuda(1));
+/// assert_eq!("cpu".parse(), Ok(Device::Cpu));
+/// # Ok::<(), mantissa::device::DeviceError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The best one that this build can use.
@@ -61,6 +76,13 @@ pub enum Device {
 }
 
 /// Why a device is unavailable.
+///
+/// ```
+/// use mantissa::device::{Device, DeviceError};
+///
+/// let error = "tpu".parse::<Device>();
+/// assert_eq!(error, Err(DeviceError::Unknown("tpu".to_owned())));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// No such name.
@@ -80,6 +102,15 @@ pub enum DeviceError {
 }
 
 /// The device that runs, and how it came to be chosen where a reader of its numbers must know.
+///
+/// ```
+/// use mantissa::device::Device;
+///
+/// let choice = Device::Cpu.resolve()?;
+/// assert_eq!((choice.device, &choice.note), (Device::Cpu, &None));
+/// assert!(choice.open()?.is_cpu());
+/// # Ok::<(), mantissa::device::DeviceError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// Never [`Device::Auto`].
@@ -174,6 +205,12 @@ fn first_gpu() -> Option<Result<usize, GpuError>> {
 }
 
 /// What this build makes of the machine's GPUs, a line each.
+///
+/// ```
+/// for line in mantissa::device::gpus() {
+///     println!("{line}");
+/// }
+/// ```
 pub fn gpus() -> Vec<String> {
     let (facts, build) = match cuda::ask() {
         None => return vec!["not in this build".to_owned()],
@@ -199,6 +236,7 @@ pub fn gpus() -> Vec<String> {
 
 /// How products are computed on the CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)] // for this crate's tests
 pub struct ProductPaths {
     /// One line a format that tensors are stored in.
     pub paths: Vec<String>,
@@ -209,7 +247,7 @@ pub struct ProductPaths {
 }
 
 /// What is known of this machine and this build, now.
-pub fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> Environment {
+pub(crate) fn environment(choice: &Choice, threads: usize, products: ProductPaths) -> Environment {
     let gpu = match choice.device {
         Device::Cuda(number) => cuda::describe(number),
         Device::Auto | Device::Cpu => None,
@@ -277,6 +315,7 @@ fn family_and_model(signature: u32) -> [u32; 2] {
 }
 
 /// This machine's name in its network.
+#[doc(hidden)] // for the program
 pub fn host_name() -> String {
     System::host_name().unwrap_or_else(|_| "a machine without a name".to_owned())
 }

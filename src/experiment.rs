@@ -38,6 +38,20 @@ use kept::Found;
 use timed::TimingRecord;
 
 /// What happens while an experiment runs, for whoever shows progress.
+///
+/// ```
+/// use mantissa::experiment::Event;
+///
+/// let mut lines = Vec::new();
+/// let mut listen = |event: Event<'_>| match event {
+///     Event::RunStarted { variant, seed } => lines.push(format!("{variant}, seed {seed}")),
+///     Event::Step { done, of } => lines.push(format!("{done} of {of}")),
+///     _ => (),
+/// };
+/// listen(Event::RunStarted { variant: "fp32", seed: 0 });
+/// listen(Event::Step { done: 1, of: 100 });
+/// assert_eq!(lines, ["fp32, seed 0", "1 of 100"]);
+/// ```
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The data is there.
@@ -105,6 +119,17 @@ pub enum Event<'a> {
 }
 
 /// An experiment that could not go on.
+///
+/// ```
+/// use mantissa::experiment::ExperimentError;
+///
+/// /// Whether another folder would do.
+/// fn is_about_the_folder(error: &ExperimentError) -> bool {
+///     matches!(error, ExperimentError::Occupied { .. } | ExperimentError::Foreign(_))
+/// }
+///
+/// assert!(is_about_the_folder(&ExperimentError::Foreign("report.html".into())));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ExperimentError {
     /// The folder holds runs that are not of this experiment.
@@ -145,6 +170,16 @@ const OF_CANDLE: &str = "candle's own operations computed these models, with its
                          Overflow and underflow inside the models cannot be counted.";
 
 /// A device that is open, and what is known of where this runs.
+///
+/// ```
+/// use mantissa::device::Device;
+/// use mantissa::experiment::Machine;
+///
+/// let machine = Machine::open(Device::Cpu)?;
+/// assert!(machine.device.is_cpu());
+/// assert_eq!(machine.environment.device, "cpu");
+/// # Ok::<(), mantissa::experiment::MachineError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// The device.
@@ -167,6 +202,14 @@ impl Machine {
 }
 
 /// A device that cannot be used.
+///
+/// ```
+/// use mantissa::device::Device;
+/// use mantissa::experiment::{Machine, MachineError};
+///
+/// let error = Machine::open(Device::Cuda(99)).err();
+/// assert!(matches!(error, Some(MachineError::Device(_))), "there is no such GPU");
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// It is not there or does not answer.
@@ -178,6 +221,19 @@ pub enum MachineError {
 }
 
 /// How to run, beside the plan.
+///
+/// ```
+/// use mantissa::device::Device;
+/// use mantissa::experiment::{Machine, Options};
+/// use mantissa::store::Folder;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path();
+/// let (folder, machine) = (Folder::lock(path, "the example")?, Machine::open(Device::Cpu)?);
+/// let options = Options { save_weights: true, ..Options::new(&folder, &machine) };
+/// assert!(!options.force);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     /// The folder of the results.
@@ -313,6 +369,7 @@ impl Experiment {
     ///
     /// # Errors
     /// When a batch cannot be made or moved to the device.
+    #[doc(hidden)] // for the program
     pub fn time_blocks(&self, device: &Device, phase: Phase) -> Result<Vec<Timing>, RunError> {
         let (seed, variants) = (first_seed(&self.plan), &self.plan.variants);
         train::time_variants(self.setup(device), seed, variants, phase, &mut |_, _| ())
@@ -323,6 +380,7 @@ impl Experiment {
     ///
     /// # Errors
     /// As [`Experiment::time_blocks`].
+    #[doc(hidden)] // for the program
     pub fn time_again(&self, results: &Results, device: &Device) -> Result<Results, RunError> {
         let plan = &self.plan;
         let load = LoadMeter::start();

@@ -48,14 +48,18 @@ pub mod experiment;
 pub mod report;
 
 #[cfg(feature = "report")]
+#[doc(hidden)] // for the program
 pub mod history;
 
 #[cfg(feature = "report")]
+#[doc(hidden)] // for the program
 pub mod regression;
 
+#[doc(hidden)] // for reports; results have the verdicts
 pub mod claims;
 pub mod stats;
 
+#[doc(hidden)] // what an experiment consists of
 pub mod train;
 
 pub mod task;

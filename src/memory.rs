@@ -4,11 +4,11 @@
 //! [`CountingAllocator`], and calls [`keep_freed_pages`] before it times. Without the first no memory is measured.
 //!
 //! Only blocks that the measuring thread itself allocates count: tensors and work space of the engine, which it allocates
-//! before it hands work to other threads. What handing work over takes is left out with [`uncounted`], and the work space of
+//! before it hands work to other threads. What handing work over takes is left out, and the work space of
 //! products, of which each thread has its own, is counted apart. So the figures do not depend on the number of threads, and are
 //! the same from run to run.
 //!
-//! What is large is asked for with [`reserve`], which says when there is not that much. Small blocks between, and the work space
+//! What is large is asked for in a way that says when there is not that much ([`OutOfMemory`]). Small blocks between, and the work space
 //! of libraries, are asked for in ways that end the program where there is nothing: for those a block is kept back.
 #![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 
@@ -32,6 +32,13 @@ thread_local! {
 }
 
 /// No memory for what was asked for, in bytes.
+///
+/// ```
+/// use mantissa::memory::OutOfMemory;
+///
+/// let error = OutOfMemory(1 << 30);
+/// assert_eq!(error.to_string(), "out of memory: 1073741824 bytes were asked for");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("out of memory: {0} bytes were asked for")]
 pub struct OutOfMemory(pub u64);
@@ -40,7 +47,7 @@ pub struct OutOfMemory(pub u64);
 ///
 /// # Errors
 /// When there is no memory for that many values, or none to keep back beside them.
-pub fn reserve<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
+pub(crate) fn reserve<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
     let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
     if CountingAllocator::is_installed() && !spare::is_held() {
         return Err(OutOfMemory(bytes.saturating_add(spare::SIZE as u64)));
@@ -56,7 +63,7 @@ pub fn reserve<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
 ///
 /// # Errors
 /// As [`reserve`].
-pub fn collect<T>(values: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, OutOfMemory> {
+pub(crate) fn collect<T>(values: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, OutOfMemory> {
     let mut collected = reserve(values.len())?;
     collected.extend(values);
     Ok(collected)
@@ -66,7 +73,7 @@ pub fn collect<T>(values: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, Ou
 ///
 /// # Errors
 /// As [`reserve`].
-pub fn filled<T: Clone>(value: T, len: usize) -> Result<Vec<T>, OutOfMemory> {
+pub(crate) fn filled<T: Clone>(value: T, len: usize) -> Result<Vec<T>, OutOfMemory> {
     let mut values = reserve(len)?;
     values.resize(len, value);
     Ok(values)
@@ -195,6 +202,11 @@ unsafe impl GlobalAlloc for CountingAllocator {
 /// Tells the system's allocator to keep what is freed. By default glibc hands large blocks back to the kernel, which zeroes
 /// every page anew at each step: a tax on tensors above its threshold, so on f32 before 16 bits, that is not the arithmetic's.
 /// Does nothing where the allocator is another. It is a setting of the whole process, so only a program calls it.
+///
+/// ```
+/// // The first line of a program's `main`.
+/// mantissa::memory::keep_freed_pages();
+/// ```
 pub fn keep_freed_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `mallopt` changes settings of the allocator and may be called at any time.
@@ -208,6 +220,7 @@ pub fn keep_freed_pages() {
 static FREED_PAGES_KEPT: AtomicBool = AtomicBool::new(false);
 
 /// Whether glibc's allocator is here and was not told to [`keep_freed_pages`].
+#[doc(hidden)] // for this crate's tests
 pub fn may_return_freed_pages() -> bool {
     let glibc = cfg!(all(target_os = "linux", target_env = "gnu"));
     glibc && !FREED_PAGES_KEPT.load(Ordering::Relaxed)
@@ -215,6 +228,7 @@ pub fn may_return_freed_pages() -> bool {
 
 /// Counts this thread's live bytes from its creation until it is dropped. One at a time on a thread.
 #[derive(Debug)]
+#[doc(hidden)] // for this crate's tests
 pub struct HostMeter(());
 
 impl HostMeter {
@@ -253,7 +267,7 @@ impl Drop for HostMeter {
 
 /// Runs `work`, which gets memory that the thread keeps for its next product. That memory is not counted by [`HostMeter`], since it
 /// outlives a run; [`work_space_of_this_thread`] tells it.
-pub fn work_space<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn work_space<R>(work: impl FnOnce() -> R) -> R {
     let (result, bytes) = counted_apart(work);
     WORK_SPACE.set(WORK_SPACE.get() + bytes);
     result
@@ -272,12 +286,12 @@ fn counted_apart<R>(work: impl FnOnce() -> R) -> (R, i64) {
 
 /// What this thread allocated in [`work_space`] and keeps. Where a product hands work to other threads, that is in it too. None
 /// where [`CountingAllocator`] is not installed.
-pub fn work_space_of_this_thread() -> Option<Bytes> {
+pub(crate) fn work_space_of_this_thread() -> Option<Bytes> {
     CountingAllocator::is_installed().then(|| Bytes(WORK_SPACE.get().max(0) as u64))
 }
 
 /// Runs `work` without counting what this thread allocates in it. What it frees must be its own.
-pub fn uncounted<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn uncounted<R>(work: impl FnOnce() -> R) -> R {
     let before = COUNTING.replace(false);
     let result = work();
     COUNTING.set(before);

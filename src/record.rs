@@ -17,10 +17,12 @@
 mod comparison;
 mod cost;
 mod estimate;
+#[doc(hidden)] // for the program and this crate's tests
 pub mod files;
 mod metric;
 mod numerics;
 mod run;
+#[doc(hidden)] // for the program and this crate's tests
 pub mod schema;
 mod serving;
 
@@ -45,9 +47,27 @@ use serde::{Deserialize, Serialize};
 use crate::spec::{ControlKind, Plan, Reference};
 
 /// The version of the results file that this program writes and reads.
+///
+/// ```
+/// use mantissa::record::{Results, SCHEMA};
+///
+/// /// Whether this program wrote results in the form that it reads.
+/// fn is_current(results: &Results) -> bool {
+///     results.schema == SCHEMA
+/// }
+/// ```
 pub const SCHEMA: u32 = 1;
 
 /// `results.json`: one experiment, complete or interrupted.
+///
+/// ```
+/// use mantissa::record::Results;
+///
+/// /// The policies of an experiment, by variant.
+/// fn policies(results: &Results) -> Vec<(&str, &str)> {
+///     results.variants.iter().map(|variant| (&variant.name[..], &variant.policy[..])).collect()
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Results {
     /// Version of this form: 1.
@@ -100,6 +120,17 @@ impl DataFacts {
 }
 
 /// What decides a run, but for its seed: runs that agree in all of it can stand in one comparison.
+///
+/// ```
+/// use mantissa::record::{Identity, RunRecord};
+///
+/// /// Whether two runs can stand in one comparison.
+/// fn are_comparable(one: &RunRecord, other: &RunRecord) -> bool {
+///     one.identity.is_some() && one.identity == other.identity
+/// }
+///
+/// assert_eq!(Identity::default().product_paths, [""; 0]);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Identity {
     /// SHA-256 of what the plan says of the run (model, training, augmentation, what is counted, and the policy) as compact JSON, in
@@ -116,6 +147,17 @@ pub struct Identity {
 }
 
 /// The baseline trained once more, and compared with its first training as a variant is.
+///
+/// ```
+/// use mantissa::record::Results;
+/// use mantissa::spec::ControlKind;
+///
+/// /// How many runs of the baseline were done again with the same seeds.
+/// fn repeated(results: &Results) -> usize {
+///     let control = results.controls.iter().find(|control| control.kind == ControlKind::SameSeeds);
+///     control.map_or(0, |control| control.result.runs.len())
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Control {
     /// How it was trained.
@@ -125,6 +167,18 @@ pub struct Control {
 }
 
 /// What to use here: the cheapest variant whose accuracy is equivalent to the baseline's, or better.
+///
+/// ```
+/// use mantissa::record::Recommendation;
+///
+/// /// What to use now.
+/// fn choice(recommendation: &Recommendation) -> Option<&str> {
+///     recommendation.variant.as_deref().or(recommendation.provisional.as_deref())
+/// }
+///
+/// let provisional = Some("fp32".to_owned());
+/// assert_eq!(choice(&Recommendation { provisional, ..Recommendation::default() }), Some("fp32"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Recommendation {
     /// The variant; the baseline where nothing cheaper is as good; none while nothing can be said.
@@ -148,6 +202,16 @@ pub struct Recommendation {
 }
 
 /// Everything measured of one variant.
+///
+/// ```
+/// use mantissa::record::{Status, VariantResult};
+///
+/// /// The seeds with which a variant diverged.
+/// fn diverged(variant: &VariantResult) -> Vec<u64> {
+///     let diverged = variant.runs.iter().filter(|run| run.status == Status::Diverged);
+///     diverged.map(|run| run.seed).collect()
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VariantResult {
     /// The variant's name.

@@ -19,16 +19,27 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::precision::Policy;
 
-pub use difference::values_that_differ;
+pub(crate) use difference::values_that_differ;
+#[doc(hidden)] // for reports and this crate's tests
 pub use reference::{Reference, ReferenceColumn, ReferenceColumns, ReferenceRow};
-pub use resolve::{Invalid, defaults, limits};
+pub(crate) use resolve::{Invalid, defaults, limits};
 pub use source::{Overrides, SpecError};
+#[doc(hidden)] // for this crate's tests
 pub use typed::Spec;
 
 /// Counts the training images of data in files, or says why that is not possible.
+#[doc(hidden)] // for the program and this crate's tests
 pub type CountImages<'a> = &'a (dyn Fn(&DataPlan) -> Result<usize, String> + Sync);
 
 /// The experiment that runs without a spec: `experiments/default.toml`.
+///
+/// ```
+/// use mantissa::spec::{DEFAULT, Overrides, Plan};
+///
+/// let plan = Plan::read("default.toml", DEFAULT, &Overrides::default())?;
+/// assert_eq!((&plan.name[..], &plan.baseline[..], plan.train.batch), ("digits", "fp32", 256));
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 pub const DEFAULT: &str = include_str!("../experiments/default.toml");
 
 /// A whole experiment, resolved: no later code meets a default.
@@ -65,6 +76,16 @@ pub struct Plan {
 }
 
 /// The baseline trained once more: what differs then, differs without any difference of precision.
+///
+/// ```
+/// use mantissa::spec::{ControlKind, DEFAULT, Overrides, Plan};
+///
+/// let set = vec!["controls=['same-seeds']".to_owned()];
+/// let plan = Plan::read("default.toml", DEFAULT, &Overrides { set, ..Overrides::default() })?;
+/// assert_eq!(plan.controls, [ControlKind::SameSeeds]);
+/// assert_eq!(ControlKind::SameSeeds.of("fp32"), "fp32+same-seeds");
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -93,6 +114,7 @@ impl ControlKind {
 
 /// A control as it is trained.
 #[derive(Clone, Debug, PartialEq)]
+#[doc(hidden)] // for this crate's tests
 pub struct ControlPlan {
     /// What it is.
     pub kind: ControlKind,
@@ -104,6 +126,7 @@ pub struct ControlPlan {
 
 impl Plan {
     /// The controls, resolved; none in a plan whose baseline is not among its variants.
+    #[doc(hidden)] // for this crate's tests
     pub fn control_plans(&self) -> Vec<ControlPlan> {
         let baseline = self.variants.iter().find(|variant| variant.name == self.baseline);
         let control = |kind: ControlKind| {
@@ -133,6 +156,15 @@ impl Plan {
 }
 
 /// The thresholds of the claims. Ratios are variant ÷ FP32.
+///
+/// ```
+/// use mantissa::spec::{ClaimsPlan, DEFAULT, Overrides, Plan};
+///
+/// let set = vec!["claims.train_time=0.8".to_owned()];
+/// let plan = Plan::read("default.toml", DEFAULT, &Overrides { set, ..Overrides::default() })?;
+/// assert_eq!(plan.claims, ClaimsPlan { train_time: 0.8, ..ClaimsPlan::default() });
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ClaimsPlan {
@@ -164,6 +196,16 @@ impl Default for ClaimsPlan {
 }
 
 /// One policy under its name.
+///
+/// ```
+/// use mantissa::precision::Format;
+/// use mantissa::spec::{DEFAULT, Overrides, Plan, VariantPlan};
+///
+/// let plan = Plan::read("default.toml", DEFAULT, &Overrides::default())?;
+/// let VariantPlan { name, policy } = &plan.variants[1];
+/// assert_eq!((&name[..], policy.compute, policy.params), ("fp16-mixed", Format::F16, Format::F32));
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VariantPlan {
     /// Unique in the plan; also a folder's name.
@@ -174,6 +216,24 @@ pub struct VariantPlan {
 }
 
 /// The data: samples in C × H × W, and a label or a target each.
+///
+/// ```
+/// use mantissa::data;
+/// use mantissa::spec::{DataPlan, TableTask, TableTest, TestShare};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("table.csv");
+/// std::fs::write(&path, "a,b,y\n1,2,3\n4,5,9\n7,8,15\n0,1,1\n")?;
+/// let plan = DataPlan::Csv {
+///     train: path,
+///     test: TableTest::Share(TestShare { share: 0.25, seed: 0 }),
+///     target: "y".to_owned(),
+///     features: None,
+///     task: TableTask::Regression,
+/// };
+/// assert_eq!(data::load(&plan)?.samples(), [3, 1]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum DataPlan {
@@ -325,6 +385,14 @@ impl DataPlan {
 }
 
 /// What is learnt of arrays and tables, whose targets may be either.
+///
+/// ```
+/// use mantissa::spec::TableTask;
+///
+/// let task: TableTask = serde_json::from_str("\"regression\"")?;
+/// assert_eq!(task, TableTask::Regression);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TableTask {
@@ -335,6 +403,13 @@ pub enum TableTask {
 }
 
 /// What is learnt.
+///
+/// ```
+/// use mantissa::spec::{DataPlan, TaskKind};
+///
+/// let digits = DataPlan::Digits { train: 50, test: 20, seed: 0 };
+/// assert_eq!(digits.task(), TaskKind::Classification);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
@@ -347,6 +422,20 @@ pub enum TaskKind {
 }
 
 /// The test split of plain text.
+///
+/// ```
+/// use mantissa::data;
+/// use mantissa::spec::{DataPlan, TextTest, TokensPlan};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("text.txt");
+/// std::fs::write(&path, "To be, or not to be, that is the question. ".repeat(20))?;
+/// // The last tenth of the text is left to test on.
+/// let (test, tokens) = (TextTest::Last(0.1), TokensPlan::Characters);
+/// let data = data::load(&DataPlan::PlainText { train: path, test, length: 16, tokens })?;
+/// assert_eq!(data.shape(), [1, 1, 16]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TextTest {
@@ -357,6 +446,19 @@ pub enum TextTest {
 }
 
 /// What the tokens of plain text are.
+///
+/// ```
+/// use mantissa::data;
+/// use mantissa::spec::{DataPlan, TextTest, TokensPlan};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("text.txt");
+/// std::fs::write(&path, "abba".repeat(100))?;
+/// let (test, tokens) = (TextTest::Last(0.5), TokensPlan::Characters);
+/// let data = data::load(&DataPlan::PlainText { train: path, test, length: 10, tokens })?;
+/// assert!(data.vocabulary() >= Some(2), "a and b");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokensPlan {
@@ -369,6 +471,15 @@ pub enum TokensPlan {
 }
 
 /// A test split that is a share of the samples.
+///
+/// ```
+/// use mantissa::spec::{TableTest, TestShare};
+///
+/// // A fifth of the rows, chosen by a seed.
+/// let test = TableTest::Share(TestShare { share: 0.2, seed: 1 });
+/// assert_eq!(serde_json::to_string(&test)?, r#"{"share":{"share":0.2,"seed":1}}"#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TestShare {
     /// The share, over 0 and below 1; rounded to whole samples.
@@ -378,6 +489,19 @@ pub struct TestShare {
 }
 
 /// The test split of arrays.
+///
+/// ```
+/// use mantissa::spec::{DataPlan, NpyTest, TableTask, TaskKind};
+///
+/// let plan = DataPlan::Npy {
+///     archive: Some("data.npz".into()),
+///     train_inputs: "x_train".into(),
+///     train_targets: "y_train".into(),
+///     test: NpyTest::Files { inputs: "x_test".into(), targets: "y_test".into() },
+///     task: TableTask::Regression,
+/// };
+/// assert_eq!(plan.task(), TaskKind::Regression);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NpyTest {
@@ -393,6 +517,20 @@ pub enum NpyTest {
 }
 
 /// The test split of a table.
+///
+/// ```
+/// use mantissa::data;
+/// use mantissa::spec::{DataPlan, TableTask, TableTest};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let [train, test] = ["train.csv", "test.csv"].map(|name| dir.path().join(name));
+/// std::fs::write(&train, "a,class\n1,cat\n2,dog\n3,dog\n")?;
+/// std::fs::write(&test, "a,class\n4,cat\n")?;
+/// let (test, target) = (TableTest::File(test), "class".to_owned());
+/// let data = data::load(&DataPlan::Csv { train, test, target, features: None, task: TableTask::Classification })?;
+/// assert_eq!((data.samples(), data.outputs()), ([3, 1], 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TableTest {
@@ -404,7 +542,7 @@ pub enum TableTest {
 
 /// What a task in Rust brings instead of the `data` and `model` of a spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnPlan {
+pub(crate) struct OwnPlan {
     /// Training samples.
     pub train: usize,
     /// Test samples.
@@ -434,6 +572,18 @@ impl OwnPlan {
 }
 
 /// The test split of IDX data.
+///
+/// ```
+/// use mantissa::spec::{DataPlan, IdxTest, TaskKind};
+///
+/// // MNIST without its test files: 10,000 images of the training files are left to test on.
+/// let plan = DataPlan::Idx {
+///     train_images: "train-images-idx3-ubyte.gz".into(),
+///     train_labels: "train-labels-idx1-ubyte.gz".into(),
+///     test: IdxTest::HeldOut(10_000),
+/// };
+/// assert_eq!(plan.task(), TaskKind::Classification);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdxTest {
@@ -449,6 +599,15 @@ pub enum IdxTest {
 }
 
 /// What is done to a training image, drawn anew for every epoch from the run's seed.
+///
+/// ```
+/// use mantissa::spec::Augment;
+///
+/// let augment: Augment = serde_json::from_str(r#"{ "crop": 4, "flip": true }"#)?;
+/// assert_eq!(augment, Augment { crop: 4, flip: true });
+/// assert_eq!(Augment::default(), Augment { crop: 0, flip: false });
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
@@ -459,6 +618,18 @@ pub struct Augment {
 }
 
 /// The model.
+///
+/// ```
+/// use mantissa::networks::{self, DataShape};
+/// use mantissa::spec::ModelPlan;
+///
+/// // 3 n blocks of two convolutions, one convolution before them and a linear layer behind them: 6 n + 2 layers with weights.
+/// let data = DataShape { shape: [3, 32, 32], vocabulary: None, outputs: 10, next_tokens: false };
+/// let model = networks::model(&ModelPlan::Resnet { depth: 20, width: 16 }, &data)?;
+/// let weights = model.parameters.iter().filter(|parameter| parameter.shape.len() > 1);
+/// assert!(weights.count() >= 20);
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum ModelPlan {
@@ -523,6 +694,27 @@ pub enum ModelPlan {
 }
 
 /// A transformer that classifies texts.
+///
+/// ```
+/// use mantissa::networks::{self, DataShape};
+/// use mantissa::spec::{EncoderPlan, ModelPlan, NormPlan, TextPool};
+///
+/// let plan = EncoderPlan {
+///     width: 32,
+///     depth: 2,
+///     heads: 4,
+///     feed_forward: 64,
+///     dropout: 0.1,
+///     norm: NormPlan::After,
+///     pool: TextPool::First,
+///     residual_init: 1.0,
+/// };
+/// // Texts of at most 16 tokens, in two classes.
+/// let data = DataShape { shape: [1, 1, 16], vocabulary: Some(100), outputs: 2, next_tokens: false };
+/// let model = networks::model(&ModelPlan::Encoder(plan), &data)?;
+/// assert_eq!(model.parameters[0].shape, [100, 32], "a row for each token");
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EncoderPlan {
     /// Values of a token.
@@ -546,6 +738,26 @@ pub struct EncoderPlan {
 }
 
 /// A transformer that predicts the next token of each position.
+///
+/// ```
+/// use mantissa::networks::{self, DataShape};
+/// use mantissa::spec::{DecoderPlan, DecoderStyle, ModelPlan};
+///
+/// let plan = DecoderPlan {
+///     width: 32,
+///     depth: 2,
+///     heads: 4,
+///     kv_heads: 2,
+///     feed_forward: 64,
+///     dropout: 0.0,
+///     style: DecoderStyle::Llama,
+///     residual_init: 1.0,
+/// };
+/// let data = DataShape { shape: [1, 1, 16], vocabulary: Some(100), outputs: 100, next_tokens: true };
+/// let model = networks::model(&ModelPlan::Decoder(plan), &data)?;
+/// assert_eq!(model.parameters[0].shape, [100, 32], "a row for each token");
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DecoderPlan {
     /// Values of a token.
@@ -569,6 +781,14 @@ pub struct DecoderPlan {
 }
 
 /// Whose blocks those of a decoder are.
+///
+/// ```
+/// use mantissa::spec::DecoderStyle;
+///
+/// let style: DecoderStyle = serde_json::from_str("\"gpt2\"")?;
+/// assert_eq!(style, DecoderStyle::Gpt2);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DecoderStyle {
@@ -579,6 +799,14 @@ pub enum DecoderStyle {
 }
 
 /// Where the norm of a transformer's block is.
+///
+/// ```
+/// use mantissa::spec::NormPlan;
+///
+/// let norm: NormPlan = serde_json::from_str("\"after\"")?;
+/// assert_eq!(norm, NormPlan::After);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NormPlan {
@@ -589,6 +817,14 @@ pub enum NormPlan {
 }
 
 /// What is made of the tokens of a text.
+///
+/// ```
+/// use mantissa::spec::TextPool;
+///
+/// let pool: TextPool = serde_json::from_str("\"first\"")?;
+/// assert_eq!(pool, TextPool::First);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TextPool {
@@ -599,6 +835,19 @@ pub enum TextPool {
 }
 
 /// One layer of a list. What it takes follows from the layer before it.
+///
+/// ```
+/// use mantissa::networks::{self, DataShape};
+/// use mantissa::spec::{LayerPlan, ModelPlan};
+///
+/// let data = DataShape { shape: [1, 8, 8], vocabulary: None, outputs: 10, next_tokens: false };
+/// let layers = vec![LayerPlan::Flatten, LayerPlan::Linear(32), LayerPlan::Relu];
+/// let model = networks::model(&ModelPlan::Layers { layers }, &data)?;
+/// // The layer to the outputs is added.
+/// let values: usize = model.parameters.iter().map(|parameter| parameter.len()).sum();
+/// assert_eq!(values, 64 * 32 + 32 + 32 * 10 + 10);
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LayerPlan {
@@ -632,6 +881,18 @@ pub enum LayerPlan {
 }
 
 /// A convolution of a list of layers.
+///
+/// ```
+/// use mantissa::networks::{self, DataShape};
+/// use mantissa::spec::{ConvPlan, LayerPlan, ModelPlan};
+///
+/// let conv = ConvPlan { channels: 16, kernel: 3, stride: 1, padding: 1, dilation: 1, groups: 1, bias: false };
+/// let layers = vec![LayerPlan::Conv(conv), LayerPlan::BatchNorm, LayerPlan::Relu, LayerPlan::GlobalAvgPool];
+/// let data = DataShape { shape: [3, 32, 32], vocabulary: None, outputs: 10, next_tokens: false };
+/// let model = networks::model(&ModelPlan::Layers { layers }, &data)?;
+/// assert_eq!(model.parameters[0].shape, [16, 3, 3, 3]);
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConvPlan {
     /// Output channels.
@@ -651,6 +912,25 @@ pub struct ConvPlan {
 }
 
 /// One block of a convolutional network.
+///
+/// ```
+/// use mantissa::networks::{self, DataShape};
+/// use mantissa::spec::{Activation, ConvBlock, ModelPlan, Pool};
+///
+/// let block = ConvBlock { channels: 8, kernel: 3, stride: 1, padding: 1, dilation: 1, groups: 1, pool: Pool::Max };
+/// let plan = ModelPlan::Cnn {
+///     blocks: vec![block, ConvBlock { channels: 16, ..block }],
+///     hidden: vec![],
+///     activation: Activation::Relu,
+///     batch_norm: false,
+///     dropout: 0.0,
+/// };
+/// let data = DataShape { shape: [1, 28, 28], vocabulary: None, outputs: 10, next_tokens: false };
+/// let model = networks::model(&plan, &data)?;
+/// // 28 × 28 pixels are halved twice.
+/// assert!(model.parameters.iter().any(|parameter| parameter.shape == [10, 16 * 7 * 7]));
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConvBlock {
     /// Output channels.
@@ -670,6 +950,14 @@ pub struct ConvBlock {
 }
 
 /// Pooling, 2 × 2 with stride 2, or over the whole image.
+///
+/// ```
+/// use mantissa::spec::Pool;
+///
+/// let pool: Pool = serde_json::from_str("\"avg\"")?;
+/// assert_eq!(pool, Pool::Avg);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Pool {
@@ -684,6 +972,14 @@ pub enum Pool {
 }
 
 /// A non-linearity.
+///
+/// ```
+/// use mantissa::spec::Activation;
+///
+/// let activation: Activation = serde_json::from_str("\"gelu_tanh\"")?;
+/// assert_eq!(activation, Activation::GeluTanh);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
@@ -699,6 +995,15 @@ pub enum Activation {
 }
 
 /// Training.
+///
+/// ```
+/// use mantissa::spec::{DEFAULT, Overrides, Plan};
+///
+/// let set = vec!["train.steps=500".to_owned(), "train.clip_norm=1".to_owned()];
+/// let plan = Plan::read("default.toml", DEFAULT, &Overrides { set, ..Overrides::default() })?;
+/// assert_eq!((plan.train.steps, plan.train.clip_norm), (500, Some(1.0)));
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrainPlan {
     /// Optimizer steps, skipped ones included. A spec's epochs are these steps from here on.
@@ -736,6 +1041,15 @@ fn finite<'de, D: Deserializer<'de>>(text: D) -> Result<f32, D::Error> {
 }
 
 /// The optimizer.
+///
+/// ```
+/// use mantissa::spec::{DEFAULT, OptimizerPlan, Overrides, Plan};
+///
+/// let set = vec!["train.optimizer={ kind = 'sgd', lr = 0.1, momentum = 0.5 }".to_owned()];
+/// let plan = Plan::read("default.toml", DEFAULT, &Overrides { set, ..Overrides::default() })?;
+/// assert!(matches!(plan.train.optimizer, OptimizerPlan::Sgd { lr: 0.1, momentum: 0.5, .. }));
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum OptimizerPlan {
@@ -766,6 +1080,14 @@ pub enum OptimizerPlan {
 }
 
 /// The learning rate over the steps: a factor on the peak. A skipped step does not advance it.
+///
+/// ```
+/// use mantissa::spec::{DEFAULT, Overrides, Plan, ScheduleKind};
+///
+/// let schedule = Plan::read("default.toml", DEFAULT, &Overrides::default())?.train.schedule;
+/// assert_eq!((schedule.kind, schedule.warmup), (ScheduleKind::Cosine, 10));
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SchedulePlan {
     /// The shape after the warm-up.
@@ -777,6 +1099,14 @@ pub struct SchedulePlan {
 }
 
 /// The shape of the schedule after its warm-up.
+///
+/// ```
+/// use mantissa::spec::ScheduleKind;
+///
+/// let kind: ScheduleKind = serde_json::from_str("\"linear\"")?;
+/// assert_eq!(kind, ScheduleKind::Linear);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
@@ -789,6 +1119,16 @@ pub enum ScheduleKind {
 }
 
 /// What is measured beside training.
+///
+/// ```
+/// use mantissa::spec::{DEFAULT, Overrides, Plan};
+///
+/// // No timing phase.
+/// let set = vec!["measure.timing_blocks=0".to_owned()];
+/// let plan = Plan::read("default.toml", DEFAULT, &Overrides { set, ..Overrides::default() })?;
+/// assert_eq!((plan.measure.timing_blocks, plan.measure.census_every), (0, 50));
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MeasurePlan {
     /// A census every so many steps; 0: none.

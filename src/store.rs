@@ -3,7 +3,7 @@
 //! bound: a pipe would never end, nor would a device.
 
 #[cfg(feature = "report")]
-pub mod database;
+pub(crate) mod database;
 mod folder;
 
 use std::fs::{File, FileType, Metadata};
@@ -15,16 +15,28 @@ use sha2::{Digest as _, Sha256};
 
 use crate::formatting;
 
-pub use folder::{Folder, FolderError, sweep};
+pub(crate) use folder::sweep;
+pub use folder::{Folder, FolderError};
 
 /// The most bytes of a text that a person wrote, such as a spec: with each of 10,000 seeds in it a spec has 200 KB.
-pub const MOST_TEXT: u64 = 1 << 20;
+pub(crate) const MOST_TEXT: u64 = 1 << 20;
 /// The most bytes of a results file: that of 100 variants with 10,000 seeds each, the most of a spec, has 400 MB.
+#[doc(hidden)] // for this crate's tests
 pub const MOST_RESULTS: u64 = 1 << 30;
 /// The most bytes of any other file that is read whole: the record of a run of 10⁹ steps, the most of a spec, has 25 GB.
-pub const MOST: u64 = 1 << 35;
+pub(crate) const MOST: u64 = 1 << 35;
 
 /// A file that could not be read or written.
+///
+/// ```
+/// use mantissa::data::{self, DataError};
+/// use mantissa::spec::{Augment, DataPlan};
+///
+/// let (path, augment) = ("no/such/folder".into(), Augment::default());
+/// let plan = DataPlan::Cifar10 { path, augment };
+/// let Err(DataError::Read(error)) = data::load(&plan) else { panic!("it cannot be read") };
+/// assert!(error.path.starts_with("no/such/folder"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("{}: cannot {action}: {source}", path.display())]
 pub struct StoreError {
@@ -53,6 +65,7 @@ const BELOW_A_LINK: &str = "write below a symbolic link";
 ///
 /// # Errors
 /// When a folder or the file cannot be made; the file is then as it was, and no folder is left that was made for it.
+#[doc(hidden)] // for this crate's tests
 pub fn write(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
     let folder = folder_of(path);
     let made = make_folder(folder)?;
@@ -84,7 +97,11 @@ fn write_into(folder: &Path, path: &Path, contents: &[u8]) -> std::io::Result<()
 ///
 /// # Errors
 /// When one of them is a symbolic link, or as [`write()`].
-pub fn write_below(folder: &Path, name: &Path, contents: &[u8]) -> Result<PathBuf, StoreError> {
+pub(crate) fn write_below(
+    folder: &Path,
+    name: &Path,
+    contents: &[u8],
+) -> Result<PathBuf, StoreError> {
     refuse_links(folder, folder_of(name))?;
     let path = folder.join(name);
     write(&path, contents)?;
@@ -95,7 +112,7 @@ pub fn write_below(folder: &Path, name: &Path, contents: &[u8]) -> Result<PathBu
 ///
 /// # Errors
 /// When one is.
-pub fn refuse_links(folder: &Path, name: &Path) -> Result<(), StoreError> {
+pub(crate) fn refuse_links(folder: &Path, name: &Path) -> Result<(), StoreError> {
     let mut at = folder.to_owned();
     for part in name.components() {
         at.push(part);
@@ -108,7 +125,7 @@ pub fn refuse_links(folder: &Path, name: &Path) -> Result<(), StoreError> {
 }
 
 /// Removes a folder in which nothing is; any other stays as it is.
-pub fn remove_if_empty(folder: &Path) {
+pub(crate) fn remove_if_empty(folder: &Path) {
     // The system refuses to remove a folder that holds something: that is the test.
     let _ = std::fs::remove_dir(folder);
 }
@@ -117,6 +134,7 @@ pub fn remove_if_empty(folder: &Path) {
 ///
 /// # Errors
 /// When it cannot be removed.
+#[doc(hidden)] // for this crate's tests
 pub fn remove(file: &Path) -> Result<(), StoreError> {
     std::fs::remove_file(file).map_err(StoreError::new(file, "remove"))
 }
@@ -125,6 +143,7 @@ pub fn remove(file: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// When the folder cannot be read.
+#[doc(hidden)] // for this crate's tests
 pub fn list(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     if !is_there(folder)?.is_some_and(|found| found.is_dir()) {
         return Ok(Vec::new());
@@ -142,6 +161,7 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
 ///
 /// # Errors
 /// When the folder cannot be read.
+#[doc(hidden)] // for this crate's tests
 pub fn real_folders(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut paths = list(folder)?;
     paths.retain(|path| path.symlink_metadata().is_ok_and(|found| found.is_dir()));
@@ -152,6 +172,7 @@ pub fn real_folders(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
 ///
 /// # Errors
 /// When the file system does not say, such as in a folder without permission: that is not the same as no file.
+#[doc(hidden)] // for this crate's tests
 pub fn is_file(path: &Path) -> Result<bool, StoreError> {
     Ok(is_there(path)?.is_some_and(|found| found.is_file()))
 }
@@ -160,6 +181,7 @@ pub fn is_file(path: &Path) -> Result<bool, StoreError> {
 ///
 /// # Errors
 /// When the file system does not say.
+#[doc(hidden)] // for this crate's tests
 pub fn exists(path: &Path) -> Result<bool, StoreError> {
     Ok(if_there(path, std::fs::symlink_metadata(path))?.is_some())
 }
@@ -168,6 +190,7 @@ pub fn exists(path: &Path) -> Result<bool, StoreError> {
 ///
 /// # Errors
 /// When the file system does not say.
+#[doc(hidden)] // for this crate's tests
 pub fn modified(path: &Path) -> Result<Option<SystemTime>, StoreError> {
     let time = is_there(path)?.map(|found| found.modified());
     time.transpose().map_err(StoreError::new(path, "read"))
@@ -192,7 +215,7 @@ fn if_there(path: &Path, found: std::io::Result<Metadata>) -> Result<Option<Meta
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn read_start(path: &Path, length: u64) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn read_start(path: &Path, length: u64) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
     open(path)?.0.take(length).read_to_end(&mut bytes).map_err(cannot_read(path))?;
     Ok(bytes)
@@ -202,6 +225,7 @@ pub fn read_start(path: &Path, length: u64) -> Result<Vec<u8>, StoreError> {
 ///
 /// # Errors
 /// When it is longer, no regular file, or cannot be read.
+#[doc(hidden)] // for this crate's tests
 pub fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
     read_at_most(path, MOST)
 }
@@ -210,7 +234,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
 ///
 /// # Errors
 /// When it is longer, no regular file, or cannot be read.
-pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, StoreError> {
     let (file, length) = open(path)?;
     let too_long = |length: u64| {
         let problem = format!("has {length} bytes or more; such a file has at most {most}");
@@ -229,7 +253,7 @@ pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, StoreError> {
 ///
 /// # Errors
 /// When it is not a regular file, or cannot be read.
-pub fn sha256(path: &Path) -> Result<String, StoreError> {
+pub(crate) fn sha256(path: &Path) -> Result<String, StoreError> {
     let (mut file, _) = open(path)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
@@ -246,6 +270,7 @@ pub fn sha256(path: &Path) -> Result<String, StoreError> {
 ///
 /// # Errors
 /// When it is longer, no regular file, cannot be read or is not UTF-8.
+#[doc(hidden)] // for this crate's tests
 pub fn read_to_string(path: &Path) -> Result<String, StoreError> {
     String::from_utf8(read_at_most(path, MOST_TEXT)?)
         .map_err(|error| cannot_read(path)(Error::new(ErrorKind::InvalidData, error.utf8_error())))
@@ -255,7 +280,7 @@ pub fn read_to_string(path: &Path) -> Result<String, StoreError> {
 ///
 /// # Errors
 /// When it is something else, such as a pipe or a device, or cannot be opened.
-pub fn open(path: &Path) -> Result<(File, u64), StoreError> {
+pub(crate) fn open(path: &Path) -> Result<(File, u64), StoreError> {
     // Asked before it is opened: opening a pipe waits for who writes to it.
     let found = std::fs::metadata(path).map_err(cannot_read(path))?;
     if !found.is_file() {
@@ -268,7 +293,7 @@ pub fn open(path: &Path) -> Result<(File, u64), StoreError> {
 }
 
 /// Makes the error of a file whose reading failed.
-pub fn cannot_read(path: &Path) -> impl FnOnce(Error) -> StoreError {
+pub(crate) fn cannot_read(path: &Path) -> impl FnOnce(Error) -> StoreError {
     StoreError::new(path, "read")
 }
 

@@ -14,6 +14,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A duration in seconds.
+///
+/// ```
+/// use mantissa::units::Seconds;
+///
+/// assert_eq!(Seconds(0.25).to_string(), "250 ms");
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema,
 )]
@@ -21,6 +27,12 @@ use serde::{Deserialize, Serialize};
 pub struct Seconds(pub f64);
 
 /// A size in bytes.
+///
+/// ```
+/// use mantissa::units::Bytes;
+///
+/// assert_eq!(Bytes(3 << 20).to_string(), "3.00 MiB");
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -28,6 +40,12 @@ pub struct Seconds(pub f64);
 pub struct Bytes(pub u64);
 
 /// A quotient of two quantities of the same unit: variant ÷ baseline wherever both are at hand.
+///
+/// ```
+/// use mantissa::units::Ratio;
+///
+/// assert_eq!(Ratio(1.5).to_string(), "1.50×");
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema,
 )]
@@ -35,6 +53,12 @@ pub struct Bytes(pub u64);
 pub struct Ratio(pub f64);
 
 /// Operations in floating point a second: multiplications and additions count one each.
+///
+/// ```
+/// use mantissa::units::Flops;
+///
+/// assert_eq!(Flops(2e12).to_string(), "2.00 TFLOP/s");
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema,
 )]

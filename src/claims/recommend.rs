@@ -12,20 +12,20 @@ use candidate::{Candidate, Standing, TimingNeeded, stopped};
 
 /// A variant that is not clearly faster is recommended for its memory only where its peak in training is under this share of
 /// the baseline's: less of a saving lets no larger model or batch in.
-pub const LESS_MEMORY: f64 = 0.95;
+pub(crate) const LESS_MEMORY: f64 = 0.95;
 
 /// A variant that was timed is recommended for its memory only where the whole interval of its step time is at most this
 /// share of the baseline's. A tenth is a price that a larger batch or model may win back; more is a trade that the reader
 /// has to make. The whole interval, because otherwise the worse a time is measured the sooner a slow variant would pass.
-pub const LITTLE_SLOWER: f64 = 1.1;
+pub(crate) const LITTLE_SLOWER: f64 = 1.1;
 
 /// What to use, from what there is so far.
 ///
 /// Candidates are the variants with native arithmetic beside the baseline. One is *good* where its accuracy is equivalent or
 /// better and none of its runs diverged or failed, *open* where its accuracy is inconclusive, else *lost*; one that is
 /// inconclusive but on its way to worse counts as lost. Of the good, the one with the smallest step time whose whole
-/// interval is under the baseline's; failing that, the one with the smallest memory under [`LESS_MEMORY`] whose step time
-/// is shown to be at most [`LITTLE_SLOWER`], or was not measured; failing that, the baseline. With none good it is the
+/// interval is under the baseline's; failing that, the one with the smallest memory under `LESS_MEMORY` whose step time
+/// is shown to be at most `LITTLE_SLOWER`, or was not measured; failing that, the baseline. With none good it is the
 /// baseline too, unless an open one might be cheaper: then nothing, and how many seeds would settle that one.
 ///
 /// A baseline of which a run stopped is never recommended: then it is the cheapest of the good, whatever it costs, or

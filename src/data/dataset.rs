@@ -42,6 +42,16 @@ pub struct Dataset {
 }
 
 /// The data that runs learn from: runs on other data belong to another experiment.
+///
+/// ```
+/// use mantissa::data;
+/// use mantissa::spec::DataPlan;
+///
+/// let facts = data::load(&DataPlan::Digits { train: 50, test: 20, seed: 0 })?.facts();
+/// assert_eq!((facts.train, facts.test, facts.classes, facts.shape), (50, 20, 10, [1, 28, 28]));
+/// assert_eq!(facts.digest.len(), 64, "a SHA-256");
+/// # Ok::<(), mantissa::data::DataError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DataFacts {
     /// SHA-256 of all of it, in hexadecimal digits: `Dataset::facts` says in which order.
@@ -93,6 +103,16 @@ impl fmt::Display for DataFacts {
 }
 
 /// Samples and their targets.
+///
+/// ```
+/// use mantissa::data::{Dataset, Inputs, Split, Targets};
+///
+/// // Two grey images of 2 × 2 pixels, one a class, to train and to test on.
+/// let split = Split { inputs: Inputs::Pixels(vec![0, 0, 0, 0, 9, 9, 9, 9]), targets: Targets::Labels(vec![0, 1]) };
+/// let data = Dataset::new([1, 2, 2], 2, split.clone(), split)?;
+/// assert_eq!((data.samples(), data.shape()), ([2, 2], [1, 2, 2]));
+/// # Ok::<(), mantissa::data::DataError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Split {
     /// Sample after sample, each in C × H × W.
@@ -102,6 +122,16 @@ pub struct Split {
 }
 
 /// What is known of samples.
+///
+/// ```
+/// use mantissa::data::{Dataset, Inputs, Split, Targets};
+///
+/// // A row of a table, with three columns.
+/// let split = || Split { inputs: Inputs::Values(vec![0.1, 0.2, 0.3]), targets: Targets::Values(vec![1.0]) };
+/// let data = Dataset::new([3, 1, 1], 1, split(), split())?;
+/// assert!(matches!(&data.train().inputs, Inputs::Values(values) if values.len() == 3));
+/// # Ok::<(), mantissa::data::DataError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Inputs {
     /// Pixels, 0 to 255.
@@ -113,6 +143,15 @@ pub enum Inputs {
 }
 
 /// Texts as token ids.
+///
+/// ```
+/// use mantissa::data::Tokens;
+///
+/// // Two texts, of three tokens and of one.
+/// let texts = Tokens { ids: vec![5, 7, 7, 2], ends: vec![3, 4], vocabulary: 10, cut: 0 };
+/// assert_eq!(texts.text(0), [5, 7, 7]);
+/// assert_eq!(texts.text(1), [2]);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     /// Text after text.
@@ -169,6 +208,14 @@ impl Tokens {
 }
 
 /// What is to be predicted of samples.
+///
+/// ```
+/// use mantissa::data::Targets;
+///
+/// assert_eq!(Targets::Labels(vec![3, 1, 4]).samples(10), 3);
+/// // Two values a sample.
+/// assert_eq!(Targets::Values(vec![0.1, 0.2, 0.3, 0.4]).samples(2), 2);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Targets {
     /// Classification: one class each, from 0.

@@ -18,6 +18,7 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
+#[doc(hidden)] // for training and this crate's tests
 pub use batches::{Batch, Batches, TextBatch};
 pub use dataset::{DataFacts, Dataset, Inputs, Split, Targets, Tokens};
 
@@ -25,6 +26,17 @@ use crate::spec::{Augment, DataPlan};
 use crate::store::StoreError;
 
 /// Why data cannot be loaded.
+///
+/// ```
+/// use mantissa::data::{DataError, Dataset, Inputs, Split, Targets};
+///
+/// let split = |labels: &[u32]| Split {
+///     inputs: Inputs::Pixels(vec![0; labels.len()]),
+///     targets: Targets::Labels(labels.to_vec()),
+/// };
+/// let error = Dataset::new([1, 1, 1], 2, split(&[0, 1]), split(&[])).err();
+/// assert!(matches!(error, Some(DataError::Empty { split: "test" })));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A file is missing or unreadable.
@@ -125,6 +137,18 @@ pub enum DataError {
 }
 
 /// How data are loaded, beside what the plan says of them.
+///
+/// ```
+/// use mantissa::data::{self, Loading};
+/// use mantissa::spec::DataPlan;
+///
+/// let plan = DataPlan::Digits { train: 50, test: 20, seed: 0 };
+/// let mut texts = 0;
+/// let mut progress = |done, _of| texts = done;
+/// data::load_with(&plan, Loading { cache: None, progress: Some(&mut progress) })?;
+/// assert_eq!(texts, 0, "digits are no texts");
+/// # Ok::<(), mantissa::data::DataError>(())
+/// ```
 #[derive(Default)]
 pub struct Loading<'a> {
     /// A folder in which the tokens of texts are kept, and taken from the next time. A file in it is used only where the texts, their
@@ -152,6 +176,18 @@ pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {
 }
 
 /// As [`load`], with what else may be said of it.
+///
+/// ```
+/// use mantissa::data::{self, Loading};
+/// use mantissa::spec::DataPlan;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let cache = dir.path();
+/// let plan = DataPlan::Digits { train: 50, test: 20, seed: 0 };
+/// let data = data::load_with(&plan, Loading { cache: Some(cache), progress: None })?;
+/// assert_eq!(data.samples(), [50, 20]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// As [`load`]. A cache that cannot be read or written is none.
@@ -190,7 +226,7 @@ pub fn load_with(plan: &DataPlan, loading: Loading<'_>) -> Result<Dataset, DataE
 }
 
 /// The augmentation that a plan asks for: none for data that have no such key.
-pub fn augmentation(plan: &DataPlan) -> Augment {
+pub(crate) fn augmentation(plan: &DataPlan) -> Augment {
     match plan {
         DataPlan::Digits { .. }
         | DataPlan::Idx { .. }

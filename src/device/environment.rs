@@ -8,6 +8,17 @@ use serde::{Deserialize, Serialize};
 use crate::units::Bytes;
 
 /// The machine, the software and the settings that the numbers depend on.
+///
+/// ```
+/// use mantissa::device::Device;
+/// use mantissa::experiment::Machine;
+/// use mantissa::record::Environment;
+///
+/// let Environment { device, version, gpu, .. } = Machine::open(Device::Cpu)?.environment;
+/// assert_eq!((&device[..], &version[..]), ("cpu", env!("CARGO_PKG_VERSION")));
+/// assert_eq!(gpu, None);
+/// # Ok::<(), mantissa::experiment::MachineError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Environment {
     /// `cpu` or `cuda:N`.
@@ -50,6 +61,15 @@ pub struct Environment {
 
 /// Instructions of a processor that multiply one format, and that this program's products of that format do without: its times
 /// say nothing of what the processor can do in it.
+///
+/// ```
+/// use mantissa::record::Environment;
+///
+/// /// The formats of which times say nothing of what the processor can do.
+/// fn untold(environment: &Environment) -> Vec<&str> {
+///     environment.unused_units.iter().map(|units| &units.format[..]).collect()
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnusedUnits {
     /// The format's name, such as `bf16`.
@@ -59,6 +79,18 @@ pub struct UnusedUnits {
 }
 
 /// A GPU, its driver, and what this program was built with for it. What the driver does not report is absent.
+///
+/// ```
+/// use mantissa::record::Results;
+///
+/// /// What ran an experiment.
+/// fn ran_on(results: &Results) -> String {
+///     match &results.environment.gpu {
+///         Some(gpu) => format!("{}, compute capability {}", gpu.name, gpu.compute_capability),
+///         None => results.environment.device_name.clone(),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gpu {
     /// Its own name.

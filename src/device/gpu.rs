@@ -19,7 +19,7 @@ impl fmt::Display for Version {
 
 /// What this program was built with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Build {
+pub(crate) struct Build {
     /// The version of CUDA.
     pub cuda: Version,
     /// The compute capability that its kernels were compiled for.
@@ -28,7 +28,7 @@ pub struct Build {
 
 /// What the driver says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The newest version of CUDA that it can run.
     pub cuda: Version,
     /// The compute capability of each GPU, by number.
@@ -89,7 +89,7 @@ pub enum GpuError {
 }
 
 /// The first compute capability with bf16.
-pub const OLDEST: Version = Version { major: 8, minor: 0 };
+pub(crate) const OLDEST: Version = Version { major: 8, minor: 0 };
 
 /// From here on candle compiles its kernels with features of one generation, and they run on no other.
 const FIRST_EXCLUSIVE: Version = Version { major: 9, minor: 0 };
@@ -98,7 +98,7 @@ const FIRST_EXCLUSIVE: Version = Version { major: 9, minor: 0 };
 ///
 /// # Errors
 /// The first thing that stands against it.
-pub fn judge(number: usize, facts: &Facts, build: Build) -> Result<(), GpuError> {
+pub(crate) fn judge(number: usize, facts: &Facts, build: Build) -> Result<(), GpuError> {
     let count = facts.capabilities.len();
     if count == 0 {
         return Err(GpuError::NoGpu);
@@ -121,7 +121,7 @@ pub fn judge(number: usize, facts: &Facts, build: Build) -> Result<(), GpuError>
 ///
 /// # Errors
 /// What stands against the first one.
-pub fn first_usable(facts: &Facts, build: Build) -> Result<usize, GpuError> {
+pub(crate) fn first_usable(facts: &Facts, build: Build) -> Result<usize, GpuError> {
     let first = judge(0, facts, build);
     let mut others = 1..facts.capabilities.len();
     match first {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use sysinfo::{CpuRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 /// Watches the processor from its start on, where the system tells anything of it.
-pub struct LoadMeter(Option<Watch>);
+pub(crate) struct LoadMeter(Option<Watch>);
 
 struct Watch {
     system: System,
@@ -16,7 +16,7 @@ struct Watch {
 
 impl LoadMeter {
     /// Starts watching.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let cpu = CpuRefreshKind::nothing().with_usage();
         let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(cpu)).ok();
         let watch = system.and_then(|mut system| {
@@ -29,7 +29,7 @@ impl LoadMeter {
 
     /// The share of all processors' time, 0 to 1, that other programs took since the start. None where the system does not
     /// tell, and where too little time has passed to tell.
-    pub fn others(self) -> Option<f64> {
+    pub(crate) fn others(self) -> Option<f64> {
         let Watch { mut system, process, started, own_before } = self.0?;
         let elapsed = started.elapsed();
         if elapsed < sysinfo::MINIMUM_CPU_UPDATE_INTERVAL {

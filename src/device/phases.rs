@@ -13,6 +13,15 @@ use crate::units::Seconds;
 /// Measured in blocks of their own, each phase between two synchronizations, on eager steps: on a GPU, where a captured step
 /// has no gaps, the sum may exceed `step_seconds`. That has no `data` in it on
 /// any device.
+///
+/// ```
+/// use mantissa::record::Phases;
+/// use mantissa::units::Seconds;
+///
+/// let phases = Phases { forward: Seconds(0.5), backward: Seconds(1.0), ..Phases::default() };
+/// assert_eq!(phases.update, Seconds(0.0));
+/// assert_eq!(phases.backward.0 / phases.forward.0, 2.0);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Phases {
     /// Drawing the batch from the data set, augmentation included, and moving it to the device.

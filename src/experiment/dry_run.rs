@@ -11,6 +11,29 @@ use crate::train::{Phase, RunError, ServingTimes, Timing, Trainer};
 use crate::units::{Bytes, Seconds};
 
 /// What an experiment would do.
+///
+/// ```
+/// use candle_core::Device;
+/// use mantissa::experiment::Experiment;
+/// use mantissa::spec::{Overrides, Plan};
+/// use mantissa::task::Task;
+///
+/// let spec = "
+///     name = 'small'
+///     variants = ['fp32']
+///     seeds = 1
+///     data = { kind = 'digits', train = 50, test = 20 }
+///     model = { kind = 'mlp', hidden = [8] }
+///     train = { steps = 2, batch = 10, optimizer = { kind = 'sgd', lr = 0.1 }, schedule = { warmup = 0 } }
+///     measure = { timing_blocks = 1, timing_steps = 1 }
+/// ";
+/// let plan = Plan::read("the example", spec, &Overrides::default())?;
+/// let task = Task::of_plan(&plan)?;
+/// let dry_run = Experiment::new(plan, task)?.dry_run(&Device::Cpu)?;
+/// assert_eq!(dry_run.parameters[0].1, [8, 28 * 28], "the shape of the first weight");
+/// assert_eq!(dry_run.variants.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct DryRun {
     /// The data.
@@ -24,6 +47,16 @@ pub struct DryRun {
 }
 
 /// What training a variant would take.
+///
+/// ```
+/// use mantissa::experiment::DryRun;
+///
+/// /// The bytes that each variant needs for weights, master weights, gradients and the optimizer.
+/// fn bytes(dry_run: &DryRun) -> Vec<(&str, u64)> {
+///     let of = |bytes: &[mantissa::units::Bytes]| bytes.iter().map(|bytes| bytes.0).sum();
+///     dry_run.variants.iter().map(|variant| (&variant.name[..], of(&variant.memory))).collect()
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct DryVariant {
     /// Its name.

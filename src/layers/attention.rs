@@ -11,6 +11,17 @@ use super::{Layer, Linear, Pass, Registry, Saved};
 use crate::ops::{self, AttentionGradients, AttentionSettings, RopeSettings, Then};
 
 /// What an [`Attention`] is.
+///
+/// ```
+/// use mantissa::layers::{Attention, AttentionSizes, Registry};
+///
+/// // Four heads of 2 values each; pairs of them share a head of keys and values.
+/// let sizes = AttentionSizes { width: 8, heads: 4, kv_heads: 2, causal: true, bias: false, rope: None };
+/// let mut registry = Registry::default();
+/// Attention::new(&mut registry, "attention", sizes);
+/// let shapes: Vec<_> = registry.parameters.iter().map(|parameter| &parameter.shape[..]).collect();
+/// assert_eq!(shapes, [[8, 8], [4, 8], [4, 8], [8, 8]]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionSizes {
     /// Values of a position, D: a multiple of the heads.
@@ -36,6 +47,16 @@ impl AttentionSizes {
 
 /// Self-attention: queries, keys and values are projections of x, and the result is one of what attention gives. Positions behind
 /// the end of a sequence are not seen ([`Pass::lengths`]). x and y: N × T × D.
+///
+/// ```
+/// use mantissa::layers::{Attention, AttentionSizes, Registry};
+///
+/// let sizes = AttentionSizes { width: 8, heads: 2, kv_heads: 2, causal: false, bias: false, rope: Some(10_000.0) };
+/// let mut registry = Registry::default();
+/// Attention::new(&mut registry, "a", sizes);
+/// let names: Vec<_> = registry.parameters.iter().map(|parameter| &parameter.name[..]).collect();
+/// assert_eq!(names, ["a.query.weight", "a.key.weight", "a.value.weight", "a.output.weight"]);
+/// ```
 #[derive(Debug)]
 pub struct Attention {
     name: String,

@@ -6,6 +6,24 @@ use super::{Init, Layer, Pass, Registry, Saved};
 use crate::ops::{self, ConvSettings, ConvWanted};
 
 /// A convolution with square kernels, with or without a `ReLU` behind it. x: N × C × H × W.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Conv2d, ConvSizes, Layer, Mode, Pass, Registry};
+/// use mantissa::ops::ConvSettings;
+/// use mantissa::precision::Format;
+///
+/// let sizes = ConvSizes { inputs: 1, outputs: 1, kernel: 2, bias: false };
+/// let settings = ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 };
+/// let layer = Conv2d::new(&mut Registry::default(), "conv", sizes, settings, true);
+///
+/// let weights = [Tensor::ones((1, 1, 2, 2), DType::F32, &Device::Cpu)?];
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &weights, &[]);
+/// let x = Tensor::arange(0.0_f32, 9.0, &Device::Cpu)?.reshape((1, 1, 3, 3))?;
+/// let y = layer.forward(x, &mut pass)?;
+/// assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [8.0, 12.0, 20.0, 24.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Conv2d {
     name: String,
@@ -17,6 +35,18 @@ pub struct Conv2d {
 }
 
 /// The sizes of a [`Conv2d`].
+///
+/// ```
+/// use mantissa::layers::{Conv2d, ConvSizes, Registry};
+/// use mantissa::ops::ConvSettings;
+///
+/// let sizes = ConvSizes { inputs: 3, outputs: 16, kernel: 5, bias: true };
+/// let settings = ConvSettings { stride: 1, padding: 2, dilation: 1, groups: 1 };
+/// let mut registry = Registry::default();
+/// Conv2d::new(&mut registry, "conv", sizes, settings, true);
+/// assert_eq!(registry.parameters[0].shape, [16, 3, 5, 5]);
+/// assert_eq!(registry.parameters[1].shape, [16]);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ConvSizes {
     /// Input channels.

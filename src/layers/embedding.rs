@@ -6,9 +6,19 @@ use super::{Init, Layer, Pass, Registry, Saved};
 use crate::ops::{self, EmbeddingTables};
 
 /// How the weights of transformers start: normal, with this deviation.
-pub const TRANSFORMER_INIT: Init = Init::Normal { mean: 0.0, deviation: 0.02 };
+pub(crate) const TRANSFORMER_INIT: Init = Init::Normal { mean: 0.0, deviation: 0.02 };
 
 /// The sizes of an [`Embedding`].
+///
+/// ```
+/// use mantissa::layers::{Embedding, EmbeddingSizes, Registry};
+///
+/// let sizes = EmbeddingSizes { tokens: 100, positions: Some(32), types: None, width: 8 };
+/// let mut registry = Registry::default();
+/// Embedding::new(&mut registry, "embedding", sizes);
+/// let shapes: Vec<_> = registry.parameters.iter().map(|p| (&p.name[..], &p.shape[..])).collect();
+/// assert_eq!(shapes, [("embedding.weight", &[100, 8][..]), ("embedding.positions", &[32, 8][..])]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmbeddingSizes {
     /// How many tokens there are.
@@ -22,6 +32,21 @@ pub struct EmbeddingSizes {
 }
 
 /// Rows of a table by token, with those of its position and type added. The data enters here: x is N × T ids, u32; y is N × T × D.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Embedding, EmbeddingSizes, Layer, Mode, Pass, Registry};
+/// use mantissa::precision::Format;
+///
+/// let sizes = EmbeddingSizes { tokens: 3, positions: None, types: None, width: 2 };
+/// let layer = Embedding::new(&mut Registry::default(), "embedding", sizes);
+///
+/// let weights = [Tensor::new(&[[0.0_f32, 0.0], [1.0, 2.0], [3.0, 4.0]], &Device::Cpu)?];
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &weights, &[]);
+/// let y = layer.forward(Tensor::new(&[[2_u32, 1]], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.to_vec3::<f32>()?, [[[3.0, 4.0], [1.0, 2.0]]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Embedding {
     name: String,

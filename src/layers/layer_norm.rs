@@ -6,6 +6,20 @@ use super::{Init, Layer, Pass, Registry, Saved};
 use crate::ops::{self, LayerNormSaved};
 
 /// Layer norm over the last axis, D.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Layer, LayerNorm, Mode, Pass, Registry};
+/// use mantissa::precision::Format;
+///
+/// let layer = LayerNorm::new(&mut Registry::default(), "norm", 2, 0.0);
+/// let (gamma, beta) = (Tensor::new(&[1.0_f32, 1.0], &Device::Cpu)?, Tensor::new(&[0.0_f32, 0.0], &Device::Cpu)?);
+/// let weights = [gamma, beta];
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &weights, &[]);
+/// let y = layer.forward(Tensor::new(&[[1.0_f32, 3.0]], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.to_vec2::<f32>()?, [[-1.0, 1.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct LayerNorm {
     name: String,
@@ -46,6 +60,19 @@ impl Layer for LayerNorm {
 }
 
 /// RMS norm over the last axis, D.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Layer, Mode, Pass, Registry, RmsNorm};
+/// use mantissa::precision::Format;
+///
+/// let layer = RmsNorm::new(&mut Registry::default(), "norm", 2, 0.0);
+/// let weights = [Tensor::new(&[1.0_f32, 1.0], &Device::Cpu)?];
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &weights, &[]);
+/// let y = layer.forward(Tensor::new(&[[2.0_f32, -2.0]], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.to_vec2::<f32>()?, [[1.0, -1.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct RmsNorm {
     name: String,

@@ -6,6 +6,22 @@ use super::{Init, Layer, Pass, Registry, Saved};
 use crate::ops;
 
 /// y = x wᵀ + b, with or without a `ReLU` behind it. x: … × I, y: … × O: one or more axes of rows.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Layer, Linear, Mode, Pass, Registry};
+/// use mantissa::precision::Format;
+///
+/// let mut registry = Registry::default();
+/// let layer = Linear::new(&mut registry, "output", (2, 1), true);
+/// assert_eq!(registry.parameters[0].name, "output.weight");
+///
+/// let weights = [Tensor::new(&[[3.0_f32, 4.0]], &Device::Cpu)?, Tensor::new(&[0.5_f32], &Device::Cpu)?];
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &weights, &[]);
+/// let y = layer.forward(Tensor::new(&[[1.0_f32, 2.0]], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.to_vec2::<f32>()?, [[1.0 * 3.0 + 2.0 * 4.0 + 0.5]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Linear {
     name: String,
@@ -16,6 +32,17 @@ pub struct Linear {
 }
 
 /// What a [`Linear`] is, where the data does not enter.
+///
+/// ```
+/// use mantissa::layers::{Init, Linear, LinearSizes, Registry};
+///
+/// let init = Init::Normal { mean: 0.0, deviation: 0.02 };
+/// let sizes = LinearSizes { inputs: 4, outputs: 2, bias: false, init };
+/// let mut registry = Registry::default();
+/// Linear::with(&mut registry, "projection", sizes);
+/// assert_eq!(registry.parameters.len(), 1);
+/// assert_eq!(registry.parameters[0].shape, [2, 4]);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct LinearSizes {
     /// Values of a row of x.

@@ -22,10 +22,13 @@ use crate::memory::{self, OutOfMemory};
 pub use attention::{Attention, AttentionSizes};
 pub use cache::KeyValueCache;
 pub use conv::{Conv2d, ConvSizes};
-pub use embedding::{Embedding, EmbeddingSizes, TRANSFORMER_INIT};
+pub(crate) use embedding::TRANSFORMER_INIT;
+pub use embedding::{Embedding, EmbeddingSizes};
 pub use layer_norm::{LayerNorm, RmsNorm};
 pub use linear::{Linear, LinearSizes};
-pub use norm::{BatchNorm, BatchStatistics, RunningStatistics};
+#[doc(hidden)] // what training does with the statistics of a batch
+pub use norm::BatchStatistics;
+pub use norm::{BatchNorm, RunningStatistics};
 pub use pass::{Arithmetic, Finished, Mode, Pass, Saved, Sequences};
 pub use shape::{Activate, Dropout, Flatten, Pooling, Residual, Sequential};
 pub use transformer::{
@@ -72,9 +75,29 @@ pub trait Layer {
 }
 
 /// A layer as models hold it.
+///
+/// ```
+/// use mantissa::layers::{BoxedLayer, Flatten, Linear, Registry, Sequential};
+///
+/// let mut registry = Registry::default();
+/// let mut layers: Vec<BoxedLayer> = vec![Box::new(Flatten)];
+/// for (name, sizes) in [("hidden", (784, 32)), ("output", (32, 10))] {
+///     layers.push(Box::new(Linear::new(&mut registry, name, sizes, name == "hidden")));
+/// }
+/// assert_eq!(Sequential(layers).0.len(), 3);
+/// ```
 pub type BoxedLayer = Box<dyn Layer + Send + Sync>;
 
 /// One trainable tensor of a model: what it is, not its values.
+///
+/// ```
+/// use mantissa::layers::{Init, Registry};
+///
+/// let mut registry = Registry::default();
+/// let index = registry.parameter("scale", "gamma", &[2, 3], Init::Constant(1.0));
+/// let parameter = &registry.parameters[index];
+/// assert_eq!((&parameter.name[..], parameter.len()), ("scale.gamma", 6));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
     /// Unique in the model: the layer's name and `weight`, `bias`, `gamma` or `beta`; of an embedding also `positions` or `types`.
@@ -175,6 +198,7 @@ impl Parameter {
 
 /// The running statistics that a batch norm has.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)] // what a registry and a model have of each batch norm
 pub struct NormStatistics {
     /// The batch norm.
     pub layer: String,
@@ -183,6 +207,29 @@ pub struct NormStatistics {
 }
 
 /// The tensors that the layers of a model share out among them while it is built.
+///
+/// ```
+/// use mantissa::layers::{Init, Registry};
+///
+/// /// A layer of one's own: a factor for each of `width` values.
+/// struct Scale {
+///     name: String,
+///     gamma: usize, // what `Pass::weight` takes
+/// }
+///
+/// impl Scale {
+///     fn new(registry: &mut Registry, name: &str, width: usize) -> Self {
+///         let name = registry.layer(name);
+///         let gamma = registry.parameter(&name, "gamma", &[width], Init::Constant(1.0));
+///         Self { name, gamma }
+///     }
+/// }
+///
+/// let mut registry = Registry::default();
+/// let scale = Scale::new(&mut registry, "scale", 8);
+/// assert_eq!((scale.name, scale.gamma), ("scale".to_owned(), 0));
+/// assert_eq!(registry.parameters[0].name, "scale.gamma");
+/// ```
 #[derive(Debug, Default)]
 pub struct Registry {
     /// Parameters, in the order of the layers.

@@ -6,6 +6,20 @@ use super::{Init, Layer, NormStatistics, Pass, Registry, Saved};
 use crate::ops;
 
 /// Mean and variance over the batches so far, for inference; f32 under every policy.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, BatchNorm, Layer, Mode, Pass, Registry, RunningStatistics};
+/// use mantissa::precision::Format;
+///
+/// let layer = BatchNorm::new(&mut Registry::default(), "norm", 1);
+/// let weights = [Tensor::new(&[1.0_f32], &Device::Cpu)?, Tensor::new(&[0.0_f32], &Device::Cpu)?];
+/// let statistics = [RunningStatistics::of(&[vec![2.0], vec![4.0]], &Device::Cpu)?];
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &weights, &statistics);
+/// let y = layer.forward(Tensor::new(&[[[[6.0_f32]]]], &Device::Cpu)?, &mut pass)?;
+/// assert!((y.flatten_all()?.to_vec1::<f32>()?[0] - 2.0).abs() < 1e-4, "(6 − 2) / √4");
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RunningStatistics {
     /// Mean of each channel.
@@ -73,6 +87,16 @@ impl BatchStatistics {
 }
 
 /// Batch norm over N, H and W.
+///
+/// ```
+/// use mantissa::layers::{BatchNorm, Registry};
+///
+/// let mut registry = Registry::default();
+/// BatchNorm::new(&mut registry, "norm", 16).with_relu(&mut registry, "relu");
+/// let names: Vec<_> = registry.parameters.iter().map(|parameter| &parameter.name[..]).collect();
+/// assert_eq!(names, ["norm.gamma", "norm.beta"]);
+/// assert_eq!(registry.layers, ["norm", "relu"]);
+/// ```
 #[derive(Debug)]
 pub struct BatchNorm {
     name: String,

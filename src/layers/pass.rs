@@ -8,6 +8,17 @@ use crate::ops::{self, BatchNormSaved, Operands, RandomStream, Then};
 use crate::precision::Format;
 
 /// The format of operands and results, and how they are held.
+///
+/// ```
+/// use candle_core::DType;
+/// use mantissa::layers::Arithmetic;
+/// use mantissa::precision::Format;
+///
+/// assert_eq!(Arithmetic::of(Format::F16).dtype(), DType::F16);
+/// // Emulated: held in f32.
+/// let emulated = Arithmetic::of(Format::FP8_E4M3);
+/// assert!(emulated.wide && emulated.dtype() == DType::F32);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arithmetic {
     /// The compute format.
@@ -47,6 +58,18 @@ impl Arithmetic {
 }
 
 /// What a pass is for.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Mode, Pass};
+/// use mantissa::precision::Format;
+///
+/// let training = Mode::Training { seed: 0, pass: Tensor::new(&[0_u32], &Device::Cpu)? };
+/// let arithmetic = Arithmetic::of(Format::F32);
+/// assert!(Pass::new(arithmetic, training, &[], &[]).is_training());
+/// assert!(!Pass::new(arithmetic, Mode::Inference, &[], &[]).is_training());
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub enum Mode {
     /// Forward and backward: keeps a tape, drops, uses the batch's statistics.
@@ -61,6 +84,21 @@ pub enum Mode {
 }
 
 /// What a layer keeps from forward for backward.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Mode, Pass, Saved};
+/// use mantissa::precision::Format;
+///
+/// let mode = Mode::Training { seed: 0, pass: Tensor::new(&[0_u32], &Device::Cpu)? };
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), mode, &[], &[]);
+/// pass.save(Saved::Shape([8, 3, 32, 32]));
+/// pass.save(Saved::Positions(16));
+/// // What was saved last comes back first.
+/// assert_eq!(pass.take_positions()?, 16);
+/// assert_eq!(pass.take_shape()?, [8, 3, 32, 32]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub enum Saved {
     /// A tensor: an argument or a result.
@@ -74,6 +112,21 @@ pub enum Saved {
 }
 
 /// What belongs to a batch of sequences beside its token ids: tensors of u32 on the same device.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Layer, Mode, Pass, PoolSequence, Registry, SequencePool, Sequences};
+/// use mantissa::precision::Format;
+///
+/// // The last position of the only sequence is behind its end.
+/// let lengths = Some(Tensor::new(&[2_u32], &Device::Cpu)?);
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &[], &[])
+///     .with_sequences(Sequences { lengths, types: None });
+/// let layer = PoolSequence::new(&mut Registry::default(), "pool", SequencePool::Mean);
+/// let y = layer.forward(Tensor::new(&[[[1.0_f32], [3.0], [100.0]]], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.to_vec2::<f32>()?, [[2.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Sequences {
     /// How many positions of each sequence are there, N; all where there are none.
@@ -83,6 +136,23 @@ pub struct Sequences {
 }
 
 /// What a pass of forward and backward leaves behind.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Finished, Layer, Linear, Mode, Pass, Registry};
+/// use mantissa::precision::Format;
+///
+/// let layer = Linear::new(&mut Registry::default(), "output", (2, 1), true);
+/// let weights = [Tensor::new(&[[3.0_f32, 4.0]], &Device::Cpu)?, Tensor::new(&[0.5_f32], &Device::Cpu)?];
+/// let mode = Mode::Training { seed: 0, pass: Tensor::new(&[0_u32], &Device::Cpu)? };
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), mode, &weights, &[]);
+/// layer.forward(Tensor::new(&[[1.0_f32, 2.0]], &Device::Cpu)?, &mut pass)?;
+/// layer.backward(Tensor::new(&[[10.0_f32]], &Device::Cpu)?, &mut pass)?;
+/// let Finished { gradients, .. } = pass.finish()?;
+/// assert_eq!(gradients[0].to_vec2::<f32>()?, [[10.0, 20.0]]);
+/// assert_eq!(gradients[1].to_vec1::<f32>()?, [10.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Finished {
     /// The gradients, one per parameter.
@@ -100,6 +170,23 @@ enum Watch {
 }
 
 /// One pass over a model.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Activate, Arithmetic, Layer, Mode, Pass, Registry};
+/// use mantissa::precision::Format;
+/// use mantissa::spec::Activation;
+///
+/// let layer = Activate::new(&mut Registry::default(), "tanh", Activation::Tanh);
+/// let mode = Mode::Training { seed: 0, pass: Tensor::new(&[0_u32], &Device::Cpu)? };
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), mode, &[], &[]);
+/// let y = layer.forward(Tensor::new(&[0.0_f32], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.to_vec1::<f32>()?, [0.0]);
+/// // The derivative of tanh at 0 is 1.
+/// let dx = layer.backward(Tensor::new(&[5.0_f32], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(dx.map(|dx| dx.to_vec1::<f32>()).transpose()?, Some(vec![5.0]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 pub struct Pass<'a> {
     arithmetic: Arithmetic,
     mode: Mode,

@@ -8,6 +8,19 @@ use crate::ops::{self, Then};
 use crate::spec::{Activation, Pool};
 
 /// A non-linearity.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Activate, Arithmetic, Layer, Mode, Pass, Registry};
+/// use mantissa::precision::Format;
+/// use mantissa::spec::Activation;
+///
+/// let layer = Activate::new(&mut Registry::default(), "relu", Activation::Relu);
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &[], &[]);
+/// let y = layer.forward(Tensor::new(&[-1.0_f32, 2.0], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.to_vec1::<f32>()?, [0.0, 2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Activate {
     name: String,
@@ -64,6 +77,19 @@ impl Layer for Activate {
 const WINDOW: usize = 2;
 
 /// Pooling of N × C × H × W.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Layer, Mode, Pass, Pooling, Registry};
+/// use mantissa::precision::Format;
+/// use mantissa::spec::Pool;
+///
+/// let layer = Pooling::new(&mut Registry::default(), "pool", Pool::Max);
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &[], &[]);
+/// let y = layer.forward(Tensor::new(&[[[[1.0_f32, 5.0], [2.0, 3.0]]]], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [5.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Pooling {
     name: String,
@@ -118,6 +144,22 @@ impl Layer for Pooling {
 }
 
 /// Dropout in training; nothing in inference.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Dropout, Layer, Mode, Pass, Registry};
+/// use mantissa::precision::Format;
+///
+/// let layer = Dropout::new(&mut Registry::default(), "dropout", 0.5);
+/// let y = |mode| {
+///     let mut pass = Pass::new(Arithmetic::of(Format::F32), mode, &[], &[]);
+///     layer.forward(Tensor::new(&[1.0_f32, 1.0, 1.0], &Device::Cpu)?, &mut pass)?.to_vec1::<f32>()
+/// };
+/// assert_eq!(y(Mode::Inference)?, [1.0; 3]);
+/// let training = Mode::Training { seed: 0, pass: Tensor::new(&[0_u32], &Device::Cpu)? };
+/// assert!(y(training)?.iter().all(|value| [0.0, 2.0].contains(value)));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Dropout {
     name: String,
@@ -153,6 +195,17 @@ impl Layer for Dropout {
 }
 
 /// N × C × H × W to N × (C H W).
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Flatten, Layer, Mode, Pass};
+/// use mantissa::precision::Format;
+///
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &[], &[]);
+/// let y = Flatten.forward(Tensor::zeros((2, 3, 4, 5), DType::F32, &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.dims(), [2, 60]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Flatten;
 
@@ -170,6 +223,20 @@ impl Layer for Flatten {
 }
 
 /// Layers one after the other.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Activate, Arithmetic, Flatten, Layer, Mode, Pass, Registry, Sequential};
+/// use mantissa::precision::Format;
+/// use mantissa::spec::Activation;
+///
+/// let relu = Activate::new(&mut Registry::default(), "relu", Activation::Relu);
+/// let layers = Sequential(vec![Box::new(Flatten), Box::new(relu)]);
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &[], &[]);
+/// let y = layers.forward(Tensor::new(&[[[[-1.0_f32, 2.0]]]], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.to_vec2::<f32>()?, [[0.0, 2.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Default)]
 pub struct Sequential(pub Vec<BoxedLayer>);
 
@@ -189,6 +256,20 @@ impl Layer for Sequential {
 }
 
 /// y = body(x) + shortcut(x), and a `ReLU` of it; an empty shortcut passes x on.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Layer, Mode, Pass, Registry, Residual, Sequential};
+/// use mantissa::precision::Format;
+///
+/// // With nothing on either way: max(x + x, 0).
+/// let (body, shortcut) = (Sequential::default(), Sequential::default());
+/// let layer = Residual::new(&mut Registry::default(), "block", body, shortcut);
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &[], &[]);
+/// let y = layer.forward(Tensor::new(&[-1.0_f32, 2.0], &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.to_vec1::<f32>()?, [0.0, 4.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 pub struct Residual {
     name: String,
     body: Sequential,

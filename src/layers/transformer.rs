@@ -9,6 +9,17 @@ use crate::ops::{self, Then};
 use crate::spec::Activation;
 
 /// Two linear layers with a non-linearity between them, position by position. x and y: N × T × D.
+///
+/// ```
+/// use mantissa::layers::{FeedForward, Registry};
+/// use mantissa::spec::Activation;
+///
+/// let mut registry = Registry::default();
+/// FeedForward::new(&mut registry, "ff", (8, 32), Activation::Gelu);
+/// let shapes: Vec<_> = registry.parameters.iter().map(|p| (&p.name[..], &p.shape[..])).collect();
+/// assert_eq!(shapes[0], ("ff.up.weight", &[32, 8][..]));
+/// assert_eq!(shapes[2], ("ff.down.weight", &[8, 32][..]));
+/// ```
 #[derive(Debug)]
 pub struct FeedForward {
     up: Linear,
@@ -114,6 +125,25 @@ fn sum(
 }
 
 /// Where the norm of a [`NormResidual`] is.
+///
+/// ```
+/// use candle_core::{Device, Result, Tensor};
+/// use mantissa::layers::{Arithmetic, Layer, Mode, NormPlace, NormResidual, Pass, Registry, RmsNorm, Sequential};
+/// use mantissa::precision::Format;
+///
+/// let y = |place| -> Result<_> {
+///     let mut registry = Registry::default();
+///     let norm = RmsNorm::new(&mut registry, "norm", 2, 0.0);
+///     let layer = NormResidual::new(&mut registry, "block", place, (Box::new(norm), Sequential::default()));
+///     let weights = [Tensor::new(&[1.0_f32, 1.0], &Device::Cpu)?];
+///     let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &weights, &[]);
+///     layer.forward(Tensor::new(&[[2.0_f32, -2.0]], &Device::Cpu)?, &mut pass)?.to_vec2::<f32>()
+/// };
+/// // x + norm(x), and norm(x + x), where norm gives 1 and −1.
+/// assert_eq!(y(NormPlace::Before)?, [[3.0, -3.0]]);
+/// assert_eq!(y(NormPlace::After)?, [[1.0, -1.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormPlace {
     /// y = x + body(norm(x)), as in GPT-2 and Llama.
@@ -123,6 +153,19 @@ pub enum NormPlace {
 }
 
 /// A residual sum with a norm.
+///
+/// ```
+/// use mantissa::layers::{FeedForward, LayerNorm, NormPlace, NormResidual, Registry, Sequential};
+/// use mantissa::spec::Activation;
+///
+/// // The second half of a block of GPT-2.
+/// let mut registry = Registry::default();
+/// let norm = LayerNorm::new(&mut registry, "norm", 8, 1e-5);
+/// let body = FeedForward::new(&mut registry, "ff", (8, 32), Activation::GeluTanh);
+/// let parts = (Box::new(norm) as _, Sequential(vec![Box::new(body)]));
+/// NormResidual::new(&mut registry, "block", NormPlace::Before, parts);
+/// assert_eq!(registry.layers.last().map(String::as_str), Some("block.sum"));
+/// ```
 pub struct NormResidual {
     name: String,
     place: NormPlace,
@@ -171,6 +214,21 @@ impl Layer for NormResidual {
 }
 
 /// How a sequence becomes one row.
+///
+/// ```
+/// use candle_core::{Device, Result, Tensor};
+/// use mantissa::layers::{Arithmetic, Layer, Mode, Pass, PoolSequence, Registry, SequencePool};
+/// use mantissa::precision::Format;
+///
+/// let pooled = |kind| -> Result<_> {
+///     let layer = PoolSequence::new(&mut Registry::default(), "pool", kind);
+///     let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &[], &[]);
+///     layer.forward(Tensor::new(&[[[1.0_f32], [3.0]]], &Device::Cpu)?, &mut pass)?.to_vec2::<f32>()
+/// };
+/// assert_eq!(pooled(SequencePool::Mean)?, [[2.0]]);
+/// assert_eq!(pooled(SequencePool::First)?, [[1.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SequencePool {
     /// The mean of the positions that are there.
@@ -180,6 +238,18 @@ pub enum SequencePool {
 }
 
 /// Pooling of N × T × D to N × D.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::layers::{Arithmetic, Layer, Mode, Pass, PoolSequence, Registry, SequencePool};
+/// use mantissa::precision::Format;
+///
+/// let layer = PoolSequence::new(&mut Registry::default(), "pool", SequencePool::Mean);
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &[], &[]);
+/// let y = layer.forward(Tensor::zeros((2, 16, 8), DType::F32, &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.dims(), [2, 8]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct PoolSequence {
     name: String,
@@ -219,6 +289,17 @@ impl Layer for PoolSequence {
 }
 
 /// N × T × D as (N T) × D: what follows takes each position by itself. With a cache the last position alone goes on, N × D.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::layers::{Arithmetic, EachPosition, Layer, Mode, Pass};
+/// use mantissa::precision::Format;
+///
+/// let mut pass = Pass::new(Arithmetic::of(Format::F32), Mode::Inference, &[], &[]);
+/// let y = EachPosition.forward(Tensor::zeros((2, 16, 8), DType::F32, &Device::Cpu)?, &mut pass)?;
+/// assert_eq!(y.dims(), [32, 8]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct EachPosition;
 

@@ -15,9 +15,20 @@ use crate::layers::{Layer, NormStatistics, Parameter, Registry, Sequential};
 use crate::memory::{self, OutOfMemory};
 use weights::Given;
 
-pub use weights::{FileTensor, NotShared, WeightsError};
+pub(crate) use weights::FileTensor;
+pub use weights::WeightsError;
 
 /// Whose operations compute.
+///
+/// ```
+/// use mantissa::layers::Sequential;
+/// use mantissa::model::{Engine, Model};
+///
+/// let model = Model::of_layers([1, 28, 28], |_| Ok(Sequential::default()))?;
+/// assert_eq!(model.engine(), Engine::Mantissa);
+/// assert_eq!(Engine::Candle.name(), "candle");
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
@@ -44,7 +55,7 @@ impl Engine {
 }
 
 /// Makes the layers of a model whose operations are not this crate's.
-pub trait Build: Send + Sync {
+pub(crate) trait Build: Send + Sync {
     /// Layers that compute with `weights`, one a parameter, and keep what no gradient reaches in `state`. With `trains`, weights
     /// are candle variables, so that a gradient can be had for each.
     ///
@@ -85,6 +96,13 @@ pub struct Model {
 }
 
 /// A model that its data cannot flow through.
+///
+/// ```
+/// use mantissa::model::{Model, ModelError};
+///
+/// let error = Model::of_layers([1, 8, 8], |_| Err(ModelError("takes images of 28 × 28".to_owned())));
+/// assert_eq!(error.err().map(|error| error.to_string()), Some("model: takes images of 28 × 28".to_owned()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("model: {0}")]
 pub struct ModelError(pub String);
@@ -107,7 +125,7 @@ impl Model {
     ///
     /// # Errors
     /// Those of `build`, and when a parameter or what an image becomes has more than
-    /// [`VALUES`](crate::spec::limits::VALUES).
+    /// 2⁴⁰ values.
     pub fn of_layers(
         shape: [usize; 3],
         build: impl FnOnce(&mut Registry) -> std::result::Result<Sequential, ModelError>,
@@ -121,7 +139,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::of_layers`].
-    pub fn of_build(
+    pub(crate) fn of_build(
         shape: [usize; 3],
         registry: Registry,
         state: Vec<Parameter>,
@@ -180,7 +198,7 @@ impl Model {
     /// The layers, over these weights and this state where their operations are candle's.
     ///
     /// # Errors
-    /// As [`Build::build`].
+    /// When the layers cannot be made in the weights' type.
     pub fn layers(
         &self,
         weights: &[Tensor],
@@ -196,7 +214,7 @@ impl Model {
     /// Checks the sizes of a batch of images and all that they become.
     ///
     /// # Errors
-    /// When one has more than [`VALUES`](crate::spec::limits::VALUES).
+    /// When one has more than 2⁴⁰ values.
     pub fn check_batch(&self, batch: usize) -> std::result::Result<(), ModelError> {
         self.largest.check_batch(batch)
     }

@@ -15,6 +15,15 @@ use crate::layers::Parameter;
 const MOST_SHOWN: usize = 8;
 
 /// A file whose weights are not those of a model.
+///
+/// ```
+/// use mantissa::layers::Sequential;
+/// use mantissa::model::{Model, WeightsError};
+///
+/// let mut model = Model::of_layers([1, 28, 28], |_| Ok(Sequential::default()))?;
+/// assert!(matches!(model.start_from(b"no safetensors"), Err(WeightsError::Malformed(_))));
+/// # Ok::<(), mantissa::model::ModelError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeightsError {
     /// It is no safetensors file, or is cut short.
@@ -27,7 +36,7 @@ pub enum WeightsError {
 
 /// Where a file of weights has a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileTensor {
+pub(crate) struct FileTensor {
     /// The name of the tensor.
     pub name: String,
     /// Whether a matrix is stored as inputs × outputs; the parameter is outputs × inputs.
@@ -40,14 +49,14 @@ pub struct FileTensor {
 
 impl FileTensor {
     /// A tensor of this name that is the parameter as it is.
-    pub fn as_it_is(name: impl Into<String>) -> Self {
+    pub(crate) fn as_it_is(name: impl Into<String>) -> Self {
         Self { name: name.into(), transposed: false, part: (0, 1), optional: false }
     }
 }
 
 /// What a checkpoint and a model do not share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NotShared {
+pub(crate) struct NotShared {
     /// Tensors that the model lacks.
     pub unused: Vec<String>,
     /// Parameters that are drawn since the checkpoint lacks them.
@@ -236,7 +245,7 @@ impl Model {
     ///
     /// # Errors
     /// When a file is no safetensors file, or a tensor is missing or does not fit: every one is named.
-    pub fn start_from_checkpoint(
+    pub(crate) fn start_from_checkpoint(
         &mut self,
         files: &[&[u8]],
         tensors: Vec<FileTensor>,

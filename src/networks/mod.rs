@@ -16,6 +16,17 @@ use decoder::Decoder;
 use encoder::Encoder;
 
 /// What a model must know of its data.
+///
+/// ```
+/// use mantissa::data;
+/// use mantissa::networks::DataShape;
+/// use mantissa::spec::DataPlan;
+///
+/// let data = data::load(&DataPlan::Digits { train: 50, test: 20, seed: 0 })?;
+/// let expected = DataShape { shape: [1, 28, 28], vocabulary: None, outputs: 10, next_tokens: false };
+/// assert_eq!(DataShape::of(&data), expected);
+/// # Ok::<(), mantissa::data::DataError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataShape {
     /// Channels, height and width of a sample; texts are 1 × 1 × T.
@@ -66,7 +77,7 @@ impl DataShape {
 ///
 /// # Errors
 /// When the model is not made for such samples, a convolution or pooling does not fit the images, a checkpoint cannot be read or does
-/// not fit, or a parameter or what an image becomes has more than [`VALUES`](crate::spec::limits::VALUES).
+/// not fit, or a parameter or what an image becomes has more than 2⁴⁰ values.
 pub fn model(plan: &ModelPlan, data: &DataShape) -> Result<Model, ModelError> {
     let DataShape { shape, outputs, .. } = *data;
     let [_, _, length] = shape;

@@ -4,6 +4,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The role of a tensor in training.
+///
+/// ```
+/// use mantissa::numerics::{self, Census, Role};
+/// use mantissa::precision::Format;
+///
+/// let mut census = Census::default();
+/// for role in [Role::Activations, Role::WeightGradients] {
+///     census.add("hidden", role, &numerics::round_counted(Format::F16, &mut [1e-10]));
+/// }
+/// let records = census.into_records(&["hidden".to_owned()]);
+/// assert_eq!(records.iter().map(|record| record.role).collect::<Vec<_>>(), [Role::Activations, Role::WeightGradients]);
+/// ```
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -22,6 +34,17 @@ pub enum Role {
 }
 
 /// Counts and exponents of one layer's tensors in one role.
+///
+/// ```
+/// use mantissa::numerics::{self, Census, LayerCensus, Role};
+/// use mantissa::precision::Format;
+///
+/// let mut census = Census::default();
+/// census.add("hidden", Role::Activations, &numerics::round_counted(Format::F16, &mut [1e5, 1.0]));
+/// let [LayerCensus { layer, counts, .. }] = &census.into_records(&[])[..] else { panic!("one layer and role") };
+/// assert_eq!(layer, "hidden");
+/// assert_eq!(counts.map(|counts| (counts.elements, counts.overflow)), Some((2, 1)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LayerCensus {
     /// The layer's name.
@@ -35,6 +58,17 @@ pub struct LayerCensus {
 }
 
 /// How many values lie in each binade, before rounding: a value v ≠ 0 is in bin floor(log2 |v|).
+///
+/// ```
+/// use mantissa::numerics::{self, Census, Role};
+///
+/// let mut census = Census::default();
+/// census.add("hidden", Role::Updates, &numerics::observe(&[0.0, 1.0, 1.5, 8.0]));
+/// let histogram = &census.into_records(&[])[0].exponents;
+/// // 1 and 1.5 are in the binade of 2⁰, 8 in that of 2³.
+/// assert_eq!((histogram.zeros, histogram.first), (1, 0));
+/// assert_eq!(histogram.bins, [2, 0, 0, 1]);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExponentHistogram {
     /// Exact zeros.
@@ -48,6 +82,15 @@ pub struct ExponentHistogram {
 }
 
 /// Counts of one role over the census steps.
+///
+/// ```
+/// use mantissa::numerics;
+/// use mantissa::precision::Format;
+///
+/// // 10⁻⁶ is a subnormal number of f16, 10⁻¹⁰ becomes 0, and 10⁵ infinity.
+/// let counts = numerics::round_counted(Format::F16, &mut [1.0, 1e-6, 1e-10, 1e5]).counts;
+/// assert_eq!((counts.elements, counts.subnormal, counts.underflow, counts.overflow), (4, 1, 1, 1));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counts {
     /// Values looked at.

@@ -13,6 +13,13 @@ const SUBNORMAL_BINS: usize = 23;
 const LANES: usize = 4;
 
 /// How many values lie in each binade of f32: a value v ≠ 0 is in bin floor(log2 |v|).
+///
+/// ```
+/// use mantissa::numerics;
+///
+/// let exponents = numerics::observe(&[1.0, 2.0, 3.0]).exponents;
+/// assert_eq!(exponents, numerics::observe(&[1.5, 2.5, 2.0]).exponents, "the same binades");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exponents {
     pub(super) zeros: u64,

@@ -36,6 +36,18 @@ pub use tally::Tally;
 const CHUNK: usize = 16 * 1024;
 
 /// The tallies of a run, by layer and role.
+///
+/// ```
+/// use mantissa::numerics::{self, Census, Role};
+/// use mantissa::precision::Format;
+///
+/// let mut census = Census::default();
+/// for mut values in [[1e5, 1.0], [1e6, 1e-10]] {
+///     census.add("hidden", Role::Activations, &numerics::round_counted(Format::F16, &mut values));
+/// }
+/// let totals = census.totals();
+/// assert_eq!((totals.elements, totals.overflow, totals.underflow), (4, 2, 1));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Census {
     tallies: BTreeMap<(String, Role), Tally>,
@@ -95,6 +107,15 @@ impl Census {
 }
 
 /// Rounds every value of `values` to `format`, in place and in parallel, without counting.
+///
+/// ```
+/// use mantissa::numerics;
+/// use mantissa::precision::Format;
+///
+/// let mut values = [1.001, 1e5];
+/// numerics::round(Format::F16, &mut values);
+/// assert_eq!(values, [1.0 + 2.0_f32.powi(-10), f32::INFINITY]);
+/// ```
 pub fn round(format: Format, values: &mut [f32]) {
     let rounder = Rounder::new(format);
     let round_all = |values: &mut [f32]| {
@@ -110,6 +131,16 @@ pub fn round(format: Format, values: &mut [f32]) {
 }
 
 /// Rounds every value of `values` to `format`, in place and in parallel, and counts what that did.
+///
+/// ```
+/// use mantissa::numerics;
+/// use mantissa::precision::Format;
+///
+/// let mut values = [1.0, 1e-10];
+/// let tally = numerics::round_counted(Format::F16, &mut values);
+/// assert_eq!(values, [1.0, 0.0]);
+/// assert_eq!(tally.counts.underflow, 1);
+/// ```
 pub fn round_counted(format: Format, values: &mut [f32]) -> Tally {
     if values.len() <= CHUNK {
         return Tally::of_rounding(format, values);
@@ -119,6 +150,13 @@ pub fn round_counted(format: Format, values: &mut [f32]) -> Tally {
 }
 
 /// Counts `values` as they are: their number, NaNs and exponents. For what is not rounded, as [`Role::Updates`].
+///
+/// ```
+/// use mantissa::numerics;
+///
+/// let tally = numerics::observe(&[1.0, f32::NAN, 1e-10]);
+/// assert_eq!((tally.counts.elements, tally.counts.nan, tally.counts.underflow), (3, 1, 0));
+/// ```
 pub fn observe(values: &[f32]) -> Tally {
     if values.len() <= CHUNK {
         return Tally::of_values(values);

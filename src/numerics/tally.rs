@@ -7,6 +7,15 @@ use super::{Counts, Exponents, Format, Rounder};
 pub(crate) const TALLY_WORDS: usize = 7 + super::exponents::BINS;
 
 /// Counts and exponents of one layer's tensors in one role.
+///
+/// ```
+/// use mantissa::numerics::{self, Tally};
+/// use mantissa::precision::Format;
+///
+/// let Tally { counts, exponents } = numerics::round_counted(Format::BF16, &mut [3.0]);
+/// assert_eq!((counts.elements, counts.overflow), (1, 0));
+/// assert_eq!(exponents, numerics::observe(&[2.0]).exponents, "both are in [2, 4)");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// What rounding did.

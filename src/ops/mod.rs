@@ -58,20 +58,26 @@ mod step;
 
 pub use attention::*;
 pub use conv::*;
+#[doc(hidden)] // the bounds of some functions
 pub use element::{Element, Stored};
 pub use embedding::*;
-pub use host::{
-    all_finite, cast, copy, copy_into, from_f32, from_host, observe, round, round_counted, to_f32,
-    zeros, zeros_as, zeros_u32,
-};
+#[doc(hidden)] // for training and this crate's tests
+pub use host::{all_finite, copy_into, from_host, zeros_as, zeros_u32};
+pub use host::{cast, copy, from_f32, observe, round, round_counted, to_f32, zeros};
 pub use layer_norm::*;
 pub use linear::*;
 pub use loss::*;
+#[doc(hidden)] // for the program and this crate's tests
+#[doc(hidden)] // for the program and this crate's tests
 pub use matmul::{ISA_VARIABLE, Isa, IsaError, isa, product_paths, work_space};
 pub use norm::*;
-pub use philox::{Philox, RandomStream, first_pass, philox4x32};
+pub use philox::RandomStream;
+#[doc(hidden)] // for training and this crate's tests
+pub use philox::{Philox, first_pass, philox4x32};
 pub use pointwise::*;
 pub use pool::*;
 pub use rope::*;
 pub use sequence_pool::*;
+pub use step::GradientCounts;
+#[doc(hidden)] // for training and this crate's tests
 pub use step::*;

@@ -4,6 +4,18 @@
 use candle_core::Tensor;
 
 /// Which random numbers an operation draws. What changes from step to step is on the tensors' device.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, RandomStream};
+///
+/// // The same numbers again: so backward drops what forward dropped.
+/// let random = RandomStream { seed: 7, stream: 0, pass: Tensor::new(&[3_u32], &Device::Cpu)? };
+/// let x = Tensor::ones(50, DType::F32, &Device::Cpu)?;
+/// let dropped = || ops::to_f32(&ops::dropout(&x, 0.2, &random)?);
+/// assert_eq!(dropped()?, dropped()?);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RandomStream {
     /// The run's seed.

@@ -12,6 +12,17 @@ use super::Rounder;
 ///
 /// Two formats are equal when they have the same numbers *and* the same name: `e5m10` has the numbers of [`Format::F16`],
 /// but it is the emulated form, kept in f32, and `f16` is the native one, stored in 16 bits.
+///
+/// ```
+/// use mantissa::precision::Format;
+///
+/// let format: Format = "e4m3".parse()?;
+/// assert_eq!((format.exponent_bits(), format.mantissa_bits(), format.bits()), (4, 3, 8));
+/// assert_eq!(Format::F16.max_finite(), 65_504.0);
+/// // Ties go to the even number.
+/// assert_eq!(Format::BF16.round(1.0 + 2.0_f32.powi(-8)), 1.0);
+/// # Ok::<(), mantissa::precision::FormatError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
     name: Option<&'static str>,
@@ -33,6 +44,17 @@ enum Top {
 }
 
 /// What a value beyond the largest finite one rounds to. Infinity counts as such a value.
+///
+/// ```
+/// use mantissa::precision::{Format, Overflow};
+///
+/// assert_eq!(Format::F16.overflow(), Overflow::Infinity);
+/// assert_eq!(Format::F16.round(1e5), f32::INFINITY);
+/// assert_eq!(Format::FP8_E4M3.overflow(), Overflow::Nan);
+/// assert!(Format::FP8_E4M3.round(1e5).is_nan());
+/// assert_eq!(Format::FP4_E2M1.overflow(), Overflow::Largest);
+/// assert_eq!(Format::FP4_E2M1.round(1e5), 6.0);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overflow {
     /// ±∞, as in IEEE 754.
@@ -47,6 +69,13 @@ pub enum Overflow {
 const SATURATING: &str = "-sat";
 
 /// Invalid name of a format.
+///
+/// ```
+/// use mantissa::precision::{Format, FormatError};
+///
+/// let error: FormatError = "f17".parse::<Format>().unwrap_err();
+/// assert!(error.to_string().contains("f17"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown format \"{0}\"; known: {names}, and eXmY with 2 to 8 exponent and 1 to 23 mantissa bits; fp8-… and eXmY also with -sat behind, to saturate",

@@ -7,6 +7,16 @@ use std::str::FromStr;
 ///
 /// Text form: `none`, `static:1024`, or `dynamic` with the settings that are not the defaults, in any order:
 /// `dynamic:init=1024:growth=2:backoff=0.5:interval=2000:floor=1:ceiling=16777216`. There is no ceiling unless one is given.
+///
+/// ```
+/// use mantissa::precision::LossScale;
+///
+/// let scale: LossScale = "static:1024".parse()?;
+/// assert_eq!(scale.value(), 1024.0);
+/// assert_eq!(scale.after(false), scale, "it never changes");
+/// assert_eq!(LossScale::None.value(), 1.0);
+/// # Ok::<(), mantissa::precision::ScaleError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LossScale {
     /// No scaling.
@@ -18,6 +28,15 @@ pub enum LossScale {
 }
 
 /// A dynamic loss scale, as `PyTorch`'s `GradScaler`, with a floor, and a ceiling if one is asked for.
+///
+/// ```
+/// use mantissa::precision::{DynamicScale, LossScale};
+///
+/// let scale = LossScale::Dynamic(DynamicScale { scale: 8.0, interval: 2, ..DynamicScale::DEFAULT });
+/// assert_eq!(scale.after(false).value(), 4.0);
+/// assert_eq!(scale.after(true).value(), 8.0);
+/// assert_eq!(scale.after(true).after(true).value(), 16.0);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DynamicScale {
     /// The scale now.
@@ -37,6 +56,13 @@ pub struct DynamicScale {
 }
 
 /// Invalid text of a loss scale.
+///
+/// ```
+/// use mantissa::precision::{LossScale, ScaleError};
+///
+/// let error = "sometimes".parse::<LossScale>().unwrap_err();
+/// assert_eq!(error, ScaleError::Unknown("sometimes".to_owned()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScaleError {
     /// Neither of the three kinds.
@@ -75,6 +101,15 @@ pub enum ScaleError {
 }
 
 /// Steps in a row whose loss is not finite after which a run under a dynamic loss scale has diverged, wherever its scale is.
+///
+/// ```
+/// use mantissa::precision::{DynamicScale, LossScale, NON_FINITE_LOSSES};
+///
+/// // Halved as often, the scale is under its floor long before.
+/// let start = LossScale::Dynamic(DynamicScale::DEFAULT);
+/// let end = (0..NON_FINITE_LOSSES).fold(start, |scale, _| scale.after(false));
+/// assert!(end.collapsed());
+/// ```
 pub const NON_FINITE_LOSSES: u32 = 50;
 
 impl Default for DynamicScale {

@@ -30,6 +30,13 @@ pub struct Policy {
 }
 
 /// Invalid text of a policy.
+///
+/// ```
+/// use mantissa::precision::{Policy, PolicyError};
+///
+/// let error = "params=f32,compute=f16,reduce=f32".parse::<Policy>().unwrap_err();
+/// assert!(matches!(error, PolicyError::Missing { key: "scale", .. }));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// Neither a name nor a text form.

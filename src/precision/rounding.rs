@@ -16,6 +16,15 @@ const MAGNITUDE: i32 = i32::MAX;
 /// Bits are held as `i32`: magnitudes are never negative, and baseline x86-64 compares only signed integers.
 ///
 /// Laid out as in C: the CUDA kernels round by the same fields (`ops/common.cuh`).
+///
+/// ```
+/// use mantissa::precision::{Format, Rounder};
+///
+/// let rounder = Rounder::new(Format::F16);
+/// let rounded = [1.0 / 3.0, 1e-10].map(|value| rounder.round(value));
+/// assert_eq!(rounded, [1365.0 / 4096.0, 0.0]);
+/// assert!(rounder.overflows(1e5) && !rounder.overflows(65_504.0));
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Rounder {

@@ -7,6 +7,15 @@ use super::Estimate;
 use crate::units::Ratio;
 
 /// A variant against the baseline, paired by block (times) or by seed (accuracy, error).
+///
+/// ```
+/// use mantissa::record::VariantResult;
+///
+/// /// The time of a variant's step ÷ that of the baseline's.
+/// fn time_ratio(variant: &VariantResult) -> Option<f64> {
+///     Some(variant.against_baseline.as_ref()?.train_time_ratio.as_ref()?.value.0)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AgainstBaseline {
     /// The baseline's name.
@@ -46,6 +55,15 @@ impl AgainstBaseline {
 }
 
 /// The mean paired difference of the experiment's metric, variant − baseline.
+///
+/// ```
+/// use mantissa::record::{MetricDifference, MetricVerdict};
+///
+/// /// Whether a variant does as the baseline, or better.
+/// fn is_as_good(difference: &MetricDifference) -> bool {
+///     matches!(difference.verdict, MetricVerdict::Equivalent | MetricVerdict::Better)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MetricDifference {
     /// Mean of the differences by seed.
@@ -67,6 +85,13 @@ pub struct MetricDifference {
 }
 
 /// What the paired differences allow to say.
+///
+/// ```
+/// use mantissa::record::MetricVerdict;
+///
+/// assert_eq!(serde_json::to_string(&MetricVerdict::Equivalent)?, "\"equivalent\"");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricVerdict {
@@ -81,6 +106,16 @@ pub enum MetricVerdict {
 }
 
 /// How a claim fared.
+///
+/// ```
+/// use mantissa::record::{ClaimVerdict, Results};
+///
+/// /// The claims that an experiment refutes, each with the variant.
+/// fn refuted(results: &Results) -> Vec<(&str, &str)> {
+///     let refuted = results.claims.iter().filter(|claim| claim.verdict == ClaimVerdict::Refuted);
+///     refuted.map(|claim| (&claim.id[..], &claim.variant[..])).collect()
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClaimVerdict {
@@ -95,6 +130,15 @@ pub enum ClaimVerdict {
 }
 
 /// One claim judged on one variant.
+///
+/// ```
+/// use mantissa::record::ClaimResult;
+///
+/// /// A claim in one line.
+/// fn line(claim: &ClaimResult) -> String {
+///     format!("{} of {}: {:?}, {}", claim.id, claim.variant, claim.verdict, claim.threshold)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ClaimResult {
     /// Such as `train-time`.
@@ -112,6 +156,13 @@ pub struct ClaimResult {
 }
 
 /// The number a claim was judged by.
+///
+/// ```
+/// use mantissa::record::ClaimMeasure;
+///
+/// let measure = ClaimMeasure { value: 0.5, low: Some(0.4), high: Some(0.6) };
+/// assert!(measure.low <= Some(measure.value));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ClaimMeasure {
     /// The point.

@@ -7,6 +7,16 @@ use super::{Estimate, Phases, Point};
 use crate::units::{Bytes, Flops, Seconds};
 
 /// Training speed.
+///
+/// ```
+/// use mantissa::record::{TrainTime, VariantResult};
+///
+/// /// Samples that a variant trains on in a second.
+/// fn speed(variant: &VariantResult) -> Option<f64> {
+///     let TrainTime { samples_per_second, .. } = variant.train.as_ref()?;
+///     Some(samples_per_second.value)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrainTime {
     /// Median time of one step, with an interval in this run.
@@ -27,6 +37,15 @@ pub struct TrainTime {
 }
 
 /// The matrix products of a training step: nearly all of its arithmetic.
+///
+/// ```
+/// use mantissa::record::VariantResult;
+///
+/// /// How much of the fastest product's rate a variant's training step reaches.
+/// fn share(variant: &VariantResult) -> Option<f64> {
+///     Some(variant.train.as_ref()?.work.as_ref()?.share_of_peak.value)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Work {
     /// Multiplications and additions in the products of one step, as they were counted.
@@ -42,6 +61,16 @@ pub struct Work {
 }
 
 /// A GPU during the timed blocks of one variant, by NVML. What it does not tell is none.
+///
+/// ```
+/// use mantissa::record::{GpuLoad, VariantResult};
+///
+/// /// Why a GPU's clocks were held back while a variant was timed.
+/// fn throttled(variant: &VariantResult) -> Option<&[String]> {
+///     let GpuLoad { throttled, .. } = variant.train.as_ref()?.gpu.as_ref()?;
+///     Some(throttled)
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuLoad {
     /// Energy of one step; none where blocks are too short for the driver's counter, of which one is a fifth of a second.
@@ -59,6 +88,16 @@ pub struct GpuLoad {
 }
 
 /// Inference in the compute format.
+///
+/// ```
+/// use mantissa::record::{Inference, VariantResult};
+///
+/// /// Samples of a batch of inference, and the bytes of its weights.
+/// fn sizes(variant: &VariantResult) -> Option<(usize, u64)> {
+///     let Inference { batch, weights, .. } = variant.inference.as_ref()?;
+///     Some((*batch, weights.0))
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Inference {
     /// Median time of one batch, with an interval in this run; none where the arithmetic is emulated.
@@ -74,6 +113,16 @@ pub struct Inference {
 }
 
 /// Memory of training by category, at the peak.
+///
+/// ```
+/// use mantissa::record::Memory;
+///
+/// /// The bytes that do not depend on the batch.
+/// fn fixed(memory: &Memory) -> u64 {
+///     let Memory { weights, master_weights, gradients, optimizer, .. } = memory;
+///     [weights, master_weights, gradients, optimizer].iter().map(|bytes| bytes.0).sum()
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Memory {
     /// Peak of the live bytes that the run holds.

@@ -7,6 +7,14 @@ use serde::{Deserialize, Serialize};
 ///
 /// The interval of a time, or of a rate that follows from one, is that of the blocks of this run: how well the median of
 /// these blocks is known. It says nothing of another run, for machines drift; ratios, paired by block, do.
+///
+/// ```
+/// use mantissa::record::Estimate;
+/// use mantissa::units::Ratio;
+///
+/// let ratio = Estimate { value: Ratio(0.8), low: Ratio(0.7), high: Ratio(0.9) };
+/// assert!(ratio.high < Ratio(1.0), "the whole interval lies below 1");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Estimate<T> {
     /// The point estimate.
@@ -18,6 +26,12 @@ pub struct Estimate<T> {
 }
 
 /// A point that has no interval: both ends are `null`.
+///
+/// ```
+/// use mantissa::record::Point;
+///
+/// assert_eq!(Point::of(0.5), Point { value: 0.5, low: None, high: None });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Point {
     /// The point.

@@ -7,6 +7,15 @@ use crate::data::Targets;
 use crate::formatting;
 
 /// What a model is judged by on the test split: its name, unit, direction and format.
+///
+/// ```
+/// use mantissa::record::TestMetric;
+///
+/// assert!(TestMetric::Accuracy.is_higher_better());
+/// assert_eq!(TestMetric::Accuracy.value(0.9612), "96.12%");
+/// // A smaller error is an improvement.
+/// assert_eq!(TestMetric::MeanSquaredError.improvement(-0.25), 0.25);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TestMetric {

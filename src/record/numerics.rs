@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 use super::{Counts, GradientCounts};
 
 /// Updates that were made and those that changed nothing.
+///
+/// ```
+/// use mantissa::record::UpdateCounts;
+///
+/// let updates = UpdateCounts { elements: 1000, lost: 250 };
+/// assert_eq!(updates.lost as f64 / updates.elements as f64, 0.25);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpdateCounts {
     /// Weights updated, over all steps that were not skipped.
@@ -30,6 +37,16 @@ mod counted {
 }
 
 /// Counts by role, `null` where nothing was counted. A census looks at every N-th step; `updates`, `gradients` and `skipped_steps` see every step.
+///
+/// ```
+/// use mantissa::record::{Numerics, VariantResult};
+///
+/// /// Values beyond what the format of a variant holds, on the way forwards.
+/// fn overflows(variant: &VariantResult) -> u64 {
+///     let Numerics { weights, activations, .. } = &variant.numerics;
+///     weights.overflow + activations.overflow
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Numerics {
     /// Weights cast to the compute format.
@@ -62,6 +79,16 @@ pub struct Numerics {
 /// What is known of values that leave their format's range, all roles together: from the census steps of the plan and from rejected
 /// steps between them. Under a dynamic loss scale that starts too high, the steps before a run's first update are rejected until it
 /// has settled; they are counted separately.
+///
+/// ```
+/// use mantissa::record::{Evidence, VariantResult};
+///
+/// /// Steps of a variant in which every value was looked at, as planned.
+/// fn counted(variant: &VariantResult) -> u64 {
+///     let Evidence { census_steps, .. } = variant.numerics.evidence;
+///     census_steps
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
     /// Census steps of the plan, all seeds.

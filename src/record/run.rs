@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 use super::{Counts, GradientCounts, Identity, LayerCensus, Memory, PromptAgreement, UpdateCounts};
 
 /// How a run ended.
+///
+/// ```
+/// use mantissa::record::Status;
+///
+/// assert_eq!(serde_json::from_str::<Status>("\"diverged\"")?, Status::Diverged);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
@@ -18,6 +25,18 @@ pub enum Status {
 }
 
 /// One run in one line.
+///
+/// ```
+/// use mantissa::record::VariantResult;
+///
+/// /// The metric of each run that was done to its end.
+/// fn metrics(variant: &VariantResult) -> Vec<f64> {
+///     use mantissa::record::Status;
+///
+///     let completed = variant.runs.iter().filter(|run| run.status == Status::Completed);
+///     completed.filter_map(|run| run.metric()).collect()
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunSummary {
     /// The seed.
@@ -54,6 +73,15 @@ impl RunSummary {
 }
 
 /// Why a run stopped early.
+///
+/// ```
+/// use mantissa::record::Failure;
+///
+/// let text = r#"{ "step": 7, "layer": "output", "reason": "the loss is not finite" }"#;
+/// let failure: Failure = serde_json::from_str(text)?;
+/// assert_eq!((failure.step, failure.layer.as_deref()), (7, Some("output")));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
     /// The step, from 0.
@@ -65,6 +93,15 @@ pub struct Failure {
 }
 
 /// `runs/<variant>/seed-<n>/record.json`: everything one run left behind.
+///
+/// ```
+/// use mantissa::record::RunRecord;
+///
+/// /// The lowest training loss of a run.
+/// fn lowest(record: &RunRecord) -> Option<f64> {
+///     record.loss.iter().flatten().copied().reduce(f64::min)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunRecord {
     /// What the run belongs to; absent in older records.
@@ -119,6 +156,15 @@ impl RunRecord {
 }
 
 /// The model on the test split at one step.
+///
+/// ```
+/// use mantissa::record::RunRecord;
+///
+/// /// The metric of a run along the way, each with the steps done before.
+/// fn curve(record: &RunRecord) -> Vec<(u64, Option<f64>)> {
+///     record.evaluations.iter().map(|evaluation| (evaluation.step, evaluation.metric())).collect()
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evaluation {
     /// Steps done before it.
@@ -143,6 +189,16 @@ impl Evaluation {
 }
 
 /// A step whose update was skipped, because its loss or a weight gradient was not finite.
+///
+/// ```
+/// use mantissa::record::{RunRecord, Skip};
+///
+/// /// The steps of a run that were skipped because of one layer.
+/// fn because_of(record: &RunRecord, blamed: &str) -> Vec<u64> {
+///     let skips = record.skips.iter().filter(|Skip { layer, .. }| layer == blamed);
+///     skips.map(|skip| skip.step).collect()
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Skip {
     /// The step, from 0.
@@ -154,6 +210,16 @@ pub struct Skip {
 }
 
 /// What a census found in one step, all layers and roles together.
+///
+/// ```
+/// use mantissa::record::RunRecord;
+///
+/// /// The steps of a run in which values became 0 that were not.
+/// fn underflowed(record: &RunRecord) -> Vec<u64> {
+///     let steps = record.counted_steps.iter().filter(|step| step.counts.underflow > 0);
+///     steps.map(|step| step.step).collect()
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CountedStep {
     /// The step, from 0.

@@ -12,7 +12,7 @@ use super::event_file;
 ///
 /// # Errors
 /// When the file system does not say.
-pub fn is_current(dir: &Path) -> Result<bool, StoreError> {
+pub(crate) fn is_current(dir: &Path) -> Result<bool, StoreError> {
     let results = store::modified(&dir.join(RESULTS))?;
     if store::modified(&dir.join(PAGE))? < results {
         return Ok(false);
@@ -37,7 +37,7 @@ pub fn is_current(dir: &Path) -> Result<bool, StoreError> {
 ///
 /// # Errors
 /// When the file system does not say.
-pub fn has_events(dir: &Path, results: &Results) -> Result<bool, StoreError> {
+pub(crate) fn has_events(dir: &Path, results: &Results) -> Result<bool, StoreError> {
     let started = &results.environment.started;
     let controls = results.controls.iter().map(|control| &control.result);
     for variant in results.variants.iter().chain(controls) {

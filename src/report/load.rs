@@ -12,6 +12,18 @@ use crate::store;
 use super::{ReportError, validate};
 
 /// A results folder in memory.
+///
+/// ```
+/// use mantissa::report::Loaded;
+///
+/// /// The runs that diverged, by variant and seed.
+/// fn diverged(loaded: &Loaded) -> Vec<(&str, u64)> {
+///     use mantissa::record::Status;
+///
+///     let diverged = loaded.records.iter().filter(|record| record.summary.status == Status::Diverged);
+///     diverged.map(|record| (&record.variant[..], record.summary.seed)).collect()
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The folder's own name, or what tells it from others beside it.
@@ -25,6 +37,13 @@ pub struct Loaded {
 }
 
 /// Reads `dir/results.json` and the record of every run it lists.
+///
+/// ```
+/// use mantissa::report::{self, ReportError};
+///
+/// let folder = "no/such/folder".as_ref();
+/// assert!(matches!(report::load(folder), Err(ReportError::Missing(_))));
+/// ```
 ///
 /// # Errors
 /// When the results file is missing, is not a results file, is damaged, or is of a newer version. A run record that is missing or
@@ -73,6 +92,16 @@ struct Header {
 }
 
 /// Reads `dir/results.json` alone.
+///
+/// ```
+/// use mantissa::report::{self, ReportError};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let folder = dir.path();
+/// std::fs::write(folder.join("results.json"), "no results")?;
+/// assert!(matches!(report::load_results(folder), Err(ReportError::Invalid { .. })));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 ///
 /// # Errors
 /// When it is missing, is not a results file, is damaged, or is of a newer version.

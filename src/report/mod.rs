@@ -36,7 +36,8 @@ use std::path::{Path, PathBuf};
 use crate::record::files::{FIGURE_FOLDER, PAGE, TENSORBOARD, remove_events};
 use crate::store::{self, StoreError};
 
-pub use files::{has_events, is_current};
+pub(crate) use files::{has_events, is_current};
+#[doc(hidden)] // for the program
 pub use history::{
     HISTORY_PAGE, Trend, foreign_history, history_csv, history_terminal, render_history,
 };
@@ -50,6 +51,14 @@ use table::Table;
 use theme::Theme;
 
 /// A report that could not be made.
+///
+/// ```
+/// use mantissa::report::{self, ReportError};
+///
+/// let error = report::load("no/such/folder".as_ref()).err();
+/// let Some(ReportError::Missing(path)) = error else { panic!("there is no results file") };
+/// assert!(path.starts_with("no/such/folder"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// The folder holds no results file.
@@ -161,6 +170,16 @@ pub fn render(dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
 
 /// Writes one report on the experiments in several folders into the folder `out`, as [`render`] does on one.
 ///
+/// ```no_run
+/// use mantissa::report;
+///
+/// let folders = ["laptop/digits".into(), "server/digits".into()];
+/// for file in report::render_together(&folders, "reports/both".as_ref())? {
+///     println!("{}", file.display());
+/// }
+/// # Ok::<(), mantissa::report::ReportError>(())
+/// ```
+///
 /// # Errors
 /// As [`render`].
 pub fn render_together(dirs: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>, ReportError> {
@@ -204,6 +223,14 @@ fn write(dir: &Path, experiments: &[Loaded]) -> Result<Vec<PathBuf>, ReportError
 /// Writes an event file for each run whose record can be read, `tensorboard/<variant>/seed-<n>/events.out.tfevents.*`
 /// below `dir`, and returns their paths. Event files that an earlier call left there are replaced or removed: TensorBoard
 /// reads all that it finds, as one run.
+///
+/// ```no_run
+/// use mantissa::report;
+///
+/// let files = report::tensorboard("reports/digits".as_ref())?;
+/// println!("{} event files", files.len());
+/// # Ok::<(), mantissa::report::ReportError>(())
+/// ```
 ///
 /// # Errors
 /// When the results file cannot be read ([`load`]) or a file cannot be written or removed. Files written before stay.

@@ -13,6 +13,15 @@ use super::table::Table;
 use super::text;
 
 /// How much of the results is printed.
+///
+/// ```
+/// use mantissa::report::{self, Verbosity};
+///
+/// /// All that there is to say, for a terminal of 100 columns.
+/// fn text(results: &mantissa::record::Results) -> String {
+///     report::terminal(results, Verbosity::Full, 100)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
     /// What to use, and one line per variant.

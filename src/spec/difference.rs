@@ -25,7 +25,7 @@ impl Plan {
 }
 
 /// The values that differ, each by its key with both values. Where the kinds differ, that says all.
-pub fn values_that_differ(key: &str, there: &Value, here: &Value) -> Vec<String> {
+pub(crate) fn values_that_differ(key: &str, there: &Value, here: &Value) -> Vec<String> {
     let below = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
     match (there, here) {
         _ if there == here => Vec::new(),

@@ -20,161 +20,161 @@ use super::{
 use crate::precision::{Format, Policy, PolicyError};
 
 /// What a key means when it is left out.
-pub mod defaults {
+pub(crate) mod defaults {
     use crate::spec::{
         Activation, DecoderStyle, NormPlan, OptimizerPlan, Pool, ScheduleKind, TableTask, TextPool,
     };
 
     /// Seeds 0, 1 and 2.
-    pub const SEEDS: u64 = 3;
+    pub(crate) const SEEDS: u64 = 3;
     /// The baseline's name, where a variant of plain f32 has it; else the first variant is the baseline.
-    pub const BASELINE: &str = "fp32";
+    pub(crate) const BASELINE: &str = "fp32";
     /// Synthetic digits to train on.
-    pub const DIGITS_TRAIN: usize = 6000;
+    pub(crate) const DIGITS_TRAIN: usize = 6000;
     /// `seed` of a test share.
-    pub const SHARE_SEED: u64 = 0;
+    pub(crate) const SHARE_SEED: u64 = 0;
     /// `text`: the column of the texts.
-    pub const TEXT: &str = "text";
+    pub(crate) const TEXT: &str = "text";
     /// `target` of texts: the column of the classes.
-    pub const TEXT_TARGET: &str = "label";
+    pub(crate) const TEXT_TARGET: &str = "label";
     /// `length`: tokens of a text.
-    pub const LENGTH: usize = 256;
+    pub(crate) const LENGTH: usize = 256;
     /// `vocabulary`: tokens of a tokenizer that is made.
-    pub const VOCABULARY: usize = 8_192;
+    pub(crate) const VOCABULARY: usize = 8_192;
     /// `norm` of a transformer.
-    pub const NORM: NormPlan = NormPlan::Before;
+    pub(crate) const NORM: NormPlan = NormPlan::Before;
     /// `pool` of a transformer.
-    pub const TEXT_POOL: TextPool = TextPool::Mean;
+    pub(crate) const TEXT_POOL: TextPool = TextPool::Mean;
     /// `feed_forward` of a transformer ÷ its width, as in the paper on attention; of Llama it is 8/3.
-    pub const FEED_FORWARD: usize = 4;
+    pub(crate) const FEED_FORWARD: usize = 4;
     /// `residual_init` of a transformer.
-    pub const RESIDUAL_INIT: f32 = 1.0;
+    pub(crate) const RESIDUAL_INIT: f32 = 1.0;
     /// `style` of a decoder.
-    pub const DECODER_STYLE: DecoderStyle = DecoderStyle::Gpt2;
+    pub(crate) const DECODER_STYLE: DecoderStyle = DecoderStyle::Gpt2;
     /// `task` of arrays and tables.
-    pub const TASK: TableTask = TableTask::Classification;
+    pub(crate) const TASK: TableTask = TableTask::Classification;
     /// Synthetic digits to test on.
-    pub const DIGITS_TEST: usize = 2000;
+    pub(crate) const DIGITS_TEST: usize = 2000;
     /// Seed of the drawing.
-    pub const DIGITS_SEED: u64 = 0;
+    pub(crate) const DIGITS_SEED: u64 = 0;
     /// `activation`.
-    pub const ACTIVATION: Activation = Activation::Relu;
+    pub(crate) const ACTIVATION: Activation = Activation::Relu;
     /// `dropout`: none.
-    pub const DROPOUT: f32 = 0.0;
+    pub(crate) const DROPOUT: f32 = 0.0;
     /// `batch_norm`.
-    pub const BATCH_NORM: bool = false;
+    pub(crate) const BATCH_NORM: bool = false;
     /// `kernel` of a block.
-    pub const KERNEL: usize = 3;
+    pub(crate) const KERNEL: usize = 3;
     /// `bias` of a convolution in a list of layers.
-    pub const BIAS: bool = true;
+    pub(crate) const BIAS: bool = true;
     /// `padding` of a block.
-    pub const PADDING: usize = 0;
+    pub(crate) const PADDING: usize = 0;
     /// `stride`, `dilation` and `groups` of a block.
-    pub const ONE: usize = 1;
+    pub(crate) const ONE: usize = 1;
     /// `pool` of a block.
-    pub const POOL: Pool = Pool::None;
+    pub(crate) const POOL: Pool = Pool::None;
     /// `width` of a residual network, as in its paper.
-    pub const RESNET_WIDTH: usize = 16;
+    pub(crate) const RESNET_WIDTH: usize = 16;
     /// `accumulate`: every micro-batch makes a step.
-    pub const ACCUMULATE: usize = 1;
+    pub(crate) const ACCUMULATE: usize = 1;
     /// `cuda_graphs`.
-    pub const CUDA_GRAPHS: bool = true;
+    pub(crate) const CUDA_GRAPHS: bool = true;
     /// `label_smoothing`: none.
-    pub const LABEL_SMOOTHING: f32 = 0.0;
+    pub(crate) const LABEL_SMOOTHING: f32 = 0.0;
     /// `momentum` of SGD, as in `PyTorch`.
-    pub const MOMENTUM: f64 = 0.0;
+    pub(crate) const MOMENTUM: f64 = 0.0;
     /// `nesterov` of SGD.
-    pub const NESTEROV: bool = false;
+    pub(crate) const NESTEROV: bool = false;
     /// `weight_decay` of SGD, as in `PyTorch`.
-    pub const SGD_WEIGHT_DECAY: f64 = 0.0;
+    pub(crate) const SGD_WEIGHT_DECAY: f64 = 0.0;
     /// `beta1` of `AdamW`, as in `PyTorch`.
-    pub const BETA1: f64 = 0.9;
+    pub(crate) const BETA1: f64 = 0.9;
     /// `beta2` of `AdamW`, as in `PyTorch`.
-    pub const BETA2: f64 = 0.999;
+    pub(crate) const BETA2: f64 = 0.999;
     /// `eps` of `AdamW`, as in `PyTorch`.
-    pub const EPS: f64 = 1e-8;
+    pub(crate) const EPS: f64 = 1e-8;
     /// `weight_decay` of `AdamW`, as in `PyTorch`.
-    pub const ADAMW_WEIGHT_DECAY: f64 = 0.01;
+    pub(crate) const ADAMW_WEIGHT_DECAY: f64 = 0.01;
     /// `kind` of the schedule.
-    pub const SCHEDULE: ScheduleKind = ScheduleKind::Cosine;
+    pub(crate) const SCHEDULE: ScheduleKind = ScheduleKind::Cosine;
     /// `warmup`: a tenth of the steps, at most this.
-    pub const WARMUP: u64 = 50;
+    pub(crate) const WARMUP: u64 = 50;
     /// `floor` of the schedule.
-    pub const FLOOR: f64 = 0.0;
+    pub(crate) const FLOOR: f64 = 0.0;
     /// `census_every`.
-    pub const CENSUS_EVERY: u64 = 200;
+    pub(crate) const CENSUS_EVERY: u64 = 200;
     /// `timing_blocks`: enough pairs for a bootstrap interval.
-    pub const TIMING_BLOCKS: usize = 12;
+    pub(crate) const TIMING_BLOCKS: usize = 12;
     /// What a plan without training says, which nothing uses.
-    pub const NO_OPTIMIZER: OptimizerPlan = OptimizerPlan::Sgd {
+    pub(crate) const NO_OPTIMIZER: OptimizerPlan = OptimizerPlan::Sgd {
         lr: 0.0,
         momentum: MOMENTUM,
         nesterov: NESTEROV,
         weight_decay: SGD_WEIGHT_DECAY,
     };
     /// Sequences that are served together.
-    pub const SERVING_BATCH: usize = 8;
+    pub(crate) const SERVING_BATCH: usize = 8;
     /// Prompts on which tokens are compared.
-    pub const SERVING_PROMPTS: usize = 32;
+    pub(crate) const SERVING_PROMPTS: usize = 32;
     /// `timing_steps`.
-    pub const TIMING_STEPS: usize = 5;
+    pub(crate) const TIMING_STEPS: usize = 5;
     /// `timing_warmup`.
-    pub const TIMING_WARMUP: usize = 3;
+    pub(crate) const TIMING_WARMUP: usize = 3;
     /// `equivalence_margin`: half a percent of the test images.
-    pub const EQUIVALENCE_MARGIN: f64 = 0.005;
+    pub(crate) const EQUIVALENCE_MARGIN: f64 = 0.005;
     /// `error_margin`: a twentieth of the baseline's error.
-    pub const ERROR_MARGIN: f64 = 0.05;
+    pub(crate) const ERROR_MARGIN: f64 = 0.05;
     /// Mixed precision trains in at most this share of FP32's time: the slow end of the claimed 1/2 to 1/3.
-    pub const TRAIN_TIME: f64 = 0.5;
+    pub(crate) const TRAIN_TIME: f64 = 0.5;
     /// "About the same" training memory as FP32's: within a tenth.
-    pub const TRAIN_MEMORY: [f64; 2] = [0.9, 1.1];
+    pub(crate) const TRAIN_MEMORY: [f64; 2] = [0.9, 1.1];
     /// "Half" the memory of inference, to within a tenth: what is not a weight or an activation does not halve.
-    pub const INFERENCE_MEMORY: f64 = 0.55;
+    pub(crate) const INFERENCE_MEMORY: f64 = 0.55;
     /// "Half" the time of inference, to within a tenth.
-    pub const INFERENCE_TIME: f64 = 0.55;
+    pub(crate) const INFERENCE_TIME: f64 = 0.55;
     /// "Rarer": BF16's share of overflow and underflow is at most this much of FP16's. Its exponent reaches 2^112 times
     /// further both ways, so that less than a halving is no sign of it.
-    pub const RARER: f64 = 0.5;
+    pub(crate) const RARER: f64 = 0.5;
     /// From this share of gradient values on, underflow counts; Micikevicius et al. 2018 saw about 5 %.
-    pub const GRADIENT_UNDERFLOW: f64 = 0.01;
+    pub(crate) const GRADIENT_UNDERFLOW: f64 = 0.01;
 }
 
 /// The most that is accepted: beyond these a number is a slip of the pen, and would only exhaust the machine.
-pub mod limits {
+pub(crate) mod limits {
     /// Width of a layer, channels, images in a batch, micro-batches in a step.
-    pub const WIDTH: usize = 65_536;
+    pub(crate) const WIDTH: usize = 65_536;
     /// Values of one tensor: 4 TiB in f32. What is made of them (bytes, operations of a product) then fits 64 bits.
-    pub const VALUES: usize = 1 << 40;
+    pub(crate) const VALUES: usize = 1 << 40;
     /// Layers or blocks in a list.
-    pub const LAYERS: usize = 1_000;
+    pub(crate) const LAYERS: usize = 1_000;
     /// Residual layers within each other.
-    pub const NESTED: usize = 8;
+    pub(crate) const NESTED: usize = 8;
     /// Tokens of a text.
-    pub const LENGTH: usize = 8_192;
+    pub(crate) const LENGTH: usize = 8_192;
     /// Tokens of a tokenizer.
-    pub const VOCABULARY: usize = 1_000_000;
+    pub(crate) const VOCABULARY: usize = 1_000_000;
     /// Kernel, stride, padding and dilation of a convolution.
-    pub const KERNEL: usize = 1_024;
+    pub(crate) const KERNEL: usize = 1_024;
     /// Layers of a residual network: the deepest of its paper.
-    pub const RESNET_DEPTH: usize = 1_202;
+    pub(crate) const RESNET_DEPTH: usize = 1_202;
     /// Images drawn.
-    pub const DIGITS: usize = 1_000_000;
+    pub(crate) const DIGITS: usize = 1_000_000;
     /// Optimizer steps.
-    pub const STEPS: u64 = 1_000_000_000;
+    pub(crate) const STEPS: u64 = 1_000_000_000;
     /// Blocks of the timing phase, and steps in one.
-    pub const TIMING: usize = 10_000;
+    pub(crate) const TIMING: usize = 10_000;
     /// Variants.
-    pub const VARIANTS: usize = 100;
+    pub(crate) const VARIANTS: usize = 100;
     /// Seeds.
-    pub const SEEDS: u64 = 10_000;
+    pub(crate) const SEEDS: u64 = 10_000;
     /// Letters in a name.
-    pub const NAME: usize = 64;
+    pub(crate) const NAME: usize = 64;
 }
 
 /// An invalid value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {what}")]
-pub struct Invalid {
+pub(crate) struct Invalid {
     /// The key's path, such as `model.blocks[1].kernel`.
     pub key: String,
     /// What is wrong and what would be right.

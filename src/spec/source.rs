@@ -16,6 +16,19 @@ use super::{CountImages, DataPlan, Invalid, OwnPlan, Plan, Reference, Spec};
 use crate::precision::Policy;
 
 /// What the command line changes in a spec.
+///
+/// ```
+/// use mantissa::spec::{DEFAULT, Overrides, Plan};
+///
+/// let overrides = Overrides {
+///     set: vec!["train.batch=64".to_owned()],
+///     variants: Some(vec!["fp32".to_owned(), "bf16-mixed".to_owned()]),
+///     seeds: Some(3),
+/// };
+/// let plan = Plan::read("default.toml", DEFAULT, &overrides)?;
+/// assert_eq!((plan.train.batch, plan.variants.len(), &plan.seeds[..]), (64, 2, &[0, 1, 2][..]));
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `key=value` each: a key's path with dots, and a TOML value or, failing that, a string; `key=` removes the key.
@@ -27,6 +40,13 @@ pub struct Overrides {
 }
 
 /// A spec that cannot be: where, and what is wrong.
+///
+/// ```
+/// use mantissa::spec::{Overrides, Plan};
+///
+/// let error = Plan::read("mine.toml", "name = 7", &Overrides::default()).unwrap_err();
+/// assert!(error.place.starts_with("mine.toml:1:"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {what}")]
 pub struct SpecError {
@@ -64,7 +84,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::read`], and when the spec has data or a model.
-    pub fn read_for_task(
+    pub(crate) fn read_for_task(
         (file, text): (&str, &str),
         overrides: &Overrides,
         own: &OwnPlan,
@@ -78,6 +98,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::read`], and when the images cannot be counted.
+    #[doc(hidden)] // for the program and this crate's tests
     pub fn read_counting(
         (file, text): (&str, &str),
         overrides: &Overrides,

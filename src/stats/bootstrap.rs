@@ -10,7 +10,7 @@ use crate::record::Estimate;
 use crate::units::Ratio;
 
 /// Resamples of a bootstrap.
-pub const RESAMPLES: usize = 10_000;
+pub(crate) const RESAMPLES: usize = 10_000;
 
 /// A statistic of the sample with its `BCa` interval at `level`.
 ///
@@ -22,6 +22,16 @@ pub const RESAMPLES: usize = 10_000;
 /// On few values it covers too little: of the mean of n normal values the 95 % interval covers 74 % at n = 3, 85 % at 6,
 /// 89 % at 10, 93 % at 20 (2,000 samples each). Hence it serves medians, which have no better one, and means have
 /// [`mean_interval`](super::mean_interval).
+///
+/// ```
+/// use mantissa::stats::{bca, median};
+///
+/// let samples = [3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.0];
+/// let median = |values: &[f64]| median(values).unwrap_or(f64::NAN);
+/// let estimate = bca(&samples, median, 0.95).unwrap();
+/// assert_eq!(estimate.value, 3.0);
+/// assert!(estimate.low <= 3.0 && 3.0 <= estimate.high);
+/// ```
 pub fn bca(
     samples: &[f64],
     statistic: impl Fn(&[f64]) -> f64,
@@ -97,7 +107,7 @@ fn acceleration(samples: &[f64], statistic: &impl Fn(&[f64]) -> f64) -> f64 {
 }
 
 /// The median with its 95 % interval; `None` for fewer than two values.
-pub fn median_estimate(samples: &[f64]) -> Option<Estimate<f64>> {
+pub(crate) fn median_estimate(samples: &[f64]) -> Option<Estimate<f64>> {
     bca(samples, median_of, LEVEL)
 }
 
@@ -108,7 +118,7 @@ pub fn median_estimate(samples: &[f64]) -> Option<Estimate<f64>> {
 /// The median rather than the geometric mean, because a shared machine stalls: with 2 % of noise and one block in ten
 /// 1.5 times slow, the interval of the median covers 92 to 95 % at 5, 8, 12 and 20 blocks, and that of the mean 73 to
 /// 79 % while being two to four times as wide from 8 blocks on (600 samples each).
-pub fn paired_ratio(variant: &[f64], baseline: &[f64]) -> Option<Estimate<Ratio>> {
+pub(crate) fn paired_ratio(variant: &[f64], baseline: &[f64]) -> Option<Estimate<Ratio>> {
     if variant.iter().chain(baseline).any(|time| *time <= 0.0) {
         return None;
     }

@@ -8,10 +8,10 @@ use super::describe::median_of;
 use super::finite;
 
 /// A level lasts at least so many values: one or two that stand out are no change.
-pub const LEAST_LEVEL: usize = 3;
+pub(crate) const LEAST_LEVEL: usize = 3;
 
 /// With fewer values than these the noise cannot be told from a change.
-pub const LEAST_SERIES: usize = 10;
+pub(crate) const LEAST_SERIES: usize = 10;
 
 /// A value further than so many standard deviations of the noise from the median of its neighbourhood is an outlier: of
 /// normal noise one in some ten thousand is.
@@ -23,10 +23,19 @@ const NEIGHBOURS: usize = 2;
 /// Noise below this share of the largest value is rounding.
 const ROUNDING: f64 = 1e-9;
 
-/// The indices at which a new level begins; `None` for fewer than [`LEAST_SERIES`] values.
+/// The indices at which a new level begins; `None` for fewer than 10 values.
 ///
 /// Outliers are replaced before by the median of their neighbourhood, as by Hampel's filter, since a mean has no defence against
 /// a run on a busy machine.
+///
+/// ```
+/// use mantissa::stats::change_points;
+///
+/// let noise = [3.0, -7.0, 1.0, 9.0, -4.0, 2.0, -9.0, 6.0, -2.0, 1.0];
+/// let series = [noise.map(|noise| 100.0 + noise), noise.map(|noise| 200.0 + noise)].concat();
+/// assert_eq!(change_points(&series), Some(vec![10]));
+/// assert_eq!(change_points(&[1.0, 2.0]), None);
+/// ```
 pub fn change_points(series: &[f64]) -> Option<Vec<usize>> {
     let series = finite(series).filter(|series| series.len() >= LEAST_SERIES)?;
     let size = series.iter().fold(0.0, |size: f64, value| size.max(value.abs()));

@@ -3,11 +3,25 @@
 use super::finite;
 
 /// Arithmetic mean.
+///
+/// ```
+/// use mantissa::stats::mean;
+///
+/// assert_eq!(mean(&[1.0, 2.0, 6.0]), Some(3.0));
+/// assert_eq!(mean(&[]), None);
+/// ```
 pub fn mean(samples: &[f64]) -> Option<f64> {
     finite(samples).map(mean_of)
 }
 
 /// Standard deviation with n − 1; `None` for fewer than two values.
+///
+/// ```
+/// use mantissa::stats::sd;
+///
+/// assert_eq!(sd(&[1.0, 2.0, 3.0]), Some(1.0));
+/// assert_eq!(sd(&[1.0]), None);
+/// ```
 pub fn sd(samples: &[f64]) -> Option<f64> {
     let samples = finite(samples)?;
     if samples.len() < 2 {
@@ -31,6 +45,13 @@ pub(super) fn skewness(samples: &[f64]) -> Option<f64> {
 }
 
 /// Median: the mean of the two middle values where their number is even.
+///
+/// ```
+/// use mantissa::stats::median;
+///
+/// assert_eq!(median(&[5.0, 1.0, 100.0]), Some(5.0));
+/// assert_eq!(median(&[1.0, 2.0]), Some(1.5));
+/// ```
 pub fn median(samples: &[f64]) -> Option<f64> {
     finite(samples).map(median_of)
 }

@@ -20,6 +20,15 @@ pub const FAR_OFF: f64 = 5.0;
 /// both together cover the truth in 94 to 97 of 100 either way (`examples/verdicts.rs`). Hall's ends no further than 3/|γ|
 /// standard deviations from the mean, whatever the level of confidence: there his polynomial is flat and its inverse leaps, which
 /// would make intervals half as wide again and cover at most one more truth in a hundred.
+///
+/// ```
+/// use mantissa::stats::{mean_interval, student_interval};
+///
+/// let samples = [1.0, 1.2, 0.9, 4.0, 1.1, 1.0];
+/// let (wide, student) = (mean_interval(&samples, 0.95).unwrap(), student_interval(&samples, 0.95).unwrap());
+/// assert!(wide.low <= student.low && student.high <= wide.high);
+/// assert_eq!(mean_interval(&[1.0], 0.95), None);
+/// ```
 pub fn mean_interval(samples: &[f64], level: f64) -> Option<Estimate<f64>> {
     let (value, spread) = (mean(samples)?, sd(samples)?);
     let [below, above] = reach(samples.len(), skewness(samples)?, level)?;
@@ -27,6 +36,15 @@ pub fn mean_interval(samples: &[f64], level: f64) -> Option<Estimate<f64>> {
 }
 
 /// The mean with Student's interval at `level`, which takes the values for normal ones; `None` as for [`mean_interval`].
+///
+/// ```
+/// use mantissa::stats::student_interval;
+///
+/// // Two values: the mean ± t · sd / √2, where t of one degree of freedom is tan(0.95 · π / 2).
+/// let estimate = student_interval(&[0.0, 2.0], 0.95).unwrap();
+/// assert_eq!(estimate.value, 1.0);
+/// assert!((estimate.high - 1.0 - (0.95 * std::f64::consts::FRAC_PI_2).tan()).abs() < 1e-6);
+/// ```
 pub fn student_interval(samples: &[f64], level: f64) -> Option<Estimate<f64>> {
     let (value, spread) = (mean(samples)?, sd(samples)?);
     let half = spread * student_reach(samples.len(), level)?;
@@ -61,18 +79,35 @@ fn hall(y: f64, n: usize, skewness: f64) -> f64 {
 
 /// The mean of `variant − baseline` by pair, with its 95 % [`mean_interval`]; `None` for fewer than two pairs or samples of
 /// unequal length.
+///
+/// ```
+/// use mantissa::stats::mean_difference;
+///
+/// let estimate = mean_difference(&[0.91, 0.92, 0.93], &[0.90, 0.92, 0.91]).unwrap();
+/// assert!((estimate.value - 0.01).abs() < 1e-9);
+/// assert!(estimate.low < 0.01 && 0.01 < estimate.high);
+/// ```
 pub fn mean_difference(variant: &[f64], baseline: &[f64]) -> Option<Estimate<f64>> {
     mean_interval(&differences(variant, baseline)?, LEVEL)
 }
 
 /// Whether the mean difference is within ±`margin`: two one-sided tests (Schuirmann 1987), that is, the 90 %
-/// [`mean_interval`] inside the margin; and so is Student's after one more difference, [`FAR_OFF`] standard deviations from
-/// the mean on either side, has moved it by [`FAR_OFF`] ÷ (n + 1) of them. `None` for fewer than two differences.
+/// [`mean_interval`] inside the margin; and so is Student's after one more difference, 5 standard deviations from
+/// the mean on either side, has moved it by 5 ÷ (n + 1) of them. `None` for fewer than two differences.
 ///
 /// Where one seed in ten or twenty goes badly, most samples of six to ten hold none of these and look better than the truth.
 /// The interval alone is then inside the margin in 8 to 14 of 100 experiments whose true difference is as large as the margin, if
 /// such seeds are 5 standard deviations off; with the allowance in 2 to 4 (`examples/verdicts.rs` counts). Where they are
 /// further off it errs more often, and no test of so few seeds can see what is not among them.
+///
+/// ```
+/// use mantissa::stats::equivalent;
+///
+/// let differences = [0.001, -0.001, 0.0005, -0.0005, 0.001, -0.001, 0.0, 0.0];
+/// assert_eq!(equivalent(&differences, 0.01), Some(true));
+/// assert_eq!(equivalent(&differences, 0.0001), Some(false));
+/// assert_eq!(equivalent(&[0.0], 0.01), None);
+/// ```
 pub fn equivalent(differences: &[f64], margin: f64) -> Option<bool> {
     let (mean, spread) = (mean(differences)?, sd(differences)?);
     let [below, above] = equivalence_reach(differences.len(), skewness(differences)?)?;
@@ -86,6 +121,15 @@ pub(super) fn equivalence_reach(n: usize, skewness: f64) -> Option<[f64; 2]> {
 }
 
 /// A share of `of` trials with Wilson's 95 % interval (1927); `None` for no trials or more successes than trials.
+///
+/// ```
+/// use mantissa::stats::wilson;
+///
+/// let share = wilson(8, 10).unwrap();
+/// assert_eq!(share.value, 0.8);
+/// assert!(share.low > 0.0 && share.high < 1.0);
+/// assert_eq!(wilson(0, 0), None);
+/// ```
 pub fn wilson(successes: u64, of: u64) -> Option<Estimate<f64>> {
     (0 < of && successes <= of).then(|| score_interval(successes as f64 / of as f64, of as f64))
 }
@@ -93,6 +137,14 @@ pub fn wilson(successes: u64, of: u64) -> Option<Estimate<f64>> {
 /// P(A > B) by pair, ties counted half, with Wilson's 95 % interval. A tie varies less than a win or a loss, so with ties
 /// the interval is on the wide side; unlike a bootstrap's it keeps a width when all pairs agree. `None` for samples of
 /// unequal length.
+///
+/// ```
+/// use mantissa::stats::probability_better;
+///
+/// // Two wins, a tie and a loss.
+/// let share = probability_better(&[2.0, 3.0, 1.0, 0.0], &[1.0, 1.0, 1.0, 1.0]).unwrap();
+/// assert_eq!(share.value, 2.5 / 4.0);
+/// ```
 pub fn probability_better(a: &[f64], b: &[f64]) -> Option<Estimate<f64>> {
     let differences = differences(a, b)?;
     let points = |d: &f64| match d.total_cmp(&0.0) {

@@ -11,13 +11,13 @@ pub const SIGNIFICANCE: f64 = 0.05;
 
 /// Fewer pairs of seeds than this allow no verdict: the sign-flip test cannot fall under 0.05, and that a few skewed
 /// differences lie close together says little of the next one.
-pub const MIN_PAIRS: usize = 6;
+pub(crate) const MIN_PAIRS: usize = 6;
 
 /// How many pairs it takes before one of so many variants compared can be called better or worse: the smallest n, at least
 /// [`MIN_PAIRS`], with `comparisons` · 2 ÷ 2ⁿ under [`SIGNIFICANCE`]. The least p of n pairs is 2 ÷ 2ⁿ, and Holm's method
 /// multiplies the least of all by their number: six pairs for one variant, eight for four. Equivalence rests on no p and
 /// takes no more than [`MIN_PAIRS`].
-pub fn least_pairs(comparisons: usize) -> usize {
+pub(crate) fn least_pairs(comparisons: usize) -> usize {
     let mut pairs = MIN_PAIRS;
     let mut adjusted = comparisons as f64 * 0.5_f64.powf(pairs as f64 - 1.0);
     while adjusted >= SIGNIFICANCE {
@@ -31,11 +31,11 @@ pub fn least_pairs(comparisons: usize) -> usize {
 /// has are left out. `margin` is the δ within which values are equivalent. `None` without a pair, with a seed
 /// given twice, or with a value that is not finite.
 ///
-/// The verdict is `Inconclusive` under [`MIN_PAIRS`]. Else it is `Equivalent` where two one-sided tests put the mean
+/// The verdict is `Inconclusive` under `MIN_PAIRS`. Else it is `Equivalent` where two one-sided tests put the mean
 /// difference within the margin, even if it also differs from 0: the plan declares such differences to be of no
 /// practical account (Lakens 2017, "Equivalence Tests", calls this outcome statistically different and practically
 /// equivalent), and the interval and p still show it. Else it is `Better` or `Worse` where the 95 % interval excludes
-/// 0 and p < 0.05. `p_holm` is left to [`adjust`].
+/// 0 and p < 0.05. `p_holm` is left to `adjust`.
 pub fn metric_difference(
     metric: TestMetric,
     variant: &[(u64, f64)],
@@ -73,7 +73,10 @@ fn beyond_rounding(mean: f64, a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// `variant − baseline` of each seed that both have, by seed; `None` where a seed is given twice or a value is not finite.
-pub fn paired_differences(variant: &[(u64, f64)], baseline: &[(u64, f64)]) -> Option<Vec<f64>> {
+pub(crate) fn paired_differences(
+    variant: &[(u64, f64)],
+    baseline: &[(u64, f64)],
+) -> Option<Vec<f64>> {
     let (a, b) = paired(variant, baseline)?;
     differences(&a, &b)
 }
@@ -107,7 +110,7 @@ fn direction(metric: TestMetric, difference: &MetricDifference, p: f64) -> Metri
 
 /// Adjusts the p of an experiment's variants for their number by Holm's method, and takes back each `Better` and `Worse`
 /// that the adjusted p no longer carries. An `Equivalent` stays: it rests on no p.
-pub fn adjust(metric: TestMetric, differences: &mut [&mut MetricDifference]) {
+pub(crate) fn adjust(metric: TestMetric, differences: &mut [&mut MetricDifference]) {
     let p: Vec<f64> = differences.iter().filter_map(|d| d.p).collect();
     let adjusted = holm(&p).unwrap_or_default();
     let tested = differences.iter_mut().filter(|d| d.p.is_some());

@@ -20,20 +20,33 @@ mod metric;
 mod permutation;
 mod settle;
 
-pub use bootstrap::{RESAMPLES, bca, median_estimate, paired_ratio};
-pub use changes::{LEAST_LEVEL, LEAST_SERIES, change_points, exact_changes};
+pub use bootstrap::bca;
+pub(crate) use bootstrap::{median_estimate, paired_ratio};
+pub use changes::change_points;
+#[doc(hidden)] // for histories
+pub use changes::exact_changes;
 pub use describe::{mean, median, sd};
+#[doc(hidden)] // for this crate's examples
+pub use interval::{FAR_OFF, TOST_LEVEL};
 pub use interval::{
-    FAR_OFF, TOST_LEVEL, equivalent, mean_difference, mean_interval, probability_better,
-    student_interval, wilson,
+    equivalent, mean_difference, mean_interval, probability_better, student_interval, wilson,
 };
-pub use metric::{
-    MIN_PAIRS, SIGNIFICANCE, adjust, least_pairs, metric_difference, paired_differences,
+pub(crate) use metric::{MIN_PAIRS, adjust, least_pairs, paired_differences};
+#[doc(hidden)] // for reports and this crate's examples
+pub use metric::{SIGNIFICANCE, metric_difference};
+pub use permutation::{holm, sign_flip_p};
+pub(crate) use settle::{
+    MOST_BLOCKS, MOST_PAIRS, Outcome, Settled, blocks_to_settle, pairs_to_settle,
 };
-pub use permutation::{EXACT_PAIRS, FLIPS, holm, sign_flip_p};
-pub use settle::{MOST_BLOCKS, MOST_PAIRS, Outcome, Settled, blocks_to_settle, pairs_to_settle};
 
 /// The level of the intervals that are reported.
+///
+/// ```
+/// use mantissa::stats::{LEVEL, mean_difference, mean_interval};
+///
+/// let (variant, baseline) = ([3.0, 5.0, 4.0], [1.0, 2.0, 3.0]);
+/// assert_eq!(mean_difference(&variant, &baseline), mean_interval(&[2.0, 3.0, 1.0], LEVEL));
+/// ```
 pub const LEVEL: f64 = 0.95;
 
 /// Seed of everything that is drawn here.

@@ -6,18 +6,25 @@ use rand_chacha::ChaCha8Rng;
 use super::{SEED, finite};
 
 /// Up to here all 2ⁿ sign patterns are tried.
-pub const EXACT_PAIRS: usize = 20;
+pub(crate) const EXACT_PAIRS: usize = 20;
 
 /// Sign patterns drawn where there are too many to try.
-pub const FLIPS: usize = 99_999;
+pub(crate) const FLIPS: usize = 99_999;
 
 /// Two sums this close, as a share of Σ|d|, are one sum. Differences of accuracies near 1 carry rounding errors of
 /// about 1e-16, and the smallest real one is one test sample, so anything between 1e-12 and 1e-6 would do.
 const TIE: f64 = 1e-9;
 
 /// Two-sided p of the sign-flip test that the differences are symmetric about 0, with the sum as statistic: the share of
-/// sign patterns whose |sum| is at least the one seen. Exact up to [`EXACT_PAIRS`]; above, (k + 1) ÷ (m + 1) of m drawn
+/// sign patterns whose |sum| is at least the one seen. Exact up to 20 pairs; above, (k + 1) ÷ (m + 1) of m drawn
 /// patterns (Phipson and Smyth 2010). Its least value is 2 ÷ 2ⁿ: with fewer than 6 pairs it cannot fall under 0.05.
+///
+/// ```
+/// use mantissa::stats::sign_flip_p;
+///
+/// // Of the 2⁶ patterns of signs, only these and all of them turned have so large a sum.
+/// assert_eq!(sign_flip_p(&[1.0, 2.0, 1.0, 3.0, 2.0, 1.0]), Some(2.0 / 64.0));
+/// ```
 pub fn sign_flip_p(differences: &[f64]) -> Option<f64> {
     let differences = finite(differences)?;
     let size: f64 = differences.iter().map(|d| d.abs()).sum();
@@ -59,6 +66,14 @@ fn drawn_extreme(differences: &[f64], bound: f64) -> usize {
 
 /// The p values adjusted by Holm's step-down method (1979), in their own order: in ascending order p₍ᵢ₎ × (m − i + 1), at
 /// most 1, and never below an earlier one. `None` if one lies outside 0 to 1.
+///
+/// ```
+/// use mantissa::stats::holm;
+///
+/// // 0.25 × 2, and 0.5 × 1.
+/// assert_eq!(holm(&[0.25, 0.5]), Some(vec![0.5, 0.5]));
+/// assert_eq!(holm(&[2.0]), None);
+/// ```
 pub fn holm(p: &[f64]) -> Option<Vec<f64>> {
     if p.iter().any(|p| !(0.0..=1.0).contains(p)) {
         return None;

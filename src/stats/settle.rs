@@ -7,14 +7,14 @@ use crate::record::Estimate;
 use crate::units::Ratio;
 
 /// [`pairs_to_settle`] looks no further: nobody trains a model a thousand times to tell two formats apart.
-pub const MOST_PAIRS: usize = 1000;
+pub(crate) const MOST_PAIRS: usize = 1000;
 
 /// [`blocks_to_settle`] looks no further: a ratio that a thousand blocks leave open is as good as on its threshold.
-pub const MOST_BLOCKS: usize = 1000;
+pub(crate) const MOST_BLOCKS: usize = 1000;
 
 /// The verdict that is foreseen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The mean difference within the margin.
     Equivalent,
     /// The mean difference over 0.
@@ -25,7 +25,7 @@ pub enum Outcome {
 
 /// When a verdict is foreseen, and which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settled {
+pub(crate) struct Settled {
     /// Pairs of seeds, those that are there counted.
     pub pairs: usize,
     /// The verdict at that many.
@@ -42,7 +42,11 @@ pub struct Settled {
 ///
 /// An estimate: mean, spread and skewness of the seeds to come will not be those of the few that are there. `None` for fewer
 /// than two differences, and where no n up to [`MOST_PAIRS`] would do.
-pub fn pairs_to_settle(differences: &[f64], margin: f64, comparisons: usize) -> Option<Settled> {
+pub(crate) fn pairs_to_settle(
+    differences: &[f64],
+    margin: f64,
+    comparisons: usize,
+) -> Option<Settled> {
     let (mean, spread, skewness) = (mean(differences)?, sd(differences)?, skewness(differences)?);
     let significance = SIGNIFICANCE / comparisons.max(1) as f64;
     let ends = |[below, above]: [f64; 2]| (mean - spread * below, mean + spread * above);
@@ -77,7 +81,11 @@ pub fn pairs_to_settle(differences: &[f64], margin: f64, comparisons: usize) -> 
 /// How many timed blocks would bring the far end of the ratio's interval over to the point's side of `threshold`, if its
 /// distance from the point shrinks as 1 ÷ √blocks, on the log scale on which ratios are estimated. `None` where that takes
 /// more than [`MOST_BLOCKS`].
-pub fn blocks_to_settle(ratio: Estimate<Ratio>, blocks: usize, threshold: f64) -> Option<usize> {
+pub(crate) fn blocks_to_settle(
+    ratio: Estimate<Ratio>,
+    blocks: usize,
+    threshold: f64,
+) -> Option<usize> {
     let [value, low, high] = [ratio.value, ratio.low, ratio.high].map(|ratio| ratio.0.ln());
     let gap = threshold.ln() - value;
     let far = if gap >= 0.0 { high - value } else { value - low };

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A kind of database.
 #[derive(Clone, Copy, Debug)]
-pub struct Layout {
+pub(crate) struct Layout {
     /// What it holds, for complaints, such as `history`.
     pub name: &'static str,
     /// The number by which such a file is known (`PRAGMA application_id`).
@@ -114,7 +114,7 @@ impl DatabaseError {
 ///
 /// # Errors
 /// When there is none, or it is none that this program understands.
-pub fn open_database(path: &Path, layout: &Layout) -> Result<Connection, DatabaseError> {
+pub(crate) fn open_database(path: &Path, layout: &Layout) -> Result<Connection, DatabaseError> {
     let missing = || DatabaseError::Missing { path: path.to_owned(), name: layout.name };
     if !is_database_file(path, layout)? {
         return Err(missing());
@@ -132,7 +132,7 @@ pub fn open_database(path: &Path, layout: &Layout) -> Result<Connection, Databas
 ///
 /// # Errors
 /// When it cannot be made or written, or is none that this program understands.
-pub fn make_database(path: &Path, layout: &Layout) -> Result<Connection, DatabaseError> {
+pub(crate) fn make_database(path: &Path, layout: &Layout) -> Result<Connection, DatabaseError> {
     is_database_file(path, layout)?;
     let made = make_folder(folder_of(path))?;
     let opened = (|| {

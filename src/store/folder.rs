@@ -26,6 +26,18 @@ pub struct Folder {
 }
 
 /// A folder that this process may not write to.
+///
+/// ```
+/// use mantissa::store::{Folder, FolderError};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let _folder = Folder::lock(dir.path(), "a first program")?;
+/// match Folder::lock(dir.path(), "a second program") {
+///     Err(FolderError::Held { holder, .. }) => assert_eq!(holder, "a first program"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// Another process does.
@@ -157,7 +169,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 ///
 /// # Errors
 /// When a folder cannot be read or a file not be removed.
-pub fn sweep(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn sweep(folder: &Path) -> Result<(), StoreError> {
     sweep_one(folder)?;
     for inside in real_folders(folder)? {
         let known = INSIDE.iter().find(|(name, _)| inside.ends_with(name));

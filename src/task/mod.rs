@@ -17,6 +17,23 @@ use crate::spec::{self, Augment, Overrides, OwnPlan, Plan, SpecError};
 use crate::store::{self, StoreError};
 
 /// A model, the data that it learns from and is tested on, and how training images are augmented.
+///
+/// ```
+/// use mantissa::data;
+/// use mantissa::layers::{Flatten, Linear, Sequential};
+/// use mantissa::model::Model;
+/// use mantissa::spec::DataPlan;
+/// use mantissa::task::Task;
+///
+/// let data = data::load(&DataPlan::Digits { train: 50, test: 20, seed: 0 })?;
+/// let model = Model::of_layers(data.shape(), |registry| {
+///     let output = Linear::new(registry, "output", (28 * 28, 10), true);
+///     Ok(Sequential(vec![Box::new(Flatten), Box::new(output)]))
+/// })?;
+/// let task = Task::new(model, data);
+/// assert_eq!(task.data.samples(), [50, 20]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Task {
     /// The model.
     pub model: Model,
@@ -29,6 +46,16 @@ pub struct Task {
 }
 
 /// A task that cannot be.
+///
+/// ```
+/// use mantissa::spec::{DEFAULT, Overrides, Plan};
+/// use mantissa::task::{Task, TaskError};
+///
+/// let set = vec!["init=no/such/file.safetensors".to_owned()];
+/// let plan = Plan::read("default.toml", DEFAULT, &Overrides { set, ..Overrides::default() })?;
+/// assert!(matches!(Task::of_plan(&plan), Err(TaskError::Read(_))));
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// The data cannot be loaded, or are too few.

@@ -28,6 +28,20 @@ use super::matmul::kernels;
 use crate::precision::Format;
 
 /// What kind of attention.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, AttentionSettings};
+/// use mantissa::precision::Format;
+///
+/// // A causal query sees no later key: the first sees the first alone.
+/// let settings = AttentionSettings { heads: 1, kv_heads: 1, causal: true, format: Format::F32 };
+/// let q = Tensor::new(&[[[0.0_f32], [0.0]]], &Device::Cpu)?;
+/// let v = Tensor::new(&[[[2.0_f32], [4.0]]], &Device::Cpu)?;
+/// let (y, _) = ops::attention(&q, &q, &v, None, settings)?;
+/// assert_eq!(ops::to_f32(&y)?, [2.0, 3.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionSettings {
     /// Heads of the queries, H.
@@ -41,6 +55,22 @@ pub struct AttentionSettings {
 }
 
 /// Gradients of [`attention`].
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, AttentionGradients, AttentionSettings};
+/// use mantissa::precision::Format;
+///
+/// // Four heads of queries share two of keys and values.
+/// let settings = AttentionSettings { heads: 4, kv_heads: 2, causal: false, format: Format::F32 };
+/// let ones = |shape| Tensor::ones(shape, DType::F32, &Device::Cpu);
+/// let (q, k) = (ones((1, 3, 8))?, ones((1, 5, 4))?);
+/// let (y, logs) = ops::attention(&q, &k, &k, None, settings)?;
+/// let gradients = ops::attention_backward(&y, [&q, &k, &k], (&y, &logs), None, settings)?;
+/// let AttentionGradients { q: dq, k: dk, v: dv } = gradients;
+/// assert_eq!([dq.dims(), dk.dims(), dv.dims()], [q.dims(), k.dims(), k.dims()]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct AttentionGradients {
     /// With respect to q.
@@ -133,6 +163,21 @@ fn lengths_of(lengths: Option<&Tensor>, sizes: &Sizes) -> Result<Vec<usize>> {
 /// head and query, N × H × T in f32. q: N × T × (H d); k, v: N × S × (G d); the first result is as q. `lengths`, u32: how many keys
 /// each sequence has; all S where there are none. A query that sees no key gives zeros, and −∞.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, AttentionSettings};
+/// use mantissa::precision::Format;
+///
+/// // Keys of zeros have equal scores: the result is the mean of the values.
+/// let settings = AttentionSettings { heads: 1, kv_heads: 1, causal: false, format: Format::F32 };
+/// let q = Tensor::new(&[[[1.0_f32, 5.0]]], &Device::Cpu)?;
+/// let k = Tensor::new(&[[[0.0_f32, 0.0], [0.0, 0.0]]], &Device::Cpu)?;
+/// let v = Tensor::new(&[[[2.0_f32, 0.0], [4.0, 2.0]]], &Device::Cpu)?;
+/// let (y, _) = ops::attention(&q, &k, &v, None, settings)?;
+/// assert_eq!(ops::to_f32(&y)?, [3.0, 1.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When a tensor is not contiguous, not of these shapes or one type, or a length is above S. A GPU does not look at lengths.
 pub fn attention(
@@ -159,6 +204,23 @@ pub fn attention(
 }
 
 /// The gradients of [`attention`] from its operands q, k, v and its results.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, AttentionSettings};
+/// use mantissa::precision::Format;
+///
+/// let settings = AttentionSettings { heads: 1, kv_heads: 1, causal: false, format: Format::F32 };
+/// let q = Tensor::new(&[[[1.0_f32]]], &Device::Cpu)?;
+/// let k = Tensor::new(&[[[0.0_f32], [0.0]]], &Device::Cpu)?;
+/// let v = Tensor::new(&[[[2.0_f32], [4.0]]], &Device::Cpu)?;
+/// let (y, logs) = ops::attention(&q, &k, &v, None, settings)?;
+/// let dy = Tensor::new(&[[[6.0_f32]]], &Device::Cpu)?;
+/// // Both probabilities are 1/2.
+/// let gradients = ops::attention_backward(&dy, [&q, &k, &v], (&y, &logs), None, settings)?;
+/// assert_eq!(ops::to_f32(&gradients.v)?, [3.0, 3.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`attention`].

@@ -34,6 +34,19 @@ use weight_gradient::weight_gradient;
 const TASKS: usize = 16;
 
 /// The same in both directions of the image.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, ConvSettings, Operands, Then};
+///
+/// // With padding, kernels of 3 × 3 leave the size of an image as it is.
+/// let settings = ConvSettings { stride: 1, padding: 1, dilation: 1, groups: 1 };
+/// let x = Tensor::zeros((1, 2, 5, 5), DType::F32, &Device::Cpu)?;
+/// let w = Tensor::zeros((4, 2, 3, 3), DType::F32, &Device::Cpu)?;
+/// let y = ops::conv2d(&x, &w, None, (settings, Operands::Exact), Then::Nothing)?;
+/// assert_eq!(y.dims(), [1, 4, 5, 5]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvSettings {
     /// Step of the kernel over the image.
@@ -47,6 +60,20 @@ pub struct ConvSettings {
 }
 
 /// Which gradients of [`conv2d`] are wanted beside the one with respect to w.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, ConvSettings, ConvWanted, Operands};
+///
+/// // In a layer that the data enters nobody needs the gradient with respect to x.
+/// let wanted = ConvWanted { input: false, bias: true };
+/// let ones = Tensor::ones((1, 1, 1, 1), DType::F32, &Device::Cpu)?;
+/// let settings = ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 };
+/// let how = (settings, Operands::Exact);
+/// let gradients = ops::conv2d_backward(&ones, (&ones, &ones), how, wanted)?;
+/// assert!(gradients.input.is_none() && gradients.bias.is_some());
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvWanted {
     /// With respect to x.
@@ -61,6 +88,20 @@ impl ConvWanted {
 }
 
 /// Gradients of [`conv2d`].
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, ConvGradients, ConvSettings, ConvWanted, Operands};
+///
+/// let ones = |shape| Tensor::ones(shape, DType::F32, &Device::Cpu);
+/// let (dy, x, w) = (ones((1, 3, 4, 4))?, ones((1, 2, 5, 5))?, ones((3, 2, 2, 2))?);
+/// let how = (ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 }, Operands::Exact);
+/// let ConvGradients { input, weight, bias } = ops::conv2d_backward(&dy, (&x, &w), how, ConvWanted::ALL)?;
+/// assert_eq!(weight.dims(), w.dims());
+/// assert_eq!(input.map(|dx| dx.dims() == x.dims()), Some(true));
+/// assert_eq!(bias.map(|db| db.dims() == [3]), Some(true));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ConvGradients {
     /// With respect to x; none if it was not asked for.
@@ -553,6 +594,19 @@ impl<T> Images<T> {
 /// The convolution, and `then`. x: N × C × H × W, w: O × C/groups × K × K′, b: O; result: N × O × H′ × W′ with
 /// H′ = ⌊(H + 2 padding − dilation (K − 1) − 1) / stride⌋ + 1.
 ///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, ConvSettings, Operands, Then};
+///
+/// // A kernel of ones sums what it sees.
+/// let x = Tensor::arange(0.0_f32, 9.0, &Device::Cpu)?.reshape((1, 1, 3, 3))?;
+/// let w = Tensor::ones((1, 1, 2, 2), DType::F32, &Device::Cpu)?;
+/// let settings = ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 };
+/// let y = ops::conv2d(&x, &w, None, (settings, Operands::Exact), Then::Nothing)?;
+/// assert_eq!(ops::to_f32(&y)?, [8.0, 12.0, 20.0, 24.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When a tensor is not a contiguous tensor of these shapes and one type.
 pub fn conv2d(
@@ -611,6 +665,21 @@ fn forward<T: Element>(
 }
 
 /// The gradients of [`conv2d`]. dy: N × O × H′ × W′.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, ConvSettings, ConvWanted, Operands};
+///
+/// let ones = Tensor::ones((1, 1, 2, 2), DType::F32, &Device::Cpu)?;
+/// let x = Tensor::arange(0.0_f32, 9.0, &Device::Cpu)?.reshape((1, 1, 3, 3))?;
+/// let how = (ConvSettings { stride: 1, padding: 0, dilation: 1, groups: 1 }, Operands::Exact);
+/// let gradients = ops::conv2d_backward(&ones, (&x, &ones), how, ConvWanted::ALL)?;
+/// // The value in the middle takes part in all four outputs.
+/// let dx = gradients.input.map(|dx| ops::to_f32(&dx)).transpose()?;
+/// assert_eq!(dx.as_deref(), Some(&[1.0, 2.0, 1.0, 2.0, 4.0, 2.0, 1.0, 2.0, 1.0][..]));
+/// assert_eq!(ops::to_f32(&gradients.weight)?, [8.0, 12.0, 20.0, 24.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`conv2d`].

@@ -15,6 +15,18 @@ use super::parallel::{CHUNK, for_each, vectorized};
 const TASKS: usize = 16;
 
 /// The tables that an embedding adds up.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, EmbeddingTables};
+///
+/// let tokens = Tensor::new(&[[1.0_f32], [2.0]], &Device::Cpu)?;
+/// let positions = Tensor::new(&[[10.0_f32], [20.0]], &Device::Cpu)?;
+/// let tables = EmbeddingTables { tokens: &tokens, positions: Some(&positions), types: None };
+/// let y = ops::embedding(&Tensor::new(&[[1_u32, 0]], &Device::Cpu)?, &tables)?;
+/// assert_eq!(ops::to_f32(&y)?, [2.0 + 10.0, 1.0 + 20.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddingTables<'a> {
     /// V × D: a row for each token.
@@ -27,6 +39,17 @@ pub struct EmbeddingTables<'a> {
 
 /// `y[n, t] = tokens[ids[n, t]] + positions[t] + types[type of n, t]`, added in f32 in this order, rounded once. ids: N × T, u32;
 /// result: N × T × D.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, EmbeddingTables};
+///
+/// let tokens = Tensor::new(&[[0.0_f32, 0.0], [1.0, 2.0], [3.0, 4.0]], &Device::Cpu)?;
+/// let tables = EmbeddingTables { tokens: &tokens, positions: None, types: None };
+/// let y = ops::embedding(&Tensor::new(&[[2_u32, 1]], &Device::Cpu)?, &tables)?;
+/// assert_eq!(y.to_vec3::<f32>()?, [[[3.0, 4.0], [1.0, 2.0]]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// When a tensor is not contiguous, not of these shapes and types, or an id has no row. A GPU does not look at ids.
@@ -90,6 +113,17 @@ fn row<T>(table: &[T], index: usize, width: usize) -> &[T] {
 /// The gradient of [`embedding`] with respect to a table by whose `ids` rows were taken: each of its `rows` is the f32 sum of the
 /// gradients of its occurrences, in their order, rounded once; 0 where there is none. dy: N × T × D, ids: N × T; result: rows × D.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // Token 1 occurs twice, token 0 does not.
+/// let ids = Tensor::new(&[[1_u32, 1]], &Device::Cpu)?;
+/// let dy = Tensor::new(&[[[5.0_f32], [7.0]]], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::embedding_backward(&dy, &ids, 2)?)?, [0.0, 12.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`embedding`].
 pub fn embedding_backward(dy: &Tensor, ids: &Tensor, rows: usize) -> Result<Tensor> {
@@ -103,6 +137,16 @@ pub fn embedding_backward(dy: &Tensor, ids: &Tensor, rows: usize) -> Result<Tens
 
 /// The gradient of [`embedding`] with respect to the table of positions, of `rows` rows, as [`embedding_backward`]: of row t the sum
 /// over N of the gradients at position t.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // Two sequences of one token each.
+/// let dy = Tensor::new(&[[[5.0_f32]], [[7.0]]], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::position_backward(&dy, 2)?)?, [12.0, 0.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`embedding`].

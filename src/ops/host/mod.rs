@@ -254,6 +254,17 @@ pub(crate) fn first<T: Stored>(tensor: &Tensor) -> Result<T> {
 
 /// `tensor` in another storage type, rounded once; the same tensor if it already is of that type.
 ///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops;
+///
+/// // The second value is half way between two numbers of f16: the even one is taken.
+/// let x = Tensor::new(&[0.5_f32, 1.0 + 2.0_f32.powi(-11)], &Device::Cpu)?;
+/// let y = ops::cast(&x, DType::F16)?;
+/// assert_eq!(ops::to_f32(&y)?, [0.5, 1.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When the tensor is not contiguous or either type is not f32, f16 or bf16.
 pub fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -276,6 +287,16 @@ pub fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
 }
 
 /// A tensor of `dtype` on `device` from f32 values, rounded once.
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use mantissa::ops;
+///
+/// let x = ops::from_f32(&[1.0, 2.0, 3.0, 4.0], (2, 2), DType::BF16, &Device::Cpu)?;
+/// assert_eq!(x.dims(), [2, 2]);
+/// assert_eq!(x.dtype(), DType::BF16);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// When the shape does not fit, or the type is not f32, f16 or bf16.
@@ -326,6 +347,15 @@ pub fn from_host<T: Stored>(
 
 /// The values of a tensor as f32, exactly.
 ///
+/// ```
+/// use candle_core::{DType, Device};
+/// use mantissa::ops;
+///
+/// let x = ops::from_f32(&[1.5, -2.0], 2, DType::F16, &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&x)?, [1.5, -2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`cast`].
 pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
@@ -339,6 +369,14 @@ pub fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
 }
 
 /// An f32 tensor of zeros.
+///
+/// ```
+/// use candle_core::Device;
+/// use mantissa::ops;
+///
+/// assert_eq!(ops::to_f32(&ops::zeros((2, 2), &Device::Cpu)?)?, [0.0; 4]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// When there is no memory for it.
@@ -373,6 +411,18 @@ pub fn zeros_u32(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
 }
 
 /// An equal tensor with storage of its own: of u32, too.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+/// use mantissa::precision::Format;
+///
+/// let x = Tensor::new(&[1.001_f32], &Device::Cpu)?;
+/// let y = ops::copy(&x)?;
+/// ops::round(&y, Format::BF16)?; // in place
+/// assert_eq!((ops::to_f32(&x)?, ops::to_f32(&y)?), (vec![1.001], vec![1.0]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`cast`].
@@ -418,6 +468,18 @@ pub fn all_finite(tensor: &Tensor) -> Result<bool> {
 
 /// Rounds an f32 tensor to `format`, in place: the rounding step of wide mode.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+/// use mantissa::precision::Format;
+///
+/// // bf16 has 7 bits of mantissa: above 1 its numbers are 2⁻⁷ apart.
+/// let x = Tensor::new(&[1.001_f32, 1.007], &Device::Cpu)?;
+/// ops::round(&x, Format::BF16)?;
+/// assert_eq!(ops::to_f32(&x)?, [1.0, 1.0 + 2.0_f32.powi(-7)]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When the tensor is not a contiguous f32 tensor.
 pub fn round(tensor: &Tensor, format: Format) -> Result<()> {
@@ -428,6 +490,18 @@ pub fn round(tensor: &Tensor, format: Format) -> Result<()> {
 }
 
 /// As [`round`], and counts what that did.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+/// use mantissa::precision::Format;
+///
+/// let x = Tensor::new(&[1e5_f32, 1.0, 1e-10], &Device::Cpu)?;
+/// let counts = ops::round_counted(&x, Format::F16)?.counts;
+/// assert_eq!(ops::to_f32(&x)?, [f32::INFINITY, 1.0, 0.0]);
+/// assert_eq!((counts.elements, counts.overflow, counts.underflow), (3, 1, 1));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`round`].
@@ -441,6 +515,16 @@ pub fn round_counted(tensor: &Tensor, format: Format) -> Result<Tally> {
 }
 
 /// Counts the values of an f32 tensor as they are.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[1.0_f32, f32::NAN], &Device::Cpu)?;
+/// let counts = ops::observe(&x)?.counts;
+/// assert_eq!((counts.elements, counts.nan), (2, 1));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`round`].

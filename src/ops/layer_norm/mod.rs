@@ -14,6 +14,18 @@ use super::parallel::{CHUNK, carve, for_each, sum, sum_of, vectorized};
 const GROUPS: usize = 16;
 
 /// What the backward pass of [`layer_norm`] needs beside x and gamma.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, LayerNormSaved};
+///
+/// let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu);
+/// let x = tensor([1.0, 5.0])?;
+/// let (_, LayerNormSaved { mean, inverse_deviation }) =
+///     ops::layer_norm(&x, &tensor([1.0, 1.0])?, &tensor([0.0, 0.0])?, 0.0)?;
+/// assert_eq!((ops::to_f32(&mean)?, ops::to_f32(&inverse_deviation)?), (vec![3.0], vec![0.5]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct LayerNormSaved {
     /// Mean of each row, f32.
@@ -23,6 +35,19 @@ pub struct LayerNormSaved {
 }
 
 /// Gradients of [`layer_norm`].
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, LayerNormGradients};
+///
+/// let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu);
+/// let (x, gamma) = (tensor([1.0, 3.0])?, tensor([1.0, 1.0])?);
+/// let (_, saved) = ops::layer_norm(&x, &gamma, &tensor([0.0, 0.0])?, 0.0)?;
+/// let LayerNormGradients { gamma, beta, .. } = ops::layer_norm_backward(&tensor([5.0, 7.0])?, &x, &gamma, &saved)?;
+/// // x̂ is −1 and 1.
+/// assert_eq!((ops::to_f32(&gamma)?, ops::to_f32(&beta)?), (vec![-5.0, 7.0], vec![5.0, 7.0]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct LayerNormGradients {
     /// With respect to x.
@@ -34,6 +59,18 @@ pub struct LayerNormGradients {
 }
 
 /// Gradients of [`rms_norm`].
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, RmsNormGradients};
+///
+/// let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu);
+/// let (x, gamma) = (tensor([2.0, 2.0])?, tensor([1.0, 1.0])?);
+/// let (_, inverse) = ops::rms_norm(&x, &gamma, 0.0)?;
+/// let RmsNormGradients { gamma, .. } = ops::rms_norm_backward(&tensor([5.0, 7.0])?, &x, &gamma, &inverse)?;
+/// assert_eq!(ops::to_f32(&gamma)?, [5.0, 7.0], "x̂ is 1 and 1");
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RmsNormGradients {
     /// With respect to x.
@@ -56,6 +93,17 @@ fn rows_of(x: &Tensor, parameters: &[&Tensor]) -> Result<(usize, usize)> {
 }
 
 /// `y = (x − mean) / √(variance + ε) · gamma + beta` a row, with what backward needs. x: … × D; gamma, beta: D.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu);
+/// // The mean is 2 and the variance 1.
+/// let (y, _) = ops::layer_norm(&tensor([1.0, 3.0])?, &tensor([1.0, 2.0])?, &tensor([0.0, 10.0])?, 0.0)?;
+/// assert_eq!(ops::to_f32(&y)?, [-1.0, 12.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// When a tensor is not contiguous, not of these shapes, or not of one type.
@@ -84,6 +132,16 @@ pub fn layer_norm(
 
 /// `y = x / √(mean(x²) + ε) · gamma` a row, and that 1 / √(…) of each row, f32. x: … × D; gamma: D.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu);
+/// let (y, inverse) = ops::rms_norm(&tensor([2.0, -2.0])?, &tensor([1.0, 3.0])?, 0.0)?;
+/// assert_eq!((ops::to_f32(&y)?, ops::to_f32(&inverse)?), (vec![1.0, -3.0], vec![0.5]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`layer_norm`].
 pub fn rms_norm(x: &Tensor, gamma: &Tensor, epsilon: f32) -> Result<(Tensor, Tensor)> {
@@ -101,6 +159,19 @@ pub fn rms_norm(x: &Tensor, gamma: &Tensor, epsilon: f32) -> Result<(Tensor, Ten
 }
 
 /// The gradients of [`layer_norm`]: with g = dy · gamma, dx = (g − mean(g) − x̂ mean(g x̂)) / √(variance + ε).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu);
+/// let (x, gamma) = (tensor([1.0, 3.0])?, tensor([1.0, 1.0])?);
+/// let (_, saved) = ops::layer_norm(&x, &gamma, &tensor([0.0, 0.0])?, 0.0)?;
+/// // What is added to a whole row does not change the result.
+/// let gradients = ops::layer_norm_backward(&tensor([1.0, 1.0])?, &x, &gamma, &saved)?;
+/// assert_eq!(ops::to_f32(&gradients.input)?, [0.0, 0.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`layer_norm`].
@@ -123,6 +194,19 @@ pub fn layer_norm_backward(
 }
 
 /// The gradients of [`rms_norm`] from its second result: with g = dy · gamma, dx = (g − x̂ mean(g x̂)) / √(mean(x²) + ε).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu);
+/// let (x, gamma) = (tensor([2.0, 2.0])?, tensor([1.0, 1.0])?);
+/// let (_, inverse) = ops::rms_norm(&x, &gamma, 0.0)?;
+/// // x̂ is 1 and 1: g x̂ has the mean 0.
+/// let gradients = ops::rms_norm_backward(&tensor([1.0, -1.0])?, &x, &gamma, &inverse)?;
+/// assert_eq!(ops::to_f32(&gradients.input)?, [0.5, -0.5]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`layer_norm`].

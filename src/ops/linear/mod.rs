@@ -15,6 +15,17 @@ use super::parallel::{for_each, vectorized};
 use super::pointwise::Then;
 
 /// How a product treats f32 operands. Others are as they are.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Operands, Then};
+///
+/// let x = Tensor::new(&[[2.0_f32]], &Device::Cpu)?;
+/// let product = |how| ops::linear(&x, &x, None, how, Then::Nothing);
+/// assert_eq!(ops::to_f32(&product(Operands::Exact)?)?, [4.0]);
+/// assert!(product(Operands::Tf32).is_err(), "a CPU has no such products");
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operands {
     /// As they are.
@@ -43,7 +54,7 @@ thread_local! {
 }
 
 /// Multiplications and additions of the matrix products that this thread has asked for since the last call.
-pub fn take_operations() -> u64 {
+pub(crate) fn take_operations() -> u64 {
     OPERATIONS.replace(0)
 }
 
@@ -53,6 +64,18 @@ pub(crate) fn count_product([m, n, k]: [usize; 3]) {
 }
 
 /// `x wᵀ + b`, and `then`. x: N × I, w: O × I, b: O; result: N × O.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Operands, Then};
+///
+/// let x = Tensor::new(&[[1.0_f32, 2.0]], &Device::Cpu)?;
+/// let w = Tensor::new(&[[3.0_f32, 4.0], [0.5, -1.0]], &Device::Cpu)?;
+/// let b = Tensor::new(&[1.0_f32, 0.0], &Device::Cpu)?;
+/// let y = ops::linear(&x, &w, Some(&b), Operands::Exact, Then::Nothing)?;
+/// assert_eq!(ops::to_f32(&y)?, [1.0 * 3.0 + 2.0 * 4.0 + 1.0, 1.0 * 0.5 - 2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// When a tensor is not a contiguous matrix of the same floating-point type as the others.
@@ -89,6 +112,17 @@ pub fn linear(
 
 /// The gradient of [`linear`] with respect to x: `dy w`. dy: N × O, w: O × I; result: N × I.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Operands};
+///
+/// let dy = Tensor::new(&[[1.0_f32, 10.0]], &Device::Cpu)?;
+/// let w = Tensor::new(&[[3.0_f32, 4.0], [0.5, -1.0]], &Device::Cpu)?;
+/// let dx = ops::linear_input_gradient(&dy, &w, Operands::Exact)?;
+/// assert_eq!(ops::to_f32(&dx)?, [1.0 * 3.0 + 10.0 * 0.5, 1.0 * 4.0 - 10.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`linear`].
 pub fn linear_input_gradient(dy: &Tensor, w: &Tensor, how: Operands) -> Result<Tensor> {
@@ -110,6 +144,17 @@ pub fn linear_input_gradient(dy: &Tensor, w: &Tensor, how: Operands) -> Result<T
 
 /// The gradient of [`linear`] with respect to w: `dyᵀ x`. dy: N × O, x: N × I; result: O × I.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Operands};
+///
+/// let dy = Tensor::new(&[[1.0_f32, 10.0]], &Device::Cpu)?;
+/// let x = Tensor::new(&[[1.0_f32, 2.0]], &Device::Cpu)?;
+/// let dw = ops::linear_weight_gradient(&dy, &x, Operands::Exact)?;
+/// assert_eq!(dw.to_vec2::<f32>()?, [[1.0, 2.0], [10.0, 20.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`linear`].
 pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor, how: Operands) -> Result<Tensor> {
@@ -130,6 +175,15 @@ pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor, how: Operands) -> Result<
 }
 
 /// The gradient of [`linear`] with respect to b: sums of columns, in f32. dy: N × O; result: O.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let dy = Tensor::new(&[[1.0_f32, 2.0], [3.0, 4.0]], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::column_sums(&dy)?)?, [4.0, 6.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`linear`].

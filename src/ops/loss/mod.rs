@@ -10,6 +10,20 @@ use super::host::{View, build, edit, expect_shape, first, view, zeroed};
 use super::parallel::map_indices;
 
 /// How the loss and its gradient are formed.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, LossSettings};
+///
+/// // Smoothed by 1/2, the targets of two classes are 3/4 and 1/4.
+/// let settings = LossSettings { smoothing: 0.5, micro_batches: 1 };
+/// let logits = Tensor::new(&[[0.0_f32, 0.0]], &Device::Cpu)?;
+/// let labels = Tensor::new(&[0_u32], &Device::Cpu)?;
+/// let scale = Tensor::new(&[1.0_f32], &Device::Cpu)?;
+/// let loss = ops::cross_entropy(&logits, &labels, settings, &scale)?;
+/// assert_eq!(ops::to_f32(&loss.gradient)?, [0.5 - 0.75, 0.5 - 0.25]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossSettings {
     /// ε: the target is 1 − ε + ε/C for the label and ε/C for the rest (Szegedy et al. 2016).
@@ -19,6 +33,18 @@ pub struct LossSettings {
 }
 
 /// Losses and a gradient.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, LossGradient};
+///
+/// // Only the gradient is multiplied by the loss scale.
+/// let (output, target) = (Tensor::new(&[[3.0_f32]], &Device::Cpu)?, Tensor::new(&[[1.0_f32]], &Device::Cpu)?);
+/// let scale = Tensor::new(&[1024.0_f32], &Device::Cpu)?;
+/// let LossGradient { losses, gradient } = ops::squared_error(&output, &target, 1, &scale)?;
+/// assert_eq!((ops::to_f32(&losses)?, ops::to_f32(&gradient)?), (vec![4.0], vec![4.0 * 1024.0]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct LossGradient {
     /// The loss of each row, N, f32: neither scaled nor divided.
@@ -53,6 +79,20 @@ fn row_loss(probabilities: &mut [f32], label: usize, smoothing: f32) -> f32 {
 
 /// The loss of each row, and the gradient of their mean times `scale`, the loss scale: one f32. logits: N × C; labels: N,
 /// u32, below C.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, LossSettings};
+///
+/// let settings = LossSettings { smoothing: 0.0, micro_batches: 1 };
+/// let logits = Tensor::new(&[[0.0_f32, 0.0]], &Device::Cpu)?;
+/// let labels = Tensor::new(&[1_u32], &Device::Cpu)?;
+/// let scale = Tensor::new(&[1.0_f32], &Device::Cpu)?;
+/// // Softmax less the label.
+/// let loss = ops::cross_entropy(&logits, &labels, settings, &scale)?;
+/// assert_eq!(ops::to_f32(&loss.gradient)?, [0.5, 0.5 - 1.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// When the tensors are not contiguous, not of these shapes and types, or a label is out of range.
@@ -93,6 +133,7 @@ pub fn cross_entropy(
 ///
 /// # Errors
 /// When a tensor is not contiguous, not f32, or `loss` is not one value.
+#[doc(hidden)] // for training and this crate's tests
 pub fn mean_loss(
     losses: &Tensor,
     micro_batches: usize,
@@ -108,6 +149,17 @@ pub fn mean_loss(
 }
 
 /// The loss of each row, f32, without a gradient: for evaluation. Shapes as [`cross_entropy`].
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // Two classes alike: ln 2, whichever is the label.
+/// let logits = Tensor::new(&[[0.0_f32, 0.0]], &Device::Cpu)?;
+/// let losses = ops::cross_entropy_loss(&logits, &Tensor::new(&[0_u32], &Device::Cpu)?)?;
+/// assert!((ops::to_f32(&losses)?[0] - 2.0_f32.ln()).abs() < 1e-6);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`cross_entropy`].
@@ -128,6 +180,19 @@ pub fn cross_entropy_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
 
 /// The mean squared error of each row, and the gradient of their mean times `scale`, the loss scale: one f32. outputs: N × V;
 /// targets: N × V, f32.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let outputs = Tensor::new(&[[1.0_f32, 3.0]], &Device::Cpu)?;
+/// let targets = Tensor::new(&[[0.0_f32, 0.0]], &Device::Cpu)?;
+/// let scale = Tensor::new(&[1.0_f32], &Device::Cpu)?;
+/// let loss = ops::squared_error(&outputs, &targets, 1, &scale)?;
+/// assert_eq!(ops::to_f32(&loss.losses)?, [(1.0 + 9.0) / 2.0]);
+/// assert_eq!(ops::to_f32(&loss.gradient)?, [1.0, 3.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// When the tensors are not contiguous, or not of these shapes and types.
@@ -164,6 +229,16 @@ pub fn squared_error(
 }
 
 /// The mean squared error of each row, f32, without a gradient: for evaluation. Shapes as [`squared_error`].
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let outputs = Tensor::new(&[[1.0_f32, 3.0]], &Device::Cpu)?;
+/// let targets = Tensor::new(&[[0.0_f32, 0.0]], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::squared_error_loss(&outputs, &targets)?)?, [5.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`squared_error`].
@@ -203,6 +278,7 @@ fn check_targets(outputs: &Tensor, targets: &Tensor) -> Result<(usize, usize)> {
 ///
 /// # Errors
 /// As [`cross_entropy`].
+#[doc(hidden)] // for training and this crate's tests
 pub fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
     let (_, classes) = check_labels(logits, labels)?;
     on_gpu!(logits => cuda::count_correct(logits, labels));

@@ -17,6 +17,18 @@ const EPSILON: f32 = 1e-5;
 const MOMENTUM: f32 = 0.1;
 
 /// What the backward pass needs beside x and gamma.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, BatchNormSaved, Then};
+///
+/// let x = Tensor::new(&[1.0_f32, 3.0], &Device::Cpu)?.reshape((2, 1, 1, 1))?;
+/// let (gamma, beta) = (Tensor::new(&[1.0_f32], &Device::Cpu)?, Tensor::new(&[0.0_f32], &Device::Cpu)?);
+/// let (_, BatchNormSaved { mean, inverse_deviation }, _) = ops::batch_norm(&x, &gamma, &beta, Then::Nothing)?;
+/// assert_eq!(ops::to_f32(&mean)?, [2.0]);
+/// assert!((ops::to_f32(&inverse_deviation)?[0] - 1.0).abs() < 1e-5, "the variance is 1");
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct BatchNormSaved {
     /// Mean of each channel, f32.
@@ -26,6 +38,18 @@ pub struct BatchNormSaved {
 }
 
 /// Gradients of [`batch_norm`].
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, BatchNormGradients, Then};
+///
+/// let x = Tensor::new(&[1.0_f32, 3.0], &Device::Cpu)?.reshape((2, 1, 1, 1))?;
+/// let (gamma, beta) = (Tensor::new(&[1.0_f32], &Device::Cpu)?, Tensor::new(&[0.0_f32], &Device::Cpu)?);
+/// let (_, saved, _) = ops::batch_norm(&x, &gamma, &beta, Then::Nothing)?;
+/// let BatchNormGradients { beta, .. } = ops::batch_norm_backward(&x, &x, &gamma, &saved, None)?;
+/// assert_eq!(ops::to_f32(&beta)?, [1.0 + 3.0], "the sum of dy");
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct BatchNormGradients {
     /// With respect to x.
@@ -77,6 +101,20 @@ fn channels(values: Vec<f32>) -> Result<Tensor> {
 /// `y = (x − mean) / √(variance + ε) · gamma + beta`, and `then`, with the batch's own statistics, biased variance, which are returned
 /// together with what backward needs. x: N × C × H × W; gamma, beta: C.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Then};
+///
+/// // The mean is 2 and the variance 1: x̂ is −1 and 1 but for ε.
+/// let x = Tensor::new(&[1.0_f32, 3.0], &Device::Cpu)?.reshape((2, 1, 1, 1))?;
+/// let (gamma, beta) = (Tensor::new(&[2.0_f32], &Device::Cpu)?, Tensor::new(&[10.0_f32], &Device::Cpu)?);
+/// let (y, saved, variance) = ops::batch_norm(&x, &gamma, &beta, Then::Nothing)?;
+/// let y = ops::to_f32(&y)?;
+/// assert!((y[0] - 8.0).abs() < 1e-4 && (y[1] - 12.0).abs() < 1e-4);
+/// assert_eq!((ops::to_f32(&saved.mean)?, ops::to_f32(&variance)?), (vec![2.0], vec![1.0]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When a tensor is not a contiguous tensor of these shapes and one type.
 pub fn batch_norm(
@@ -111,6 +149,7 @@ pub fn batch_norm(
 ///
 /// # Errors
 /// When a tensor is not contiguous, not f32, or they differ in shape.
+#[doc(hidden)] // for training and this crate's tests
 pub fn update_running_statistics(
     running: (&Tensor, &Tensor),
     batch: (&Tensor, &Tensor),
@@ -140,6 +179,18 @@ pub fn update_running_statistics(
 
 /// [`batch_norm`] with given statistics: `y = (x − mean) · factor + beta` a channel, and `then`, rounded once. mean, variance: C,
 /// f32.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Then};
+///
+/// let one = |value: f32| Tensor::new(&[value], &Device::Cpu);
+/// let x = one(6.0)?.reshape((1, 1, 1, 1))?;
+/// let (mean, variance, gamma, beta) = (one(2.0)?, one(4.0)?, one(3.0)?, one(1.0)?);
+/// let y = ops::batch_norm_inference(&x, (&mean, &variance), (&gamma, &beta), Then::Nothing)?;
+/// assert!((ops::to_f32(&y)?[0] - 7.0).abs() < 1e-4, "(6 − 2) / 2 · 3 + 1");
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`batch_norm`].
@@ -233,6 +284,20 @@ fn gradient_sums<T: Element>(
 
 /// The gradients of [`batch_norm`]: dx = gamma / √(variance + ε) · (dy − mean(dy) − x̂ mean(dy x̂)). `relu` is the result where a
 /// `ReLU` followed; dy is then the gradient of that.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Then};
+///
+/// let x = Tensor::new(&[1.0_f32, 3.0], &Device::Cpu)?.reshape((2, 1, 1, 1))?;
+/// let (gamma, beta) = (Tensor::new(&[1.0_f32], &Device::Cpu)?, Tensor::new(&[0.0_f32], &Device::Cpu)?);
+/// let (_, saved, _) = ops::batch_norm(&x, &gamma, &beta, Then::Nothing)?;
+/// // What is added to every value does not change the result.
+/// let dy = Tensor::new(&[1.0_f32, 1.0], &Device::Cpu)?.reshape((2, 1, 1, 1))?;
+/// let gradients = ops::batch_norm_backward(&dy, &x, &gamma, &saved, None)?;
+/// assert_eq!(ops::to_f32(&gradients.input)?, [0.0, 0.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`batch_norm`].

@@ -54,6 +54,16 @@ fn zip(
 }
 
 /// What follows an operation in the same pass over memory.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Then};
+///
+/// let x = Tensor::new(&[-1.0_f32, 2.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::add(&x, &x, Then::Nothing)?)?, [-2.0, 4.0]);
+/// assert_eq!(ops::to_f32(&ops::add(&x, &x, Then::Relu)?)?, [0.0, 4.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     /// Nothing.
@@ -81,6 +91,15 @@ impl Then {
 
 /// `max(x, 0)`; a NaN stays one.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[-1.0_f32, 2.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::relu(&x)?)?, [0.0, 2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When the tensor is not a contiguous tensor of f32, f16 or bf16, or two tensors differ in shape or type; so
 /// for every operation here.
@@ -95,6 +114,16 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 
 /// The gradient of [`relu`] from its result `y`: dy where y is not 0, 0 elsewhere.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let dy = Tensor::new(&[5.0_f32, 7.0], &Device::Cpu)?;
+/// let y = Tensor::new(&[0.0_f32, 2.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::relu_backward(&dy, &y)?)?, [0.0, 7.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`relu`].
 pub fn relu_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
@@ -108,6 +137,16 @@ pub fn relu_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
 }
 
 /// `x Φ(x)`, exact (by erf), as Hendrycks and Gimpel 2016 define it.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // Φ(10) is 1 in f32.
+/// let x = Tensor::new(&[0.0_f32, 10.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::gelu(&x)?)?, [0.0, 10.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -125,6 +164,16 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of [`gelu`] from its argument: dy (Φ(x) + x φ(x)).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // At 0 the derivative is Φ(0) = 1/2.
+/// let (dy, x) = (Tensor::new(&[4.0_f32], &Device::Cpu)?, Tensor::new(&[0.0_f32], &Device::Cpu)?);
+/// assert_eq!(ops::to_f32(&ops::gelu_backward(&dy, &x)?)?, [2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -147,6 +196,15 @@ pub fn gelu_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
 
 /// `x σ(2u)` with u = √(2/π) (x + 0.044715 x³) and σ(z) = 1 / (1 + e⁻ᶻ): [`gelu`] by its approximation with tanh, as in GPT-2.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[0.0_f32, 10.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::gelu_tanh(&x)?)?, [0.0, 10.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`relu`].
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
@@ -163,6 +221,16 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of [`gelu_tanh`] from its argument: dy (σ + x σ (1 − σ) 2u′).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // At 0 the derivative is σ(0) = 1/2.
+/// let (dy, x) = (Tensor::new(&[4.0_f32], &Device::Cpu)?, Tensor::new(&[0.0_f32], &Device::Cpu)?);
+/// assert_eq!(ops::to_f32(&ops::gelu_tanh_backward(&dy, &x)?)?, [2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -200,6 +268,15 @@ fn tanh_argument(x: f32) -> f32 {
 
 /// `tanh(x)`.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[0.0_f32, 100.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::tanh(&x)?)?, [0.0, 1.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`relu`].
 pub fn tanh(x: &Tensor) -> Result<Tensor> {
@@ -212,6 +289,15 @@ pub fn tanh(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of [`tanh`] from its result: dy (1 − y) (1 + y).
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let (dy, y) = (Tensor::new(&[4.0_f32], &Device::Cpu)?, Tensor::new(&[0.5_f32], &Device::Cpu)?);
+/// assert_eq!(ops::to_f32(&ops::tanh_backward(&dy, &y)?)?, [4.0 * 0.5 * 1.5]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -226,6 +312,17 @@ pub fn tanh_backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
 }
 
 /// `silu(gate) · up` with silu(x) = x / (1 + e⁻ˣ) (Shazeer 2020, arXiv 2002.05202), rounded once.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// // silu(0) = 0, and silu(100) is 100 in f32.
+/// let gate = Tensor::new(&[0.0_f32, 100.0], &Device::Cpu)?;
+/// let up = Tensor::new(&[3.0_f32, 3.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::swiglu(&gate, &up)?)?, [0.0, 300.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -247,6 +344,17 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 
 /// The gradients of [`swiglu`] with respect to gate and up: with σ = 1 / (1 + e⁻ᵍ), dy · up · σ (1 + gate (1 − σ)), and
 /// dy · gate · σ.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let one = |value: f32| Tensor::new(&[value], &Device::Cpu);
+/// // At gate = 0, σ is 1/2.
+/// let (dgate, dup) = ops::swiglu_backward(&one(4.0)?, &one(0.0)?, &one(3.0)?)?;
+/// assert_eq!((ops::to_f32(&dgate)?, ops::to_f32(&dup)?), (vec![4.0 * 3.0 / 2.0], vec![0.0]));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`relu`].
@@ -313,6 +421,18 @@ fn silu_slope(x: f32) -> f32 {
 /// Drops each value with probability `p` and divides the rest by 1 − p. The mask depends on `random` and the position only,
 /// so the gradient is the same operation on dy.
 ///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, RandomStream};
+///
+/// let pass = Tensor::new(&[0_u32], &Device::Cpu)?;
+/// let random = RandomStream { seed: 0, stream: 1, pass };
+/// let x = Tensor::ones(100, DType::F32, &Device::Cpu)?;
+/// let y = ops::to_f32(&ops::dropout(&x, 0.5, &random)?)?;
+/// assert!(y.iter().all(|value| [0.0, 2.0].contains(value)));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`relu`].
 pub fn dropout(x: &Tensor, p: f32, random: &RandomStream) -> Result<Tensor> {
@@ -335,6 +455,16 @@ pub fn dropout(x: &Tensor, p: f32, random: &RandomStream) -> Result<Tensor> {
 
 /// `a + b`, of one shape, and `then`.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, Then};
+///
+/// let a = Tensor::new(&[1.0_f32, -5.0], &Device::Cpu)?;
+/// let b = Tensor::new(&[2.0_f32, 3.0], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::add(&a, &b, Then::Nothing)?)?, [3.0, -2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`relu`].
 pub fn add(a: &Tensor, b: &Tensor, then: Then) -> Result<Tensor> {
@@ -351,6 +481,7 @@ pub fn add(a: &Tensor, b: &Tensor, then: Then) -> Result<Tensor> {
 ///
 /// # Errors
 /// When it is not one number, u32.
+#[doc(hidden)] // for training and this crate's tests
 pub fn next_pass(pass: &Tensor) -> Result<()> {
     expect_shape("the number of a pass", pass, &[1])?;
     on_gpu!(pass => cuda::next_pass(pass));
@@ -361,6 +492,7 @@ pub fn next_pass(pass: &Tensor) -> Result<()> {
 ///
 /// # Errors
 /// As [`relu`].
+#[doc(hidden)] // for training and this crate's tests
 pub fn accumulate(sum: &Tensor, gradient: &Tensor) -> Result<()> {
     expect_shape("the gradient to add", gradient, sum.dims())?;
     on_gpu!(sum => cuda::accumulate(sum, gradient));

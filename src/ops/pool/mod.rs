@@ -70,6 +70,17 @@ impl Window {
 /// Largest value of each `side` × `side` window, and where in the window it was (u8). x: N × C × H × W. The first of equal
 /// values wins; a NaN is larger than everything.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[1.0_f32, 5.0, 2.0, 3.0], &Device::Cpu)?.reshape((1, 1, 2, 2))?;
+/// let (y, places) = ops::max_pool2d(&x, 2)?;
+/// assert_eq!(ops::to_f32(&y)?, [5.0]);
+/// assert_eq!(places.flatten_all()?.to_vec1::<u8>()?, [1]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When the tensor is not a contiguous tensor of four dimensions, or the window does not fit.
 pub fn max_pool2d(x: &Tensor, side: usize) -> Result<(Tensor, Tensor)> {
@@ -134,6 +145,18 @@ fn by_planes<P: Send>(
 
 /// The gradient of [`max_pool2d`]: dy goes to the place of the maximum. `shape` is x's.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[1.0_f32, 5.0, 2.0, 3.0], &Device::Cpu)?.reshape((1, 1, 2, 2))?;
+/// let (_, places) = ops::max_pool2d(&x, 2)?;
+/// let dy = Tensor::new(&[7.0_f32], &Device::Cpu)?.reshape((1, 1, 1, 1))?;
+/// let dx = ops::max_pool2d_backward(&dy, &places, 2, [1, 1, 2, 2])?;
+/// assert_eq!(ops::to_f32(&dx)?, [0.0, 7.0, 0.0, 0.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`max_pool2d`].
 pub fn max_pool2d_backward(
@@ -173,6 +196,15 @@ pub fn max_pool2d_backward(
 
 /// Mean of each `side` × `side` window. x: N × C × H × W.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[1.0_f32, 5.0, 2.0, 4.0], &Device::Cpu)?.reshape((1, 1, 2, 2))?;
+/// assert_eq!(ops::to_f32(&ops::avg_pool2d(&x, 2)?)?, [3.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`max_pool2d`].
 pub fn avg_pool2d(x: &Tensor, side: usize) -> Result<Tensor> {
@@ -199,6 +231,16 @@ fn mean_plane(window: Window, x: &[f32], values: &mut [f32], (y, _): (&mut [f32]
 }
 
 /// The gradient of [`avg_pool2d`]: dy / side² to every value of the window. `shape` is x's.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let dy = Tensor::new(&[8.0_f32], &Device::Cpu)?.reshape((1, 1, 1, 1))?;
+/// let dx = ops::avg_pool2d_backward(&dy, 2, [1, 1, 2, 2])?;
+/// assert_eq!(ops::to_f32(&dx)?, [2.0; 4]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`max_pool2d`].
@@ -231,6 +273,15 @@ pub fn avg_pool2d_backward(dy: &Tensor, side: usize, shape: [usize; 4]) -> Resul
 
 /// Mean over each image plane, summed in f32. x: N × C × H × W; result: N × C.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &Device::Cpu)?.reshape((1, 2, 1, 3))?;
+/// assert_eq!(ops::global_avg_pool(&x)?.to_vec2::<f32>()?, [[2.0, 5.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When the tensor is not a contiguous tensor of four dimensions.
 pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
@@ -248,6 +299,16 @@ pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of [`global_avg_pool`]: dy / (H W) everywhere. `shape` is x's.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let dy = Tensor::new(&[[3.0_f32, 6.0]], &Device::Cpu)?;
+/// let dx = ops::global_avg_pool_backward(&dy, [1, 2, 1, 3])?;
+/// assert_eq!(ops::to_f32(&dx)?, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`global_avg_pool`].

@@ -11,6 +11,19 @@ use super::host::{Unwritten, build, expect_shape, from_host, view};
 use super::parallel::{CHUNK, for_each, vectorized};
 
 /// What the angles of rotary positions follow from.
+///
+/// ```
+/// use candle_core::Device;
+/// use mantissa::ops::{self, RopeSettings};
+///
+/// let table = |length, offset| {
+///     let settings = RopeSettings { width: 4, base: 10_000.0, offset };
+///     ops::to_f32(&ops::rope_table(length, settings, &Device::Cpu)?)
+/// };
+/// // Position 3, by itself and behind three others.
+/// assert_eq!(table(1, 3)?, table(4, 0)?[12..]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeSettings {
     /// Values of a head, d: an even number.
@@ -23,6 +36,18 @@ pub struct RopeSettings {
 
 /// Cosines and sines of the angles at `length` positions, computed in f64 and rounded to f32: length × d, first the cosines of a
 /// position, then its sines.
+///
+/// ```
+/// use candle_core::Device;
+/// use mantissa::ops::{self, RopeSettings};
+///
+/// let settings = RopeSettings { width: 2, base: 10_000.0, offset: 0 };
+/// let table = ops::rope_table(2, settings, &Device::Cpu)?;
+/// // The angles of the only pair are 0 and 1.
+/// let (sin, cos) = 1.0_f64.sin_cos();
+/// assert_eq!(table.to_vec2::<f32>()?, [[1.0, 0.0], [cos as f32, sin as f32]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// When d is odd or 0, the base is not a positive number, or there is no memory for the table.
@@ -50,6 +75,18 @@ pub fn rope_table(length: usize, settings: RopeSettings, device: &Device) -> Res
 /// x with each pair (a, b) of each head turned by the angle of its position: (a cos − b sin, b cos + a sin). x: N × T × (H d); the
 /// table is that of [`rope_table`], T × d.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, RopeSettings};
+///
+/// let settings = RopeSettings { width: 2, base: 10_000.0, offset: 0 };
+/// let table = ops::rope_table(2, settings, &Device::Cpu)?;
+/// let x = Tensor::new(&[[[1.0_f32, 0.0], [1.0, 0.0]]], &Device::Cpu)?;
+/// let (sin, cos) = 1.0_f64.sin_cos();
+/// assert_eq!(ops::to_f32(&ops::rope(&x, &table)?)?, [1.0, 0.0, cos as f32, sin as f32]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When a tensor is not contiguous or not of these shapes, or the table is not f32.
 pub fn rope(x: &Tensor, table: &Tensor) -> Result<Tensor> {
@@ -57,6 +94,19 @@ pub fn rope(x: &Tensor, table: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of [`rope`]: turns by the negative angles.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, RopeSettings};
+///
+/// let settings = RopeSettings { width: 2, base: 10_000.0, offset: 5 };
+/// let table = ops::rope_table(1, settings, &Device::Cpu)?;
+/// let x = Tensor::new(&[[[3.0_f32, 4.0]]], &Device::Cpu)?;
+/// // The gradient turns back.
+/// let back = ops::to_f32(&ops::rope_backward(&ops::rope(&x, &table)?, &table)?)?;
+/// assert!((back[0] - 3.0).abs() < 1e-5 && (back[1] - 4.0).abs() < 1e-5);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`rope`].

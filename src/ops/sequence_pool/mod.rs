@@ -32,6 +32,16 @@ fn expect_lengths(lengths: Option<&Tensor>, sequences: usize) -> Result<()> {
 /// The mean of the first positions of each sequence, as many as `lengths` says, u32; of all T where there are none. Summed in f32 in
 /// order, rounded once; 0 of an empty sequence. x: N × T × D; result: N × D.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[[[1.0_f32], [3.0], [100.0]]], &Device::Cpu)?;
+/// let lengths = Tensor::new(&[2_u32], &Device::Cpu)?;
+/// assert_eq!(ops::to_f32(&ops::mean_pool(&x, Some(&lengths))?)?, [2.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// When a tensor is not contiguous or not of these shapes, or a length is above T. A GPU does not look at lengths.
 pub fn mean_pool(x: &Tensor, lengths: Option<&Tensor>) -> Result<Tensor> {
@@ -63,6 +73,17 @@ pub fn mean_pool(x: &Tensor, lengths: Option<&Tensor>) -> Result<Tensor> {
 
 /// The gradient of [`mean_pool`]: dy / length at each position that is there, 0 elsewhere. dy: N × D; result: N × `positions` × D.
 ///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let dy = Tensor::new(&[[4.0_f32]], &Device::Cpu)?;
+/// let lengths = Tensor::new(&[2_u32], &Device::Cpu)?;
+/// let dx = ops::mean_pool_backward(&dy, Some(&lengths), 3)?;
+/// assert_eq!(ops::to_f32(&dx)?, [2.0, 2.0, 0.0]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`mean_pool`].
 pub fn mean_pool_backward(
@@ -78,6 +99,15 @@ pub fn mean_pool_backward(
 }
 
 /// The first position of each sequence. x: N × T × D with T > 0; result: N × D.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let x = Tensor::new(&[[[1.0_f32, 2.0], [3.0, 4.0]]], &Device::Cpu)?;
+/// assert_eq!(ops::first_token(&x)?.to_vec2::<f32>()?, [[1.0, 2.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`mean_pool`].
@@ -99,6 +129,16 @@ pub fn first_token(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of [`first_token`]: dy at the first of `positions`, 0 elsewhere.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops;
+///
+/// let dy = Tensor::new(&[[5.0_f32, 6.0]], &Device::Cpu)?;
+/// let dx = ops::first_token_backward(&dy, 2)?;
+/// assert_eq!(dx.to_vec3::<f32>()?, [[[5.0, 6.0], [0.0, 0.0]]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// As [`mean_pool`].

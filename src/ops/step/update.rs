@@ -13,6 +13,13 @@ use crate::ops::parallel::{BLOCK, CHUNK, for_each, map_indices, sum, vectorized}
 use crate::precision::Format;
 
 /// What the weight gradients were, over every step, as the backward pass leaves them: still multiplied by the loss scale.
+///
+/// ```
+/// use mantissa::record::GradientCounts;
+///
+/// let counts = GradientCounts { elements: 100, zero: 3, ..GradientCounts::default() };
+/// assert_eq!(counts.plus(counts).zero, 6);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GradientCounts {
     /// Values looked at.
