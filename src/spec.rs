@@ -1153,6 +1153,22 @@ pub struct MeasurePlan {
 
 /// How a language model is served: tokens of prompts pass through it at once (prefill), then tokens that it generates, one by one
 /// (decode), with the keys and values of earlier positions kept in the compute format.
+///
+/// ```
+/// use mantissa::spec::{Overrides, Plan};
+///
+/// let plan = Plan::read("serve.toml", "
+///     name = 'serve'
+///     variants = ['fp32', 'bf16-mixed']
+///     data = { kind = 'plain-text', train = 'text.txt', test_share = 0.5, length = 64 }
+///     model = { kind = 'decoder', size = 'tiny' }
+///     train = { steps = 0, batch = 1 }
+///     measure = { serving = { prompt = 48 } }
+/// ", &Overrides::default())?;
+/// // What is not given is what is left of the 64 tokens.
+/// assert_eq!(plan.measure.serving.map(|serving| serving.generate), Some(16));
+/// # Ok::<(), mantissa::spec::SpecError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServingPlan {
     /// Tokens of a prompt: the first of a sequence of the test split.

@@ -7,6 +7,18 @@ use crate::ops;
 
 /// The keys and values of the positions that a model has seen, in the compute format, so that a new token passes through the model alone.
 /// All sequences of a batch have as many positions.
+///
+/// ```
+/// use candle_core::Device;
+/// use mantissa::layers::{Arithmetic, KeyValueCache};
+/// use mantissa::precision::Format;
+///
+/// // Two attentions with keys of 16 values, one sequence of up to 8 positions: keys and values of 2 bytes each.
+/// let cache = KeyValueCache::new(&[16, 16], (1, 8), Arithmetic::of(Format::BF16), &Device::Cpu)?;
+/// assert_eq!(cache.bytes(), 2 * 2 * 16 * 8 * 2);
+/// assert!(cache.is_empty());
+/// # Ok::<(), candle_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct KeyValueCache {
     /// Of each attention, N × C × (G d) each.

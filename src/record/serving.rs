@@ -7,6 +7,13 @@ use super::Estimate;
 use crate::units::{Bytes, Ratio, Seconds};
 
 /// How a variant serves: with its weights, keys and values in the compute format.
+///
+/// ```
+/// /// The fastest decode of a variant, in tokens per second.
+/// fn fastest(serving: &mantissa::record::Serving) -> Option<f64> {
+///     serving.batches.iter().map(|batch| batch.decode_tokens_per_second.value).reduce(f64::max)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Serving {
     /// Of one sequence alone, and of a batch; none where the arithmetic is emulated or nothing was timed.
@@ -16,6 +23,13 @@ pub struct Serving {
 }
 
 /// So many sequences served together.
+///
+/// ```
+/// /// The share of the peak that keys and values take.
+/// fn share_of_cache(served: &mantissa::record::ServedBatch) -> Option<f64> {
+///     Some(served.cache.0 as f64 / served.peak_bytes?.0 as f64)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServedBatch {
     /// Sequences.
@@ -38,6 +52,13 @@ pub struct ServedBatch {
 }
 
 /// Serving of a batch against the baseline, paired by block.
+///
+/// ```
+/// /// Whether decode is shown to be faster than the baseline's.
+/// fn is_faster(against: &mantissa::record::ServedAgainst) -> bool {
+///     against.decode_time_ratio.is_some_and(|ratio| ratio.high.0 < 1.0)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServedAgainst {
     /// Time of prefill, variant ÷ baseline.
@@ -51,6 +72,14 @@ pub struct ServedAgainst {
 /// How far the compute format's tokens are from those of FP32 with the same weights: FP32 generates the most probable tokens after
 /// each prompt, and both say at each position what they hold of the next token after the same tokens. Each prompt is one value, the
 /// mean over its positions and the runs; the intervals are over prompts.
+///
+/// ```
+/// /// Tokens that differ, of all that were compared.
+/// fn differ(agreement: &mantissa::record::Agreement) -> f64 {
+///     let all = agreement.prompts * agreement.tokens;
+///     (1.0 - agreement.equal_tokens.value) * all as f64
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Agreement {
     /// Prompts.
@@ -65,6 +94,13 @@ pub struct Agreement {
 }
 
 /// One prompt of a run.
+///
+/// ```
+/// use mantissa::record::PromptAgreement;
+///
+/// let prompt = PromptAgreement { equal_tokens: 15, tokens: 16, kl_divergence: Some(2.5e-4) };
+/// assert!(prompt.equal_tokens <= prompt.tokens);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PromptAgreement {
     /// Generated tokens at which both find the same one the most probable.

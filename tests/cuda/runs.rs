@@ -69,6 +69,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
             inference_batch: 30,
             equivalence_margin: 0.01,
             error_margin: 0.05,
+            serving: None,
         },
         baseline: policies[0].to_owned(),
         variants: policies.iter().map(variant).collect(),

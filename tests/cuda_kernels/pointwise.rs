@@ -81,9 +81,9 @@ fn element_wise_kernels_are_the_cpu_bit_by_bit() {
 fn check_gelu<T: Storage>(device: Device) {
     let run = |name: &str, geometry, x, y, count| device.launch(name, geometry, (x, y, count));
     let gelu = |x: &[T]| values(&ops::gelu(&tensor(x, x.len())).unwrap());
-    // In the lower tail the kernel's rounding of x/√2 moves the result by x² times as much.
+    // In the lower tail the kernel's rounding of x/√2 moves the result by x² times as much, and what is subnormal has few digits.
     map::<T>("gelu", run, gelu, |name, got, expected| {
-        assert_near(name, got, expected, |i| 1e-5 * f64::from(wide(expected[i])).abs());
+        assert_near(name, got, expected, |i| 1e-5 * f64::from(wide(expected[i])).abs() + 1e-43);
     });
     let backward = |dy: &[T], x: &[T]| {
         values(&ops::gelu_backward(&tensor(dy, dy.len()), &tensor(x, x.len())).unwrap())
