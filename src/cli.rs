@@ -24,6 +24,7 @@ use crate::data::{self, Loading};
 use crate::device::{self, Device};
 use crate::experiment::{Experiment, ExperimentError, Machine, MachineError, Options};
 use crate::formatting::printable;
+use crate::hub::Transfer;
 use crate::ops;
 use crate::record::{self, Environment, Results, Status, files};
 use crate::regression::baseline;
@@ -31,7 +32,7 @@ use crate::report::{self, ReportError, Verbosity};
 use crate::spec::{self, DataPlan, Overrides, Plan};
 use crate::store::{self, Folder, StoreError};
 use crate::task::Task;
-use progress::{Progress, Tokenizing};
+use progress::{Downloading, Progress, Tokenizing};
 
 /// Which floating-point precision should a model be trained and served in, on this machine?
 #[derive(Debug, Parser)]
@@ -421,7 +422,11 @@ fn loaded<T>(quiet: bool, load: impl FnOnce(Loading<'_>) -> T) -> T {
     let folder = token_folder(|name| std::env::var_os(name));
     let mut shown = Tokenizing::new(quiet);
     let mut listen = |done, of| shown.hear(done, of);
-    let data = load(Loading { cache: folder.as_deref(), progress: Some(&mut listen) });
+    let downloading = Downloading::new(quiet);
+    let download = |transfer: Transfer<'_>| downloading.hear(&transfer);
+    let (cache, progress) = (folder.as_deref(), Some::<&mut dyn FnMut(usize, usize)>(&mut listen));
+    let data = load(Loading { cache, progress, download: Some(&download) });
+    downloading.finish();
     shown.finish();
     data
 }

@@ -35,8 +35,8 @@
 //! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 //! ```
 //!
-//! The features `cli`, the program, and `report`, with reports, baselines and histories, are on by default. Without them there are
-//! experiments and their results.
+//! The features `cli`, the program, `hub`, files of the Hugging Face hub, and `report`, with reports, baselines and histories, are on by
+//! default. Without them there are experiments and their results.
 //!
 //! The modules are floors: each imports only from those below it (`ARCHITECTURE.md`, `tests/floors.rs`).
 
@@ -84,6 +84,7 @@ pub mod spec;
 pub mod device;
 #[doc(hidden)] // for this crate's own text
 pub mod formatting;
+pub mod hub;
 pub mod memory;
 pub mod store;
 pub mod units;

@@ -322,10 +322,9 @@ pub enum DataPlan {
     },
     /// Texts, each with a class, in a Parquet, CSV or JSON Lines file.
     Text {
-        /// The texts to train on.
-        train: PathBuf,
-        /// Where the test split comes from.
-        test: TableTest,
+        /// Where the texts are.
+        #[serde(flatten)]
+        files: TextFiles,
         /// The column of the texts.
         text: String,
         /// The column of the classes.
@@ -443,6 +442,47 @@ pub enum TextTest {
     File(PathBuf),
     /// The last share of the training text, over 0 and below 1, which the training split then lacks.
     Last(f64),
+}
+
+/// The files of texts.
+///
+/// ```
+/// use mantissa::data;
+/// use mantissa::spec::{DataPlan, TableTest, TestShare, TextFiles};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let train = dir.path().join("train.csv");
+/// std::fs::write(&train, "label,text\n0,a bad film\n1,a good film\n0,bad\n1,good\n")?;
+/// let test = TableTest::Share(TestShare { share: 0.25, seed: 0 });
+/// let data = data::load(&DataPlan::Text {
+///     files: TextFiles::Named { train, test },
+///     text: "text".to_owned(),
+///     target: "label".to_owned(),
+///     length: 8,
+///     tokenizer: None,
+///     vocabulary: 256,
+/// })?;
+/// assert_eq!((data.samples(), data.outputs()), ([3, 1], 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum TextFiles {
+    /// Those that are named; a path that begins with `hub:` is a file of the Hugging Face hub.
+    Named {
+        /// The texts to train on.
+        train: PathBuf,
+        /// Where the test split comes from.
+        test: TableTest,
+    },
+    /// Parquet files named after their splits, such as those of a data set of the hub.
+    Source {
+        /// Their folder, or `hub:OWNER/NAME`, with `@REVISION` where it is not `main`.
+        source: PathBuf,
+        /// The share of the training texts to test on; none: there is a file of test texts.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        test_share: Option<TestShare>,
+    },
 }
 
 /// What the tokens of plain text are.
@@ -678,7 +718,7 @@ pub enum ModelPlan {
     Decoder(DecoderPlan),
     /// A checkpoint in the layout of Hugging Face's Transformers: an encoder (BERT, `DistilBERT`) or a decoder (GPT-2, Llama).
     Pretrained {
-        /// The folder of `config.json` and `model.safetensors` or its shards.
+        /// The folder of `config.json` and `model.safetensors` or its shards, or `hub:OWNER/NAME`.
         folder: PathBuf,
         /// Probability of dropping what a block adds.
         #[serde(deserialize_with = "finite")]

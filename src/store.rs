@@ -139,6 +139,44 @@ pub fn remove(file: &Path) -> Result<(), StoreError> {
     std::fs::remove_file(file).map_err(StoreError::new(file, "remove"))
 }
 
+/// Notes that a file was used now, for [`trim`]. Where that is not possible, nothing is done.
+pub fn note_use(file: &Path) {
+    // Its contents and the time of their writing stay as they are.
+    let _ = File::open(file)
+        .and_then(|file| file.set_times(std::fs::FileTimes::new().set_accessed(SystemTime::now())));
+}
+
+/// Removes files with this ending from a folder, those that were used or written longest ago first, until the others have at most
+/// `most` bytes together. `kept` stays. Other processes may do so at the same time, and one that has a file open can read it to its end.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn trim(folder: &Path, ending: &str, most: u64, kept: &Path) -> Result<(), StoreError> {
+    let mut files = Vec::new();
+    let mut all = 0_u64;
+    for path in list(folder)? {
+        // What has vanished since is no more.
+        let found = path.symlink_metadata().ok().filter(Metadata::is_file);
+        let Some(found) = found.filter(|_| path.extension().is_some_and(|found| found == ending))
+        else {
+            continue;
+        };
+        all = all.saturating_add(found.len());
+        let used = found.accessed().ok().max(found.modified().ok());
+        files.push((used, path, found.len()));
+    }
+    files.sort();
+    for (_, path, length) in files {
+        if all <= most {
+            break;
+        }
+        if path != kept && (remove(&path).is_ok() || !exists(&path).unwrap_or(true)) {
+            all -= length;
+        }
+    }
+    Ok(())
+}
+
 /// The paths of what is in a folder, sorted; none where there is no folder.
 ///
 /// # Errors

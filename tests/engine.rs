@@ -22,8 +22,8 @@ use mantissa::record::{
 };
 use mantissa::spec::{
     Activation, ClaimsPlan, ControlKind, ConvBlock, DataPlan, EncoderPlan, MeasurePlan, ModelPlan,
-    NormPlan, OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TableTest, TextPool,
-    TrainPlan, VariantPlan,
+    NormPlan, OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TableTest, TextFiles,
+    TextPool, TrainPlan, VariantPlan,
 };
 use mantissa::store::{self, Folder};
 use mantissa::task::Task;
@@ -621,8 +621,7 @@ fn memory_of_texts_is_that_of_the_longest() {
         let csv = format!("label,text\n{}", rows.collect::<String>());
         store::write(&path, csv.as_bytes()).unwrap();
         plan.data = DataPlan::Text {
-            train: path.clone(),
-            test: TableTest::File(path),
+            files: TextFiles::Named { train: path.clone(), test: TableTest::File(path) },
             text: "text".to_owned(),
             target: "label".to_owned(),
             length: 16,

@@ -22,7 +22,9 @@ use mantissa::record::Results;
 use mantissa::regression::export::Format;
 use mantissa::regression::{Asked, Baseline, Judgement, judge};
 use mantissa::report::{self, Verbosity};
-use mantissa::spec::{DataPlan, ModelPlan, Overrides, Plan, Reference, TableTest, TestShare};
+use mantissa::spec::{
+    DataPlan, ModelPlan, Overrides, Plan, Reference, TableTest, TestShare, TextFiles,
+};
 use mantissa::store;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -473,8 +475,10 @@ fn damaged_tokens() {
     let (texts, cache) = (folder.path().join("texts.csv"), folder.path().join("tokens"));
     store::write(&texts, b"label,text\n0,a good film\n1,a bad one\n0,good\n1,bad\n").unwrap();
     let plan = DataPlan::Text {
-        train: texts,
-        test: TableTest::Share(TestShare { share: 0.5, seed: 0 }),
+        files: TextFiles::Named {
+            train: texts,
+            test: TableTest::Share(TestShare { share: 0.5, seed: 0 }),
+        },
         text: "text".to_owned(),
         target: "label".to_owned(),
         length: 8,

@@ -1,5 +1,6 @@
 //! Progress on stderr: a bar on a terminal, plain lines elsewhere, nothing when quiet.
 
+use std::cell::RefCell;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use super::say;
 use crate::data::{Dataset, Inputs, Targets};
 use crate::experiment::Event;
 use crate::formatting::{self, printable};
+use crate::hub::Transfer;
 use crate::record::{RunSummary, Status};
 use crate::spec::Plan;
 
@@ -91,9 +93,51 @@ impl Tokenizing {
     }
 }
 
+/// Shows how much of a file is downloaded, on a terminal, one file after the other.
+pub(super) struct Downloading {
+    quiet: bool,
+    bar: RefCell<Option<ProgressBar>>,
+}
+
+impl Downloading {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { quiet, bar: RefCell::new(None) }
+    }
+
+    pub(super) fn hear(&self, transfer: &Transfer<'_>) {
+        let Transfer { file, done, of } = *transfer;
+        let mut shown = self.bar.borrow_mut();
+        if shown.is_none() {
+            *shown = bar(self.quiet).map(|bar| bar.with_style(style_of(BYTES)));
+        }
+        if let Some(bar) = shown.as_ref() {
+            bar.set_prefix(printable(&format!("downloading {file}")));
+            bar.set_length(of);
+            bar.set_position(done);
+        }
+        drop(shown);
+        if done == of {
+            self.finish();
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// What a bar of steps or texts shows, and one of bytes.
+const COUNTED: &str = "{prefix} {wide_bar} {percent}% [{elapsed}{msg}]";
+const BYTES: &str = "{prefix} {wide_bar} {bytes} of {total_bytes} [{elapsed}]";
+
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix} {wide_bar} {percent}% [{elapsed}{msg}]")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
+    style_of(COUNTED)
+}
+
+fn style_of(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// The bar is about the whole experiment; what it says beside is what runs now.

@@ -12,6 +12,7 @@ mod image_folder;
 mod npy;
 mod plain_text;
 mod random;
+mod source;
 mod standardize;
 mod table;
 mod text;
@@ -22,7 +23,8 @@ use std::path::{Path, PathBuf};
 pub use batches::{Batch, Batches, TextBatch};
 pub use dataset::{DataFacts, Dataset, Inputs, Split, Targets, Tokens};
 
-use crate::spec::{Augment, DataPlan};
+use crate::hub::{self, HubError, Kind, Listener};
+use crate::spec::{Augment, DataPlan, TableTest, TextFiles, TextTest, TokensPlan};
 use crate::store::StoreError;
 
 /// Why data cannot be loaded.
@@ -42,6 +44,9 @@ pub enum DataError {
     /// A file is missing or unreadable.
     #[error(transparent)]
     Read(#[from] StoreError),
+    /// A file of the hub cannot be had.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// A file is not what its place in the plan says.
     #[error("{}: {found}; expected {expected}", path.display())]
     Malformed {
@@ -145,7 +150,7 @@ pub enum DataError {
 /// let plan = DataPlan::Digits { train: 50, test: 20, seed: 0 };
 /// let mut texts = 0;
 /// let mut progress = |done, _of| texts = done;
-/// data::load_with(&plan, Loading { cache: None, progress: Some(&mut progress) })?;
+/// data::load_with(&plan, Loading { progress: Some(&mut progress), ..Loading::default() })?;
 /// assert_eq!(texts, 0, "digits are no texts");
 /// # Ok::<(), mantissa::data::DataError>(())
 /// ```
@@ -156,6 +161,8 @@ pub struct Loading<'a> {
     pub cache: Option<&'a Path>,
     /// Is told how many texts have become tokens, and of how many: first 0, before a tokenizer is made. Of what is kept it hears nothing.
     pub progress: Option<&'a mut dyn FnMut(usize, usize)>,
+    /// Is told of every file that is downloaded from the hub, from its start on.
+    pub download: Option<Listener<'a>>,
 }
 
 /// Loads or draws the data of a plan.
@@ -184,7 +191,7 @@ pub fn load(plan: &DataPlan) -> Result<Dataset, DataError> {
 /// # let dir = tempfile::tempdir()?;
 /// # let cache = dir.path();
 /// let plan = DataPlan::Digits { train: 50, test: 20, seed: 0 };
-/// let data = data::load_with(&plan, Loading { cache: Some(cache), progress: None })?;
+/// let data = data::load_with(&plan, Loading { cache: Some(cache), ..Loading::default() })?;
 /// assert_eq!(data.samples(), [50, 20]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -211,18 +218,55 @@ pub fn load_with(plan: &DataPlan, loading: Loading<'_>) -> Result<Dataset, DataE
             let columns = table::Columns { target, features: features.as_deref(), task: *task };
             table::load(train, test, columns)?
         }
-        DataPlan::Text { train, test, text, target, length, tokenizer, vocabulary } => {
-            let (length, vocabulary) = (*length, *vocabulary);
-            let tokenizer = tokenizer.as_deref();
+        DataPlan::Text { files, text, target, length, tokenizer, vocabulary } => {
+            let (train, test) = text_files(files, loading.download)?;
+            let here = |path: &PathBuf| here("data.tokenizer", path, loading.download);
+            let tokenizer = tokenizer.as_ref().map(here).transpose()?;
+            let (tokenizer, length, vocabulary) = (tokenizer.as_deref(), *length, *vocabulary);
             let source = text::Source { text, target, length, tokenizer, vocabulary };
-            text::load(train, test, source, loading)?
+            text::load(&train, &test, source, loading)?
         }
         DataPlan::PlainText { train, test, length, tokens } => {
-            plain_text::load(train, test, (*length, tokens))?
+            let here = |key, path: &Path| here(key, path, loading.download);
+            let train = here("data.train", train)?;
+            let test = match test {
+                TextTest::File(path) => TextTest::File(here("data.test", path)?),
+                TextTest::Last(share) => TextTest::Last(*share),
+            };
+            let tokens = match tokens {
+                TokensPlan::Tokenizer(path) => TokensPlan::Tokenizer(here("data.tokenizer", path)?),
+                other => other.clone(),
+            };
+            plain_text::load(&train, &test, (*length, &tokens))?
         }
     };
     data.check()?;
     Ok(data)
+}
+
+/// Where the file of a key is on this machine.
+fn here(key: &str, path: &Path, listen: Option<Listener<'_>>) -> Result<PathBuf, HubError> {
+    let kind = if key == "data.tokenizer" { Kind::Model } else { Kind::Dataset };
+    let instead = format!("download it by any means, and set {key}=FILE");
+    hub::local(path, kind, (&instead, listen))
+}
+
+/// Where texts are on this machine.
+fn text_files(
+    files: &TextFiles,
+    listen: Option<Listener<'_>>,
+) -> Result<(PathBuf, TableTest), DataError> {
+    match files {
+        TextFiles::Named { train, test } => {
+            let train = here("data.train", train, listen)?;
+            let test = match test {
+                TableTest::File(path) => TableTest::File(here("data.test", path, listen)?),
+                TableTest::Share(share) => TableTest::Share(*share),
+            };
+            Ok((train, test))
+        }
+        TextFiles::Source { source, test_share } => source::files(source, *test_share, listen),
+    }
 }
 
 /// The augmentation that a plan asks for: none for data that have no such key.

@@ -35,7 +35,7 @@ pub(super) fn load(
     train: &Path,
     test: &TableTest,
     source: Source<'_>,
-    Loading { cache, mut progress }: Loading<'_>,
+    Loading { cache, mut progress, .. }: Loading<'_>,
 ) -> Result<Dataset, DataError> {
     // Where a file cannot be read, reading the texts says so.
     let place = || cache.and_then(|folder| Place::of(folder, (train, test), source).ok());

@@ -15,8 +15,8 @@ use crate::layers::{Layer, NormStatistics, Parameter, Registry, Sequential};
 use crate::memory::{self, OutOfMemory};
 use weights::Given;
 
-pub(crate) use weights::FileTensor;
 pub use weights::WeightsError;
+pub(crate) use weights::{FileTensor, WeightsFile};
 
 /// Whose operations compute.
 ///

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use candle_core::Tensor;
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use sha2::{Digest as _, Sha256};
 
 use super::Model;
@@ -51,6 +51,28 @@ impl FileTensor {
     /// A tensor of this name that is the parameter as it is.
     pub(crate) fn as_it_is(name: impl Into<String>) -> Self {
         Self { name: name.into(), transposed: false, part: (0, 1), optional: false }
+    }
+}
+
+/// A safetensors file whose table of tensors was read.
+pub(crate) struct WeightsFile<'a> {
+    bytes: &'a [u8],
+    tensors: SafeTensors<'a>,
+}
+
+impl<'a> WeightsFile<'a> {
+    /// Reads the table of a file.
+    ///
+    /// # Errors
+    /// When it is no safetensors file, or is cut short.
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, WeightsError> {
+        let malformed = |error: SafeTensorError| WeightsError::Malformed(error.to_string());
+        Ok(Self { bytes, tensors: SafeTensors::deserialize(bytes).map_err(malformed)? })
+    }
+
+    /// The names of its tensors.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.tensors.names()
     }
 }
 
@@ -117,19 +139,13 @@ impl Wanted {
 
 impl Given {
     /// Reads files of a model's weights: f32, f64, f16 or bf16, each widened or rounded to f32.
-    fn read(model: &Model, files: &[&[u8]]) -> Result<(Self, NotShared), WeightsError> {
-        let malformed =
-            |error: safetensors::SafeTensorError| WeightsError::Malformed(error.to_string());
-        let tensors: Vec<SafeTensors<'_>> = files
-            .iter()
-            .map(|file| SafeTensors::deserialize(file).map_err(malformed))
-            .collect::<Result<_, _>>()?;
+    fn read(model: &Model, files: &[WeightsFile<'_>]) -> Result<(Self, NotShared), WeightsError> {
         let wanted = wanted(model);
         let (mut problems, mut not_shared) = (Vec::new(), NotShared::default());
         let mut values = Vec::with_capacity(wanted.len());
         for wanted in &wanted {
             let (name, shape) = (&wanted.file_tensor.name, wanted.stored_shape());
-            let read = match tensors.iter().find_map(|tensors| tensors.tensor(name).ok()) {
+            let read = match files.iter().find_map(|file| file.tensors.tensor(name).ok()) {
                 None if wanted.file_tensor.optional => {
                     not_shared.drawn.push(name.clone());
                     Ok(None)
@@ -151,7 +167,7 @@ impl Given {
         }
         let known: BTreeSet<&str> =
             wanted.iter().map(|wanted| wanted.file_tensor.name.as_str()).collect();
-        let names = tensors.iter().flat_map(SafeTensors::names);
+        let names = files.iter().flat_map(WeightsFile::names);
         not_shared.unused = names.filter(|name| !known.contains(name)).map(str::to_owned).collect();
         not_shared.unused.sort_unstable();
         // The parts of one tensor have the same problem.
@@ -170,7 +186,7 @@ impl Given {
         let statistics = model.statistics.iter().map(|_| [one(), one()]).collect();
         let mut digest = Sha256::new();
         for file in files {
-            digest.update(file);
+            digest.update(file.bytes);
         }
         let digest = formatting::hex(&digest.finalize());
         Ok((Self { parameters, state, statistics, digest }, not_shared))
@@ -244,10 +260,10 @@ impl Model {
     /// parameter; the parameters that are parts of one tensor come in their order.
     ///
     /// # Errors
-    /// When a file is no safetensors file, or a tensor is missing or does not fit: every one is named.
+    /// When a tensor is missing or does not fit: every one is named.
     pub(crate) fn start_from_checkpoint(
         &mut self,
-        files: &[&[u8]],
+        files: &[WeightsFile<'_>],
         tensors: Vec<FileTensor>,
     ) -> Result<NotShared, WeightsError> {
         self.file_tensors = Some(tensors);
@@ -261,7 +277,7 @@ impl Model {
     /// # Errors
     /// When it is no such file, or its tensors are not those of this model: every one that does not fit is named.
     pub fn start_from(&mut self, file: &[u8]) -> Result<(), WeightsError> {
-        self.given = Some(Given::read(self, &[file])?.0);
+        self.given = Some(Given::read(self, &[WeightsFile::new(file)?])?.0);
         Ok(())
     }
 }
@@ -361,7 +377,8 @@ mod tests {
         let (b, more) = (tensor(&[5.0, 6.0], &[2]), tensor(&[0.0], &[1]));
         let file = |tensors: [(&str, &Tensor); 3]| safetensors::serialize(tensors, None).unwrap();
         let whole = file([("w", &w), ("b", &b), ("more", &more)]);
-        let not_shared = model.start_from_checkpoint(&[&whole], stored.clone()).unwrap();
+        let table = |bytes| WeightsFile::new(bytes).unwrap();
+        let not_shared = model.start_from_checkpoint(&[table(&whole)], stored.clone()).unwrap();
         assert_eq!(not_shared.unused, ["more"]);
         assert_eq!(not_shared.drawn, ["head"]);
         let found = model.initial_values(0).collect::<Result<Vec<_>, _>>().unwrap();
@@ -379,7 +396,7 @@ mod tests {
         assert_eq!(to_f32(&read.tensor("b").unwrap()).unwrap(), [5.0, 6.0]);
         let short = file([("w", &b), ("v", &b), ("more", &more)]);
         assert_eq!(
-            model.start_from_checkpoint(&[&short], stored).unwrap_err().to_string(),
+            model.start_from_checkpoint(&[table(&short)], stored).unwrap_err().to_string(),
             "the weights are not those of this model: w has the shape [2] in the file, and [2, 2] in the model and b is missing"
         );
     }

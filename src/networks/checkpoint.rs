@@ -10,8 +10,9 @@ use super::DataShape;
 use super::decoder::Decoder;
 use super::encoder::Encoder;
 use crate::formatting::list_of_at_most;
+use crate::hub::{HubError, Kind, Listener, Name, Repository};
 use crate::layers::Parameter;
-use crate::model::{FileTensor, Model, ModelError};
+use crate::model::{FileTensor, Model, ModelError, WeightsFile};
 use crate::spec::{Activation, DecoderPlan, DecoderStyle, EncoderPlan, NormPlan, TextPool, limits};
 use crate::store;
 
@@ -111,7 +112,8 @@ fn yes() -> bool {
     true
 }
 
-/// The file of the weights of a small checkpoint, and of the table of a large one's shards.
+/// The file of what a model is, that of the weights of a small checkpoint, and that of the table of a large one's shards.
+const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const SHARDS: &str = "model.safetensors.index.json";
 
@@ -154,9 +156,11 @@ impl Network {
 pub(super) fn model(
     (folder, dropout): (&Path, f32),
     data: &DataShape,
+    listen: Option<Listener<'_>>,
 ) -> Result<Model, ModelError> {
     let DataShape { shape: [_, _, length], outputs, .. } = *data;
-    let file = folder.join("config.json");
+    let place = Place::of(folder, listen)?;
+    let file = place.file(CONFIG)?;
     let refuse = |what: String| Err(ModelError(format!("{}: {what}", file.display())));
     let config = config(&file)?;
     let network = match network(&config, dropout) {
@@ -184,7 +188,7 @@ pub(super) fn model(
             Network::Decoder(decoder) => decoder.layers(registry, length),
         })
     })?;
-    start(&mut model, folder, &config)?;
+    start(&mut model, (&place, &file), &config)?;
     Ok(model)
 }
 
@@ -387,23 +391,32 @@ fn check(network: Network) -> Result<(), String> {
 }
 
 /// Reads the weights.
-fn start(model: &mut Model, folder: &Path, config: &Config) -> Result<(), ModelError> {
-    let files = files(folder)?;
-    let of = |error: &dyn std::fmt::Display| ModelError(format!("{}: {error}", folder.display()));
+fn start(
+    model: &mut Model,
+    (place, config_file): (&Place<'_>, &Path),
+    config: &Config,
+) -> Result<(), ModelError> {
+    let files = place.weights(config_file)?;
     let read: Vec<Vec<u8>> = files
         .iter()
         .map(|file| store::read(file).map_err(|error| ModelError(error.to_string())))
         .collect::<Result<_, _>>()?;
-    let bytes: Vec<&[u8]> = read.iter().map(Vec::as_slice).collect();
-    let names = names(&files, &bytes)?;
+    let mut weights = Vec::with_capacity(files.len());
+    for (file, bytes) in files.iter().zip(&read) {
+        let error = |error| ModelError(format!("{}: {error}", file.display()));
+        weights.push(WeightsFile::new(bytes).map_err(error)?);
+    }
     let prefix = config.prefix();
     // Without the layers of a task the names have no prefix.
-    let prefix = if names.iter().any(|name| name.starts_with(prefix)) { prefix } else { "" };
+    let mut names = weights.iter().flat_map(WeightsFile::names);
+    let prefix = if names.any(|name| name.starts_with(prefix)) { prefix } else { "" };
     let tensors =
         model.parameters.iter().map(|parameter| config.tensor(prefix, parameter)).collect();
-    let not_shared = model.start_from_checkpoint(&bytes, tensors).map_err(|error| of(&error))?;
+    let not_shared = model
+        .start_from_checkpoint(&weights, tensors)
+        .map_err(|error| ModelError(format!("{}: {error}", place.folder.display())))?;
     let digest = model.given_digest().unwrap_or_default();
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let name = place.name();
     model.notes.push(format!("Every run starts from the weights of {name}, SHA-256 {digest}."));
     let unused: Vec<String> =
         not_shared.unused.into_iter().filter(|name| !is_no_weight(name)).collect();
@@ -425,16 +438,10 @@ fn is_no_weight(name: &str) -> bool {
         .any(|end| name.ends_with(end))
 }
 
-/// The files of the weights.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let failed = |error: store::StoreError| ModelError(error.to_string());
-    let whole = folder.join(WEIGHTS);
-    let table = folder.join(SHARDS);
-    if store::is_file(&whole).map_err(failed)? || !store::is_file(&table).map_err(failed)? {
-        return Ok(vec![whole]);
-    }
+/// The names of the files that the table of a checkpoint's shards names.
+fn shards(table: &Path) -> Result<Vec<String>, ModelError> {
     let malformed = |what: String| ModelError(format!("{}: {what}", table.display()));
-    let text = store::read(&table).map_err(failed)?;
+    let text = store::read(table).map_err(|error| ModelError(error.to_string()))?;
     let shards: Shards =
         serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
     let files: BTreeSet<String> = shards.weight_map.into_values().collect();
@@ -445,19 +452,93 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if files.is_empty() {
         return Err(malformed("it names no file".to_owned()));
     }
-    Ok(files.iter().map(|name| folder.join(name)).collect())
+    Ok(files.into_iter().collect())
 }
 
-/// The names of the tensors in files.
-fn names(files: &[PathBuf], bytes: &[&[u8]]) -> Result<Vec<String>, ModelError> {
-    let mut names = Vec::new();
-    for (file, bytes) in files.iter().zip(bytes) {
-        let tensors = safetensors::SafeTensors::deserialize(bytes).map_err(|error| {
-            ModelError(format!("{}: not a file of safetensors: {error}", file.display()))
-        })?;
-        names.extend(tensors.names().into_iter().map(str::to_owned));
+/// Where a checkpoint is: in a folder, or in a repository of the hub.
+struct Place<'a> {
+    /// As the plan has it.
+    folder: &'a Path,
+    hub: Option<Repository<'a>>,
+}
+
+/// What a user does without a connection.
+const INSTEAD: &str =
+    "download the checkpoint's files by any means into a folder, and set model.folder=FOLDER";
+
+impl<'a> Place<'a> {
+    fn of(folder: &'a Path, listen: Option<Listener<'a>>) -> Result<Self, ModelError> {
+        let name = Name::of(folder).transpose().map_err(ModelError)?;
+        let of = |name| Repository { kind: Kind::Model, name, instead: INSTEAD, listen };
+        Ok(Self { folder, hub: name.map(of) })
     }
-    Ok(names)
+
+    /// What notes call it.
+    fn name(&self) -> String {
+        match &self.hub {
+            Some(_) => self.folder.display().to_string(),
+            None => self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
+
+    /// Where a file is, which is downloaded if it is not here.
+    fn file(&self, name: &str) -> Result<PathBuf, ModelError> {
+        match &self.hub {
+            Some(repository) => repository.file(name).map_err(of_hub),
+            None => Ok(self.folder.join(name)),
+        }
+    }
+
+    /// The files of the weights beside this file of what the model is.
+    fn weights(&self, config: &Path) -> Result<Vec<PathBuf>, ModelError> {
+        let Some(repository) = &self.hub else {
+            let is_there = |name| {
+                store::is_file(&self.folder.join(name))
+                    .map_err(|error| ModelError(error.to_string()))
+            };
+            let names = if is_there(WEIGHTS)? || !is_there(SHARDS)? {
+                vec![WEIGHTS.to_owned()]
+            } else {
+                shards(&self.folder.join(SHARDS))?
+            };
+            return Ok(names.iter().map(|name| self.folder.join(name)).collect());
+        };
+        let mut names = vec![CONFIG.to_owned()];
+        if has_shards(repository)? {
+            names.extend(shards(&repository.file(SHARDS).map_err(of_hub)?)?);
+        } else {
+            names.push(WEIGHTS.to_owned());
+        }
+        let mut files = repository.files(&names).map_err(of_hub)?;
+        if files.remove(0) != config {
+            let name = self.name();
+            return Err(ModelError(format!("{name}: changed while it was downloaded; try again")));
+        }
+        Ok(files)
+    }
+}
+
+/// Whether a checkpoint of the hub is in shards. What is here tells without a connection.
+fn has_shards(repository: &Repository<'_>) -> Result<bool, ModelError> {
+    let kept = repository.kept();
+    let is_kept = |name: &str| kept.iter().any(|kept| kept == name);
+    if is_kept(WEIGHTS) || is_kept(SHARDS) {
+        return Ok(!is_kept(WEIGHTS));
+    }
+    match repository.file(WEIGHTS) {
+        Ok(_) => Ok(false),
+        Err(error) if error.is_missing => match repository.file(SHARDS) {
+            Ok(_) => Ok(true),
+            Err(second) if second.is_missing => Err(of_hub(error)),
+            Err(second) => Err(of_hub(second)),
+        },
+        Err(error) => Err(of_hub(error)),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "errors are passed on by map_err")]
+fn of_hub(error: HubError) -> ModelError {
+    ModelError(error.to_string())
 }
 
 impl Config {

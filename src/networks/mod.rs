@@ -9,6 +9,7 @@ mod mlp;
 mod resnet;
 
 use crate::data::Dataset;
+use crate::hub::Listener;
 use crate::model::{Model, ModelError};
 use crate::record::TestMetric;
 use crate::spec::ModelPlan;
@@ -79,6 +80,18 @@ impl DataShape {
 /// When the model is not made for such samples, a convolution or pooling does not fit the images, a checkpoint cannot be read or does
 /// not fit, or a parameter or what an image becomes has more than 2⁴⁰ values.
 pub fn model(plan: &ModelPlan, data: &DataShape) -> Result<Model, ModelError> {
+    model_with(plan, data, None)
+}
+
+/// As [`model`]; `listen` is told of every file that is downloaded from the hub.
+///
+/// # Errors
+/// As [`model`].
+pub(crate) fn model_with(
+    plan: &ModelPlan,
+    data: &DataShape,
+    listen: Option<Listener<'_>>,
+) -> Result<Model, ModelError> {
     let DataShape { shape, outputs, .. } = *data;
     let [_, _, length] = shape;
     match plan {
@@ -90,7 +103,9 @@ pub fn model(plan: &ModelPlan, data: &DataShape) -> Result<Model, ModelError> {
             let decoder = Decoder::of_plan(*plan, data.tokens("decoder", true)?, length);
             Model::of_layers(shape, |registry| Ok(decoder.layers(registry, length)))
         }
-        ModelPlan::Pretrained { folder, dropout } => checkpoint::model((folder, *dropout), data),
+        ModelPlan::Pretrained { folder, dropout } => {
+            checkpoint::model((folder, *dropout), data, listen)
+        }
         ModelPlan::Own { .. } => Err(ModelError(
             "it is that of a task made in Rust: only the program that made it has its layers"
                 .into(),

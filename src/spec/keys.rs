@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 const MOST_WRONG: usize = 2;
 
 /// Every key that is not in a list, of every kind of data, model and optimizer.
-const PATHS: [&str; 96] = [
+const PATHS: [&str; 97] = [
     "name",
     "data",
     "data.kind",
@@ -28,6 +28,7 @@ const PATHS: [&str; 96] = [
     "data.features",
     "data.task",
     "data.text",
+    "data.source",
     "data.length",
     "data.tokenizer",
     "data.vocabulary",

@@ -118,7 +118,8 @@ pub(super) struct PlainTextSpec {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TextSpec {
-    pub(super) train: PathBuf,
+    pub(super) source: Option<PathBuf>,
+    pub(super) train: Option<PathBuf>,
     pub(super) test: Option<PathBuf>,
     pub(super) test_share: Option<f64>,
     pub(super) seed: Option<u64>,

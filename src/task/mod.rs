@@ -126,8 +126,9 @@ impl Task {
     /// # Errors
     /// As [`Task::of_plan`].
     pub fn of_plan_with(plan: &Plan, loading: Loading<'_>) -> Result<Self, TaskError> {
+        let download = loading.download;
         let data = data::load_with(&plan.data, loading)?;
-        let mut model = networks::model(&plan.model, &DataShape::of(&data))?;
+        let mut model = networks::model_with(&plan.model, &DataShape::of(&data), download)?;
         let notes = std::mem::take(&mut model.notes);
         let augment = data::augmentation(&plan.data);
         let task = Self { augment, notes, ..Self::new(model, data) };

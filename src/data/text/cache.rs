@@ -2,7 +2,8 @@
 //!
 //! A file is named by the SHA-256 of all that decides what is in it: the contents of the files of texts, not their names, and how texts
 //! become tokens. It holds a data set: a mark, that name, numbers, and the SHA-256 of all before, numbers in little-endian order. What is
-//! not such a file is none, and what cannot be written is not kept: neither is an error.
+//! not such a file is none, and what cannot be written is not kept: neither is an error. Where there are too many, those used longest ago
+//! are removed.
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,12 @@ const MARK: &[u8] = b"mantissa tokens\n";
 /// What texts become. Raise it with every change of how files are read, of the tokenizer that is made, of the library `tokenizers`, and of
 /// the file.
 const VERSION: u32 = 1;
+
+/// What all files together may have, in bytes: those used longest ago are removed.
+const MOST: u64 = 2 << 30;
+
+/// The ending of the files' names.
+const ENDING: &str = "tokens";
 
 /// Bytes of a SHA-256.
 const DIGEST: usize = 32;
@@ -57,7 +64,7 @@ impl Place {
         let made_of = tokenizer.is_none().then_some(vocabulary);
         let decides = (VERSION, train?, test?, (text, target, length), (tokenizer, made_of));
         let name = formatting::hex(&Sha256::digest(format!("{decides:?}")));
-        Ok(Self { path: folder.join(format!("{name}.tokens")), name })
+        Ok(Self { path: folder.join(format!("{name}.{ENDING}")), name })
     }
 
     /// What is kept there; none where nothing is, or something else.
@@ -69,11 +76,18 @@ impl Place {
             return None;
         }
         let data = Rest(body?).dataset()?;
-        data.check().is_ok().then_some(data)
+        data.check().ok()?;
+        store::note_use(&self.path);
+        Some(data)
     }
 
     /// Keeps data there, if that is possible.
     pub(super) fn write(&self, data: &Dataset) {
+        self.write_of_at_most(MOST, data);
+    }
+
+    /// As [`Self::write`], where all files have at most so many bytes.
+    fn write_of_at_most(&self, most: u64, data: &Dataset) {
         let mut bytes = [MARK, self.name.as_bytes()].concat();
         let [_, _, length] = data.shape;
         put(&mut bytes, [length, data.outputs]);
@@ -96,6 +110,9 @@ impl Place {
             let _ = store::sweep(folder);
         }
         let _ = store::write(&self.path, &bytes);
+        if let Some(folder) = self.path.parent() {
+            let _ = store::trim(folder, ENDING, most, &self.path);
+        }
     }
 }
 
@@ -138,6 +155,9 @@ impl Rest<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::FileTimes;
+    use std::time::{Duration, SystemTime};
+
     use super::*;
     use crate::spec::TestShare;
 
@@ -254,6 +274,43 @@ mod tests {
         for (index, place) in places.iter().enumerate() {
             assert!(!places[..index].contains(place), "{index}");
         }
+    }
+
+    /// All but the one that is written count by when they were used, and other files do not count.
+    #[test]
+    fn what_was_used_longest_ago_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = place(folder.path());
+        place.write(&dataset());
+        let size = store::read(&place.path).unwrap().len() as u64;
+        let at = |name: &str| folder.path().join(name);
+        let now = SystemTime::now();
+        let ago = |name: &str, hours: u64| {
+            store::write(&at(name), &vec![0; size as usize]).unwrap();
+            let time = now - Duration::from_secs(3600 * hours);
+            let times = FileTimes::new().set_accessed(time).set_modified(time);
+            std::fs::File::open(at(name)).unwrap().set_times(times).unwrap();
+        };
+        for (name, hours) in [("a.tokens", 1), ("b.tokens", 4), ("c.tokens", 3), ("d.csv", 9)] {
+            ago(name, hours);
+        }
+        let there = || -> Vec<String> {
+            let paths = store::list(folder.path()).unwrap().into_iter();
+            let names = paths.map(|path| path.file_name().unwrap().to_string_lossy().into_owned());
+            names.filter(|name| name.len() < 10 && !name.starts_with("train")).collect()
+        };
+        place.write_of_at_most(4 * size, &dataset());
+        assert_eq!(there(), ["a.tokens", "b.tokens", "c.tokens", "d.csv"]);
+        // What was read last was used last.
+        store::note_use(&at("b.tokens"));
+        place.write_of_at_most(4 * size - 1, &dataset());
+        assert_eq!(there(), ["a.tokens", "b.tokens", "d.csv"]);
+        let written = store::modified(&place.path).unwrap();
+        assert_eq!(place.read(), Some(dataset()));
+        assert_eq!(store::modified(&place.path).unwrap(), written);
+        place.write_of_at_most(0, &dataset());
+        assert_eq!(there(), ["d.csv"]);
+        assert_eq!(place.read(), Some(dataset()));
     }
 
     #[test]

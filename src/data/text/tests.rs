@@ -178,7 +178,7 @@ fn tokens_that_are_kept_are_those_that_are_made() {
     let load = |files, source| {
         let mut heard = false;
         let mut listen = |_, _| heard = true;
-        let loading = Loading { cache: Some(&cache), progress: Some(&mut listen) };
+        let loading = Loading { cache: Some(&cache), progress: Some(&mut listen), download: None };
         let data = loaded_with(files, source, loading);
         (data, heard)
     };
@@ -210,7 +210,7 @@ fn tokens_that_are_kept_are_those_that_are_made() {
     // A folder that cannot be made.
     let file = folder.path().join("file");
     store::write(&file, b"").unwrap();
-    let loading = Loading { cache: Some(&file), progress: None };
+    let loading = Loading { cache: Some(&file), ..Loading::default() };
     assert_eq!(loaded_with([CSV, JSONL], SOURCE, loading), Ok(made));
 }
 

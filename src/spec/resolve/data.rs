@@ -1,11 +1,12 @@
 //! The `[data]` of a spec.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Checked, defaults, limits, real, refuse, whole};
+use crate::hub;
 use crate::spec::typed::{DataSpec, PlainTextSpec, TextSpec};
 use crate::spec::{
-    Augment, DataPlan, IdxTest, NpyTest, TableTest, TestShare, TextTest, TokensPlan,
+    Augment, DataPlan, IdxTest, NpyTest, TableTest, TestShare, TextFiles, TextTest, TokensPlan,
 };
 
 /// Height and width of an image of CIFAR.
@@ -71,6 +72,11 @@ fn plain_text(spec: PlainTextSpec) -> Checked<DataPlan> {
             return refuse("data", "give either test or test_share for the test split");
         }
     };
+    hub_file("data.train", &train)?;
+    if let TextTest::File(path) = &test {
+        hub_file("data.test", path)?;
+    }
+    tokenizer.iter().try_for_each(|path| hub_file("data.tokenizer", path))?;
     let tokens = match (tokenizer, vocabulary) {
         (None, None) => TokensPlan::Characters,
         (Some(path), None) => TokensPlan::Tokenizer(path),
@@ -87,22 +93,65 @@ fn plain_text(spec: PlainTextSpec) -> Checked<DataPlan> {
 }
 
 fn text(spec: TextSpec) -> Checked<DataPlan> {
-    let TextSpec { train, test, test_share, seed, text, target, length, tokenizer, vocabulary } =
-        spec;
+    let TextSpec { source, train, test, test_share, seed, text, target, .. } = spec;
+    let TextSpec { length, tokenizer, vocabulary, .. } = spec;
     if let (Some(_), Some(_)) = (&tokenizer, vocabulary) {
         return refuse("data.vocabulary", "is that of the tokenizer; remove this key");
     }
     let length = length.unwrap_or(defaults::LENGTH);
     let vocabulary = vocabulary.unwrap_or(defaults::VOCABULARY);
+    tokenizer.iter().try_for_each(|path| hub_file("data.tokenizer", path))?;
     Ok(DataPlan::Text {
-        train,
-        test: table_test(test, share(test_share, seed)?)?,
+        files: text_files(source, (train, test), share(test_share, seed)?)?,
         text: text.unwrap_or_else(|| defaults::TEXT.to_owned()),
         target: target.unwrap_or_else(|| defaults::TEXT_TARGET.to_owned()),
         length: whole("data.length", length, 8..=limits::LENGTH)?,
         tokenizer,
         vocabulary: whole("data.vocabulary", vocabulary, 256..=limits::VOCABULARY)?,
     })
+}
+
+fn text_files(
+    source: Option<PathBuf>,
+    files: (Option<PathBuf>, Option<PathBuf>),
+    test_share: Option<TestShare>,
+) -> Checked<TextFiles> {
+    match (source, files) {
+        (Some(source), (None, None)) => {
+            hub_repository("data.source", &source)?;
+            Ok(TextFiles::Source { source, test_share })
+        }
+        (Some(_), _) => refuse("data.source", "has both splits; remove data.train and data.test"),
+        (None, (Some(train), test)) => {
+            let test = table_test(test, test_share)?;
+            hub_file("data.train", &train)?;
+            if let TableTest::File(path) = &test {
+                hub_file("data.test", path)?;
+            }
+            Ok(TextFiles::Named { train, test })
+        }
+        (None, (None, _)) => refuse("data", "give train, or source"),
+    }
+}
+
+/// A name of the hub, where the path is one, that names a file.
+fn hub_file(key: &str, path: &Path) -> Checked<()> {
+    match hub::Name::of(path) {
+        None => Ok(()),
+        Some(Ok(name)) if name.file.is_some() => Ok(()),
+        Some(Ok(name)) => refuse(key, format!("\"{name}\" names no file; add /FILE")),
+        Some(Err(what)) => refuse(key, what),
+    }
+}
+
+/// A name of the hub, where the path is one, that names a whole repository.
+pub(super) fn hub_repository(key: &str, path: &Path) -> Checked<()> {
+    match hub::Name::of(path) {
+        None => Ok(()),
+        Some(Ok(name)) if name.file.is_none() => Ok(()),
+        Some(Ok(name)) => refuse(key, format!("\"{name}\" names a file; give hub:OWNER/NAME")),
+        Some(Err(what)) => refuse(key, what),
+    }
 }
 
 fn table_test(test: Option<PathBuf>, share: Option<TestShare>) -> Checked<TableTest> {
@@ -181,8 +230,8 @@ fn cropped(augment: Augment) -> Checked<Augment> {
 #[cfg(test)]
 mod tests {
     use crate::spec::{
-        DEFAULT, DataPlan, NpyTest, Overrides, Plan, TableTask, TableTest, TestShare, TextTest,
-        TokensPlan,
+        DEFAULT, DataPlan, NpyTest, Overrides, Plan, TableTask, TableTest, TestShare, TextFiles,
+        TextTest, TokensPlan,
     };
 
     /// The default experiment on these data.
@@ -245,6 +294,30 @@ mod tests {
                 tokens: TokensPlan::Made(1000),
             }
         );
+    }
+
+    /// A plan is what results hold.
+    #[test]
+    fn texts_of_a_source_survive_the_results_file() {
+        let model = "model={kind='encoder',size='tiny'}";
+        let source = |test_share| TextFiles::Source { source: "hub:a/b@c".into(), test_share };
+        let share = TestShare { share: 0.5, seed: 3 };
+        let test = TableTest::File("hub:a/b/c.csv".into());
+        for (data, expected) in [
+            ("source='hub:a/b@c'", source(None)),
+            ("source='hub:a/b@c',test_share=0.5,seed=3", source(Some(share))),
+            (
+                "train='a.csv',test='hub:a/b/c.csv'",
+                TextFiles::Named { train: "a.csv".into(), test },
+            ),
+        ] {
+            let plan = read(&format!("{{kind='text',{data}}}"), &[model]).unwrap();
+            let text = serde_json::to_string(&plan).unwrap();
+            assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan, "{text}");
+            assert_eq!(toml::from_str::<Plan>(&toml::to_string(&plan).unwrap()).unwrap(), plan);
+            let DataPlan::Text { files, .. } = plan.data else { panic!("{data}") };
+            assert_eq!(files, expected);
+        }
     }
 
     /// A checkpoint's texts become its tokens.

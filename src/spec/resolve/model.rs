@@ -1,6 +1,6 @@
 //! The `[model]` of a spec.
 
-use super::data::CIFAR_SIDE;
+use super::data::{self, CIFAR_SIDE};
 use super::{Checked, at_most, below_one, defaults, limits, positive, refuse, whole};
 use crate::spec::typed::{
     BlockSpec, ConvSpec, DecoderSize, DecoderSpec, EncoderSize, EncoderSpec, LayerSpec, ModelSpec,
@@ -55,10 +55,13 @@ pub(super) fn resolve(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
         }
         ModelSpec::Encoder(spec) => ModelPlan::Encoder(encoder(spec)?),
         ModelSpec::Decoder(spec) => ModelPlan::Decoder(decoder(spec)?),
-        ModelSpec::Pretrained { folder, dropout } => ModelPlan::Pretrained {
-            folder,
-            dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
-        },
+        ModelSpec::Pretrained { folder, dropout } => {
+            data::hub_repository("model.folder", &folder)?;
+            ModelPlan::Pretrained {
+                folder,
+                dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+            }
+        }
         ModelSpec::Resnet { depth, width } => ModelPlan::Resnet {
             depth: resnet_depth(depth)?,
             width: whole(
