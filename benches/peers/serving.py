@@ -11,7 +11,6 @@ See README.md beside this file.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -131,11 +130,17 @@ class There:
 
 def memory(folder, options, name, batch):
     """How far the peak of a process of its own is above what it has with everything imported, in bytes."""
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = resident("VmRSS")
     there = There(folder, options, name, False)
     with torch.inference_mode():
         there.serve(batch)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return resident("VmHWM") - before
+
+
+def resident(field):
+    """Bytes, now or at most. What `getrusage` tells would be the peak of the process that started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def arguments():
