@@ -179,6 +179,9 @@ fn version(connection: &Connection, path: &Path, layout: &Layout) -> Result<usiz
         name: layout.name,
         is: is.to_owned(),
     };
+    // One state of the file is asked, not those before and after another process made it.
+    let alone = connection.is_autocommit().then(|| connection.unchecked_transaction());
+    let _one_state = alone.transpose().map_err(&failed)?;
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     let application =
         number("PRAGMA application_id").map_err(|error| match error.sqlite_error_code() {
