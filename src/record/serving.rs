@@ -70,7 +70,7 @@ pub struct ServedAgainst {
 }
 
 /// How far the compute format's tokens are from those of FP32 with the same weights: FP32 generates the most probable tokens after
-/// each prompt, and both say at each position what they hold of the next token after the same tokens. Each prompt is one value, the
+/// each prompt, and both predict each next token after the same tokens. Each prompt is one value, the
 /// mean over its positions and the runs; the intervals are over prompts.
 ///
 /// ```

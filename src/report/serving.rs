@@ -118,8 +118,8 @@ fn about(plan: ServingPlan, results: &Results, table: &Table<'_>) -> Vec<String>
     if let Some(agreement) = agreements.max_by_key(|agreement| agreement.prompts) {
         let prompts = text::plural(agreement.prompts, "prompt");
         said.push(format!(
-            "Equal tokens: FP32 generates {tokens} after each of {prompts} with the same weights, and the compute format says what it \
-             holds of each next token after the same tokens; the share where both find the same one the most probable. Divergence: of the \
+            "Equal tokens: FP32 generates {tokens} after each of {prompts} with the same weights, and the compute format \
+             predicts each next token after the same tokens; the share where both find the same one the most probable. Divergence: of the \
              distributions of the next token (Kullback–Leibler), in nats, the mean. Intervals of 95% are over prompts."
         ));
     }

@@ -66,7 +66,7 @@ fn the_summary_has_a_table_of_serving() {
     - Prompts of 64 tokens of the test split pass through the model at once (prefill); then it generates 16 tokens, the most probable one each time, one by one (decode). Weights, and the keys and values of earlier positions, are in the compute format.
     - Tokens per second of all sequences together: the median over blocks. Below: the time, as a ratio to fp32's, with its 95% interval; the blocks of two variants are pairs.
     - Memory: the peak of live bytes while a batch is served, weights and cache included.
-    - Equal tokens: FP32 generates 16 tokens after each of 32 prompts with the same weights, and the compute format says what it holds of each next token after the same tokens; the share where both find the same one the most probable. Divergence: of the distributions of the next token (Kullback–Leibler), in nats, the mean. Intervals of 95% are over prompts.
+    - Equal tokens: FP32 generates 16 tokens after each of 32 prompts with the same weights, and the compute format predicts each next token after the same tokens; the share where both find the same one the most probable. Divergence: of the distributions of the next token (Kullback–Leibler), in nats, the mean. Intervals of 95% are over prompts.
     ");
 }
 
