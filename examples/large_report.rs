@@ -77,6 +77,7 @@ fn save(dir: &Path, variants: usize, seeds: u64, steps: u64) -> Result<(), Failu
         environment: Environment::default(),
         data: None,
         metric: TestMetric::Accuracy,
+        machines: Vec::new(),
         variants: Vec::new(),
         claims: Vec::new(),
         controls: Vec::new(),
@@ -270,5 +271,6 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
         gradients: GradientCounts::default(),
         memory: None,
         agreement: Vec::new(),
+        machine: None,
     }
 }

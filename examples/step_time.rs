@@ -12,8 +12,8 @@ use mantissa::memory;
 use mantissa::networks::{self, DataShape};
 use mantissa::precision::Policy;
 use mantissa::spec::{
-    Activation, ConvBlock, DEFAULT, DataPlan, EncoderPlan, ModelPlan, NormPlan, OptimizerPlan,
-    Overrides, Plan, Pool, ScheduleKind, SchedulePlan, TextPool, TrainPlan,
+    Activation, CheckpointEvery, ConvBlock, DEFAULT, DataPlan, EncoderPlan, ModelPlan, NormPlan,
+    OptimizerPlan, Overrides, Plan, Pool, ScheduleKind, SchedulePlan, TextPool, TrainPlan,
 };
 use mantissa::task::{CandleTask, Task};
 use mantissa::train::{DeviceBatch, Setup, Trainer};
@@ -212,5 +212,6 @@ fn train_plan(model: &str, batch: usize, steps: u64) -> TrainPlan {
         label_smoothing: 0.0,
         evaluate_every: None,
         cuda_graphs: true,
+        checkpoint_every: CheckpointEvery::default(),
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, what they print and their exit codes. The only place that prints: results on stdout, progress and
 //! complaints on stderr.
 
+mod cells;
 mod check;
 mod datasets;
 mod doctor;
@@ -8,13 +9,18 @@ mod dry_run;
 mod formats;
 mod history;
 mod interleave;
+mod isolate;
 mod progress;
+mod signals;
+mod slurm;
 mod time;
+mod units;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -22,14 +28,14 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::data::{self, Loading};
 use crate::device::{self, Device};
-use crate::experiment::{Experiment, ExperimentError, Machine, MachineError, Options};
+use crate::experiment::{self, Experiment, ExperimentError, Machine, MachineError, Options};
 use crate::formatting::printable;
 use crate::hub::Transfer;
 use crate::ops;
 use crate::record::{self, Environment, Results, Status, files};
 use crate::regression::baseline;
 use crate::report::{self, ReportError, Verbosity};
-use crate::spec::{self, DataPlan, Overrides, Plan};
+use crate::spec::{self, Cell, CountImages, DataPlan, Overrides, Plan, SpecError};
 use crate::store::{self, Folder, StoreError};
 use crate::task::Task;
 use progress::{Downloading, Progress, Tokenizing};
@@ -43,12 +49,29 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 fine, 1 a regression, 2 wrong usage, spec or data, 3 a run or the machine failed, 4 the baseline is \
-     missing or not comparable, or nothing could be judged";
+     missing or not comparable, or nothing could be judged, 5 interrupted: go on with the same command";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Train a model under several precisions, measure and compare them, and write results and a report
     Experiment(ExperimentArguments),
+    /// Fix the plan of an experiment in a folder, and list its units, which any process can do, anywhere
+    Plan(units::PlanArguments),
+    /// Do one unit of a planned experiment, a run or the timing phase, from its checkpoint where there is one
+    Run(units::RunArguments),
+    /// Make results and report of what the units of a planned experiment left so far
+    Collect(units::CollectArguments),
+    /// Plan an experiment, and do its units as an array of jobs on a cluster that Slurm manages
+    Slurm(slurm::SlurmArguments),
+    /// Tell which units of a planned experiment are finished, running, failed or lost
+    Status {
+        /// Folder that `mantissa plan` wrote
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// Every unit, as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Render the report of an experiment again, finished or still running, or of several side by side
     Report {
         /// Folders that `mantissa experiment` wrote; of several, such as of two machines, one report is made
@@ -177,6 +200,9 @@ struct ExperimentArguments {
     /// Leave each run's weights in runs/VARIANT/seed-N/weights.safetensors; a run that is there without them is trained again
     #[arg(long)]
     save_weights: bool,
+    /// Do each run in a process of its own: one that crashes or is killed is a failed run, and the others go on
+    #[arg(long)]
+    isolate: bool,
     /// Train nothing: print the plan, the parameters, the memory of weights, gradients and optimizer, and an estimate of the time
     #[arg(long)]
     dry_run: bool,
@@ -214,6 +240,9 @@ enum Failure {
     /// There is nothing to compare results with.
     #[error("{0}")]
     NotComparable(String),
+    /// It was asked to stop.
+    #[error("{0}")]
+    Interrupted(String),
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "errors are passed on by map_err")]
@@ -226,12 +255,17 @@ impl Failure {
         Self::Machine(error.to_string())
     }
 
+    fn interrupted() -> Self {
+        Self::Interrupted("interrupted; the same command goes on from here".to_owned())
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) => 2,
             Self::Machine(_) => 3,
             Self::Regression(_) => 1,
             Self::NotComparable(_) => 4,
+            Self::Interrupted(_) => 5,
         }
     }
 }
@@ -242,7 +276,10 @@ impl From<ExperimentError> for Failure {
             ExperimentError::Store(error) => error.into(),
             ExperimentError::Occupied { .. }
             | ExperimentError::Foreign(_)
-            | ExperimentError::Unreadable { .. } => Self::input(error),
+            | ExperimentError::Unreadable { .. }
+            | ExperimentError::Held { .. }
+            | ExperimentError::NoPlan { .. }
+            | ExperimentError::NoUnit { .. } => Self::input(error),
         }
     }
 }
@@ -290,7 +327,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let outcome = match command {
-        Command::Experiment(arguments) => experiment(arguments),
+        Command::Experiment(arguments) => experiment(&arguments),
+        Command::Plan(arguments) => units::plan(&arguments),
+        Command::Run(arguments) => units::run(&arguments),
+        Command::Collect(arguments) => units::collect(&arguments),
+        Command::Slurm(arguments) => slurm::slurm(&arguments),
+        Command::Status { folder, json } => units::status(&folder, json),
         Command::Init { file } => init(&file),
         Command::Completions { shell } => completions(shell),
         Command::Show { folder, printed } => show(&folder, printed.verbosity()),
@@ -344,16 +386,72 @@ struct Place {
     environment: Environment,
 }
 
-impl Selection {
+/// What a spec asks for.
+enum Study {
+    /// One experiment.
+    One(Box<Plan>),
+    /// One for each combination of the values of its matrix.
+    Cells(Vec<Cell>),
+}
+
+impl Study {
+    /// How many units it has.
+    fn units(&self) -> usize {
+        let of = |plan: &Plan| experiment::units(plan).len();
+        match self {
+            Self::One(plan) => of(plan),
+            Self::Cells(cells) => cells.iter().map(|cell| of(&cell.plan)).sum(),
+        }
+    }
+
+    /// The experiment's name.
+    fn name(&self) -> &str {
+        match self {
+            Self::One(plan) => &plan.name,
+            Self::Cells(cells) => cells.first().map_or("", |cell| &cell.plan.name),
+        }
+    }
+}
+
+impl Place {
     /// Opens the device and starts the threads.
+    fn open(device: Device, threads: Option<u16>) -> Result<Self, Failure> {
+        let pool = worker_threads(threads)?;
+        let Machine { device, environment } = pool.install(|| Machine::open(device))?;
+        Ok(Self { pool, device, environment })
+    }
+}
+
+impl Selection {
     fn open(&self) -> Result<Place, Failure> {
-        let pool = worker_threads(self.threads)?;
-        let Machine { device, environment } = pool.install(|| Machine::open(self.device))?;
-        Ok(Place { pool, device, environment })
+        Place::open(self.device, self.threads)
     }
 
     /// The plan that is meant. Where data are counted for it, progress is shown unless `quiet`.
     fn plan(&self, spec: Option<&Path>, seeds: Option<u64>, quiet: bool) -> Result<Plan, Failure> {
+        self.read(spec, seeds, quiet, Plan::read_counting)
+    }
+
+    /// The plan that is meant, or those of its cells where the spec has a matrix.
+    fn study(
+        &self,
+        spec: Option<&Path>,
+        seeds: Option<u64>,
+        quiet: bool,
+    ) -> Result<Study, Failure> {
+        match self.read(spec, seeds, quiet, Plan::read_cells)? {
+            Some(cells) => Ok(Study::Cells(cells)),
+            None => self.plan(spec, seeds, quiet).map(|plan| Study::One(Box::new(plan))),
+        }
+    }
+
+    fn read<T>(
+        &self,
+        spec: Option<&Path>,
+        seeds: Option<u64>,
+        quiet: bool,
+        read: impl Fn((&str, &str), &Overrides, CountImages<'_>) -> Result<T, SpecError>,
+    ) -> Result<T, Failure> {
         let mut set =
             datasets::overrides((self.mnist.as_deref(), self.cifar10.as_deref()), spec.is_none())?;
         set.extend(self.set.iter().cloned());
@@ -368,38 +466,80 @@ impl Selection {
             let data = loaded(quiet, |loading| data::load_with(data, loading));
             Ok(data.map_err(|error| error.to_string())?.samples()[0])
         };
-        Plan::read_counting((&file, &text), &overrides, &count).map_err(Failure::input)
+        read((&file, &text), &overrides, &count).map_err(Failure::input)
     }
 }
 
-fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
-    let ExperimentArguments { spec, out, selection, seeds, dry_run, .. } = arguments;
-    let ExperimentArguments { quiet, printed, tensorboard, force, save_weights, .. } = arguments;
-    let plan = selection.plan(spec.as_deref(), seeds, quiet)?;
-    let out = out.unwrap_or_else(|| Path::new("reports").join(&plan.name));
-    let Place { pool, device, environment } = selection.open()?;
-    let experiment = pool.install(|| experiment_of(plan, quiet))?;
-    if dry_run {
+fn experiment(arguments: &ExperimentArguments) -> Result<(), Failure> {
+    let ExperimentArguments { spec, out, selection, seeds, quiet, .. } = arguments;
+    let study = selection.study(spec.as_deref(), *seeds, *quiet)?;
+    let out = out.clone().unwrap_or_else(|| Path::new("reports").join(study.name()));
+    match study {
+        Study::One(plan) => {
+            let stop = signals::stop_flag()?;
+            one_experiment(*plan, &out, arguments, &stop)
+        }
+        Study::Cells(cells) => cells::experiment(cells, &out, arguments),
+    }
+}
+
+/// Does one experiment in a folder.
+fn one_experiment(
+    plan: Plan,
+    out: &Path,
+    arguments: &ExperimentArguments,
+    stop: &AtomicBool,
+) -> Result<(), Failure> {
+    let ExperimentArguments { selection, quiet, dry_run, .. } = arguments;
+    if *dry_run {
+        let Place { pool, device, .. } = selection.open()?;
+        let experiment = pool.install(|| experiment_of(plan, *quiet))?;
         let found = pool.install(|| experiment.dry_run(&device)).map_err(Failure::machine)?;
         return print(&dry_run::page(experiment.plan(), &found)?);
     }
-    let folder = Folder::lock(&out, &holder(&environment)).map_err(Failure::input)?;
+    if arguments.isolate {
+        let isolate::Outcome { results, crash } = isolate::experiment(plan, out, arguments, stop)?;
+        let told = tell(&results, out, arguments);
+        crash.map_or(Ok(()), |crash| Err(Failure::Machine(crash)))?;
+        told?;
+        return failed_runs(&results);
+    }
+    let results = in_this_process(plan, out, arguments, stop)?;
+    tell(&results, out, arguments)?;
+    failed_runs(&results)
+}
+
+fn in_this_process(
+    plan: Plan,
+    out: &Path,
+    arguments: &ExperimentArguments,
+    stop: &AtomicBool,
+) -> Result<Results, Failure> {
+    let ExperimentArguments { selection, quiet, force, save_weights, .. } = arguments;
+    let Place { pool, device, environment } = selection.open()?;
+    let experiment = pool.install(|| experiment_of(plan, *quiet))?;
+    let folder = Folder::lock(out, &holder(&environment)).map_err(Failure::input)?;
     let options = Options {
         folder: &folder,
-        force,
-        save_weights,
+        force: *force,
+        save_weights: *save_weights,
+        stop: Some(stop),
         device: &device,
         environment: &environment,
     };
-    let mut progress = Progress::new(quiet, experiment.plan());
+    let mut progress = Progress::new(*quiet, experiment.plan());
     // From inside the pool, where an operation hands out its work without waking a sleeping thread for it.
     let outcome = pool.install(|| experiment.run(options, &mut |event| progress.hear(&event)));
     progress.finish();
-    let results = outcome?;
+    Ok(outcome?)
+}
 
+/// Writes the report of an experiment, finished or interrupted, and prints its results.
+fn tell(results: &Results, out: &Path, arguments: &ExperimentArguments) -> Result<(), Failure> {
+    let ExperimentArguments { quiet, printed, tensorboard, .. } = *arguments;
     // Every run is in: without a report, there is still the table.
-    let reported = complete_report(&results, &out, tensorboard).map_err(Failure::machine);
-    print(&report::terminal(&results, printed.verbosity(), width()))?;
+    let reported = complete_report(results, out, tensorboard).map_err(Failure::machine);
+    print(&report::terminal(results, printed.verbosity(), width()))?;
     reported?;
     if !quiet {
         print(&printable(&format!("report: {}", out.join(files::PAGE).display())))?;
@@ -408,7 +548,7 @@ fn experiment(arguments: ExperimentArguments) -> Result<(), Failure> {
             print(&printable(&format!("tensorboard: {}", folder.display())))?;
         }
     }
-    failed_runs(&results)
+    if results.complete { Ok(()) } else { Err(Failure::interrupted()) }
 }
 
 /// The experiment of a plan, with its data read and its model made. Progress of that is shown unless `quiet`.

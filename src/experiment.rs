@@ -3,39 +3,46 @@
 //! A results folder belongs to the process that has its lock. It is marked by a results file before the first run, which says
 //! what plan, build, device and data the runs are of; the record of each run says so too.
 
+mod collect;
 mod compare;
 mod dry_run;
+mod frozen;
 mod identity;
 mod kept;
+mod machines;
+mod matrix;
+mod run;
+mod session;
 #[cfg(test)]
 mod tests;
 mod timed;
+mod units;
 
+pub use collect::collect;
 pub use dry_run::{DryRun, DryVariant};
+pub use matrix::{Matrix, UnitPlace, cell_folder, status_of_all};
+pub use units::{Unit, UnitOutcome, UnitState, UnitStatus, give_up, read_plan, status, units};
 
-use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 
-use crate::claims;
 use crate::data::{Batches, Dataset};
 use crate::device::{self, DeviceError, LoadMeter};
 use crate::formatting;
-use crate::model::{Engine, ModelError};
+use crate::model::ModelError;
 use crate::ops;
-use crate::precision::Policy;
-use crate::record::files::RESULTS;
-use crate::record::{
-    Control, DataFacts, Environment, Failure, GradientCounts, Identity, Results, RunRecord,
-    RunSummary, SCHEMA, Status, UpdateCounts, VariantResult,
-};
-use crate::spec::{ControlKind, ControlPlan, Plan, Reference, ServingPlan, VariantPlan};
-use crate::store::{self, Folder, StoreError};
+use crate::record::{DataFacts, Environment, Results, RunSummary};
+use crate::spec::{Plan, Reference, ServingPlan};
+use crate::store::{Folder, StoreError};
 use crate::task::{Task, TaskError};
 use crate::train::{self, Phase, RunError, Setup, Timing};
+use frozen::Frozen;
 use kept::Found;
-use timed::TimingRecord;
+use session::{Machines, Session, Stage};
+use units::{in_order, timed_variants, trained};
 
 /// What happens while an experiment runs, for whoever shows progress.
 ///
@@ -114,6 +121,29 @@ pub enum Event<'a> {
         /// Blocks in all.
         of: usize,
     },
+    /// A run goes on from its checkpoint.
+    Resumed {
+        /// The variant's name.
+        variant: &'a str,
+        /// The seed.
+        seed: u64,
+        /// Steps that were done before.
+        steps: u64,
+    },
+    /// A run begins anew although there is a checkpoint.
+    CheckpointNotUsed {
+        /// The variant's name.
+        variant: &'a str,
+        /// The seed.
+        seed: u64,
+        /// Why.
+        reason: &'a str,
+    },
+    /// Timed blocks that are there cannot be used.
+    TimesNotKept {
+        /// Why.
+        reason: &'a str,
+    },
     /// The results file was written.
     Saved(&'a Path),
 }
@@ -159,6 +189,34 @@ pub enum ExperimentError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Another process does a part of it.
+    #[error("{}: {what}: is being done by {holder}; wait for its end", folder.display())]
+    Held {
+        /// The folder.
+        folder: PathBuf,
+        /// Which part.
+        what: String,
+        /// Who does it.
+        holder: String,
+    },
+    /// A folder has no plan that can be read.
+    #[error("{}: {reason}; make it with mantissa plan", path.display())]
+    NoPlan {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no unit of this number.
+    #[error("{}: has no unit {index}; its {units} units are 0 to {}", folder.display(), units - 1)]
+    NoUnit {
+        /// The folder.
+        folder: PathBuf,
+        /// The number.
+        index: usize,
+        /// How many there are.
+        units: usize,
     },
     /// A file could not be read or written.
     #[error(transparent)]
@@ -242,6 +300,8 @@ pub struct Options<'a> {
     pub force: bool,
     /// Leave the weights of each run beside its record. A run that is there without them is done again.
     pub save_weights: bool,
+    /// Set to true, by a signal or another thread, to stop at the end of the next step; none: nothing stops it.
+    pub stop: Option<&'a AtomicBool>,
     /// Where this runs.
     pub device: &'a Device,
     /// What is known of where this runs.
@@ -252,7 +312,7 @@ impl<'a> Options<'a> {
     /// A run on `machine` that goes on with what `folder` holds.
     pub fn new(folder: &'a Folder, machine: &'a Machine) -> Self {
         let Machine { device, environment } = machine;
-        Self { folder, force: false, save_weights: false, device, environment }
+        Self { folder, force: false, save_weights: false, stop: None, device, environment }
     }
 }
 
@@ -302,64 +362,57 @@ impl Experiment {
         self.task.data.facts()
     }
 
-    fn setup<'a>(&'a self, device: &'a Device) -> Setup<'a> {
+    fn setup<'a>(&'a self, options: Options<'a>) -> Setup<'a> {
+        let Options { device, save_weights, .. } = options;
+        Setup { save_weights, ..self.setup_on(device) }
+    }
+
+    fn setup_on<'a>(&'a self, device: &'a Device) -> Setup<'a> {
         Setup::new(&self.plan, &self.task, device)
     }
 
     /// Runs every variant and seed of the plan and its controls, then the timing phase, and leaves `results.json` and a record
     /// a run in `options.folder`. Seeds are the outer loop, and controls come last in each round, so that the first full
     /// comparison is there soonest. Runs and timed blocks that an earlier call finished are kept where this plan asks for the
-    /// same ones, by the same build on the same device and data; where all are there, nothing is done.
+    /// same ones, by the same build on the same device and data; a run that it did not finish goes on from its checkpoint;
+    /// where all are there, nothing is done. Where `options.stop` says so, it stops at the next step: the results are not
+    /// complete then, and the same call goes on.
     ///
     /// # Errors
-    /// When the folder cannot be written or holds something else. A run that diverges or fails is a result, not an error.
+    /// When the folder cannot be written or holds something else, or another process does one of the runs. A run that diverges or
+    /// fails is a result, not an error.
     pub fn run(
         &self,
         options: Options<'_>,
         listen: &mut dyn FnMut(Event<'_>),
     ) -> Result<Results, ExperimentError> {
-        let Self { plan, task, .. } = self;
-        let (data, mut notes) = (task.data.facts(), task.data.notes());
-        notes.extend(task.notes.iter().cloned());
-        let engine = task.model.engine();
-        notes.extend((engine == Engine::Candle).then(|| OF_CANDLE.to_owned()));
-        let weights = task.model.given_digest().map(str::to_owned);
-        let reference = self.reference.as_ref();
-        let session = Session { plan, options, engine, data, weights, notes, reference };
-        let trained = trained(plan);
+        let frozen = Frozen::of(self, options.environment);
+        let session = Session { frozen: &frozen, options, machines: Machines::ThisOne };
+        let trained = trained(&self.plan);
         let kept::Part { mut records, timing, .. } =
-            match session.begin(&trained, &task.data, listen)? {
+            match session.begin(&trained, &self.task.data, listen)? {
                 Found::Finished(results) => return Ok(*results),
                 Found::Part(part) => part,
             };
         let timing = timing.map_or_else(|| session.nothing_timed(), |timing| *timing);
-        let setup = Setup { save_weights: options.save_weights, ..self.setup(options.device) };
+        let setup = self.setup(options);
         for (variant, seed) in in_order(&trained) {
             let key = (variant.name.clone(), seed);
             if records.contains_key(&key) {
                 continue;
             }
-            listen(Event::RunStarted { variant: &variant.name, seed });
-            let of = plan.train.steps;
-            let mut progress = |done| listen(Event::Step { done, of });
-            let trained = train::run(setup, (variant, seed), &mut progress)
-                .unwrap_or_else(|error| failed(variant, seed, &error));
-            let train::Trained { record, weights } = trained;
-            let identity = Some(session.identity(Some(&variant.policy)));
-            let record = RunRecord { identity, ..record };
-            if let Some(weights) = weights {
-                kept::save_weights(options, (&variant.name, seed), &weights)?;
-            }
-            kept::save_record(options, &record)?;
-            listen(Event::RunFinished { variant: &variant.name, summary: &record.summary });
-            records.insert(key, record);
-            let (_, path) = session.save(&records, &timing.timings, Stage::Running)?;
+            let done = run::complete(&session, setup, (variant, seed), listen)?;
+            let stopped = done.is_none();
+            records.extend(done.map(|record| (key, record)));
+            let (results, path) = session.save(&records, &timing.timings, Stage::Running)?;
             listen(Event::Saved(&path));
+            if stopped {
+                return Ok(results);
+            }
         }
-        let variants: Vec<VariantPlan> =
-            trained.into_iter().filter(Trained::is_timed).map(|trained| trained.variant).collect();
-        let timing = timed::complete(plan, setup, (timing, &variants), (options, listen))?;
-        let stage = Stage::Finished { other_load: timing.other_load };
+        let variants = timed_variants(trained);
+        let timing = timed::complete(&session, setup, (timing, &variants), listen)?;
+        let stage = timing.stage(&self.plan);
         let (results, path) = session.save(&records, &timing.timings, stage)?;
         listen(Event::Saved(&path));
         Ok(results)
@@ -372,7 +425,9 @@ impl Experiment {
     #[doc(hidden)] // for the program
     pub fn time_blocks(&self, device: &Device, phase: Phase) -> Result<Vec<Timing>, RunError> {
         let (seed, variants) = (first_seed(&self.plan), &self.plan.variants);
-        train::time_variants(self.setup(device), seed, variants, phase, &mut |_, _| ())
+        train::time_variants(self.setup_on(device), seed, variants, phase, &mut |_, _| {
+            ControlFlow::Continue(())
+        })
     }
 
     /// Times the variants of `results`, which are of this experiment, once more, as the timing phase of [`Experiment::run`]
@@ -388,7 +443,10 @@ impl Experiment {
         let other_load = load.others();
         let variants = plan.variants.iter().zip(&timings);
         let variants = variants
-            .map(|(variant, timing)| summarize((plan, device), variant, &[], Some(timing)))
+            .map(|(variant, timing)| {
+                let timed = (plan, device.is_cuda());
+                session::summarize(timed, variant, &[], Some(timing))
+            })
             .collect();
         Ok(Results { variants, other_load, ..results.clone() })
     }
@@ -413,256 +471,4 @@ fn check_serving(serving: &ServingPlan, task: &Task) -> Result<(), ModelError> {
 /// The seed of the weights and batches that are timed.
 fn first_seed(plan: &Plan) -> u64 {
     plan.seeds.first().copied().unwrap_or_default()
-}
-
-/// What the results file says beside the runs.
-struct Session<'a> {
-    plan: &'a Plan,
-    options: Options<'a>,
-    engine: Engine,
-    data: DataFacts,
-    /// The digest of the weights that runs start from, where these are given.
-    weights: Option<String>,
-    /// What is to be said of the data.
-    notes: Vec<String>,
-    /// What was published.
-    reference: Option<&'a Reference>,
-}
-
-impl Session<'_> {
-    /// What decides the runs of a policy; without one, what those of all policies have in common.
-    fn identity(&self, policy: Option<&Policy>) -> Identity {
-        identity::identity(
-            self.plan,
-            policy,
-            self.options.environment,
-            (&self.data, self.weights.as_deref()),
-        )
-    }
-
-    /// The record of the timing phase before its first block.
-    fn nothing_timed(&self) -> TimingRecord {
-        TimingRecord::new(self.plan, self.options, self.identity(None))
-    }
-
-    /// Looks at what the folder holds, tells what of it is kept, and marks the folder as this experiment's.
-    fn begin(
-        &self,
-        trained: &[Trained],
-        data: &Dataset,
-        listen: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Found, ExperimentError> {
-        let found = kept::look(self, trained)?;
-        let Found::Part(part) = &found else {
-            listen(Event::Finished);
-            return Ok(found);
-        };
-        if self.options.force {
-            kept::clear(self.options.folder.path())?;
-        }
-        listen(Event::Loaded(data));
-        for note in &self.notes {
-            listen(Event::Note(note));
-        }
-        let runs = trained.iter().map(|trained| trained.seeds.len()).sum();
-        listen(Event::Started { runs, kept: part.records.len() });
-        for kept::Lost { variant, seed, reason } in &part.lost {
-            listen(Event::NotKept { variant, seed: *seed, reason });
-        }
-        if let Some(timing) = &part.timing {
-            listen(Event::TimingKept { blocks: timing.blocks });
-        }
-        if let Some(reason) = &part.timed_again {
-            listen(Event::TimedAgain { reason });
-        }
-        for record in &part.misplaced {
-            kept::save_record(self.options, record)?;
-        }
-        let none = Timings::new();
-        let timings = part.timing.as_ref().map_or(&none, |timing| &timing.timings);
-        self.save(&part.records, timings, Stage::Running)?;
-        Ok(found)
-    }
-
-    /// Computes the results of these records and writes them.
-    fn save(
-        &self,
-        records: &Records,
-        timings: &Timings,
-        stage: Stage,
-    ) -> Result<(Results, PathBuf), ExperimentError> {
-        let mut results = results(self, (records, timings), stage);
-        results.environment.notes.extend(self.notes.iter().cloned());
-        let folder = self.options.folder.path();
-        let path = store::write_below(folder, Path::new(RESULTS), &json(&results))?;
-        Ok((results, path))
-    }
-}
-
-/// How far an experiment is.
-#[derive(Clone, Copy)]
-enum Stage {
-    /// Runs or the timing phase are still to come.
-    Running,
-    /// All is done; other programs took this share of the processor meanwhile ([`Results::other_load`]).
-    Finished { other_load: Option<f64> },
-}
-
-/// The records of an experiment by variant and seed.
-type Records = BTreeMap<(String, u64), RunRecord>;
-
-/// The timed blocks by variant.
-type Timings = BTreeMap<String, Timing>;
-
-/// A variant or control with its seeds.
-struct Trained {
-    variant: VariantPlan,
-    seeds: Vec<u64>,
-    control: Option<ControlKind>,
-}
-
-impl Trained {
-    /// Whether it takes part in the timing phase. Other seeds are other weights, not other work: timing them would show
-    /// nothing that the same seeds do not.
-    fn is_timed(&self) -> bool {
-        self.control != Some(ControlKind::OtherSeeds)
-    }
-}
-
-/// The variants of the plan, then its controls.
-fn trained(plan: &Plan) -> Vec<Trained> {
-    let variants = plan.variants.iter().map(|variant| Trained {
-        variant: variant.clone(),
-        seeds: plan.seeds.clone(),
-        control: None,
-    });
-    let controls = plan.control_plans().into_iter().map(|ControlPlan { kind, variant, seeds }| {
-        Trained { variant, seeds, control: Some(kind) }
-    });
-    variants.chain(controls).collect()
-}
-
-/// Every run: a round a seed, in each of which all take their turn.
-fn in_order(trained: &[Trained]) -> impl Iterator<Item = (&VariantPlan, u64)> {
-    let rounds = trained.iter().map(|trained| trained.seeds.len()).max().unwrap_or(0);
-    (0..rounds).flat_map(move |round| {
-        trained.iter().filter_map(move |trained| {
-            let seed = trained.seeds.get(round)?;
-            Some((&trained.variant, *seed))
-        })
-    })
-}
-
-/// Indented JSON with a line end. Records are plain data, so this cannot fail.
-fn json(value: &impl serde::Serialize) -> Vec<u8> {
-    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
-    text.push(b'\n');
-    text
-}
-
-/// The record of a run that could not be done.
-fn failed(variant: &VariantPlan, seed: u64, error: &RunError) -> train::Trained {
-    let failure = Failure { step: 0, layer: None, reason: error.to_string() };
-    let record = RunRecord {
-        identity: None,
-        variant: variant.name.clone(),
-        summary: RunSummary {
-            seed,
-            status: Status::Failed,
-            test_accuracy: None,
-            test_squared_error: None,
-            test_perplexity: None,
-            final_loss: None,
-            steps: 0,
-            skipped_steps: 0,
-            weights_digest: None,
-            failure: Some(failure),
-        },
-        loss: Vec::new(),
-        evaluations: Vec::new(),
-        scale: Vec::new(),
-        skips: Vec::new(),
-        census: Vec::new(),
-        census_steps: Vec::new(),
-        settling_census: Vec::new(),
-        rejected_census: Vec::new(),
-        counted_steps: Vec::new(),
-        updates: UpdateCounts::default(),
-        gradients: GradientCounts::default(),
-        memory: None,
-        agreement: Vec::new(),
-    };
-    train::Trained { record, weights: None }
-}
-
-/// The results file from what there is so far.
-fn results(
-    session: &Session<'_>,
-    (records, timings): (&Records, &Timings),
-    stage: Stage,
-) -> Results {
-    let (complete, other_load) = match stage {
-        Stage::Running => (false, None),
-        Stage::Finished { other_load } => (true, other_load),
-    };
-    let Session { plan, options, ref data, .. } = *session;
-    let summary = |variant: &VariantPlan, seeds: &[u64]| {
-        let record = |seed: &u64| records.get(&(variant.name.clone(), *seed));
-        let runs: Vec<&RunRecord> = seeds.iter().filter_map(record).collect();
-        summarize((plan, options.device), variant, &runs, timings.get(&variant.name))
-    };
-    let mut variants: Vec<VariantResult> =
-        plan.variants.iter().map(|variant| summary(variant, &plan.seeds)).collect();
-    let on = (plan, data.metric());
-    compare::against_baseline(on, &mut variants);
-    let control = |planned: ControlPlan| {
-        let mut result = summary(&planned.variant, &planned.seeds);
-        result.against_baseline = compare::control(on, (planned.kind, &result), &variants);
-        Control { kind: planned.kind, result }
-    };
-    let controls = plan.control_plans().into_iter().map(control).collect();
-    let mut results = Results {
-        schema: SCHEMA,
-        experiment: plan.name.clone(),
-        complete,
-        plan: plan.clone(),
-        engine: session.engine,
-        environment: options.environment.clone(),
-        data: Some(data.clone()),
-        metric: data.metric(),
-        variants,
-        claims: Vec::new(),
-        controls,
-        other_load,
-        recommendation: None,
-        reference: session.reference.cloned(),
-    };
-    results.claims = claims::judge(&results);
-    results.recommendation = Some(claims::recommend(&results));
-    results.environment.notes.extend(claims::nondeterminism(&results));
-    results.environment.notes.extend(claims::disturbance(&results));
-    results
-}
-
-/// Everything measured of one variant, without the comparison.
-fn summarize(
-    (plan, device): (&Plan, &Device),
-    variant: &VariantPlan,
-    runs: &[&RunRecord],
-    timing: Option<&Timing>,
-) -> VariantResult {
-    let memory = runs.iter().filter_map(|run| run.memory).max_by_key(|memory| memory.peak_bytes);
-    VariantResult {
-        name: variant.name.clone(),
-        policy: variant.policy.to_string(),
-        emulated: variant.policy.is_emulated(device.is_cuda()),
-        runs: runs.iter().map(|run| run.summary.clone()).collect(),
-        train: timing.and_then(|timing| compare::train_time(plan, timing)),
-        untimed: timing.and_then(|timing| timing.failure.clone()),
-        inference: timing.and_then(|timing| compare::inference(plan, timing)),
-        serving: compare::serving(plan, runs, timing),
-        memory,
-        numerics: compare::numerics(runs),
-        against_baseline: None,
-    }
 }

@@ -86,6 +86,9 @@ pub struct Results {
     /// The data; absent in older files.
     #[serde(default)]
     pub data: Option<DataFacts>,
+    /// The kinds of machine that did the runs; empty where all were done on one, which `environment` is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub machines: Vec<MachineRuns>,
     /// What models are judged by; absent in older files, where it is the accuracy.
     #[serde(default)]
     pub metric: TestMetric,

@@ -5,6 +5,7 @@
 
 mod difference;
 mod keys;
+mod matrix;
 mod reference;
 mod resolve;
 mod source;
@@ -20,6 +21,8 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use crate::precision::Policy;
 
 pub(crate) use difference::values_that_differ;
+#[doc(hidden)] // for the program
+pub use matrix::Cell;
 #[doc(hidden)] // for reports and this crate's tests
 pub use reference::{Reference, ReferenceColumn, ReferenceColumns, ReferenceRow};
 pub(crate) use resolve::{Invalid, defaults, limits};
@@ -1066,6 +1069,46 @@ pub struct TrainPlan {
     /// Whether a GPU repeats a captured step (a CUDA graph) instead of launching each operation. Has no effect on a CPU.
     #[serde(default = "default_cuda_graphs")]
     pub cuda_graphs: bool,
+    /// When a run is kept as a checkpoint, from which it goes on after an interruption. Changes no result.
+    #[serde(default, skip_serializing_if = "CheckpointEvery::is_default")]
+    pub checkpoint_every: CheckpointEvery,
+}
+
+/// How often a run is kept as a checkpoint.
+///
+/// ```
+/// use mantissa::spec::{CheckpointEvery, DEFAULT, Overrides, Plan};
+///
+/// let every = |text: &str| {
+///     let set = vec![format!("train.checkpoint_every={text}")];
+///     let plan = Plan::read("default.toml", DEFAULT, &Overrides { set, ..Overrides::default() });
+///     plan.map(|plan| plan.train.checkpoint_every)
+/// };
+/// assert_eq!(every("500"), Ok(CheckpointEvery::Steps(500)));
+/// assert_eq!(every("2 min"), Ok(CheckpointEvery::Seconds(120.0)));
+/// assert_eq!(every("never"), Ok(CheckpointEvery::Never));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointEvery {
+    /// Only when the run is interrupted.
+    Never,
+    /// After so many steps.
+    Steps(u64),
+    /// After so many seconds, at the end of the step that is then on its way.
+    Seconds(f64),
+}
+
+impl CheckpointEvery {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for CheckpointEvery {
+    fn default() -> Self {
+        defaults::CHECKPOINT_EVERY
+    }
 }
 
 /// What results say that were written before there was a choice.

@@ -5,6 +5,7 @@
 #[cfg(feature = "report")]
 pub(crate) mod database;
 mod folder;
+mod lock;
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{Error, ErrorKind, Read as _, Write as _};
@@ -15,8 +16,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::formatting;
 
-pub(crate) use folder::sweep;
 pub use folder::{Folder, FolderError};
+pub(crate) use folder::{sweep, sweep_one};
+pub(crate) use lock::{FileLock, LockState, remove_free as remove_free_lock, state as lock_state};
 
 /// The most bytes of a text that a person wrote, such as a spec: with each of 10,000 seeds in it a spec has 200 KB.
 pub(crate) const MOST_TEXT: u64 = 1 << 20;

@@ -51,8 +51,8 @@ const ADAMW: &str = "{ kind = \"adamw\", lr = 1e-3 }";
 fn record(task: &Task, policy: &str) -> std::result::Result<RunRecord, String> {
     let plan = plan(task, &format!("\"{policy}\""), ADAMW);
     let setup = Setup::new(&plan, task, &Device::Cpu);
-    let trained = train::run(setup, (&plan.variants[0], 0), &mut |_| ());
-    trained.map(|trained| trained.record).map_err(|error| error.to_string())
+    let trained = train::run(setup, (&plan.variants[0], 0), None, &mut |_: u64| ());
+    trained.map(|ended| ended.trained().unwrap().record).map_err(|error| error.to_string())
 }
 
 /// The labels of a batch of 20.
@@ -167,7 +167,11 @@ fn the_loss_scale_skips_and_settles() {
     let policy = "params=f32,compute=f16,reduce=f32,scale=dynamic:init=16777216";
     let plan = plan(&task, &format!("{{ name = \"high\", policy = \"{policy}\" }}"), ADAMW);
     let setup = Setup::new(&plan, &task, &Device::Cpu);
-    let record = train::run(setup, (&plan.variants[0], 0), &mut |_| ()).unwrap().record;
+    let record = train::run(setup, (&plan.variants[0], 0), None, &mut |_: u64| ())
+        .unwrap()
+        .trained()
+        .unwrap()
+        .record;
     assert!(record.summary.skipped_steps > 0);
     assert!(record.gradients.infinite + record.gradients.nan > 0);
     let last = record.scale.last().unwrap().1;
@@ -208,6 +212,7 @@ fn run(plan: Plan, task: Task) -> Results {
         folder: &lock,
         force: false,
         save_weights: false,
+        stop: None,
         device: &Device::Cpu,
         environment: &environment,
     };

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not there")]
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -21,13 +22,15 @@ use mantissa::record::{
     Status, VariantResult,
 };
 use mantissa::spec::{
-    Activation, ClaimsPlan, ControlKind, ConvBlock, DataPlan, EncoderPlan, MeasurePlan, ModelPlan,
-    NormPlan, OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TableTest, TextFiles,
-    TextPool, TrainPlan, VariantPlan,
+    Activation, CheckpointEvery, ClaimsPlan, ControlKind, ConvBlock, DataPlan, EncoderPlan,
+    MeasurePlan, ModelPlan, NormPlan, OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan,
+    TableTest, TextFiles, TextPool, TrainPlan, VariantPlan,
 };
 use mantissa::store::{self, Folder};
 use mantissa::task::Task;
-use mantissa::train::{self, DeviceBatch, Setup, Trainer};
+use mantissa::train::{
+    self, Checkpoint, DeviceBatch, Ended, Follow, RunError, Setup, Trainer, Wants,
+};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -82,6 +85,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
             label_smoothing: 0.1,
             evaluate_every: None,
             cuda_graphs: true,
+            checkpoint_every: CheckpointEvery::default(),
         },
         measure: MeasurePlan {
             census_every: 5,
@@ -105,7 +109,13 @@ fn record(plan: &Plan, variant: usize, threads: usize) -> RunRecord {
     let task = Task::of_plan(plan).unwrap();
     let setup = Setup::new(plan, &task, &Device::Cpu);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let work = || train::run(setup, (&plan.variants[variant], 0), &mut |_| ()).unwrap().record;
+    let work = || {
+        train::run(setup, (&plan.variants[variant], 0), None, &mut |_: u64| ())
+            .unwrap()
+            .trained()
+            .unwrap()
+            .record
+    };
     pool.install(work)
 }
 
@@ -120,6 +130,57 @@ fn records_do_not_depend_on_threads_or_on_the_run() {
             assert_eq!(one, record(&plan, variant, 2), "{policy} with two threads");
             assert_eq!(one, record(&plan, variant, 2), "{policy} again");
             assert_eq!(one.summary.status, Status::Completed);
+        }
+    }
+}
+
+/// Follows a run to a step at which it is to stop, and takes its checkpoint.
+struct StopAt(u64, Option<Vec<u8>>);
+
+impl Follow for StopAt {
+    fn step(&mut self, _done: u64) {}
+
+    fn wants(&mut self, done: u64) -> Wants {
+        if done >= self.0 { Wants::Stop } else { Wants::Nothing }
+    }
+
+    fn keep(&mut self, checkpoint: Checkpoint) -> Result<ControlFlow<()>, RunError> {
+        self.1 = Some(checkpoint.to_file(record::Identity::default())?);
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// A run that is stopped after each of its steps, each time continued by what a file holds: batch norm, dropout, a loss scale that
+/// comes down and grows, sums of micro-batches, evaluations and censuses on the way.
+#[test]
+fn a_run_that_goes_on_from_checkpoints_is_one_that_was_never_stopped() {
+    let policies = [
+        "fp32",
+        "fp16-mixed",
+        "bf16-true",
+        "params=f32,compute=fp8-e4m3-sat,reduce=f32,scale=none",
+        "params=f32,compute=f16,reduce=f32,scale=dynamic:init=16777216:interval=3",
+    ];
+    for (model, accumulate) in [(cnn(), 1), (mlp(), 2)] {
+        let mut plan = plan(model, &policies, 12);
+        (plan.train.accumulate, plan.train.evaluate_every) = (accumulate, Some(4));
+        let task = Task::of_plan(&plan).unwrap();
+        let setup = Setup { save_weights: true, ..Setup::new(&plan, &task, &Device::Cpu) };
+        for variant in &plan.variants {
+            let run = (variant, 0);
+            let whole = train::run(setup, run, None, &mut |_: u64| ()).unwrap();
+            let mut from = None;
+            // Until then the memory of a step is measured.
+            for step in 3..=plan.train.steps {
+                let mut stop = StopAt(step, None);
+                let ended = train::run(setup, run, from, &mut stop).unwrap();
+                assert_eq!(ended, Ended::Stopped);
+                let checkpoint = Checkpoint::from_file(&stop.1.unwrap()).unwrap();
+                assert_eq!((checkpoint.steps(), checkpoint.run()), (step, (&*variant.name, 0)));
+                from = Some(checkpoint);
+            }
+            let ended = train::run(setup, run, from, &mut |_: u64| ()).unwrap();
+            assert!(ended == whole, "{}: the record or the weights differ", variant.name);
         }
     }
 }
@@ -224,6 +285,7 @@ fn options(folder: &Folder) -> Options<'_> {
         folder,
         force: false,
         save_weights: false,
+        stop: None,
         device: &Device::Cpu,
         environment: &NOWHERE,
     }

@@ -2,159 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod program_support;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use mantissa::record::{Results, RunRecord};
+use mantissa::record::RunRecord;
+use program_support::{EXPERIMENT, Place, RUNS, Running, TIMING, blocks, records, wait_for};
 use serde_json::Value;
-
-/// Two variants of two seeds in a second.
-const SPEC: &str = r#"
-name = "small"
-seeds = 2
-variants = ["fp32", "bf16-mixed"]
-[data]
-kind = "digits"
-train = 40
-test = 20
-[model]
-kind = "mlp"
-hidden = [8]
-[train]
-steps = 6
-batch = 10
-[train.optimizer]
-kind = "adamw"
-lr = 0.003
-[train.schedule]
-kind = "constant"
-warmup = 1
-[measure]
-timing_blocks = 2
-timing_steps = 1
-timing_warmup = 1
-inference_batch = 10
-"#;
-
-/// The runs of [`SPEC`] in their order.
-const RUNS: [(&str, u64); 4] = [("fp32", 0), ("bf16-mixed", 0), ("fp32", 1), ("bf16-mixed", 1)];
-
-/// A folder with the spec, in which the program runs and makes the folder `out`.
-struct Place(tempfile::TempDir);
-
-/// What a call came to.
-struct Call {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Place {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::File::create(folder.path().join("file")).unwrap();
-        mantissa::store::write(&folder.path().join("small.toml"), SPEC.as_bytes()).unwrap();
-        Self(folder)
-    }
-
-    /// One with the finished experiment in it. Its page is dated so far ahead that no later call draws the report again: that
-    /// is most of the time.
-    fn finished() -> Self {
-        let place = Self::new();
-        let call = place.experiment(&[]);
-        assert_eq!(call.code, Some(0), "{}", call.stderr);
-        let page = std::fs::File::options().append(true).open(place.path("out/report.html"));
-        let far = SystemTime::now() + Duration::from_secs(1_000_000);
-        page.unwrap().set_modified(far).unwrap();
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin("mantissa"));
-        command.current_dir(self.0.path()).args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn call(&self, arguments: &[&str]) -> Call {
-        let output = self.command(arguments).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Call {
-            code: output.status.code(),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
-    }
-
-    /// `mantissa experiment` on the spec into `out`, with more arguments.
-    fn experiment(&self, more: &[&str]) -> Call {
-        self.call(&[&EXPERIMENT, more].concat())
-    }
-
-    fn results(&self) -> Results {
-        serde_json::from_slice(&std::fs::read(self.path("out/results.json")).unwrap()).unwrap()
-    }
-
-    fn record(variant: &str, seed: u64) -> String {
-        format!("out/runs/{variant}/seed-{seed}/record.json")
-    }
-
-    /// Changes a file of JSON.
-    fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        let path = self.path(name);
-        let mut value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        change(&mut value);
-        mantissa::store::write(&path, &serde_json::to_vec(&value).unwrap()).unwrap();
-    }
-
-    /// Makes the finished experiment one that was interrupted before it was timed.
-    fn interrupt(&self) {
-        std::fs::remove_file(self.path(TIMING)).unwrap();
-        let path = self.path("out/results.json");
-        let text = mantissa::store::read_to_string(&path).unwrap();
-        let text = text.replacen("\"complete\": true", "\"complete\": false", 1);
-        mantissa::store::write(&path, text.as_bytes()).unwrap();
-    }
-
-    /// Every file below a folder, with its contents and the time of its last change.
-    fn snapshot(&self, name: &str) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
-        let mut found = BTreeMap::new();
-        let mut left = vec![self.path(name)];
-        while let Some(path) = left.pop() {
-            if path.is_dir() {
-                let entries = std::fs::read_dir(path).unwrap();
-                left.extend(entries.map(|entry| entry.unwrap().path()));
-            } else {
-                let changed = path.metadata().unwrap().modified().unwrap();
-                let contents = std::fs::read(&path).unwrap();
-                found.insert(path, (contents, changed));
-            }
-        }
-        found
-    }
-
-    /// The seeds and the digests of the weights of each variant, as the results list them.
-    fn digests(&self) -> Vec<(String, u64, Option<String>)> {
-        let of = |variant: &mantissa::record::VariantResult| {
-            let run = |run: &mantissa::record::RunSummary| {
-                (variant.name.clone(), run.seed, run.weights_digest.clone())
-            };
-            variant.runs.iter().map(run).collect::<Vec<_>>()
-        };
-        self.results().variants.iter().flat_map(of).collect()
-    }
-}
-
-/// The timed blocks.
-const TIMING: &str = "out/runs/timing.json";
-
-const EXPERIMENT: [&str; 6] = ["experiment", "small.toml", "--out", "out", "--threads", "2"];
 
 /// Calls that are refused: exit code 2, one line that holds each part, and nothing in the folder changes.
 #[track_caller]
@@ -296,23 +152,6 @@ fn what_would_discard_a_run_says_why_and_asks_for_force() {
     mantissa::store::write(&place.path("out/results.json"), &whole[..200]).unwrap();
     let parts = ["out/results.json: is not a results file of this version", "--force"];
     refused(&place, &[], &parts);
-}
-
-/// The variants and their timed blocks of training.
-fn blocks(place: &Place) -> Vec<(String, Vec<f64>)> {
-    let of = |variant: mantissa::record::VariantResult| {
-        let blocks = variant.train.unwrap().blocks.iter().map(|block| block.0).collect();
-        (variant.name, blocks)
-    };
-    place.results().variants.into_iter().map(of).collect()
-}
-
-/// The records below a place by their paths in it.
-fn records(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
-    let runs = place.snapshot("out/runs").into_iter();
-    let records = runs.filter(|(path, _)| path.ends_with("record.json"));
-    let below = |path: PathBuf| path.strip_prefix(place.0.path()).unwrap().to_owned();
-    records.map(|(path, (contents, _))| (below(path), contents)).collect()
 }
 
 const DATA: &str = "data: 40 training and 20 test images of 1 × 28 × 28, 10 classes";
@@ -698,26 +537,6 @@ fn a_run_that_failed_is_tried_again() {
         call.stderr
     );
     assert_eq!(place.digests(), expected);
-}
-
-/// Waits until something is so.
-#[track_caller]
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_mins(1), "waited too long for {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// The program, started, until it is stopped or has ended.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use crate::precision::DynamicScale;
 use crate::record::{Control, Environment, MetricDifference, Numerics, RunSummary, SCHEMA};
 use crate::record::{Evidence, GradientCounts, UnusedUnits, UpdateCounts};
 use crate::spec::{
-    Activation, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, ScheduleKind, SchedulePlan,
-    TrainPlan, VariantPlan,
+    Activation, CheckpointEvery, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, ScheduleKind,
+    SchedulePlan, TrainPlan, VariantPlan,
 };
 use crate::stats::adjust;
 use ClaimVerdict::{Confirmed, Inconclusive, NotMeasured, Refuted};
@@ -66,6 +66,7 @@ fn plan(variants: Vec<VariantPlan>) -> Plan {
         label_smoothing: 0.0,
         evaluate_every: None,
         cuda_graphs: true,
+        checkpoint_every: CheckpointEvery::default(),
     };
     Plan {
         init: None,
@@ -141,6 +142,7 @@ pub(super) fn results(variants: Vec<VariantPlan>) -> Results {
         environment: Environment::default(),
         data: None,
         metric: TestMetric::Accuracy,
+        machines: Vec::new(),
         claims: vec![],
         controls: vec![],
         other_load: None,

@@ -195,7 +195,8 @@ impl Forecast {
                 self.all = self.all.saturating_sub(kept);
             }
             Event::TimingBlock { done, .. } => {
-                self.over = self.all - self.timing + *done as u64 * self.block;
+                let runs = self.all.saturating_sub(self.timing);
+                self.over = runs + *done as u64 * self.block;
             }
             _ => {}
         }
@@ -264,13 +265,20 @@ impl Narrator {
                 self.seed = *seed;
                 None
             }
-            Event::RunFinished { variant, summary } => Some(format!(
-                "[{}/{}] {variant}, seed {}: {}",
-                self.started,
-                self.runs,
-                self.seed,
-                outcome(summary)
-            )),
+            Event::RunFinished { variant, summary } => {
+                // One run alone is not counted.
+                let place = (self.runs > 0).then(|| format!("[{}/{}] ", self.started, self.runs));
+                let (place, outcome) = (place.unwrap_or_default(), outcome(summary));
+                Some(format!("{place}{variant}, seed {}: {outcome}", self.seed))
+            }
+            Event::Resumed { variant, seed, steps } => {
+                let steps = formatting::plural(*steps as usize, "step");
+                Some(format!("{variant}, seed {seed}, goes on from its checkpoint after {steps}"))
+            }
+            Event::CheckpointNotUsed { variant, seed, reason } => {
+                Some(format!("{variant}, seed {seed}, begins anew: {reason}"))
+            }
+            Event::TimesNotKept { reason } => Some(format!("times are left out: {reason}")),
             Event::TimingBlock { of, .. } => {
                 let first = !std::mem::replace(&mut self.timing, true);
                 first.then(|| format!("timing: {}", formatting::plural(*of, "block")))

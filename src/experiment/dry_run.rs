@@ -76,7 +76,7 @@ impl Experiment {
     /// When a variant's state does not fit the machine's memory, or a batch cannot be made.
     pub fn dry_run(&self, device: &Device) -> Result<DryRun, RunError> {
         let Self { plan, task, .. } = self;
-        let setup = self.setup(device);
+        let setup = self.setup_on(device);
         let bytes = |policy: Policy| -> Result<[Bytes; 4], RunError> {
             let trainer = Trainer::new(setup, policy, first_seed(plan))?;
             let [weights, master_weights, optimizer] = trainer.tensor_bytes();

@@ -6,11 +6,12 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::frozen::Frozen;
 use crate::data;
 use crate::formatting;
 use crate::precision::Policy;
-use crate::record::{DataFacts, Environment, Identity, Results};
-use crate::spec::{ModelPlan, Plan, values_that_differ};
+use crate::record::{DataFacts, Environment, Identity, Results, VariantResult};
+use crate::spec::{ModelPlan, Plan, VariantPlan, values_that_differ};
 use crate::store;
 
 /// More values that differ are only counted.
@@ -18,7 +19,7 @@ const MOST_DIFFERENCES: usize = 6;
 
 /// What a plan says of a run of any policy. Where the data are is no part of it, since their digest tells what they are; nor
 /// are seeds, variants and thresholds, or how long is timed.
-fn deciding(plan: &Plan) -> Value {
+pub(super) fn deciding(plan: &Plan) -> Value {
     let mut deciding = json!({
         "data": { "augment": data::augmentation(&plan.data) },
         "model": plan.model,
@@ -28,6 +29,10 @@ fn deciding(plan: &Plan) -> Value {
             "inference_batch": plan.measure.inference_batch,
         },
     });
+    // When a run is kept changes nothing of it.
+    if let Some(train) = deciding["train"].as_object_mut() {
+        train.remove("checkpoint_every");
+    }
     // Runs of plans that serve nothing are those of older versions.
     if let Some(serving) = plan.measure.serving {
         deciding["measure"]["serving"] = json!(serving);
@@ -35,32 +40,36 @@ fn deciding(plan: &Plan) -> Value {
     deciding
 }
 
-/// What decides the runs of a policy under this plan, with these data and the digest of the weights that they start from where
-/// these are given, here and by this build; without a policy, what those
-/// of all policies have in common.
+/// What decides the runs of a policy of an experiment in this environment; without a policy, what those of all policies have in
+/// common.
 pub(super) fn identity(
-    plan: &Plan,
+    frozen: &Frozen,
     policy: Option<&Policy>,
     environment: &Environment,
-    (data, weights): (&DataFacts, Option<&str>),
 ) -> Identity {
-    let Environment { version, git, source, build, .. } = environment;
-    let commit = git.as_deref().unwrap_or("no commit");
-    let program = match plan.model {
-        ModelPlan::Own { .. } => format!(", in a program of SHA-256 {}", program_digest()),
-        _ => String::new(),
-    };
+    let Frozen { plan, build, data, weights, .. } = frozen;
     let decided = match weights {
         Some(digest) => json!([deciding(plan), policy, digest]),
         None => json!([deciding(plan), policy]),
     };
     Identity {
         plan: formatting::hex(&Sha256::digest(decided.to_string())),
-        build: format!("mantissa {version} of {commit}, sources {source}, {build}{program}"),
+        build: build.clone(),
         device: environment.device_name.clone(),
         product_paths: environment.product_paths.clone(),
         data: data.clone(),
     }
+}
+
+/// The program that did runs of this plan, where it was this one in this environment.
+pub(super) fn build(plan: &Plan, environment: &Environment) -> String {
+    let Environment { version, git, source, build, .. } = environment;
+    let commit = git.as_deref().unwrap_or("no commit");
+    let program = match plan.model {
+        ModelPlan::Own { .. } => format!(", in a program of SHA-256 {}", program_digest()),
+        _ => String::new(),
+    };
+    format!("mantissa {version} of {commit}, sources {source}, {build}{program}")
 }
 
 /// The digest of the running program, which has the code of a task made in Rust. Where it cannot be read no run is kept for
@@ -76,18 +85,30 @@ fn program_digest() -> &'static str {
 
 /// In what two runs of one variant differ, or a run and one that is to be.
 pub(super) fn differences(there: &Identity, here: &Identity) -> Vec<String> {
+    let mut why = differences_on_any_machine(there, here);
+    why.extend(difference_of_machines(there, here));
+    why
+}
+
+/// How what two runs ran on differs.
+pub(super) fn difference_of_machines(there: &Identity, here: &Identity) -> Option<String> {
+    if there.device != here.device {
+        return Some(format!("run on {}, this is {}", there.device, here.device));
+    }
+    (there.product_paths != here.product_paths).then(|| {
+        let [there, here] = [there, here].map(|identity| identity.product_paths.join(", "));
+        format!("products ran as {there}, here as {here}")
+    })
+}
+
+/// As [`differences`], but for what they ran on.
+pub(super) fn differences_on_any_machine(there: &Identity, here: &Identity) -> Vec<String> {
     let mut why = Vec::new();
     if there.plan != here.plan {
         why.push("it is of another plan".to_owned());
     }
     if there.build != here.build {
         why.push(format!("built as {}, this is {}", there.build, here.build));
-    }
-    if there.device != here.device {
-        why.push(format!("run on {}, this is {}", there.device, here.device));
-    } else if there.product_paths != here.product_paths {
-        let [there, here] = [there, here].map(|identity| identity.product_paths.join(", "));
-        why.push(format!("products ran as {there}, here as {here}"));
     }
     if there.data != here.data {
         let there = if there.data == DataFacts::default() {
@@ -100,32 +121,48 @@ pub(super) fn differences(there: &Identity, here: &Identity) -> Vec<String> {
     why
 }
 
-/// Why the runs of a results file cannot stand beside those of this plan: every value of the plans that differs by its key, and
-/// what else differs.
+/// Why the runs of a results file cannot stand beside those of an experiment in this environment: every value of the plans that
+/// differs by its key, and what else differs.
 pub(super) fn whole_differences(
-    plan: &Plan,
-    (environment, data): (&Environment, &DataFacts),
+    frozen: &Frozen,
+    environment: &Environment,
     old: &Results,
 ) -> Vec<String> {
     let old_data = old.data.clone().unwrap_or_default();
-    let there = identity(&old.plan, None, &old.environment, (&old_data, None));
-    let here = identity(plan, None, environment, (data, None));
-    let mut values = values_that_differ("", &deciding(&old.plan), &deciding(plan));
-    if old_data != *data {
-        let [there, here] = [&old.plan, plan].map(|plan| json!(plan.data));
+    let has_runs = |variant: &VariantPlan| {
+        let of_plan = |result: &&VariantResult| result.name == variant.name;
+        old.variants.iter().find(of_plan).is_some_and(|result| !result.runs.is_empty())
+    };
+    let of_plan =
+        differences_of_plans((&old.plan, &old_data), (&frozen.plan, &frozen.data), has_runs);
+    let here = identity(frozen, None, environment);
+    let there = Identity {
+        plan: here.plan.clone(),
+        build: build(&old.plan, &old.environment),
+        device: old.environment.device_name.clone(),
+        product_paths: old.environment.product_paths.clone(),
+        data: old_data,
+    };
+    of_plan.into_iter().chain(differences(&there, &here)).collect()
+}
+
+/// How the runs of two plans differ: every value by its key, of the policies that of the variants that `counts`.
+pub(super) fn differences_of_plans(
+    (old, old_data): (&Plan, &DataFacts),
+    (plan, data): (&Plan, &DataFacts),
+    counts: impl Fn(&VariantPlan) -> bool,
+) -> Option<String> {
+    let mut values = values_that_differ("", &deciding(old), &deciding(plan));
+    if old_data != data {
+        let [there, here] = [old, plan].map(|plan| json!(plan.data));
         let found = values_that_differ("data", &there, &here);
         values.extend(found.into_iter().filter(|found| !found.starts_with("data.augment")));
     }
-    for variant in old.variants.iter().filter(|variant| !variant.runs.is_empty()) {
-        let policy = |plan: &Plan| {
-            let planned = plan.variants.iter().find(|planned| planned.name == variant.name);
-            planned.map(|planned| planned.policy)
-        };
-        if let (Some(there), Some(here)) = (policy(&old.plan), policy(plan))
-            && there != here
-        {
+    for variant in old.variants.iter().filter(|variant| counts(variant)) {
+        let planned = plan.variants.iter().find(|planned| planned.name == variant.name);
+        if let Some(planned) = planned.filter(|planned| planned.policy != variant.policy) {
             let key = format!("the policy of {}", variant.name);
-            values.extend(values_that_differ(&key, &json!(there), &json!(here)));
+            values.extend(values_that_differ(&key, &json!(variant.policy), &json!(planned.policy)));
         }
     }
     if values.len() > MOST_DIFFERENCES {
@@ -133,7 +170,5 @@ pub(super) fn whole_differences(
         values.truncate(MOST_DIFFERENCES);
         values.push(format!("{} more", formatting::plural(more, "value")));
     }
-    let of_plan = (!values.is_empty()).then(|| format!("another plan: {}", values.join(", ")));
-    let there = Identity { plan: here.plan.clone(), ..there };
-    of_plan.into_iter().chain(differences(&there, &here)).collect()
+    (!values.is_empty()).then(|| format!("another plan: {}", values.join(", ")))
 }

@@ -1,17 +1,22 @@
 //! What a results folder holds before the first run, and what of it is kept. The records of runs are the truth: the results
 //! file says whose folder it is, and is computed from them again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use serde::Deserialize;
+
+use super::frozen::Frozen;
+use super::session::{Machines, Records, Session};
 use super::timed::{self, Timed, TimingRecord};
-use super::{ExperimentError, Options, Records, Session, Trained, identity, json};
+use super::units::{Trained, Unit, UnitState, in_order, units};
+use super::{ExperimentError, identity};
 use crate::formatting;
 use crate::record::files::{
-    self, FIGURE_FOLDER, RESULTS, RUNS, TENSORBOARD, record_path, weights_path,
+    self, FIGURE_FOLDER, MATRIX, PLAN, RESULTS, RUNS, TENSORBOARD, record_path, weights_path,
 };
 use crate::record::{Identity, Results, RunRecord, RunSummary, Status};
 use crate::spec::{ControlKind, Plan, VariantPlan};
-use crate::store::{self, StoreError};
+use crate::store::{self, LockState, StoreError};
 
 /// The folders of a results folder.
 const FOLDERS: [&str; 3] = [RUNS, FIGURE_FOLDER, TENSORBOARD];
@@ -52,17 +57,15 @@ pub(super) struct Lost {
 /// # Errors
 /// When going on would discard runs or times, or replace files of somebody else.
 pub(super) fn look(session: &Session<'_>, trained: &[Trained]) -> Result<Found, ExperimentError> {
-    let Session { plan, options, .. } = *session;
-    let out = options.folder.path();
+    let Session { frozen, options, .. } = *session;
+    let (plan, out) = (&frozen.plan, session.out());
     refuse_links(out, trained)?;
     let place = out.join(RESULTS);
     let bytes = store::exists(&place)?
         .then(|| store::read_at_most(&place, store::MOST_RESULTS))
         .transpose()?;
-    if !bytes.as_deref().is_some_and(is_marked)
-        && let Some(file) = files::foreign(out)?
-    {
-        return Err(ExperimentError::Foreign(file));
+    if !bytes.as_deref().is_some_and(is_marked) {
+        refuse_foreign(out)?;
     }
     if options.force {
         return Ok(Found::Part(Part::default()));
@@ -73,16 +76,16 @@ pub(super) fn look(session: &Session<'_>, trained: &[Trained]) -> Result<Found, 
             ExperimentError::Unreadable { path: place, reason }
         })?;
     let runs = runs(session, trained)?;
-    let mut why = match &old {
-        Some(old) => {
-            let here = (options.environment, &session.data);
-            identity::whole_differences(plan, here, old)
-        }
-        None => runs.iter().find_map(|run| run.foreign.clone()).into_iter().collect(),
+    let mut why = if let Some(old) = &old {
+        identity::whole_differences(frozen, options.environment, old)
+    } else {
+        let planned = Frozen::find(out)?.map(|old| old.differences(frozen)).unwrap_or_default();
+        let foreign = || runs.iter().find_map(|run| run.foreign.clone()).into_iter().collect();
+        if planned.is_empty() { foreign() } else { planned }
     };
     let occupied =
         |why: &[String]| ExperimentError::Occupied { folder: out.to_owned(), why: why.join("; ") };
-    let holds_runs = old.as_ref().is_some_and(|old| listed(old).next().is_some());
+    let holds_runs = old.as_ref().is_none_or(|old| listed(old).next().is_some());
     if !why.is_empty() {
         if holds_runs || runs.iter().any(Place::is_there) {
             return Err(occupied(&why));
@@ -113,6 +116,19 @@ pub(super) fn look(session: &Session<'_>, trained: &[Trained]) -> Result<Found, 
     }
 }
 
+/// # Errors
+/// When a file is in the folder that somebody else wrote, in the place of one of ours.
+pub(super) fn refuse_foreign(out: &Path) -> Result<(), ExperimentError> {
+    for name in [RESULTS, PLAN, MATRIX] {
+        let file = out.join(name);
+        if store::exists(&file)? {
+            let is_ours = is_marked(&store::read_start(&file, 64)?);
+            return if is_ours { Ok(()) } else { Err(ExperimentError::Foreign(file)) };
+        }
+    }
+    files::foreign(out)?.map_or(Ok(()), |file| Err(ExperimentError::Foreign(file)))
+}
+
 /// The runs of a results file that this plan lacks, but for those that failed; none where it has them all.
 fn dropped(old: &Results, runs: &[Place]) -> Option<String> {
     let is_kept = |variant: &str, seed: u64| {
@@ -123,8 +139,13 @@ fn dropped(old: &Results, runs: &[Place]) -> Option<String> {
         .filter(|(variant, run)| run.status != Status::Failed && !is_kept(variant, run.seed))
         .map(|(variant, run)| format!("{variant}, seed {}", run.seed))
         .collect();
+    without(&dropped)
+}
+
+/// What is said of runs that a plan lacks.
+fn without(dropped: &[String]) -> Option<String> {
     let more = dropped.len().saturating_sub(MOST_DROPPED);
-    let mut shown = dropped.get(..MOST_DROPPED).unwrap_or(&dropped).to_vec();
+    let mut shown = dropped.get(..MOST_DROPPED).unwrap_or(dropped).to_vec();
     if more > 0 {
         shown.push(format!("{more} more"));
     }
@@ -137,16 +158,18 @@ fn dropped(old: &Results, runs: &[Place]) -> Option<String> {
 ///
 /// # Errors
 /// When a file cannot be removed.
-pub(super) fn clear(out: &Path) -> Result<(), StoreError> {
+pub(super) fn clear(out: &Path) -> Result<(), ExperimentError> {
+    refuse_running(out)?;
     let runs = out.join(RUNS);
     for variant in store::real_folders(&runs)? {
         for run in store::real_folders(&variant)? {
-            for name in ["record.json", "weights.safetensors"] {
+            for name in ["record.json", "weights.safetensors", "checkpoint.safetensors"] {
                 let file = run.join(name);
                 if store::exists(&file)? {
                     store::remove(&file)?;
                 }
             }
+            store::remove_free_lock(&run.join("record.json"))?;
             store::remove_if_empty(&run);
         }
         store::remove_if_empty(&variant);
@@ -155,8 +178,45 @@ pub(super) fn clear(out: &Path) -> Result<(), StoreError> {
     if store::exists(&timing)? {
         store::remove(&timing)?;
     }
+    store::remove_free_lock(&timing)?;
     store::remove_if_empty(&runs);
-    files::remove_report(out)
+    Ok(files::remove_report(out)?)
+}
+
+/// # Errors
+/// When a process does a run of the folder or times it.
+fn refuse_running(out: &Path) -> Result<(), ExperimentError> {
+    let mut places = vec![timed::place(out)];
+    for variant in store::real_folders(&out.join(RUNS))? {
+        let runs = store::real_folders(&variant)?;
+        places.extend(runs.into_iter().map(|run| run.join("record.json")));
+    }
+    for place in places {
+        if let LockState::Held(holder) = store::lock_state(&place)? {
+            let what = place.strip_prefix(out).unwrap_or(&place).display().to_string();
+            return Err(ExperimentError::Held { folder: out.to_owned(), what, holder });
+        }
+    }
+    Ok(())
+}
+
+/// What is lost to a plan that lacks units of an earlier one which were done, in words.
+pub(super) fn dropped_units(
+    out: &Path,
+    old: &Plan,
+    plan: &Plan,
+) -> Result<Option<String>, StoreError> {
+    let kept = units(plan);
+    let mut dropped = Vec::new();
+    for unit in units(old) {
+        if let Unit::Run { variant, seed } = &unit
+            && !kept.contains(&unit)
+            && store::exists(&record_path(out, variant, *seed))?
+        {
+            dropped.push(format!("{variant}, seed {seed}"));
+        }
+    }
+    Ok(without(&dropped))
 }
 
 /// A link in the place of a folder would lead what is written to somewhere else.
@@ -164,7 +224,7 @@ fn refuse_links(out: &Path, trained: &[Trained]) -> Result<(), StoreError> {
     for name in FOLDERS {
         store::refuse_links(out, Path::new(name))?;
     }
-    for (variant, seed) in super::in_order(trained) {
+    for (variant, seed) in in_order(trained) {
         let record = record_path(Path::new(""), &variant.name, seed);
         store::refuse_links(out, record.parent().unwrap_or(Path::new("")))?;
     }
@@ -178,16 +238,18 @@ pub(super) fn is_marked(bytes: &[u8]) -> bool {
 }
 
 /// The place of a run of the plan, and what is in it.
-struct Place {
+pub(super) struct Place {
     variant: String,
     seed: u64,
-    record: Option<RunRecord>,
+    pub(super) record: Option<RunRecord>,
     /// The control in whose place the record is.
     control: Option<String>,
     /// Why the record that is there is not kept.
-    wrong: Option<String>,
+    pub(super) wrong: Option<String>,
     /// Why it is of another experiment.
-    foreign: Option<String>,
+    pub(super) foreign: Option<String>,
+    /// The record of a run of this experiment that failed, and is not kept for that.
+    failed: Option<RunRecord>,
 }
 
 impl Place {
@@ -204,9 +266,9 @@ impl Place {
 /// Looks into the place of every run of the plan. A run of the baseline that is missing may have been one of the control with
 /// other seeds, when the plan had fewer: that is the same run.
 fn runs(session: &Session<'_>, trained: &[Trained]) -> Result<Vec<Place>, StoreError> {
-    let plan = session.plan;
+    let plan = session.plan();
     let mut places = Vec::new();
-    for (variant, seed) in super::in_order(trained) {
+    for (variant, seed) in in_order(trained) {
         let mut place = read(session, (variant, &variant.name), seed)?;
         if variant.name == plan.baseline && !place.is_there() {
             let control = ControlKind::OtherSeeds.of(&variant.name);
@@ -222,12 +284,12 @@ fn runs(session: &Session<'_>, trained: &[Trained]) -> Result<Vec<Place>, StoreE
 }
 
 /// Looks for the record of a run under a name, which is the variant's or that of a control.
-fn read(
+pub(super) fn read(
     session: &Session<'_>,
     (variant, name): (&VariantPlan, &str),
     seed: u64,
 ) -> Result<Place, StoreError> {
-    let path = record_path(session.options.folder.path(), name, seed);
+    let path = record_path(session.out(), name, seed);
     let empty = Place {
         variant: variant.name.clone(),
         seed,
@@ -235,6 +297,7 @@ fn read(
         control: None,
         wrong: None,
         foreign: None,
+        failed: None,
     };
     if !store::exists(&path)? {
         return Ok(empty);
@@ -247,22 +310,92 @@ fn read(
             return Ok(Place { wrong, foreign, ..empty });
         }
     };
-    let difference = record_difference(&record, &session.identity(Some(&variant.policy)));
+    let here = session.identity(Some(&variant.policy));
+    let difference = record_difference(&record, &here, session.machines);
     let foreign = difference.as_ref().map(|why| format!("{}: {why}", path.display()));
-    let weights = weights_path(session.options.folder.path(), name, seed);
+    let weights = weights_path(session.out(), name, seed);
     let unsaved = session.options.save_weights && !store::exists(&weights)?;
     let unsaved = unsaved.then(|| "its weights were not saved".to_owned());
-    let wrong = impossible(&record, (name, seed), session.plan).or(difference).or(unsaved);
-    let record = wrong.is_none().then_some(record);
-    Ok(Place { record, wrong, foreign, ..empty })
+    let is_of_this = difference.is_none();
+    let wrong = impossible(&record, (name, seed), session.plan()).or(difference).or(unsaved);
+    let is_its_own = record.variant == name && record.summary.seed == seed;
+    let has_failed = record.summary.status == Status::Failed && is_of_this && is_its_own;
+    let (record, failed) = match wrong {
+        None => (Some(record), None),
+        Some(_) => (None, Some(record).filter(|_| has_failed)),
+    };
+    Ok(Place { record, wrong, foreign, failed, ..empty })
+}
+
+/// The record of a run that is finished.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(super) fn finished(
+    session: &Session<'_>,
+    (variant, seed): (&VariantPlan, u64),
+) -> Result<Option<RunRecord>, StoreError> {
+    Ok(read(session, (variant, &variant.name), seed)?.record)
+}
+
+/// The records of the runs that are over, failed ones included, and why others that are there are none.
+///
+/// # Errors
+/// When a record is of another experiment, or the folder cannot be read.
+pub(super) fn gather(
+    session: &Session<'_>,
+    trained: &[Trained],
+) -> Result<(Records, Vec<Lost>), ExperimentError> {
+    let (mut records, mut lost) = (Records::new(), Vec::new());
+    refuse_links(session.out(), trained)?;
+    for (variant, seed) in in_order(trained) {
+        let name = variant.name.clone();
+        let Place { record, failed, wrong, foreign, .. } = read(session, (variant, &name), seed)?;
+        if let Some(why) = foreign.filter(|_| failed.is_none()) {
+            return Err(ExperimentError::Occupied { folder: session.out().to_owned(), why });
+        }
+        match (record.or(failed), wrong) {
+            (Some(record), _) => {
+                records.insert((name, seed), record);
+            }
+            (None, Some(reason)) => lost.push(Lost { variant: name, seed, reason }),
+            (None, None) => {}
+        }
+    }
+    Ok((records, lost))
+}
+
+/// What the record of a run says of how it ended; none where there is no record that can be read.
+///
+/// # Errors
+/// When the file system does not say.
+pub(super) fn state_of(path: &Path) -> Result<Option<UnitState>, StoreError> {
+    #[derive(Deserialize)]
+    struct Head {
+        summary: RunSummary,
+    }
+    if !store::exists(path)? {
+        return Ok(None);
+    }
+    let head: Option<Head> = serde_json::from_slice(&store::read(path)?).ok();
+    Ok(head.map(|Head { summary }| match summary.status {
+        Status::Completed => UnitState::Finished { diverged: false },
+        Status::Diverged => UnitState::Finished { diverged: true },
+        Status::Failed => {
+            UnitState::Failed(summary.failure.map(|failure| failure.reason).unwrap_or_default())
+        }
+    }))
 }
 
 /// How a record is of another experiment.
-fn record_difference(record: &RunRecord, here: &Identity) -> Option<String> {
+fn record_difference(record: &RunRecord, here: &Identity, machines: Machines) -> Option<String> {
     let Some(there) = &record.identity else {
         return Some("its record does not tell what it belongs to".to_owned());
     };
-    let why = identity::differences(there, here);
+    let why = match machines {
+        Machines::ThisOne => identity::differences(there, here),
+        Machines::Any => identity::differences_on_any_machine(there, here),
+    };
     (!why.is_empty()).then(|| why.join("; "))
 }
 
@@ -323,7 +456,7 @@ fn listed(results: &Results) -> impl Iterator<Item = (&str, &RunSummary)> {
 
 /// Whether the results say the same of what was planned and published.
 fn is_as_planned(session: &Session<'_>, results: &Results) -> bool {
-    results.plan == *session.plan && results.reference.as_ref() == session.reference
+    results.plan == *session.plan() && results.reference == session.frozen.reference
 }
 
 /// Whether the results are whole: every run of the plan is listed, none failed, and no record says otherwise. A record that was
@@ -366,20 +499,4 @@ fn part(runs: Vec<Place>, old: Option<&Results>, timed: Timed) -> Part {
         Timed::Never | Timed::Other(_) => {}
     }
     part
-}
-
-/// Writes the weights of a run into their place.
-pub(super) fn save_weights(
-    options: Options<'_>,
-    (variant, seed): (&str, u64),
-    file: &[u8],
-) -> Result<PathBuf, StoreError> {
-    let name = weights_path(Path::new(""), variant, seed);
-    store::write_below(options.folder.path(), &name, file)
-}
-
-/// Writes the record of a run into its place.
-pub(super) fn save_record(options: Options<'_>, record: &RunRecord) -> Result<PathBuf, StoreError> {
-    let name = record_path(Path::new(""), &record.variant, record.summary.seed);
-    store::write_below(options.folder.path(), &name, &json(record))
 }

@@ -2,8 +2,8 @@
 
 use super::identity;
 use super::kept::{impossible, is_marked};
-use crate::record::{DataFacts, Environment, Evaluation, Failure, RunRecord, Status};
-use crate::spec::{self, Overrides, Plan};
+use crate::record::{Evaluation, Failure, RunRecord, Status};
+use crate::spec::{self, CheckpointEvery, Overrides, Plan};
 
 fn plan() -> Plan {
     let set = vec!["train.steps=4".to_owned(), "train.schedule.warmup=1".to_owned()];
@@ -13,8 +13,7 @@ fn plan() -> Plan {
 
 /// A record of all four steps.
 fn completed(plan: &Plan) -> RunRecord {
-    let error = crate::train::RunError::Data(crate::data::DataError::Empty { split: "train" });
-    let mut record = super::failed(&plan.variants[0], 1, &error).record;
+    let mut record = super::run::failed(&plan.variants[0], 1, String::new());
     record.summary.status = Status::Completed;
     record.summary.failure = None;
     record.summary.steps = 4;
@@ -95,14 +94,15 @@ fn a_results_file_is_known_by_how_it_begins() {
 }
 
 #[test]
-fn published_figures_are_no_part_of_a_run() {
+fn neither_published_figures_nor_checkpoints_decide_a_run() {
     let plan = plan();
     let with_reference = Plan { reference: Some("figures.toml".into()), ..plan.clone() };
-    let (environment, data) = (Environment::default(), DataFacts::default());
-    let identity = |plan: &Plan| {
-        let policy = &plan.variants[0].policy;
-        identity::identity(plan, Some(policy), &environment, (&data, None))
-    };
-    assert_eq!(identity(&plan), identity(&with_reference));
+    let mut kept = plan.clone();
+    kept.train.checkpoint_every = CheckpointEvery::Steps(7);
+    for other in [&with_reference, &kept] {
+        let [one, other] = [&plan, other].map(|plan| identity::deciding(plan).to_string());
+        assert_eq!(one, other);
+    }
     assert_eq!(plan.digest(), with_reference.digest());
+    assert_eq!(plan.digest(), kept.digest());
 }

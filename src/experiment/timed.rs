@@ -2,16 +2,18 @@
 //! pair, so blocks are added for all variants at once, and a new variant means that all are timed again.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, ExperimentError, Options, Timings, first_seed, identity, json};
+use super::session::{Session, Stage, Timings, json};
+use super::{Event, ExperimentError, first_seed, identity, run};
 use crate::device::LoadMeter;
 use crate::formatting;
 use crate::precision::Policy;
-use crate::record::Identity;
 use crate::record::files::RUNS;
+use crate::record::{Environment, Identity};
 use crate::spec::{Plan, VariantPlan};
 use crate::store::{self, StoreError};
 use crate::train::{self, Phase, Setup, Timing};
@@ -33,6 +35,9 @@ pub(super) struct TimingRecord {
     pub(super) other_load: Option<f64>,
     policies: BTreeMap<String, Policy>,
     pub(super) timings: Timings,
+    /// Where the last of them were timed; none in older files.
+    #[serde(default)]
+    pub(super) environment: Option<Environment>,
 }
 
 /// What an earlier call timed.
@@ -54,10 +59,10 @@ pub(super) fn place(out: &Path) -> PathBuf {
 
 impl TimingRecord {
     /// No blocks yet, of what this plan times.
-    pub(super) fn new(plan: &Plan, options: Options<'_>, identity: Identity) -> Self {
+    pub(super) fn new(plan: &Plan, environment: &Environment, identity: Identity) -> Self {
         Self {
             identity,
-            threads: options.environment.threads,
+            threads: environment.threads,
             seed: first_seed(plan),
             steps: plan.measure.timing_steps,
             warmup: plan.measure.timing_warmup,
@@ -65,6 +70,21 @@ impl TimingRecord {
             other_load: None,
             policies: BTreeMap::new(),
             timings: BTreeMap::new(),
+            environment: Some(environment.clone()),
+        }
+    }
+
+    /// Whether it has all that a plan asks for.
+    pub(super) fn is_whole(&self, plan: &Plan) -> bool {
+        !self.timings.is_empty() && self.blocks >= plan.measure.timing_blocks
+    }
+
+    /// How far an experiment is whose runs are all there.
+    pub(super) fn stage(&self, plan: &Plan) -> Stage {
+        if self.is_whole(plan) {
+            Stage::Finished { other_load: self.other_load }
+        } else {
+            Stage::Running
         }
     }
 
@@ -124,6 +144,18 @@ pub(super) fn other_threads(there: usize, here: usize) -> String {
     format!("its times are those of {there}, this is with {here}")
 }
 
+/// The record of a folder, whatever it is of; none where there is none that can be read.
+///
+/// # Errors
+/// When the file system does not say.
+pub(super) fn read(out: &Path) -> Result<Option<TimingRecord>, StoreError> {
+    let path = place(out);
+    if !store::exists(&path)? {
+        return Ok(None);
+    }
+    Ok(serde_json::from_slice(&store::read(&path)?).ok())
+}
+
 /// Looks at the blocks in a folder. `wanted` is what this call would time.
 pub(super) fn look(
     (out, was_complete): (&Path, bool),
@@ -141,7 +173,7 @@ pub(super) fn look(
         Ok(record) => record,
         Err(error) => return Ok(Timed::Again(format!("its record cannot be read ({error})"))),
     };
-    if record.blocks == 0 {
+    if record.blocks == 0 && plan.measure.timing_blocks > 0 {
         return Ok(Timed::Never);
     }
     let unusable = record.unusable(variants, wanted);
@@ -153,35 +185,57 @@ pub(super) fn look(
     })
 }
 
-/// Times what is missing of the blocks of the plan and saves all.
+/// Times what is missing of the blocks of the plan and saves all; where it is stopped, those that were timed by then.
 pub(super) fn complete(
-    plan: &Plan,
+    session: &Session<'_>,
     setup: Setup<'_>,
     (mut record, variants): (TimingRecord, &[VariantPlan]),
-    (options, listen): (Options<'_>, &mut dyn FnMut(Event<'_>)),
+    listen: &mut dyn FnMut(Event<'_>),
 ) -> Result<TimingRecord, ExperimentError> {
+    let plan = session.plan();
     let (kept, all) = (record.blocks, plan.measure.timing_blocks);
-    if !record.timings.is_empty() && kept >= all {
+    if record.is_whole(plan) || session.is_stopped() {
         return Ok(record);
     }
-    let mut progress = |done, of| listen(Event::TimingBlock { done, of });
+    let lock = run::take_lock(session, &place(session.out()), "the timing phase")?;
+    // Another process may have timed them since the folder was looked at.
+    if let Some(there) = read(session.out())?
+        && there.identity == record.identity
+        && there.is_whole(plan)
+    {
+        lock.finish();
+        return Ok(there);
+    }
+    let mut timed = kept;
+    let mut progress = |done, of| {
+        listen(Event::TimingBlock { done, of });
+        timed = kept + done;
+        if session.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
     let load = LoadMeter::start();
     // Without the batches that all share there are no times at all, but what was trained is there.
     let phase = Phase { blocks: kept..all, products: true };
-    let timings = train::time_variants(setup, first_seed(plan), variants, phase, &mut progress)
-        .unwrap_or_else(|error| vec![Timing::failed(&error); variants.len()]);
+    let timings = train::time_variants(setup, first_seed(plan), variants, phase, &mut progress);
+    let timings = timings.unwrap_or_else(|error| {
+        timed = all;
+        vec![Timing::failed(&error); variants.len()]
+    });
     record.other_load = [record.other_load, load.others()].into_iter().flatten().reduce(f64::max);
     let mut before = std::mem::take(&mut record.timings);
     for (VariantPlan { name, .. }, timing) in variants.iter().zip(timings) {
         let timing = match before.remove(name) {
-            Some(before) => before.followed_by(timing, (kept, all - kept)),
+            Some(before) => before.followed_by(timing, (kept, timed - kept)),
             None => timing,
         };
         record.timings.insert(name.clone(), timing);
     }
     record.policies = variants.iter().map(|v| (v.name.clone(), v.policy)).collect();
-    record.blocks = all;
+    record.blocks = timed;
+    record.environment = Some(session.options.environment.clone());
     let name = place(Path::new(""));
-    store::write_below(options.folder.path(), &name, &json(&record))?;
+    store::write_below(session.out(), &name, &json(&record))?;
+    if record.is_whole(plan) {
+        lock.finish();
+    }
     Ok(record)
 }

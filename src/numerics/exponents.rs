@@ -85,6 +85,19 @@ impl Exponents {
             bins,
         }
     }
+
+    /// The histogram that was written so; bins that no f32 is in are left out.
+    pub(super) fn from_histogram(histogram: &ExponentHistogram) -> Self {
+        let ExponentHistogram { zeros, non_finite, first, ref bins } = *histogram;
+        let mut exponents = Self { zeros, non_finite, ..Self::default() };
+        for (exponent, count) in (first..).zip(bins) {
+            let place = usize::try_from(exponent - FIRST);
+            if let Some(bin) = place.ok().and_then(|place| exponents.bins.get_mut(place)) {
+                *bin = *count;
+            }
+        }
+        exponents
+    }
 }
 
 /// How often each of the 256 stored exponents of f32 occurs: 0 for zeros and subnormals, 255 for infinity and NaN.

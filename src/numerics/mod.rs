@@ -22,6 +22,7 @@ mod tally;
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::precision::{Format, Rounder};
 
@@ -48,7 +49,8 @@ const CHUNK: usize = 16 * 1024;
 /// let totals = census.totals();
 /// assert_eq!((totals.elements, totals.overflow, totals.underflow), (4, 2, 1));
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<LayerCensus>", into = "Vec<LayerCensus>")]
 pub struct Census {
     tallies: BTreeMap<(String, Role), Tally>,
     /// Of tensors that are known only after rounding.
@@ -103,6 +105,29 @@ impl Census {
         };
         records.sort_by_cached_key(key);
         records
+    }
+}
+
+impl From<Census> for Vec<LayerCensus> {
+    fn from(census: Census) -> Self {
+        census.into_records(&[])
+    }
+}
+
+impl From<Vec<LayerCensus>> for Census {
+    /// The census that was written so, whatever the order of its records.
+    fn from(records: Vec<LayerCensus>) -> Self {
+        let mut census = Self::default();
+        for LayerCensus { layer, role, counts, exponents } in records {
+            let exponents = Exponents::from_histogram(&exponents);
+            let tally = Tally { counts: counts.unwrap_or_default(), exponents };
+            if counts.is_some() {
+                census.add(&layer, role, &tally);
+            } else {
+                census.add_rounded(&layer, role, &tally);
+            }
+        }
+        census
     }
 }
 

@@ -8,6 +8,15 @@ use crate::store::{self, StoreError};
 /// The results file, and the mark of a folder as this program's.
 pub const RESULTS: &str = "results.json";
 
+/// What an experiment is, fixed before its first run.
+pub const PLAN: &str = "plan.json";
+
+/// The cells of an experiment that has several.
+pub const MATRIX: &str = "matrix.json";
+
+/// The folder of the cells' folders.
+pub const CELLS: &str = "cells";
+
 /// The folder of the runs' records.
 pub const RUNS: &str = "runs";
 
@@ -57,6 +66,11 @@ const EVENTS: (&str, &str) = ("events.out.tfevents.", ".mantissa");
 /// Where the weights of a run are, where they were saved.
 pub fn weights_path(out: &Path, variant: &str, seed: u64) -> PathBuf {
     record_path(out, variant, seed).with_file_name("weights.safetensors")
+}
+
+/// Where a run is kept that is not over.
+pub fn checkpoint_path(out: &Path, variant: &str, seed: u64) -> PathBuf {
+    record_path(out, variant, seed).with_file_name("checkpoint.safetensors")
 }
 
 /// Where the record of a run is.

@@ -1,9 +1,14 @@
 //! One run.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, GradientCounts, Identity, LayerCensus, Memory, PromptAgreement, UpdateCounts};
+use super::{
+    Counts, Environment, GradientCounts, Identity, LayerCensus, Memory, PromptAgreement,
+    UpdateCounts,
+};
 
 /// How a run ended.
 ///
@@ -142,6 +147,65 @@ pub struct RunRecord {
     /// How far the tokens that it generates are from those of FP32, a prompt each; none where that was not asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub agreement: Vec<PromptAgreement>,
+    /// What it ran on; absent in older records.
+    #[serde(default)]
+    pub machine: Option<RunMachine>,
+}
+
+/// What a run ran on, as far as its numbers may depend on it.
+///
+/// ```
+/// use mantissa::record::RunRecord;
+///
+/// /// Whether the same bits can be expected of two runs.
+/// fn ran_alike(one: &RunRecord, other: &RunRecord) -> bool {
+///     one.machine.is_some() && one.machine == other.machine
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct RunMachine {
+    /// `cpu` or `cuda`.
+    pub device: String,
+    /// The own name of the GPU, or of the processor with its family and model.
+    pub device_name: String,
+    /// The version of the GPU's driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// How each native format's products ran.
+    pub product_paths: Vec<String>,
+}
+
+/// The runs of an experiment that were done on one kind of machine.
+///
+/// ```
+/// use mantissa::record::{MachineRuns, Results};
+///
+/// /// Which seeds of a variant were run on a device.
+/// fn seeds_on<'r>(results: &'r Results, device: &str, variant: &str) -> Option<&'r [u64]> {
+///     let on = |runs: &&MachineRuns| runs.machine.device_name == device;
+///     results.machines.iter().find(on)?.seeds.get(variant).map(Vec::as_slice)
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MachineRuns {
+    /// The kind of machine.
+    pub machine: RunMachine,
+    /// The seeds of each variant and control.
+    pub seeds: BTreeMap<String, Vec<u64>>,
+}
+
+impl RunMachine {
+    /// What of an environment a run's numbers may depend on.
+    pub fn of(environment: &Environment) -> Self {
+        let Environment { device, device_name, product_paths, gpu, .. } = environment;
+        let kind = device.split(':').next().unwrap_or_default();
+        Self {
+            device: kind.to_owned(),
+            device_name: device_name.clone(),
+            driver: gpu.as_ref().and_then(|gpu| gpu.driver.clone()),
+            product_paths: product_paths.clone(),
+        }
+    }
 }
 
 impl RunRecord {

@@ -28,6 +28,7 @@ pub(super) fn results() -> Results {
         environment: environment(),
         data: Some(DataFacts { digest: "d".repeat(64), ..DataFacts::default() }),
         metric: TestMetric::Accuracy,
+        machines: Vec::new(),
         variants,
         claims: Vec::new(),
         controls: Vec::new(),

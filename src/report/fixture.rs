@@ -11,8 +11,8 @@ use crate::record::{
     UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{
-    Activation, ClaimsPlan, ControlKind, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan,
-    ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
+    Activation, CheckpointEvery, ClaimsPlan, ControlKind, DataPlan, MeasurePlan, ModelPlan,
+    OptimizerPlan, Plan, ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
 use crate::store;
 use crate::units::{Bytes, Flops, Ratio, Seconds};
@@ -205,6 +205,7 @@ fn results() -> Results {
         },
         data: None,
         metric: TestMetric::Accuracy,
+        machines: Vec::new(),
         variants: VARIANTS.iter().enumerate().map(|(i, t)| variant(t, i)).collect(),
         claims: vec![ClaimResult {
             id: "train-time".to_owned(),
@@ -291,6 +292,7 @@ fn plan() -> Plan {
             label_smoothing: 0.0,
             evaluate_every: None,
             cuda_graphs: true,
+            checkpoint_every: CheckpointEvery::default(),
         },
         measure: MeasurePlan {
             census_every: 20,
@@ -498,6 +500,7 @@ fn record(traits: &Traits, index: usize, seed: u64) -> RunRecord {
         gradients: GradientCounts::default(),
         memory: None,
         agreement: Vec::new(),
+        machine: None,
         summary,
     }
 }

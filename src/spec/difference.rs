@@ -3,17 +3,18 @@
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::Plan;
+use super::{CheckpointEvery, Plan};
 use crate::formatting;
 
 /// A value that differs is cut after so many characters.
 const LONGEST_VALUE: usize = 100;
 
 impl Plan {
-    /// SHA-256 of the plan as compact JSON, in hexadecimal digits. Published figures are no part of it: nothing that is
-    /// measured depends on them.
+    /// SHA-256 of the plan as compact JSON, in hexadecimal digits. Published figures are no part of it, nor when runs are kept
+    /// as checkpoints: nothing that is measured depends on them.
     pub fn digest(&self) -> String {
-        let plan = Self { reference: None, ..self.clone() };
+        let mut plan = Self { reference: None, ..self.clone() };
+        plan.train.checkpoint_every = CheckpointEvery::default();
         formatting::hex(&Sha256::digest(serde_json::to_vec(&plan).unwrap_or_default()))
     }
 

@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 const MOST_WRONG: usize = 2;
 
 /// Every key that is not in a list, of every kind of data, model and optimizer.
-const PATHS: [&str; 97] = [
+const PATHS: [&str; 98] = [
     "name",
     "data",
     "data.kind",
@@ -78,6 +78,7 @@ const PATHS: [&str; 97] = [
     "train.label_smoothing",
     "train.evaluate_every",
     "train.cuda_graphs",
+    "train.checkpoint_every",
     "measure",
     "measure.census_every",
     "measure.timing_blocks",

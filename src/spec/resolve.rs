@@ -10,25 +10,29 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::typed::{
-    ClaimsSpec, MeasureSpec, OptimizerSpec, ScheduleSpec, SeedsSpec, ServingSpec, TrainSpec,
-    VariantSpec,
+    ClaimsSpec, IntervalSpec, MeasureSpec, OptimizerSpec, ScheduleSpec, SeedsSpec, ServingSpec,
+    TrainSpec, VariantSpec,
 };
 use super::{
-    ClaimsPlan, ControlKind, CountImages, DataPlan, IdxTest, MeasurePlan, ModelPlan, OptimizerPlan,
-    OwnPlan, Plan, SchedulePlan, ServingPlan, Spec, TaskKind, TrainPlan, VariantPlan,
+    CheckpointEvery, ClaimsPlan, ControlKind, CountImages, DataPlan, IdxTest, MeasurePlan,
+    ModelPlan, OptimizerPlan, OwnPlan, Plan, SchedulePlan, ServingPlan, Spec, TaskKind, TrainPlan,
+    VariantPlan,
 };
 use crate::precision::{Format, Policy, PolicyError};
 
 /// What a key means when it is left out.
 pub(crate) mod defaults {
     use crate::spec::{
-        Activation, DecoderStyle, NormPlan, OptimizerPlan, Pool, ScheduleKind, TableTask, TextPool,
+        Activation, CheckpointEvery, DecoderStyle, NormPlan, OptimizerPlan, Pool, ScheduleKind,
+        TableTask, TextPool,
     };
 
     /// Seeds 0, 1 and 2.
     pub(crate) const SEEDS: u64 = 3;
     /// The baseline's name, where a variant of plain f32 has it; else the first variant is the baseline.
     pub(crate) const BASELINE: &str = "fp32";
+    /// What a killed run may lose, against what it costs to write the weights.
+    pub(crate) const CHECKPOINT_EVERY: CheckpointEvery = CheckpointEvery::Seconds(300.0);
     /// Synthetic digits to train on.
     pub(crate) const DIGITS_TRAIN: usize = 6000;
     /// `seed` of a test share.
@@ -161,6 +165,8 @@ pub(crate) mod limits {
     pub(crate) const DIGITS: usize = 1_000_000;
     /// Optimizer steps.
     pub(crate) const STEPS: u64 = 1_000_000_000;
+    /// Between two checkpoints: 1000 hours.
+    pub(crate) const SECONDS: f64 = 3.6e6;
     /// Blocks of the timing phase, and steps in one.
     pub(crate) const TIMING: usize = 10_000;
     /// Variants.
@@ -353,7 +359,43 @@ fn train(spec: &TrainSpec, data: &DataPlan, count: CountImages<'_>) -> Checked<T
         label_smoothing,
         evaluate_every: spec.evaluate_every,
         cuda_graphs: spec.cuda_graphs.unwrap_or(defaults::CUDA_GRAPHS),
+        checkpoint_every: spec
+            .checkpoint_every
+            .as_ref()
+            .map(checkpoint_every)
+            .transpose()?
+            .unwrap_or_default(),
     })
+}
+
+fn checkpoint_every(spec: &IntervalSpec) -> Checked<CheckpointEvery> {
+    const KEY: &str = "train.checkpoint_every";
+    let text = match spec {
+        IntervalSpec::Steps(steps) => {
+            return whole(KEY, *steps, 1..=limits::STEPS).map(CheckpointEvery::Steps);
+        }
+        IntervalSpec::Text(text) if text == "never" => return Ok(CheckpointEvery::Never),
+        IntervalSpec::Text(text) => text,
+    };
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &text[number.len()..] {
+        "s" => Some(1.0),
+        "min" => Some(60.0),
+        "h" => Some(3600.0),
+        _ => None,
+    };
+    let number: Option<f64> = number.trim().parse().ok();
+    match number.zip(unit).map(|(number, unit)| number * unit) {
+        Some(seconds) if (1.0..=limits::SECONDS).contains(&seconds) => {
+            Ok(CheckpointEvery::Seconds(seconds))
+        }
+        _ => refuse(
+            KEY,
+            format!(
+                "is \"{text}\"; give a number of steps, a time of 1 s to 1000 h such as \"10 min\", or \"never\""
+            ),
+        ),
+    }
 }
 
 /// The length of the training, where an epoch has so many whole batches.

@@ -12,7 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::keys::with_suggestion;
-use super::{CountImages, DataPlan, Invalid, OwnPlan, Plan, Reference, Spec};
+use super::{CountImages, DataPlan, Invalid, OwnPlan, Plan, Reference, Spec, matrix};
 use crate::precision::Policy;
 
 /// What the command line changes in a spec.
@@ -90,7 +90,9 @@ impl Plan {
         own: &OwnPlan,
     ) -> Result<Self, SpecError> {
         let count = |_: &DataPlan| Ok(own.train);
-        on_a_deep_stack(file, || Self::read_here((file, text), overrides, (&count, Some(own))))
+        on_a_deep_stack(file, || {
+            Self::read_here((file, text), overrides, (&count, Some(own)), Matrix::Refused)
+        })
     }
 
     /// As [`Plan::read`], with what tells the number of training images of data that are in files: with `train.epochs`, the steps
@@ -104,19 +106,37 @@ impl Plan {
         overrides: &Overrides,
         count: CountImages<'_>,
     ) -> Result<Self, SpecError> {
-        on_a_deep_stack(file, || Self::read_here((file, text), overrides, (count, None)))
+        on_a_deep_stack(file, || {
+            Self::read_here((file, text), overrides, (count, None), Matrix::Refused)
+        })
+    }
+
+    /// As [`Plan::read_counting`], of a cell of the spec's matrix, whose values are among `overrides`.
+    ///
+    /// # Errors
+    /// As [`Plan::read_counting`].
+    pub(super) fn read_cell(
+        (file, text): (&str, &str),
+        overrides: &Overrides,
+        count: CountImages<'_>,
+    ) -> Result<Self, SpecError> {
+        on_a_deep_stack(file, || {
+            Self::read_here((file, text), overrides, (count, None), Matrix::Taken)
+        })
     }
 
     fn read_here(
         (file, text): (&str, &str),
         overrides: &Overrides,
         (count, own): (CountImages<'_>, Option<&OwnPlan>),
+        matrix: Matrix,
     ) -> Result<Self, SpecError> {
         let assignments = assignments(text.len(), &overrides.set)?;
         let mut source = Source::parse(file, text, &assignments)?;
         for assignment in &assignments {
             source.assign(assignment)?;
         }
+        source.take_matrix(matrix)?;
         let spec = source.typed()?;
         source.expect_task(own.is_some())?;
         let plan = Self::resolve(spec, count, own);
@@ -151,7 +171,7 @@ impl Reference {
 }
 
 /// What reads a spec, on a thread whose stack is deep enough for any.
-fn on_a_deep_stack<T: Send>(
+pub(super) fn on_a_deep_stack<T: Send>(
     file: &str,
     read: impl FnOnce() -> Result<T, SpecError> + Send,
 ) -> Result<T, SpecError> {
@@ -165,6 +185,15 @@ fn on_a_deep_stack<T: Send>(
             }),
         }
     })
+}
+
+/// What becomes of a spec's matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Matrix {
+    /// Its values were set already.
+    Taken,
+    /// One experiment is asked for.
+    Refused,
 }
 
 /// One `--set key.path=value`.
@@ -211,7 +240,7 @@ fn refuse<T>(typed: &str, what: &str) -> Result<T, SpecError> {
 }
 
 /// The option as it was typed, or its start where it is long.
-fn option(typed: &str) -> String {
+pub(super) fn option(typed: &str) -> String {
     /// Letters of an override that are repeated.
     const MOST: usize = 200;
     match typed.char_indices().nth(MOST) {
@@ -228,7 +257,7 @@ fn is_bare_key(key: &str) -> bool {
 type Suggest = fn(&str, &str) -> String;
 
 /// A parsed spec and the texts that its spans point into.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     file: &'a str,
     text: &'a str,
     assignments: &'a [Assignment<'a>],
@@ -245,6 +274,50 @@ impl<'a> Source<'a> {
             Self { file, text, assignments, table: Spanned::new(0..0, DeTable::new()) };
         source.table = DeTable::parse(text).map_err(|error| source.explain(&error, None))?;
         Ok(source)
+    }
+
+    /// What `read` reads of a spec with these overrides.
+    pub(super) fn with<T>(
+        (file, text): (&str, &str),
+        set: &[String],
+        read: impl FnOnce(&Source<'_>) -> Result<T, SpecError>,
+    ) -> Result<T, SpecError> {
+        let assignments = assignments(text.len(), set)?;
+        let mut source = Source::parse(file, text, &assignments)?;
+        for assignment in &assignments {
+            source.assign(assignment)?;
+        }
+        read(&source)
+    }
+
+    /// The whole spec.
+    pub(super) fn table(&self) -> &DeTable<'a> {
+        self.table.get_ref()
+    }
+
+    /// The text that a span points into.
+    pub(super) fn text_of(&self, span: Range<usize>) -> String {
+        let of = |text: &str| text.get(span.clone()).map(str::to_owned);
+        let lies_in = |assignment: &&Assignment<'_>| assignment.span.start <= span.start;
+        let assignment = self.assignments.iter().rev().find(lies_in);
+        assignment
+            .map_or_else(|| of(self.text), |assignment| of(&assignment.padded))
+            .unwrap_or_default()
+    }
+
+    /// Takes the matrix out of the spec, or refuses a spec that has one.
+    fn take_matrix(&mut self, matrix: Matrix) -> Result<(), SpecError> {
+        let Some(removed) = self.table.get_mut().remove(matrix::KEY) else { return Ok(()) };
+        if matrix == Matrix::Taken {
+            return Ok(());
+        }
+        Err(SpecError {
+            place: self.position(removed.span().start),
+            what: format!(
+                "{0}: this is for one experiment; choose its values with --set, and remove the matrix with --set {0}=",
+                matrix::KEY
+            ),
+        })
     }
 
     /// Replaces or adds one value: as TOML where it is TOML, else as a string. Without a value, removes the key.
@@ -354,7 +427,7 @@ impl<'a> Source<'a> {
     }
 
     /// An offset as `file:line:column`, or as the override that it lies in.
-    fn position(&self, offset: usize) -> String {
+    pub(super) fn position(&self, offset: usize) -> String {
         if let Some(assignment) =
             self.assignments.iter().rev().find(|assignment| assignment.span.start <= offset)
         {

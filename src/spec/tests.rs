@@ -60,7 +60,7 @@ fn what_toml_or_a_key_gets_wrong_is_named_with_its_place() {
             "steps = 20",
             "stesp = 20",
             "small.toml:20:1: train.stesp: unknown key \"stesp\" (did you mean train.steps?); known: steps, epochs, batch, accumulate, optimizer, schedule, \
-             clip_norm, label_smoothing, evaluate_every, cuda_graphs",
+             clip_norm, label_smoothing, evaluate_every, cuda_graphs, checkpoint_every",
         ),
         (
             "seeds = 2",
@@ -613,6 +613,7 @@ fn a_spec_without_optional_keys_becomes_a_whole_plan() {
             label_smoothing: 0.0,
             evaluate_every: None,
             cuda_graphs: true,
+            checkpoint_every: CheckpointEvery::default(),
         },
         measure: MeasurePlan {
             census_every: 200,
@@ -701,6 +702,7 @@ policy = "params=f32,compute=f16,reduce=f32,scale=static:128"
             label_smoothing: 0.125,
             evaluate_every: Some(100),
             cuda_graphs: false,
+            checkpoint_every: CheckpointEvery::default(),
         },
         measure: MeasurePlan {
             census_every: 0,
@@ -764,7 +766,7 @@ fn a_bad_set_is_named_as_it_was_typed() {
         (
             "train.step=3",
             "train.step: unknown key \"step\" (did you mean train.steps?); known: steps, epochs, batch, accumulate, \
-             optimizer, schedule, clip_norm, label_smoothing, evaluate_every, cuda_graphs",
+             optimizer, schedule, clip_norm, label_smoothing, evaluate_every, cuda_graphs, checkpoint_every",
         ),
         (
             "measure.every.step=3",

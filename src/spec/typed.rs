@@ -263,6 +263,17 @@ pub(super) struct TrainSpec {
     pub(super) label_smoothing: Option<f32>,
     pub(super) evaluate_every: Option<u64>,
     pub(super) cuda_graphs: Option<bool>,
+    pub(super) checkpoint_every: Option<IntervalSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a number of steps, a time such as \"10 min\", or \"never\""
+)]
+pub(super) enum IntervalSpec {
+    Steps(u64),
+    Text(String),
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -20,7 +20,10 @@ const INSIDE: [(&str, usize); 3] = [("figures", 0), ("runs", 2), ("tensorboard",
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    lock: File,
+    /// Who holds it, in its own words.
+    holder: String,
+    /// None of a folder that several processes write to.
+    lock: Option<File>,
     /// The folders that were made for it, the innermost first.
     made: Vec<PathBuf>,
 }
@@ -76,7 +79,7 @@ impl Folder {
             Ok(lock)
         });
         match locked {
-            Ok(lock) => Ok(Self { path: path.to_owned(), lock, made }),
+            Ok(lock) => Ok(Self::new(path, holder, Some(lock), made)),
             Err(error) => {
                 for folder in &made {
                     remove_if_empty(folder);
@@ -86,9 +89,27 @@ impl Folder {
         }
     }
 
+    /// A folder that several processes write to, on this machine or on others: each to what nobody else has the lock of.
+    ///
+    /// # Errors
+    /// When it is not there and cannot be made.
+    #[doc(hidden)] // for the program
+    pub fn share(path: &Path, holder: &str) -> Result<Self, StoreError> {
+        Ok(Self::new(path, holder, None, make_folder(path)?))
+    }
+
+    fn new(path: &Path, holder: &str, lock: Option<File>, made: Vec<PathBuf>) -> Self {
+        Self { path: path.to_owned(), holder: holder.to_owned(), lock, made }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Who holds it, in its own words.
+    pub(crate) fn holder(&self) -> &str {
+        &self.holder
     }
 }
 
@@ -96,7 +117,7 @@ impl Drop for Folder {
     /// Removes the lock file, and the folders that were made for this and hold nothing.
     fn drop(&mut self) {
         let file = self.path.join(LOCK);
-        if cfg!(unix) && is_at(&self.lock, &file) {
+        if cfg!(unix) && self.lock.as_ref().is_some_and(|lock| is_at(lock, &file)) {
             // Who waits for the lock of this file finds that it is gone, and makes another.
             let _ = std::fs::remove_file(file);
         }
@@ -186,7 +207,11 @@ pub(crate) fn sweep(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn sweep_one(folder: &Path) -> Result<(), StoreError> {
+/// As [`sweep`], of one folder and not of those in it.
+///
+/// # Errors
+/// As [`sweep`].
+pub(crate) fn sweep_one(folder: &Path) -> Result<(), StoreError> {
     for path in super::list(folder)? {
         let ours = path.file_name().and_then(|name| name.to_str()).is_some_and(is_partial);
         if ours && path.symlink_metadata().is_ok_and(|found| found.is_file()) {

@@ -1,6 +1,7 @@
 //! Training: one step by the contract, a whole run, and the phase in which variants are timed in turns.
 
 mod batch;
+mod checkpoint;
 mod inference;
 mod optimizer;
 mod peak;
@@ -11,9 +12,10 @@ mod timing;
 mod trainer;
 
 pub use batch::DeviceBatch;
+pub use checkpoint::Checkpoint;
 pub use inference::Inferencer;
 pub use peak::Peaks;
-pub use run::{RunError, Trained, run};
+pub use run::{Ended, Follow, RunError, Trained, Wants, run};
 pub use schedule::factor;
 pub use serving::ServingTimes;
 pub use timing::{Load, Phase, Timing, time_variants};

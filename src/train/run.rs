@@ -1,7 +1,11 @@
 //! One run: a variant under one seed, from the first step to its record.
 
-use candle_core::Device;
+use std::ops::ControlFlow;
 
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{Checkpoint, State};
 use super::serving::Prompts;
 use super::trainer::{LOSS, Trainer};
 use super::{DeviceBatch, Setup};
@@ -45,8 +49,8 @@ fn first_line(error: &candle_core::Error) -> String {
 const MOST_REJECTED_CENSUSES: usize = 16;
 
 /// Everything a run gathers on its way.
-#[derive(Default)]
-struct Log {
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Log {
     loss: Vec<Option<f64>>,
     evaluations: Vec<Evaluation>,
     scale: Vec<(u64, f64)>,
@@ -116,6 +120,8 @@ struct Run<'a> {
     /// What counts memory, and what the run's state takes; none where memory is not measured.
     meter: Option<(Meter, Bytes)>,
     log: Log,
+    /// Steps that an earlier process did.
+    resumed: u64,
     failure: Option<Failure>,
 }
 
@@ -128,20 +134,82 @@ pub struct Trained {
     pub weights: Option<Vec<u8>>,
 }
 
-/// Trains one variant under one seed; `progress(step)` is called after each step.
+/// How a run ended in this process.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ended {
+    /// It is over.
+    Trained(Box<Trained>),
+    /// It was stopped, and goes on from its checkpoint.
+    Stopped,
+}
+
+impl Ended {
+    /// What is left of a run that is over.
+    pub fn trained(self) -> Option<Trained> {
+        match self {
+            Self::Trained(trained) => Some(*trained),
+            Self::Stopped => None,
+        }
+    }
+}
+
+/// Who follows a run, keeps its checkpoints, and can stop it.
+pub trait Follow {
+    /// A step was done: so many in all.
+    fn step(&mut self, done: u64);
+
+    /// Whether the run is to be kept as a checkpoint now, after so many steps, and whether it is to stop then. It is not asked in the
+    /// first few steps, until their memory is measured.
+    fn wants(&mut self, _done: u64) -> Wants {
+        Wants::Nothing
+    }
+
+    /// Keeps a checkpoint. Where it breaks, the run stops.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    fn keep(&mut self, _checkpoint: Checkpoint) -> Result<ControlFlow<()>, RunError> {
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl<F: FnMut(u64)> Follow for F {
+    fn step(&mut self, done: u64) {
+        self(done);
+    }
+}
+
+/// What [`Follow::wants`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// The next step.
+    Nothing,
+    /// A checkpoint, and the next step.
+    Checkpoint,
+    /// A checkpoint, and no step more.
+    Stop,
+}
+
+/// Trains one variant under one seed, from its checkpoint where there is one. Its record is then that of a run that was
+/// never stopped.
 ///
 /// # Errors
-/// When the batches do not fit the data or an operation fails; a run that diverges is a record.
+/// When the batches do not fit the data, an operation fails, or the checkpoint is not of this run; a run that diverges is a record.
 pub fn run(
     setup: Setup<'_>,
     (variant, seed): (&VariantPlan, u64),
-    progress: &mut dyn FnMut(u64),
-) -> Result<Trained, RunError> {
+    from: Option<Checkpoint>,
+    follow: &mut dyn Follow,
+) -> Result<Ended, RunError> {
     let mut run = Run::start(setup, (variant, seed))?;
-    for step in 0..setup.train.steps {
+    if let Some(checkpoint) = from {
+        run.resume(checkpoint)?;
+    }
+    for step in run.resumed..setup.train.steps {
         run.step(step)?;
-        progress(step + 1);
-        if run.reads_after(step + 1) {
+        follow.step(step + 1);
+        let is_known = run.reads_after(step + 1);
+        if is_known {
             run.read_outcomes()?;
         }
         if run.failure.is_some() {
@@ -149,6 +217,15 @@ pub fn run(
         }
         if run.evaluates_after(step + 1) {
             run.evaluate()?;
+        }
+        // Only where the outcomes are known anyway, so that a checkpoint changes no record.
+        let can_stop = is_known && run.has_measured_memory();
+        let wants = if can_stop { follow.wants(step + 1) } else { Wants::Nothing };
+        if wants != Wants::Nothing {
+            let kept = follow.keep(run.checkpoint(seed)?)?;
+            if wants == Wants::Stop || kept.is_break() {
+                return Ok(Ended::Stopped);
+            }
         }
     }
     if setup.train.steps == 0 {
@@ -160,7 +237,7 @@ pub fn run(
     let digest = run.trainer.weights_digest()?;
     let weights = setup.save_weights.then(|| run.trainer.weights_file()).transpose()?;
     let record = RunRecord { agreement, ..run.into_record(seed, memory, digest) };
-    Ok(Trained { record, weights })
+    Ok(Ended::Trained(Box::new(Trained { record, weights })))
 }
 
 impl<'a> Run<'a> {
@@ -169,7 +246,34 @@ impl<'a> Run<'a> {
         let meter = Meter::start(setup.device)?;
         let trainer = Trainer::new(setup, variant.policy, seed)?;
         let meter = meter.map(|meter| meter.live().map(|held| (meter, held))).transpose()?;
-        Ok(Self { setup, variant, batches, trainer, meter, log: Log::default(), failure: None })
+        let (log, resumed, failure) = (Log::default(), 0, None);
+        Ok(Self { setup, variant, batches, trainer, meter, log, resumed, failure })
+    }
+
+    /// Goes on from a checkpoint of this run.
+    fn resume(&mut self, checkpoint: Checkpoint) -> Result<(), RunError> {
+        let Checkpoint { state, tensors } = checkpoint;
+        self.trainer.restore(&tensors, state.end)?;
+        if let (Some((_, held)), Some(before)) = (&mut self.meter, state.held) {
+            *held = before;
+        }
+        (self.log, self.resumed) = (state.log, state.steps);
+        Ok(())
+    }
+
+    /// What a later process goes on from.
+    fn checkpoint(&self, seed: u64) -> Result<Checkpoint, RunError> {
+        let (tensors, end) = self.trainer.save()?;
+        let state = State {
+            identity: None,
+            variant: self.variant.name.clone(),
+            seed,
+            steps: self.log.loss.len() as u64,
+            end,
+            held: self.meter.as_ref().map(|(_, held)| *held),
+            log: self.log.clone(),
+        };
+        Ok(Checkpoint { state, tensors })
     }
 
     /// One step, with a census or with its memory measured where that is due.
@@ -196,6 +300,14 @@ impl<'a> Run<'a> {
             self.log.passing = Some(meter.peak()?.0 - before.0);
         }
         Ok(())
+    }
+
+    /// Whether the memory of a step was measured, or is measured at the end only. It is measured on one and the same step whether
+    /// the run is interrupted or not.
+    fn has_measured_memory(&self) -> bool {
+        let counts_all = self.setup.measure.census_every == 1;
+        let on_a_step = self.meter.is_some() && self.batches.are_alike() && !counts_all;
+        self.log.passing.is_some() || !on_a_step
     }
 
     /// The census of an experiment that does not train: of the first test batch.
@@ -389,6 +501,7 @@ impl<'a> Run<'a> {
             gradients: log.gradients,
             memory,
             agreement: Vec::new(),
+            machine: None,
         };
         let mut settling = Census::default();
         for (step, census) in log.before_update {

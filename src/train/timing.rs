@@ -2,7 +2,7 @@
 //! moves them all. No census, no batch preparation and no evaluation is inside the clock. What the phases of a step take is
 //! measured on other steps, behind each block.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
@@ -316,7 +316,7 @@ impl Phase {
 }
 
 /// Times training steps and inference of every variant with native arithmetic. `progress(done, of)` is called after each
-/// block. Returns one entry a variant.
+/// block; where it breaks, that block was the last. Returns one entry a variant.
 ///
 /// # Errors
 /// When the batches do not fit the data or an operation fails.
@@ -325,7 +325,7 @@ pub fn time_variants(
     seed: u64,
     variants: &[VariantPlan],
     Phase { blocks, products }: Phase,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Vec<Timing>, RunError> {
     let Setup { measure, device, .. } = setup;
     let mut source = setup.batches(seed)?;
@@ -367,7 +367,9 @@ pub fn time_variants(
         }
         // What was fastest so far stands where these fail, as for want of memory.
         peaks.measure(PRODUCTS.1).ok();
-        progress(block + 1 - first, of);
+        if progress(block + 1 - first, of).is_break() {
+            break;
+        }
     }
     for variant in &timed {
         variant.conclude(&mut timings[variant.index], &peaks);

@@ -1,5 +1,6 @@
 //! The state of one training run, and one step of it by the contract of `ARCHITECTURE.md`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var};
@@ -7,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Setup;
 use super::batch::{DeviceBatch, in_format};
+use super::checkpoint::missing;
 use super::inference::Inferencer;
 use super::optimizer::{rates, rule, states};
 use crate::data::Batch;
@@ -17,7 +19,9 @@ use crate::layers::{
 use crate::memory::OutOfMemory;
 use crate::model::{Engine, Model};
 use crate::numerics::{Census, Role};
-use crate::ops::{self, LossSettings, ParameterTensors, StepEnd, StepOutcome, StepSettings};
+use crate::ops::{
+    self, LossSettings, ParameterTensors, StepEnd, StepOutcome, StepSettings, StepState,
+};
 use crate::precision::{Format, Policy};
 use crate::spec::TrainPlan;
 
@@ -533,6 +537,53 @@ impl<'a> Trainer<'a> {
         }
         let hex = |text: String, byte: &u8| text + &format!("{byte:02x}");
         Ok(digest.finalize().iter().fold(String::new(), hex))
+    }
+
+    /// The tensors that last from one step to the next, by name.
+    fn lasting(&self) -> Vec<(String, &Tensor)> {
+        let mut lasting = vec![("pass".to_owned(), &self.pass)];
+        for (index, tensors) in self.end.parameters().iter().enumerate() {
+            let ParameterTensors { weights, copy, first, second } = tensors;
+            let parts = [("copy", copy), ("first", first), ("second", second)];
+            lasting.push((format!("{index}.weights"), weights));
+            let parts =
+                parts.into_iter().filter_map(|(part, tensor)| Some((part, tensor.as_ref()?)));
+            lasting.extend(parts.map(|(part, tensor)| (format!("{index}.{part}"), tensor)));
+        }
+        for (index, tensor) in self.state.iter().enumerate() {
+            lasting.push((format!("{index}.state"), tensor));
+        }
+        for (index, RunningStatistics { mean, variance }) in self.statistics.iter().enumerate() {
+            lasting.push((format!("{index}.mean"), mean));
+            lasting.push((format!("{index}.variance"), variance));
+        }
+        lasting
+    }
+
+    /// What a later process needs to go on from here, in the host's memory; to be read before the next step. What the steps did must have been asked for.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub(super) fn save(&self) -> Result<(BTreeMap<String, Tensor>, StepState)> {
+        let on_host = |tensor: &Tensor| tensor.to_device(&Device::Cpu);
+        let tensors = self.lasting().into_iter().map(|(name, tensor)| Ok((name, on_host(tensor)?)));
+        Ok((tensors.collect::<Result<_>>()?, self.end.state()?))
+    }
+
+    /// Goes on from what [`Trainer::save`] handed out, of a run of the same policy and seed. Before the first step only.
+    ///
+    /// # Errors
+    /// When a tensor is missing or not of its shape.
+    pub(super) fn restore(
+        &mut self,
+        tensors: &BTreeMap<String, Tensor>,
+        state: StepState,
+    ) -> Result<()> {
+        for (name, tensor) in self.lasting() {
+            let saved = tensors.get(&name).ok_or_else(|| missing(&name))?;
+            ops::copy_into(tensor, &saved.to_device(&self.device)?)?;
+        }
+        self.end.restore(state)
     }
 
     /// The weights as a file, in the type that the policy holds them in, with what the layers keep beside them.

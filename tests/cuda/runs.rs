@@ -4,8 +4,8 @@
 use candle_core::Device;
 use mantissa::record::{Phases, RunRecord, Status};
 use mantissa::spec::{
-    Activation, ClaimsPlan, ConvBlock, DataPlan, MeasurePlan, ModelPlan, OptimizerPlan, Plan, Pool,
-    ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
+    Activation, CheckpointEvery, ClaimsPlan, ConvBlock, DataPlan, MeasurePlan, ModelPlan,
+    OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
 use mantissa::task::Task;
 use mantissa::train::{self, Setup};
@@ -60,6 +60,7 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
             label_smoothing: 0.1,
             evaluate_every: Some(5),
             cuda_graphs: true,
+            checkpoint_every: CheckpointEvery::default(),
         },
         measure: MeasurePlan {
             census_every: 4,
@@ -82,7 +83,11 @@ fn plan(model: ModelPlan, policies: &[&str], steps: u64) -> Plan {
 fn record(plan: &Plan, variant: usize, device: &Device) -> RunRecord {
     let task = Task::of_plan(plan).unwrap();
     let setup = Setup::new(plan, &task, device);
-    train::run(setup, (&plan.variants[variant], 0), &mut |_| ()).unwrap().record
+    train::run(setup, (&plan.variants[variant], 0), None, &mut |_: u64| ())
+        .unwrap()
+        .trained()
+        .unwrap()
+        .record
 }
 
 const POLICIES: [&str; 6] = ["fp32", "tf32", "fp16-mixed", "bf16-mixed", "fp16-true", "bf16-true"];

@@ -7,10 +7,10 @@ use candle_core::cuda::cudarc::driver::CudaSlice;
 use candle_core::{CudaDevice, DType, Device, Error, Result, Tensor};
 
 use super::update::{GradientCounts, GradientSummary, Update};
-use super::{ParameterTensors, RateSchedule, Rates, StepOutcome, StepSettings};
+use super::{ParameterTensors, RateSchedule, Rates, StepOutcome, StepSettings, StepState};
 use crate::device::Phase;
 use crate::ops::cuda::{self, address, blocks, launch, one_block, pointer, suffix};
-use crate::ops::host::cuda::{Argument, from_host, zeros};
+use crate::ops::host::cuda::{Argument, copy_into, from_host, zeros};
 use crate::precision::{Format, LossScale, NON_FINITE_LOSSES, Rounder};
 
 /// Values that one block of the kernels works on at a time.
@@ -345,6 +345,24 @@ impl Step {
             pointer(gpu, &self.outcomes),
             PLACES
         )
+    }
+
+    /// What is kept from one step to the next beside tensors.
+    pub(crate) fn state(&self) -> Result<StepState> {
+        let Control { scale, finite_steps, non_finite_losses, updates, .. } = self.control()?;
+        Ok(StepState { scale, finite_steps, non_finite_losses, updates })
+    }
+
+    /// Goes on from such a state.
+    pub(crate) fn restore(&mut self, state: StepState) -> Result<()> {
+        let StepState { scale, finite_steps, non_finite_losses, updates } = state;
+        let control =
+            Control { scale, finite_steps, non_finite_losses, updates, ..self.control()? };
+        let words = from_host(&control_words(&control), CONTROL_WORDS, &self.device)?;
+        copy_into(&self.control, &words)?;
+        // Those of its first updates are there.
+        self.rates_until = 0;
+        self.refill_rates(updates)
     }
 
     /// What the steps since the last call did. Waits for them.

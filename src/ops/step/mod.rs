@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::host::{edit, first, zeros};
 use crate::device::Phase;
@@ -108,6 +109,19 @@ pub struct StepOutcome {
     /// Whether the run is over. Under a dynamic loss scale: the scale fell under its floor, or the loss was not finite in
     /// [`NON_FINITE_LOSSES`] steps in a row; otherwise: the loss is not finite.
     pub ends: bool,
+}
+
+/// What the end of steps keeps from one to the next beside tensors: with those it tells how a run goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepState {
+    /// The loss scale of the next step.
+    pub scale: f32,
+    /// Finite steps since the loss scale changed; 0 where it is not dynamic.
+    pub finite_steps: u32,
+    /// Steps in a row whose loss was not finite.
+    pub non_finite_losses: u32,
+    /// Updates so far, by which the learning rate is known.
+    pub updates: u64,
 }
 
 /// The state behind the end of steps.
@@ -243,6 +257,30 @@ impl StepEnd {
         }
     }
 
+    /// What it keeps from one step to the next beside tensors. Waits for the steps so far.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn state(&self) -> Result<StepState> {
+        match &self.state {
+            State::Host(host) => Ok(host.state()),
+            #[cfg(feature = "cuda")]
+            State::Gpu(step) => step.state(),
+        }
+    }
+
+    /// Goes on from a state of an earlier process: the next step is the one after it. Before the first step only.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn restore(&mut self, state: StepState) -> Result<()> {
+        match &mut self.state {
+            State::Host(host) => host.restore(state),
+            #[cfg(feature = "cuda")]
+            State::Gpu(step) => step.restore(state),
+        }
+    }
+
     /// What the steps since the last call did. Waits for them.
     ///
     /// # Errors
@@ -273,6 +311,28 @@ impl StepEnd {
 }
 
 impl Host {
+    fn state(&self) -> StepState {
+        let finite_steps = match self.scale {
+            LossScale::Dynamic(dynamic) => dynamic.finite_steps,
+            LossScale::None | LossScale::Static(_) => 0,
+        };
+        StepState {
+            scale: self.scale.value(),
+            finite_steps,
+            non_finite_losses: self.non_finite_losses,
+            updates: self.updates,
+        }
+    }
+
+    fn restore(&mut self, state: StepState) -> Result<()> {
+        let StepState { scale, finite_steps, non_finite_losses, updates } = state;
+        if let LossScale::Dynamic(dynamic) = &mut self.scale {
+            (dynamic.scale, dynamic.finite_steps) = (scale, finite_steps);
+        }
+        (self.non_finite_losses, self.updates) = (non_finite_losses, updates);
+        edit::<f32>(&self.scale_value, |value| value[0] = scale)
+    }
+
     fn finish(
         &mut self,
         settings: &StepSettings,

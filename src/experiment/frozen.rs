@@ -1,0 +1,108 @@
+//! `plan.json`: what an experiment is, fixed before its first run, so that any process on any machine can do a run of it by its
+//! number.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::session::json;
+use super::{Experiment, ExperimentError, identity};
+use crate::model::Engine;
+use crate::record::files::PLAN;
+use crate::record::{DataFacts, Environment, Identity, SCHEMA};
+use crate::spec::{Plan, Reference};
+use crate::store::{self, StoreError};
+
+/// What an experiment is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Frozen {
+    schema: u32,
+    pub(super) plan: Plan,
+    #[serde(default)]
+    pub(super) engine: Engine,
+    /// The program that may do its runs.
+    pub(super) build: String,
+    pub(super) data: DataFacts,
+    /// The digest of the weights that runs start from, where these are given.
+    pub(super) weights: Option<String>,
+    /// What is to be said of the data and the model.
+    pub(super) notes: Vec<String>,
+    /// What was published.
+    pub(super) reference: Option<Reference>,
+}
+
+impl Frozen {
+    /// An experiment of this program.
+    pub(super) fn of(experiment: &Experiment, environment: &Environment) -> Self {
+        let Experiment { plan, task, reference } = experiment;
+        let (engine, data) = (task.model.engine(), task.data.facts());
+        let mut notes = task.data.notes();
+        notes.extend(task.notes.iter().cloned());
+        notes.extend((engine == Engine::Candle).then(|| super::OF_CANDLE.to_owned()));
+        let weights = task.model.given_digest().map(str::to_owned);
+        Self {
+            schema: SCHEMA,
+            plan: plan.clone(),
+            engine,
+            build: identity::build(plan, environment),
+            data,
+            weights,
+            notes,
+            reference: reference.clone(),
+        }
+    }
+
+    /// What a folder holds; none where there is no plan in it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is none of this program's.
+    pub(super) fn find(folder: &Path) -> Result<Option<Self>, ExperimentError> {
+        let path = folder.join(PLAN);
+        if !store::exists(&path)? {
+            return Ok(None);
+        }
+        let unreadable = |error: serde_json::Error| ExperimentError::NoPlan {
+            path: path.clone(),
+            reason: format!("is not a plan of this version ({error})"),
+        };
+        serde_json::from_slice(&store::read(&path)?).map(Some).map_err(unreadable)
+    }
+
+    /// As [`Frozen::find`], of a folder that must have a plan.
+    ///
+    /// # Errors
+    /// As [`Frozen::find`], and when there is none.
+    pub(super) fn read(folder: &Path) -> Result<Self, ExperimentError> {
+        Self::find(folder)?.ok_or_else(|| ExperimentError::NoPlan {
+            path: folder.join(PLAN),
+            reason: "is missing".to_owned(),
+        })
+    }
+
+    /// Writes it into a folder, unless it is there.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), StoreError> {
+        let (name, contents) = (Path::new(PLAN), json(self));
+        let path = folder.join(name);
+        if store::exists(&path)? && store::read(&path)? == contents {
+            return Ok(());
+        }
+        store::write_below(folder, name, &contents).map(drop)
+    }
+
+    /// Why runs of this plan are none of `other`'s, whatever they run on.
+    pub(super) fn differences(&self, other: &Self) -> Vec<String> {
+        let [there, here] = [self, other];
+        let plans = identity::differences_of_plans(
+            (&there.plan, &there.data),
+            (&here.plan, &here.data),
+            |_| true,
+        );
+        let anywhere = Environment::default();
+        let [there, here] = [there, here].map(|frozen| identity::identity(frozen, None, &anywhere));
+        let weights =
+            (self.weights != other.weights).then(|| "its runs start from other weights".to_owned());
+        let there = Identity { plan: here.plan.clone(), ..there };
+        let others = identity::differences_on_any_machine(&there, &here);
+        plans.into_iter().chain(weights).chain(others).collect()
+    }
+}
