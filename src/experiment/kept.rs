@@ -64,9 +64,12 @@ pub(super) fn look(session: &Session<'_>, trained: &[Trained]) -> Result<Found, 
     let bytes = store::exists(&place)?
         .then(|| store::read_at_most(&place, store::MOST_RESULTS))
         .transpose()?;
-    if !bytes.as_deref().is_some_and(is_marked) {
-        refuse_foreign(out)?;
+    if !bytes.as_deref().is_some_and(is_marked)
+        && let Some(file) = files::foreign(out)?
+    {
+        return Err(ExperimentError::Foreign(file));
     }
+    refuse_unmarked(out, &[PLAN, MATRIX])?;
     if options.force {
         return Ok(Found::Part(Part::default()));
     }
@@ -119,14 +122,28 @@ pub(super) fn look(session: &Session<'_>, trained: &[Trained]) -> Result<Found, 
 /// # Errors
 /// When a file is in the folder that somebody else wrote, in the place of one of ours.
 pub(super) fn refuse_foreign(out: &Path) -> Result<(), ExperimentError> {
-    for name in [RESULTS, PLAN, MATRIX] {
-        let file = out.join(name);
-        if store::exists(&file)? {
-            let is_ours = is_marked(&store::read_start(&file, 64)?);
-            return if is_ours { Ok(()) } else { Err(ExperimentError::Foreign(file)) };
-        }
+    if refuse_unmarked(out, &[RESULTS, PLAN, MATRIX])? {
+        return Ok(());
     }
     files::foreign(out)?.map_or(Ok(()), |file| Err(ExperimentError::Foreign(file)))
+}
+
+/// Whether one of these files is there, all of which begin as those of this program do.
+///
+/// # Errors
+/// When one begins otherwise.
+fn refuse_unmarked(out: &Path, names: &[&str]) -> Result<bool, ExperimentError> {
+    let mut is_there = false;
+    for name in names {
+        let file = out.join(name);
+        if store::exists(&file)? {
+            if !is_marked(&store::read_start(&file, 64)?) {
+                return Err(ExperimentError::Foreign(file));
+            }
+            is_there = true;
+        }
+    }
+    Ok(is_there)
 }
 
 /// The runs of a results file that this plan lacks, but for those that failed; none where it has them all.
