@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 const MOST_WRONG: usize = 2;
 
 /// Every key that is not in a list, of every kind of data, model and optimizer.
-const PATHS: [&str; 97] = [
+const PATHS: [&str; 98] = [
     "name",
     "data",
     "data.kind",
@@ -42,6 +42,7 @@ const PATHS: [&str; 97] = [
     "model.hidden",
     "model.activation",
     "model.dropout",
+    "model.attention_dropout",
     "model.blocks",
     "model.batch_norm",
     "model.depth",
