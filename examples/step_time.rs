@@ -115,6 +115,7 @@ fn model(name: &str) -> Result<(ModelPlan, usize), String> {
                 heads: 8,
                 feed_forward: 1024,
                 dropout: 0.0,
+                attention_dropout: 0.0,
                 norm: NormPlan::Before,
                 pool: TextPool::Mean,
                 residual_init: 1.0,

@@ -726,6 +726,9 @@ pub enum ModelPlan {
         /// Probability of dropping what a block adds.
         #[serde(deserialize_with = "finite")]
         dropout: f32,
+        /// Probability of dropping a probability of attention.
+        #[serde(default, deserialize_with = "finite", skip_serializing_if = "is_zero")]
+        attention_dropout: f32,
     },
     /// The CIFAR residual network of He et al. 2015, section 4.2.
     Resnet {
@@ -748,6 +751,7 @@ pub enum ModelPlan {
 ///     heads: 4,
 ///     feed_forward: 64,
 ///     dropout: 0.1,
+///     attention_dropout: 0.1,
 ///     norm: NormPlan::After,
 ///     pool: TextPool::First,
 ///     residual_init: 1.0,
@@ -771,6 +775,9 @@ pub struct EncoderPlan {
     /// Probability of dropping what a block adds.
     #[serde(deserialize_with = "finite")]
     pub dropout: f32,
+    /// Probability of dropping a probability of attention.
+    #[serde(default, deserialize_with = "finite", skip_serializing_if = "is_zero")]
+    pub attention_dropout: f32,
     /// Where the norm of a block is.
     pub norm: NormPlan,
     /// What is made of the tokens of a text.
@@ -793,6 +800,7 @@ pub struct EncoderPlan {
 ///     kv_heads: 2,
 ///     feed_forward: 64,
 ///     dropout: 0.0,
+///     attention_dropout: 0.0,
 ///     style: DecoderStyle::Llama,
 ///     residual_init: 1.0,
 /// };
@@ -816,6 +824,9 @@ pub struct DecoderPlan {
     /// Probability of dropping what a block adds.
     #[serde(deserialize_with = "finite")]
     pub dropout: f32,
+    /// Probability of dropping a probability of attention.
+    #[serde(default, deserialize_with = "finite", skip_serializing_if = "is_zero")]
+    pub attention_dropout: f32,
     /// Whose blocks they are.
     pub style: DecoderStyle,
     /// The deviation of the initial weights that end what a block adds, ÷ that of other weights.
@@ -1114,6 +1125,12 @@ impl Default for CheckpointEvery {
 /// What results say that were written before there was a choice.
 fn default_cuda_graphs() -> bool {
     defaults::CUDA_GRAPHS
+}
+
+/// Whether a plan means the same without a key, and is written without it: as it was before there was the key.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &f32) -> bool {
+    *value == 0.0
 }
 
 /// A number that f32 holds. One beyond would be read as infinite, and be written as `null`, which is no number.

@@ -25,7 +25,8 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn model(folder: &Path, data: &DataShape) -> Result<Model, ModelError> {
-    networks::model(&ModelPlan::Pretrained { folder: folder.to_owned(), dropout: 0.0 }, data)
+    let (folder, dropout, attention_dropout) = (folder.to_owned(), 0.0, 0.0);
+    networks::model(&ModelPlan::Pretrained { folder, dropout, attention_dropout }, data)
 }
 
 /// Texts with so many classes, or sequences without any.

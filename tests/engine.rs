@@ -671,6 +671,7 @@ fn memory_of_texts_is_that_of_the_longest() {
         heads: 2,
         feed_forward: 32,
         dropout: 0.1,
+        attention_dropout: 0.0,
         norm: NormPlan::Before,
         pool: TextPool::Mean,
         residual_init: 1.0,

@@ -536,7 +536,11 @@ fn damaged_checkpoints() {
         let next_tokens = ["gpt2", "llama"].iter().any(|name| folder.ends_with(name));
         let outputs = if next_tokens { 40 } else { 3 };
         let data = DataShape { shape: [1, 1, 8], vocabulary: Some(40), outputs, next_tokens };
-        let plan = ModelPlan::Pretrained { folder: folder.to_owned(), dropout: 0.0 };
+        let plan = ModelPlan::Pretrained {
+            folder: folder.to_owned(),
+            dropout: 0.0,
+            attention_dropout: 0.0,
+        };
         let outcome = match networks::model(&plan, &data) {
             Ok(model) => compute(&model),
             // The kind of data is asked for by the kind of model, which was damaged.

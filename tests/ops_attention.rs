@@ -8,7 +8,9 @@ mod ops_support;
 mod oracle;
 
 use candle_core::{D, DType, Device, IndexOp as _, Result, Tensor};
-use mantissa::ops::{self, AttentionGradients, AttentionSettings};
+use mantissa::ops::{
+    self, AttentionDropout, AttentionGradients, AttentionMasks, AttentionSettings, RandomStream,
+};
 use mantissa::precision::Format;
 use ops_support::{UNIT, bits, numbers, tensor, uniform};
 use oracle::{autograd, check, to_f64};
@@ -105,9 +107,17 @@ impl Case {
         Ok([scores, weights.broadcast_div(&sum)?, (largest + sum.log()?)?.squeeze(3)?])
     }
 
-    fn attention(self, t: &[Tensor], visible: &Tensor) -> Result<Tensor> {
+    /// What each probability is multiplied by: what dropout makes of ones in its place, N × H × T × S.
+    fn mask(self, dropout: Option<&AttentionDropout>) -> Result<Tensor> {
+        let shape = (self.n, self.heads, self.t, self.s);
+        let ones = Tensor::ones(shape, DType::F32, &Device::Cpu)?;
+        let mask = dropout.map(|AttentionDropout { p, random }| ops::dropout(&ones, *p, random));
+        mask.unwrap_or(Ok(ones))?.to_dtype(DType::F64)
+    }
+
+    fn attention(self, t: &[Tensor], visible: &Tensor, mask: &Tensor) -> Result<Tensor> {
         let [_, probabilities, _] = self.softmax(&t[0], &t[1], visible)?;
-        self.join(&probabilities.matmul(&self.split(&t[2])?)?)
+        self.join(&(probabilities * mask)?.matmul(&self.split(&t[2])?)?)
     }
 
     /// Sums over the queries' heads that see a head of keys: of N × H × S × d, as k.
@@ -162,37 +172,114 @@ fn bounds(
     ])
 }
 
+/// Three in ten of the probabilities.
+fn dropout() -> Result<AttentionDropout> {
+    let random = RandomStream { seed: 0x0123_4567_89ab_cdef, stream: 3, pass: numbers(&[41])? };
+    Ok(AttentionDropout { p: 0.3, random })
+}
+
+/// Results and gradients of a case, with some keys missing or not, causal or not.
+fn check_gradients(
+    case: Case,
+    (dtype, format, h): (DType, Format, f64),
+    (masked, causal): (bool, bool),
+    dropout: Option<&AttentionDropout>,
+) -> Result<()> {
+    let operands = case.operands(dtype)?;
+    let [q, k, v, dy] = &operands;
+    let settings = case.settings(causal, format);
+    let lengths = masked.then(|| case.lengths());
+    let there = lengths.as_deref().map(numbers).transpose()?;
+    let masks = AttentionMasks { lengths: there.as_ref(), dropout };
+    let (y, logs) = ops::attention_masked(q, k, v, masks, settings)?;
+    let (of, results) = ([q, k, v], (&y, &logs));
+    let AttentionGradients { q: dq, k: dk, v: dv } =
+        ops::attention_masked_backward(dy, of, results, masks, settings)?;
+    let (visible, mask) = (case.visible(lengths.as_deref(), causal)?, case.mask(dropout)?);
+    let expected = autograd(&[q, k, v], dy, |t| case.attention(t, &visible, &mask))?;
+    let bounds = bounds(case, &operands, &visible, h)?;
+    // What is kept is multiplied by 1/0.7, with one rounding more.
+    let times = if dropout.is_some() { 1.5 } else { 1.0 };
+    let name = format!("{case:?} {dtype:?}, lengths {lengths:?}, causal {causal}, {dropout:?}");
+    let all = [("y", &y), ("dq", &dq), ("dk", &dk), ("dv", &dv)];
+    for (i, (what, result)) in all.into_iter().enumerate() {
+        assert_eq!(result.dtype(), dtype);
+        let sizes = to_f64(&expected[i])?;
+        let least = if h > 1e-6 { 3e-8 } else { 0.0 };
+        let bound: Vec<f64> = to_f64(&bounds[i])?
+            .iter()
+            .zip(sizes)
+            .map(|(bound, size)| times * bound + h * size.abs() + least)
+            .collect();
+        check(&format!("{what} of {name}"), result, &expected[i], &bound)?;
+    }
+    check_logs(&name, &logs, case.softmax(&wide(q)?, &wide(k)?, &visible)?, &visible)
+}
+
 #[test]
 fn attention_and_its_gradients() -> Result<()> {
-    for (case, (dtype, format, h)) in CASES.iter().flat_map(|case| NATIVE.map(|of| (*case, of))) {
-        let case = Case::of(case);
-        let operands = case.operands(dtype)?;
-        let [q, k, v, dy] = &operands;
-        for (masked, causal) in [(false, false), (true, false), (false, true), (true, true)] {
-            let settings = case.settings(causal, format);
-            let lengths = masked.then(|| case.lengths());
-            let there = lengths.as_deref().map(numbers).transpose()?;
-            let (y, logs) = ops::attention(q, k, v, there.as_ref(), settings)?;
-            let AttentionGradients { q: dq, k: dk, v: dv } =
-                ops::attention_backward(dy, [q, k, v], (&y, &logs), there.as_ref(), settings)?;
-            let visible = case.visible(lengths.as_deref(), causal)?;
-            let expected = autograd(&[q, k, v], dy, |t| case.attention(t, &visible))?;
-            let bounds = bounds(case, &operands, &visible, h)?;
-            let name = format!("{case:?} {dtype:?}, lengths {lengths:?}, causal {causal}");
-            let all = [("y", &y), ("dq", &dq), ("dk", &dk), ("dv", &dv)];
-            for (i, (what, result)) in all.into_iter().enumerate() {
-                assert_eq!(result.dtype(), dtype);
-                let sizes = to_f64(&expected[i])?;
-                let bound: Vec<f64> = to_f64(&bounds[i])?
-                    .iter()
-                    .zip(sizes)
-                    .map(|(bound, size)| bound + h * size.abs() + if h > 1e-6 { 3e-8 } else { 0.0 })
-                    .collect();
-                check(&format!("{what} of {name}"), result, &expected[i], &bound)?;
-            }
-            check_logs(&name, &logs, case.softmax(&wide(q)?, &wide(k)?, &visible)?, &visible)?;
+    for (case, of) in CASES.iter().flat_map(|case| NATIVE.map(|of| (*case, of))) {
+        for masks in [(false, false), (true, false), (false, true), (true, true)] {
+            check_gradients(Case::of(case), of, masks, None)?;
         }
     }
+    Ok(())
+}
+
+/// Dropout of the probabilities draws what dropout of a tensor of them would, however they lie in tiles.
+#[test]
+fn attention_with_dropout_and_its_gradients() -> Result<()> {
+    let dropout = dropout()?;
+    for (case, of) in CASES.iter().flat_map(|case| NATIVE.map(|of| (*case, of))) {
+        for masks in [(false, false), (true, true)] {
+            check_gradients(Case::of(case), of, masks, Some(&dropout))?;
+        }
+    }
+    Ok(())
+}
+
+/// Equal scores of 64 keys, whose values are the unit vectors: results are the probabilities.
+#[test]
+fn three_in_ten_probabilities_are_dropped() -> Result<()> {
+    let (n, heads, t, s) = (3, 2, 101, 64);
+    let dropout = dropout()?;
+    for (dtype, format, _) in NATIVE {
+        let q = Tensor::zeros((n, t, heads * s), dtype, &Device::Cpu)?;
+        let k = Tensor::zeros((n, s, s), dtype, &Device::Cpu)?;
+        let units = (0..n * s * s).map(|i| f32::from(u8::from(i / s % s == i % s)));
+        let v = tensor(&units.collect::<Vec<_>>(), dtype)?.reshape((n, s, s))?;
+        let settings = AttentionSettings { heads, kv_heads: 1, causal: false, format };
+        let masks = AttentionMasks { lengths: None, dropout: Some(&dropout) };
+        let (y, logs) = ops::attention_masked(&q, &k, &v, masks, settings)?;
+        let kept = ops::from_f32(&[1.0 / 0.7 / 64.0], 1, dtype, &Device::Cpu)?;
+        let kept = ops::to_f32(&kept)?[0];
+        let y = ops::to_f32(&y)?;
+        assert!(y.iter().all(|y| *y == 0.0 || *y == kept), "{dtype:?}");
+        let all = (n * heads * t * s) as f64;
+        let share = y.iter().filter(|y| **y == 0.0).count() as f64 / all;
+        // Five standard deviations.
+        assert!((share - 0.3).abs() < 5.0 * (0.3 * 0.7 / all).sqrt(), "{share}");
+        // The sums are of all exponentials.
+        assert!(ops::to_f32(&logs)?.iter().all(|log| (log - 64_f32.ln()).abs() < 1e-5));
+    }
+    Ok(())
+}
+
+/// Other passes, layers and seeds drop others.
+#[test]
+fn each_pass_drops_other_probabilities() -> Result<()> {
+    let case = Case::of([1, 20, 20, 1, 1, 4]);
+    let [q, k, v, _] = case.operands(DType::F32)?;
+    let y = |seed, stream, pass: u32| {
+        let random = RandomStream { seed, stream, pass: numbers(&[pass])? };
+        let dropout = AttentionDropout { p: 0.5, random };
+        let settings = case.settings(false, Format::F32);
+        let masks = AttentionMasks { lengths: None, dropout: Some(&dropout) };
+        bits(&ops::attention_masked(&q, &k, &v, masks, settings)?.0)
+    };
+    let first = y(1, 2, 3)?;
+    assert!(first == y(1, 2, 3)?);
+    assert!(first != y(0, 2, 3)? && first != y(1, 0, 3)? && first != y(1, 2, 0)?);
     Ok(())
 }
 
@@ -219,12 +306,12 @@ fn check_logs(name: &str, logs: &Tensor, softmax: [Tensor; 3], visible: &Tensor)
 fn results(
     [q, k, v, dy]: &[Tensor; 4],
     y: Option<&Tensor>,
-    lengths: &Tensor,
+    masks: AttentionMasks<'_>,
     settings: AttentionSettings,
 ) -> Result<Vec<Tensor>> {
-    let (result, logs) = ops::attention(q, k, v, Some(lengths), settings)?;
-    let y = y.unwrap_or(&result);
-    let gradients = ops::attention_backward(dy, [q, k, v], (y, &logs), Some(lengths), settings)?;
+    let (result, logs) = ops::attention_masked(q, k, v, masks, settings)?;
+    let (of, found) = ([q, k, v], (y.unwrap_or(&result), &logs));
+    let gradients = ops::attention_masked_backward(dy, of, found, masks, settings)?;
     Ok(vec![result, gradients.q, gradients.k, gradients.v])
 }
 
@@ -238,15 +325,19 @@ fn wide_attention_is_native_attention() -> Result<()> {
             path.starts_with(&format!("{}: ", if dtype == DType::F16 { "f16" } else { "bf16" }))
                 && path.contains("widened")
         });
-        for case in CASES.map(Case::of) {
+        let dropout = dropout()?;
+        let cases = CASES.map(Case::of).into_iter().flat_map(|case| [(case, false), (case, true)]);
+        for (case, drops) in cases {
             let lengths = numbers(&case.lengths())?;
+            let dropout = drops.then_some(&dropout);
+            let masks = AttentionMasks { lengths: Some(&lengths), dropout };
             let settings = case.settings(true, format);
             let native = case.operands(dtype)?;
             let widened = native.each_ref().map(|tensor| ops::cast(tensor, DType::F32));
             let [q, k, v, dy] = widened;
-            let found = results(&native, None, &lengths, settings)?;
+            let found = results(&native, None, masks, settings)?;
             let rounded = ops::cast(&found[0], DType::F32)?;
-            let wide = results(&[q?, k?, v?, dy?], Some(&rounded), &lengths, settings)?;
+            let wide = results(&[q?, k?, v?, dy?], Some(&rounded), masks, settings)?;
             for (i, (native, wide)) in found.iter().zip(&wide).enumerate() {
                 let wide = ops::cast(wide, dtype)?;
                 if is_widened {
@@ -279,10 +370,13 @@ fn results_do_not_depend_on_the_number_of_threads() -> Result<()> {
     for (dtype, format, _) in NATIVE {
         let case = Case::of([5, 130, 130, 4, 2, 20]);
         let (operands, lengths) = (case.operands(dtype)?, numbers(&case.lengths())?);
+        let dropout = dropout()?;
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let results = results(&operands, None, &lengths, case.settings(true, format))?;
+                let masks = AttentionMasks { lengths: Some(&lengths), dropout: Some(&dropout) };
+                let settings = case.settings(true, format);
+                let results = results(&operands, None, masks, settings)?;
                 results.iter().map(bits).collect::<Result<Vec<_>>>()
             })
         };
@@ -309,8 +403,9 @@ fn keys_behind_the_end_are_not_read() -> Result<()> {
         };
         let (settings, lengths) = (case.settings(false, format), numbers(&lengths)?);
         let bad = [q.clone(), spoiled(&k)?, spoiled(&v)?, dy.clone()];
-        let clean = results(&[q, k, v, dy], None, &lengths, settings)?;
-        for (a, b) in results(&bad, None, &lengths, settings)?.iter().zip(&clean) {
+        let masks = AttentionMasks { lengths: Some(&lengths), dropout: None };
+        let clean = results(&[q, k, v, dy], None, masks, settings)?;
+        for (a, b) in results(&bad, None, masks, settings)?.iter().zip(&clean) {
             assert_eq!(bits(a)?, bits(b)?, "{dtype:?}");
         }
         // No gradient of keys that nobody sees.
@@ -385,6 +480,11 @@ fn what_does_not_belong_together_is_an_error() -> Result<()> {
         ("a length", ops::attention(&q, &k, &v, Some(&long), settings)),
     ] {
         assert!(result.is_err(), "{name}");
+    }
+    for p in [1.0, -0.1, f32::NAN] {
+        let dropout = AttentionDropout { p, ..dropout()? };
+        let masks = AttentionMasks { lengths: None, dropout: Some(&dropout) };
+        assert!(ops::attention_masked(&q, &k, &v, masks, settings).is_err(), "{p}");
     }
     let text = ops::attention(&q, &k, &v, Some(&long), settings).unwrap_err().to_string();
     assert_eq!(text.lines().next(), Some("a sequence of length 5 does not fit 4 keys"));

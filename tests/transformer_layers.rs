@@ -405,3 +405,30 @@ fn dropout_stands_behind_what_it_drops() -> Result<()> {
     assert!(dropped.abs_diff(24) <= 17 && y.iter().zip(&x).all(|(y, x)| y >= x), "{dropped}");
     Ok(())
 }
+
+/// Of one position the probability is 1: y is x and dx is 1, or both are 0, twice as large. In inference nothing is dropped.
+#[test]
+fn attention_drops_probabilities_in_training_alone() -> Result<()> {
+    let sizes =
+        AttentionSizes { width: 1, heads: 1, kv_heads: 1, causal: true, bias: false, rope: None };
+    let registry = &mut Registry::default();
+    let layer = Attention::new(registry, "attention", sizes).with_dropout(0.5);
+    let weights = vec![Tensor::ones((1, 1), DType::F32, &Device::Cpu)?; 4];
+    let x = uniform(9, (100, 1, 1), (0.5, 1.0))?;
+    let arithmetic = Arithmetic { format: Format::F32, wide: false };
+    let mut pass = Pass::new(arithmetic, Mode::Inference, &weights, &[]);
+    assert_eq!(ops::to_f32(&layer.forward(x.clone(), &mut pass)?)?, ops::to_f32(&x)?);
+    let mode = Mode::Training { seed: 3, pass: numbers(&[0])? };
+    let mut pass = Pass::new(arithmetic, mode, &weights, &[]);
+    let y = ops::to_f32(&layer.forward(x.clone(), &mut pass)?)?;
+    let dx = layer.backward(x.ones_like()?, &mut pass)?.expect("x is no data");
+    let (x, dx) = (ops::to_f32(&x)?, ops::to_f32(&dx)?);
+    let mut dropped = 0;
+    for ((x, y), dx) in x.iter().zip(&y).zip(&dx) {
+        assert!((*y, *dx) == (0.0, 0.0) || (*y, *dx) == (2.0 * x, 2.0), "{x} {y} {dx}");
+        dropped += usize::from(*y == 0.0);
+    }
+    // Five standard deviations.
+    assert!(dropped.abs_diff(50) <= 25, "{dropped}");
+    Ok(())
+}

@@ -1,6 +1,7 @@
 //! Which variant to use here: the cheapest one that is shown to keep the accuracy.
 
 mod candidate;
+mod inference;
 
 use super::sample_size::SeedsNeeded;
 use super::test_values;
@@ -163,9 +164,7 @@ fn contest(results: &Results) -> Result<(&VariantResult, Vec<Candidate<'_>>), No
     let not_yet = |reason: String| Err(NotYet { reason, keep: true });
     let found = |name: &str| results.variants.iter().find(|variant| variant.name == name);
     if results.plan.train.steps == 0 {
-        let reason = "Nothing was trained, so no format of training is recommended; what each format costs in inference and how far \
-                      it is from the baseline is in the tables";
-        return Err(NotYet { reason: reason.to_owned(), keep: false });
+        return Err(NotYet { reason: inference::clauses(results).join("; "), keep: false });
     }
     let Some(baseline) = found(name).filter(|baseline| !baseline.runs.is_empty()) else {
         return not_yet(format!("The baseline {name} has no run yet to compare with"));

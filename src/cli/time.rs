@@ -47,6 +47,11 @@ pub(super) fn time(arguments: &TimeArguments) -> Result<(), Failure> {
             (Metric::InferenceSeconds, one(&timing.inference)),
         ];
         timed.put(&variant.name, &times);
+        for served in &timing.serving {
+            let [prefill, decode] = Metric::of_serving(served.batch);
+            let times = [(prefill, one(&served.prefill)), (decode, one(&served.decode))];
+            timed.put(&variant.name, &times);
+        }
         if let Some(reason) = timing.failure {
             timed.untimed.insert(variant.name.clone(), reason);
         }

@@ -8,7 +8,10 @@ use super::cache::{Kept, KeyValueCache};
 use super::embedding::TRANSFORMER_INIT;
 use super::linear::LinearSizes;
 use super::{Layer, Linear, Pass, Registry, Saved};
-use crate::ops::{self, AttentionGradients, AttentionSettings, RopeSettings, Then};
+use crate::ops::{
+    self, AttentionDropout, AttentionGradients, AttentionMasks, AttentionSettings, RopeSettings,
+    Then,
+};
 
 /// What an [`Attention`] is.
 ///
@@ -68,6 +71,9 @@ pub struct Attention {
     rope: Option<Rope>,
     /// Its number in a cache.
     cached: Option<usize>,
+    /// Probability of dropping a probability, and which random numbers it draws.
+    dropout: f32,
+    stream: u32,
 }
 
 impl Attention {
@@ -90,10 +96,46 @@ impl Attention {
                 table: Mutex::default(),
             }
         });
+        let stream = registry.layers.len() as u32;
         let own = registry.layer(name);
         let cached = registry.attention(name, of_keys, sizes.causal);
         let output = linear(registry, "output", sizes.head_width() * sizes.heads, width);
-        Self { name: own, sizes, query, key, value, output, rope, cached }
+        let dropout = 0.0;
+        Self { name: own, sizes, query, key, value, output, rope, cached, dropout, stream }
+    }
+
+    /// The same, which in training drops each probability of attention with this probability, as BERT and GPT-2 do, and divides the
+    /// others by 1 less that.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use mantissa::layers::{Arithmetic, Attention, AttentionSizes, Layer, Mode, Pass, Registry};
+    /// use mantissa::precision::Format;
+    ///
+    /// let sizes = AttentionSizes { width: 1, heads: 1, kv_heads: 1, causal: false, bias: false, rope: None };
+    /// let layer = Attention::new(&mut Registry::default(), "attention", sizes).with_dropout(0.5);
+    /// let one = Tensor::new(&[[1.0_f32]], &Device::Cpu)?;
+    /// let weights = [one.clone(), one.clone(), one.clone(), one];
+    /// let x = Tensor::new(&[[[3.0_f32]], [[3.0]], [[3.0]]], &Device::Cpu)?;
+    /// let y = |mode| {
+    ///     let mut pass = Pass::new(Arithmetic::of(Format::F32), mode, &weights, &[]);
+    ///     layer.forward(x.clone(), &mut pass)?.flatten_all()?.to_vec1::<f32>()
+    /// };
+    /// // Of one position the probability is 1.
+    /// assert_eq!(y(Mode::Inference)?, [3.0; 3]);
+    /// let training = Mode::Training { seed: 0, pass: Tensor::new(&[0_u32], &Device::Cpu)? };
+    /// assert!(y(training)?.iter().all(|value| [0.0, 6.0].contains(value)));
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_dropout(self, dropout: f32) -> Self {
+        Self { dropout, ..self }
+    }
+
+    /// What it drops in this pass.
+    fn drops(&self, pass: &Pass<'_>) -> Option<AttentionDropout> {
+        let random = pass.random(self.stream).filter(|_| self.dropout > 0.0)?;
+        Some(AttentionDropout { p: self.dropout, random })
     }
 
     /// What the queries of new positions see of these and of those that are kept.
@@ -135,7 +177,9 @@ impl Layer for Attention {
             return self.output.forward(y, pass);
         }
         let lengths = pass.lengths().cloned();
-        let (y, logs) = ops::attention(&q, &k, &v, lengths.as_ref(), settings)?;
+        let drops = self.drops(pass);
+        let masks = AttentionMasks { lengths: lengths.as_ref(), dropout: drops.as_ref() };
+        let (y, logs) = ops::attention_masked(&q, &k, &v, masks, settings)?;
         let y = pass.activation(&self.name, y)?;
         for tensor in [q, k, v, y.clone(), logs] {
             pass.save(Saved::Tensor(tensor));
@@ -148,8 +192,10 @@ impl Layer for Attention {
         let (logs, y, v) = (pass.take_tensor()?, pass.take_tensor()?, pass.take_tensor()?);
         let (k, q) = (pass.take_tensor()?, pass.take_tensor()?);
         let (settings, lengths) = (self.settings(pass), pass.lengths().cloned());
+        let drops = self.drops(pass);
+        let masks = AttentionMasks { lengths: lengths.as_ref(), dropout: drops.as_ref() };
         let AttentionGradients { q: dq, k: dk, v: dv } =
-            ops::attention_backward(&dy, [&q, &k, &v], (&y, &logs), lengths.as_ref(), settings)?;
+            ops::attention_masked_backward(&dy, [&q, &k, &v], (&y, &logs), masks, settings)?;
         drop((dy, y, logs, q, k, v));
         let mut dq = pass.activation_gradient(&self.name, dq)?;
         let mut dk = pass.activation_gradient(&self.name, dk)?;

@@ -147,6 +147,15 @@ impl Network {
     }
 }
 
+/// What training drops: no checkpoint says so, for it is a choice of who trains.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Drops {
+    /// Probability of dropping what a block adds.
+    pub(super) dropout: f32,
+    /// Probability of dropping a probability of attention.
+    pub(super) attention_dropout: f32,
+}
+
 /// The model of a checkpoint for samples of `shape` and so many outputs, which starts from its weights. What the checkpoint lacks of a
 /// task's own layers is drawn.
 ///
@@ -154,7 +163,7 @@ impl Network {
 /// When a file is missing or malformed, the model is none that is known here, it is not made for such texts, or a tensor is missing or
 /// of another shape: every one is named.
 pub(super) fn model(
-    (folder, dropout): (&Path, f32),
+    (folder, drops): (&Path, Drops),
     data: &DataShape,
     listen: Option<Listener<'_>>,
 ) -> Result<Model, ModelError> {
@@ -163,7 +172,7 @@ pub(super) fn model(
     let file = place.file(CONFIG)?;
     let refuse = |what: String| Err(ModelError(format!("{}: {what}", file.display())));
     let config = config(&file)?;
-    let network = match network(&config, dropout) {
+    let network = match network(&config, drops) {
         Ok(network) => network,
         Err(what) => return refuse(what),
     };
@@ -203,25 +212,36 @@ fn config(file: &Path) -> Result<Config, ModelError> {
 }
 
 /// What a configuration is a model of, or why it is none that is known here.
-fn network(config: &Config, dropout: f32) -> Result<Network, String> {
+fn network(config: &Config, drops: Drops) -> Result<Network, String> {
     let network = match config {
-        Config::Bert(bert) => Network::Encoder(bert.encoder(dropout)?),
-        Config::DistilBert(bert) => Network::Encoder(bert.encoder(dropout)?),
-        Config::Gpt2(gpt) => Network::Decoder(gpt.decoder(dropout)?),
-        Config::Llama(llama) => Network::Decoder(llama.decoder(dropout)?),
+        Config::Bert(bert) => Network::Encoder(bert.encoder(drops)?),
+        Config::DistilBert(bert) => Network::Encoder(bert.encoder(drops)?),
+        Config::Gpt2(gpt) => Network::Decoder(gpt.decoder(drops)?),
+        Config::Llama(llama) => Network::Decoder(llama.decoder(drops)?),
     };
     check(network)?;
     Ok(network)
 }
 
 /// BERT's blocks: width, depth, heads, and values between the linear layers.
-fn bert_blocks([width, depth, heads, feed_forward]: [usize; 4], dropout: f32) -> EncoderPlan {
+fn bert_blocks([width, depth, heads, feed_forward]: [usize; 4], drops: Drops) -> EncoderPlan {
     let (norm, pool, residual_init) = (NormPlan::After, TextPool::First, 1.0);
-    EncoderPlan { width, depth, heads, feed_forward, dropout, norm, pool, residual_init }
+    let Drops { dropout, attention_dropout } = drops;
+    EncoderPlan {
+        width,
+        depth,
+        heads,
+        feed_forward,
+        dropout,
+        attention_dropout,
+        norm,
+        pool,
+        residual_init,
+    }
 }
 
 impl Bert {
-    fn encoder(&self, dropout: f32) -> Result<Encoder, String> {
+    fn encoder(&self, drops: Drops) -> Result<Encoder, String> {
         if self.position_embedding_type.as_deref().is_some_and(|kind| kind != "absolute") {
             return Err("position_embedding_type must be \"absolute\"".to_owned());
         }
@@ -232,7 +252,7 @@ impl Bert {
                 self.num_attention_heads,
                 self.intermediate_size,
             ],
-            dropout,
+            drops,
         );
         Ok(Encoder {
             plan,
@@ -247,8 +267,8 @@ impl Bert {
 }
 
 impl DistilBert {
-    fn encoder(&self, dropout: f32) -> Result<Encoder, String> {
-        let plan = bert_blocks([self.dim, self.n_layers, self.n_heads, self.hidden_dim], dropout);
+    fn encoder(&self, drops: Drops) -> Result<Encoder, String> {
+        let plan = bert_blocks([self.dim, self.n_layers, self.n_heads, self.hidden_dim], drops);
         Ok(Encoder {
             plan,
             tokens: self.vocab_size,
@@ -262,7 +282,7 @@ impl DistilBert {
 }
 
 impl Gpt2 {
-    fn decoder(&self, dropout: f32) -> Result<Decoder, String> {
+    fn decoder(&self, drops: Drops) -> Result<Decoder, String> {
         if !self.scale_attn_weights || self.scale_attn_by_inverse_layer_idx {
             return Err("attention must be scaled by 1/√d alone".to_owned());
         }
@@ -272,7 +292,8 @@ impl Gpt2 {
             heads: self.n_head,
             kv_heads: self.n_head,
             feed_forward: self.n_inner.unwrap_or_else(|| self.n_embd.saturating_mul(4)),
-            dropout,
+            dropout: drops.dropout,
+            attention_dropout: drops.attention_dropout,
             style: DecoderStyle::Gpt2,
             residual_init: 1.0,
         };
@@ -289,7 +310,7 @@ impl Gpt2 {
 }
 
 impl Llama {
-    fn decoder(&self, dropout: f32) -> Result<Decoder, String> {
+    fn decoder(&self, drops: Drops) -> Result<Decoder, String> {
         let rope = [&self.rope_scaling, &self.rope_parameters];
         let mut kinds = rope.into_iter().flatten().filter_map(|rope| rope.rope_type.as_deref());
         if let Some(kind) = kinds.find(|kind| *kind != "default") {
@@ -313,7 +334,8 @@ impl Llama {
             heads,
             kv_heads: self.num_key_value_heads.unwrap_or(heads),
             feed_forward: self.intermediate_size,
-            dropout,
+            dropout: drops.dropout,
+            attention_dropout: drops.attention_dropout,
             style: DecoderStyle::Llama,
             residual_init: 1.0,
         };

@@ -74,7 +74,10 @@ impl Decoder {
         ["attention", "feed_forward"].map(|part| {
             let name = format!("block{block}.{part}");
             let mut body: Vec<BoxedLayer> = vec![match (part, style) {
-                ("attention", _) => Box::new(Attention::new(registry, &name, sizes)),
+                ("attention", _) => {
+                    let attention = Attention::new(registry, &name, sizes);
+                    Box::new(attention.with_dropout(self.plan.attention_dropout))
+                }
                 (_, DecoderStyle::Gpt2) => {
                     let sizes = (width, feed_forward);
                     Box::new(FeedForward::new(registry, &name, sizes, self.activation))

@@ -91,7 +91,8 @@ impl Encoder {
         ["attention", "feed_forward"].map(|part| {
             let name = format!("block{block}.{part}");
             let mut body: Vec<BoxedLayer> = vec![if part == "attention" {
-                Box::new(Attention::new(registry, &name, sizes))
+                let attention = Attention::new(registry, &name, sizes);
+                Box::new(attention.with_dropout(self.plan.attention_dropout))
             } else {
                 Box::new(FeedForward::new(registry, &name, (width, feed_forward), self.activation))
             }];

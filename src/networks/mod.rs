@@ -103,8 +103,10 @@ pub(crate) fn model_with(
             let decoder = Decoder::of_plan(*plan, data.tokens("decoder", true)?, length);
             Model::of_layers(shape, |registry| Ok(decoder.layers(registry, length)))
         }
-        ModelPlan::Pretrained { folder, dropout } => {
-            checkpoint::model((folder, *dropout), data, listen)
+        ModelPlan::Pretrained { folder, dropout, attention_dropout } => {
+            let drops =
+                checkpoint::Drops { dropout: *dropout, attention_dropout: *attention_dropout };
+            checkpoint::model((folder, drops), data, listen)
         }
         ModelPlan::Own { .. } => Err(ModelError(
             "it is that of a task made in Rust: only the program that made it has its layers"

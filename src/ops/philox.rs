@@ -32,6 +32,27 @@ pub fn first_pass(step: u64, micro_batches: usize) -> u32 {
     step.wrapping_mul(micro_batches as u64) as u32
 }
 
+/// What dropout with a probability keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    /// The least random word of a value that is kept: ⌊p 2³²⌋.
+    pub(super) from: u64,
+    /// What such a value is multiplied by: 1 / (1 − p).
+    pub(super) scale: f32,
+}
+
+impl Keep {
+    pub(super) fn of(p: f32) -> Self {
+        Self { from: (f64::from(p) * 4_294_967_296.0) as u64, scale: 1.0 / (1.0 - p) }
+    }
+
+    /// Whether a value with this random word is kept.
+    #[inline(always)]
+    pub(super) fn keeps(self, word: u32) -> bool {
+        u64::from(word) >= self.from
+    }
+}
+
 /// Which random numbers: the key of the run and of one use in it. The counter is the position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Philox {

@@ -33,13 +33,15 @@ pub const TEXTS: [&str; 6] =
 /// The folder of a report's figures.
 pub const FIGURE_FOLDER: &str = "figures";
 
-/// The figures of every report, by the names of their files without an ending, in their order.
-pub const FIGURES: [&str; 11] = [
+/// The figures of reports, by the names of their files without an ending, in their order. Serving is drawn where a language model was
+/// served; what has nothing to show of inference alone is left out there.
+pub const FIGURES: [&str; 12] = [
     "accuracy-difference",
     "trade-off",
     "step-time",
     "memory",
     "inference",
+    "serving",
     "loss",
     "accuracy",
     "loss-scale",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::record::{Results, Status, TestMetric, VariantResult};
+use crate::record::{Results, Serving, Status, TestMetric, VariantResult};
 use crate::stats;
 use crate::units::Seconds;
 
@@ -68,7 +68,27 @@ fn of_variant(variant: &VariantResult) -> impl Iterator<Item = (Key, Measured)> 
     let inference =
         inference.and_then(|found| Some((Metric::InferencePeakBytes, found.peak_bytes?.0)));
     let values = counts.chain(updates).chain(train).chain(inference);
-    values.map(|(metric, value)| (Key::of(&variant.name, metric), Measured::Count(value)))
+    let counted = values.map(|(metric, value)| (metric, Measured::Count(value)));
+    let all = counted.chain(variant.serving.iter().flat_map(of_serving));
+    all.map(|(metric, value)| (Key::of(&variant.name, metric), value))
+}
+
+/// Memory of serving, and how far the tokens are from FP32's.
+fn of_serving(serving: &Serving) -> Vec<(Metric, Measured)> {
+    let mut values = Vec::new();
+    for batch in &serving.batches {
+        let alone = batch.batch == 1;
+        let metric =
+            if alone { Metric::ServingAlonePeakBytes } else { Metric::ServingBatchPeakBytes };
+        values.extend(batch.peak_bytes.map(|peak| (metric, Measured::Count(peak.0))));
+    }
+    if let Some(agreement) = serving.agreement {
+        values.push((Metric::TokenAgreement, Measured::number(agreement.equal_tokens.value)));
+        let divergence = agreement.kl_divergence;
+        let divergence = divergence.map_or(Measured::NotFinite, |kl| Measured::number(kl.value));
+        values.push((Metric::TokenDivergence, divergence));
+    }
+    values
 }
 
 /// What a timing phase measured.
@@ -103,6 +123,11 @@ impl Times {
             if let Some(inference) = &variant.inference {
                 put(Metric::InferenceSeconds, numbers(&inference.blocks));
             }
+            for served in variant.serving.iter().flat_map(|serving| &serving.batches) {
+                let [prefill, decode] = Metric::of_serving(served.batch);
+                put(prefill, numbers(&served.prefill_blocks));
+                put(decode, numbers(&served.decode_blocks));
+            }
         }
         times
     }
@@ -111,11 +136,7 @@ impl Times {
     pub(super) fn with_ratios(&self, baseline: &str) -> BTreeMap<Key, Vec<f64>> {
         let mut all = self.blocks.clone();
         for (key, blocks) in &self.blocks {
-            let metric = match key.metric {
-                Metric::StepSeconds => Metric::StepRatio,
-                Metric::InferenceSeconds => Metric::InferenceRatio,
-                _ => continue,
-            };
+            let Some(metric) = key.metric.ratio() else { continue };
             let to = self.blocks.get(&Key::of(baseline, key.metric));
             let Some(to) = to.filter(|to| to.len() == blocks.len() && key.variant != baseline)
             else {

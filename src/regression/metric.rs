@@ -47,6 +47,14 @@ pub enum Metric {
     TrainPeakBytes,
     /// Peak of the memory of inference.
     InferencePeakBytes,
+    /// Share of positions at which a language model that is served finds the same token the most probable as FP32.
+    TokenAgreement,
+    /// How far its distributions of the next token are from those of FP32, in nats.
+    TokenDivergence,
+    /// Peak of the memory in which it serves one sequence alone.
+    ServingAlonePeakBytes,
+    /// Peak of the memory in which it serves a batch.
+    ServingBatchPeakBytes,
     /// Time of a training step. Samples a second follow from it.
     StepSeconds,
     /// Time of a training step ÷ that of the experiment's baseline variant in the same block.
@@ -63,6 +71,23 @@ pub enum Metric {
     InferenceSeconds,
     /// Time of a batch of inference ÷ that of the experiment's baseline variant in the same block.
     InferenceRatio,
+    /// Time in which the prompt of one sequence alone passes through a language model that is served. Tokens a second follow from it,
+    /// as from the other times of serving.
+    ServingAlonePrefillSeconds,
+    /// Time of a pass that gives one sequence alone its next token.
+    ServingAloneDecodeSeconds,
+    /// Time in which the prompts of a batch pass.
+    ServingBatchPrefillSeconds,
+    /// Time of a pass that gives each sequence of a batch its next token.
+    ServingBatchDecodeSeconds,
+    /// Time of a prefill alone ÷ that of the experiment's baseline variant in the same block.
+    ServingAlonePrefillRatio,
+    /// The same of decode alone.
+    ServingAloneDecodeRatio,
+    /// The same of a batch's prefill.
+    ServingBatchPrefillRatio,
+    /// The same of a batch's decode.
+    ServingBatchDecodeRatio,
     /// Energy of a training step: one value a timing phase, so it is reported and not judged.
     StepJoules,
 }
@@ -98,7 +123,7 @@ pub const TIME_MARGIN: f64 = 0.10;
 struct Row(Metric, &'static str, Kind, Better, f64);
 
 /// One row a metric, in their order.
-const TABLE: [Row; 27] = {
+const TABLE: [Row; 39] = {
     use Better::{Higher, Lower, Neither};
     use Kind::{Exact, Noisy};
     use Metric as M;
@@ -121,6 +146,10 @@ const TABLE: [Row; 27] = {
         Row(M::LostUpdates, "lost_updates", Exact, Lower, 0.0),
         Row(M::TrainPeakBytes, "train_peak_bytes", Exact, Lower, BYTES_MARGIN),
         Row(M::InferencePeakBytes, "inference_peak_bytes", Exact, Lower, BYTES_MARGIN),
+        Row(M::TokenAgreement, "token_agreement", Exact, Higher, 0.0),
+        Row(M::TokenDivergence, "token_divergence_nats", Exact, Lower, 0.0),
+        Row(M::ServingAlonePeakBytes, "serving_alone_peak_bytes", Exact, Lower, BYTES_MARGIN),
+        Row(M::ServingBatchPeakBytes, "serving_batch_peak_bytes", Exact, Lower, BYTES_MARGIN),
         Row(M::StepSeconds, "step_seconds", Noisy, Lower, TIME_MARGIN),
         Row(M::StepRatio, "step_ratio", Noisy, Lower, TIME_MARGIN),
         Row(M::ForwardSeconds, "forward_seconds", Noisy, Lower, TIME_MARGIN),
@@ -129,6 +158,38 @@ const TABLE: [Row; 27] = {
         Row(M::UpdateSeconds, "update_seconds", Noisy, Lower, TIME_MARGIN),
         Row(M::InferenceSeconds, "inference_seconds", Noisy, Lower, TIME_MARGIN),
         Row(M::InferenceRatio, "inference_ratio", Noisy, Lower, TIME_MARGIN),
+        Row(
+            M::ServingAlonePrefillSeconds,
+            "serving_alone_prefill_seconds",
+            Noisy,
+            Lower,
+            TIME_MARGIN,
+        ),
+        Row(
+            M::ServingAloneDecodeSeconds,
+            "serving_alone_decode_seconds",
+            Noisy,
+            Lower,
+            TIME_MARGIN,
+        ),
+        Row(
+            M::ServingBatchPrefillSeconds,
+            "serving_batch_prefill_seconds",
+            Noisy,
+            Lower,
+            TIME_MARGIN,
+        ),
+        Row(
+            M::ServingBatchDecodeSeconds,
+            "serving_batch_decode_seconds",
+            Noisy,
+            Lower,
+            TIME_MARGIN,
+        ),
+        Row(M::ServingAlonePrefillRatio, "serving_alone_prefill_ratio", Noisy, Lower, TIME_MARGIN),
+        Row(M::ServingAloneDecodeRatio, "serving_alone_decode_ratio", Noisy, Lower, TIME_MARGIN),
+        Row(M::ServingBatchPrefillRatio, "serving_batch_prefill_ratio", Noisy, Lower, TIME_MARGIN),
+        Row(M::ServingBatchDecodeRatio, "serving_batch_decode_ratio", Noisy, Lower, TIME_MARGIN),
         Row(M::StepJoules, "step_joules", Noisy, Lower, TIME_MARGIN),
     ]
 };
@@ -173,6 +234,48 @@ impl Metric {
                 | Self::UnscaleSeconds
                 | Self::UpdateSeconds
                 | Self::InferenceSeconds
+                | Self::ServingAlonePrefillSeconds
+                | Self::ServingAloneDecodeSeconds
+                | Self::ServingBatchPrefillSeconds
+                | Self::ServingBatchDecodeSeconds
+        )
+    }
+
+    /// Of an absolute time, the ratio to the baseline variant's that is judged beside it.
+    pub fn ratio(self) -> Option<Self> {
+        Some(match self {
+            Self::StepSeconds => Self::StepRatio,
+            Self::InferenceSeconds => Self::InferenceRatio,
+            Self::ServingAlonePrefillSeconds => Self::ServingAlonePrefillRatio,
+            Self::ServingAloneDecodeSeconds => Self::ServingAloneDecodeRatio,
+            Self::ServingBatchPrefillSeconds => Self::ServingBatchPrefillRatio,
+            Self::ServingBatchDecodeSeconds => Self::ServingBatchDecodeRatio,
+            _ => return None,
+        })
+    }
+
+    /// The times of prefill and decode of so many sequences served together.
+    pub fn of_serving(batch: usize) -> [Self; 2] {
+        if batch == 1 {
+            [Self::ServingAlonePrefillSeconds, Self::ServingAloneDecodeSeconds]
+        } else {
+            [Self::ServingBatchPrefillSeconds, Self::ServingBatchDecodeSeconds]
+        }
+    }
+
+    /// Whether it is a ratio to the baseline variant.
+    fn is_ratio(self) -> bool {
+        Self::all().any(|metric| metric.ratio() == Some(self))
+    }
+
+    /// Whether it is bytes of memory.
+    fn is_bytes(self) -> bool {
+        matches!(
+            self,
+            Self::TrainPeakBytes
+                | Self::InferencePeakBytes
+                | Self::ServingAlonePeakBytes
+                | Self::ServingBatchPeakBytes
         )
     }
 
@@ -183,17 +286,17 @@ impl Metric {
 
     /// Whether it follows from the values that training went through, rather than from the shapes of tensors.
     pub fn follows_from_values(self) -> bool {
-        self.kind() == Kind::Exact
-            && !matches!(self, Self::TrainPeakBytes | Self::InferencePeakBytes)
+        self.kind() == Kind::Exact && !self.is_bytes()
     }
 
     /// Its unit, in the words of OpenMetrics where that has one; empty for counts, shares and ratios.
     pub fn unit(self) -> &'static str {
         match self {
-            Self::TrainPeakBytes | Self::InferencePeakBytes => "bytes",
+            _ if self.is_bytes() => "bytes",
             _ if self.moves_with_machine() => "seconds",
             Self::StepJoules => "joules",
-            Self::StepRatio | Self::InferenceRatio => "ratio",
+            _ if self.is_ratio() => "ratio",
+            Self::TokenDivergence => "nats",
             _ => "",
         }
     }
@@ -201,15 +304,13 @@ impl Metric {
     /// A value of it as a reader sees it.
     pub fn text(self, value: &Measured) -> String {
         match (self, value) {
-            (Self::TrainPeakBytes | Self::InferencePeakBytes, Measured::Count(bytes)) => {
+            (_, Measured::Count(bytes)) if self.is_bytes() => {
                 format!("{} ({} bytes)", Bytes(*bytes), formatting::count(*bytes))
             }
             (_, Measured::Number(value)) if self.moves_with_machine() => {
                 Seconds(*value).to_string()
             }
-            (Self::StepRatio | Self::InferenceRatio, Measured::Number(value)) => {
-                format!("{value:.3}×")
-            }
+            (_, Measured::Number(value)) if self.is_ratio() => format!("{value:.3}×"),
             (Self::StepJoules, Measured::Number(value)) => {
                 format!("{} J", formatting::four_digits(*value))
             }

@@ -6,8 +6,9 @@ use super::export::Format;
 use super::judge::{Asked, Judgement, Outcome, Verdict, judge};
 use super::metric::Measured;
 use crate::record::{
-    Control, Counts, DataFacts, Environment, Estimate, Inference, Memory, Numerics, Point, Results,
-    RunSummary, SCHEMA, Status, TestMetric, TrainTime, UpdateCounts, VariantResult, Work,
+    Agreement, Control, Counts, DataFacts, Environment, Estimate, Inference, Memory, Numerics,
+    Point, Results, RunSummary, SCHEMA, ServedBatch, Serving, Status, TestMetric, TrainTime,
+    UpdateCounts, VariantResult, Work,
 };
 use crate::spec::{self, ControlKind, Overrides, Plan};
 use crate::units::{Bytes, Flops, Seconds};
@@ -405,4 +406,61 @@ fn what_is_allowed_passes_with_its_reason_and_what_is_not_needed_is_told() {
     let expected = "--allow fp16-mixed/lost_updates: no such variant or seed; judged are, among others: \
                     bf16-mixed/lost_updates, fp32/lost_updates";
     assert_eq!(error, expected);
+}
+
+/// Both variants, served: the second as fast as the first in prefill, and twice as fast in decode.
+fn served() -> Results {
+    let mut results = results();
+    for (variant, decode) in results.variants.iter_mut().zip([0.004, 0.002]) {
+        let batches = [1, 8].map(|batch| ServedBatch {
+            batch,
+            prefill_tokens_per_second: Estimate { value: 1.0, low: 1.0, high: 1.0 },
+            decode_tokens_per_second: Estimate { value: 1.0, low: 1.0, high: 1.0 },
+            peak_bytes: Some(Bytes(1_000_000 * batch as u64)),
+            cache: Bytes(1000),
+            prefill_blocks: blocks(0.008),
+            decode_blocks: blocks(decode),
+            against_baseline: None,
+        });
+        let equal_tokens = Estimate { value: 0.75, low: 0.5, high: 1.0 };
+        let kl_divergence = Some(Estimate { value: 0.125, low: 0.0, high: 0.25 });
+        let agreement = Agreement { prompts: 8, tokens: 16, equal_tokens, kl_divergence };
+        variant.serving = Some(Serving { batches: batches.into(), agreement: Some(agreement) });
+    }
+    results
+}
+
+#[test]
+fn serving_is_judged_by_its_times_memory_and_tokens() {
+    let old = served();
+    let baseline = Baseline::of(&old, "");
+    for (key, value) in [
+        ("bf16-mixed/token_agreement", Measured::Number(0.75)),
+        ("bf16-mixed/token_divergence_nats", Measured::Number(0.125)),
+        ("bf16-mixed/serving_alone_peak_bytes", Measured::Count(1_000_000)),
+        ("bf16-mixed/serving_batch_peak_bytes", Measured::Count(8_000_000)),
+    ] {
+        assert_eq!(baseline.metrics.get(key), Some(&value), "{key}");
+    }
+    let medians = super::Times::of(&old).medians("fp32");
+    let ratio =
+        medians.iter().find(|(key, _)| key.to_string() == "bf16-mixed/serving_batch_decode_ratio");
+    assert_eq!(ratio.map(|(_, value)| value), Some(&Measured::Number(0.5)));
+
+    let judged = |results: &Results| judge(&baseline, results, &Asked::default());
+    assert!(judged(&old).findings.iter().all(|finding| finding.verdict == Verdict::Passed));
+    let mut less = served();
+    let serving = less.variants[1].serving.as_mut().unwrap();
+    serving.agreement.as_mut().unwrap().equal_tokens.value = 0.5;
+    let why = format!("was 0.75, is 0.5 (less by 33.3%): worse; {ACCEPT}");
+    check_one(&judged(&less), "bf16-mixed/token_agreement", &Verdict::Failed, &why);
+    let mut slower = served();
+    let serving = slower.variants[1].serving.as_mut().unwrap();
+    serving.batches[1].decode_blocks = blocks(0.003);
+    let judgement = judged(&slower);
+    for name in ["serving_batch_decode_seconds", "serving_batch_decode_ratio"] {
+        let key = format!("bf16-mixed/{name}");
+        let finding = judgement.findings.iter().find(|f| f.key.to_string() == key).unwrap();
+        assert_ne!(finding.verdict, Verdict::Passed, "{key}: {}", finding.why);
+    }
 }

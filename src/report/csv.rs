@@ -1,12 +1,13 @@
 //! `results.csv`: one row a variant, plain numbers in full precision with the unit in the header, empty for null; no name
-//! in it is a formula to a spreadsheet.
+//! in it is a formula to a spreadsheet. Columns of serving are there where a variant was served.
 
 use std::fmt::Display;
 
-use crate::record::{Estimate, TestMetric};
+use crate::record::{Estimate, ServedBatch, TestMetric};
 
 use super::table::{Row, Table};
 use super::text;
+use crate::units::Ratio;
 
 /// A header and its field.
 type Field = (&'static str, String);
@@ -14,8 +15,10 @@ type Field = (&'static str, String);
 /// The file's bytes.
 pub(super) fn render(table: &Table<'_>) -> Result<Vec<u8>, String> {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
+    let served = table.rows.iter().any(|row| row.serving.is_some());
     for (index, row) in table.rows.iter().enumerate() {
-        let fields = fields(row);
+        let serving = if served { serving(row) } else { Vec::new() };
+        let fields = [fields(row), serving].concat();
         if index == 0 {
             let headers = fields.iter().map(|(header, _)| header);
             writer.write_record(headers).map_err(|e| e.to_string())?;
@@ -184,6 +187,101 @@ fn inference(row: &Row<'_>) -> Vec<Field> {
         ("inference_memory_ratio", optional(ratio)),
     ]);
     fields
+}
+
+/// What of one batch is in the columns: alone, and of several sequences together.
+type ServedColumns = [[&'static str; 3]; 4];
+
+const ALONE: ServedColumns = [
+    [
+        "serving_alone_prefill_tokens_per_second",
+        "serving_alone_prefill_tokens_per_second_low",
+        "serving_alone_prefill_tokens_per_second_high",
+    ],
+    [
+        "serving_alone_decode_tokens_per_second",
+        "serving_alone_decode_tokens_per_second_low",
+        "serving_alone_decode_tokens_per_second_high",
+    ],
+    [
+        "serving_alone_prefill_time_ratio",
+        "serving_alone_prefill_time_ratio_low",
+        "serving_alone_prefill_time_ratio_high",
+    ],
+    [
+        "serving_alone_decode_time_ratio",
+        "serving_alone_decode_time_ratio_low",
+        "serving_alone_decode_time_ratio_high",
+    ],
+];
+
+const TOGETHER: ServedColumns = [
+    [
+        "serving_batch_prefill_tokens_per_second",
+        "serving_batch_prefill_tokens_per_second_low",
+        "serving_batch_prefill_tokens_per_second_high",
+    ],
+    [
+        "serving_batch_decode_tokens_per_second",
+        "serving_batch_decode_tokens_per_second_low",
+        "serving_batch_decode_tokens_per_second_high",
+    ],
+    [
+        "serving_batch_prefill_time_ratio",
+        "serving_batch_prefill_time_ratio_low",
+        "serving_batch_prefill_time_ratio_high",
+    ],
+    [
+        "serving_batch_decode_time_ratio",
+        "serving_batch_decode_time_ratio_low",
+        "serving_batch_decode_time_ratio_high",
+    ],
+];
+
+fn serving(row: &Row<'_>) -> Vec<Field> {
+    let of = |alone: bool| {
+        let mut batches = row.serving.iter().flat_map(|serving| &serving.batches);
+        batches.find(|served| (served.batch == 1) == alone)
+    };
+    let (alone, together) = (of(true), of(false));
+    let mut fields = served(ALONE, alone);
+    let bytes = |served: Option<&ServedBatch>| optional(served.and_then(|s| Some(s.peak_bytes?.0)));
+    let cache = |served: Option<&ServedBatch>| optional(served.map(|s| s.cache.0));
+    fields.extend([
+        ("serving_alone_peak_bytes", bytes(alone)),
+        ("serving_alone_cache_bytes", cache(alone)),
+        ("serving_batch", optional(together.map(|served| served.batch))),
+    ]);
+    fields.extend(served(TOGETHER, together));
+    let agreement = row.serving.as_ref().and_then(|serving| serving.agreement);
+    fields.extend([
+        ("serving_batch_peak_bytes", bytes(together)),
+        ("serving_batch_cache_bytes", cache(together)),
+        ("token_agreement_prompts", optional(agreement.map(|found| found.prompts))),
+        ("token_agreement_tokens", optional(agreement.map(|found| found.tokens))),
+    ]);
+    fields.extend(estimate(
+        ["token_agreement", "token_agreement_low", "token_agreement_high"],
+        agreement.map(|found| found.equal_tokens),
+    ));
+    fields.extend(estimate(
+        ["token_divergence_nats", "token_divergence_nats_low", "token_divergence_nats_high"],
+        agreement.and_then(|found| found.kl_divergence),
+    ));
+    fields
+}
+
+/// Speed of a batch, and its times against the baseline's.
+fn served(columns: ServedColumns, served: Option<&ServedBatch>) -> Vec<Field> {
+    let against = served.and_then(|served| served.against_baseline.as_ref());
+    let ratio = |ratio: Option<Estimate<Ratio>>| ratio.map(|e| plain(e, |ratio| ratio.0));
+    let values = [
+        served.map(|served| served.prefill_tokens_per_second),
+        served.map(|served| served.decode_tokens_per_second),
+        ratio(against.and_then(|against| against.prefill_time_ratio)),
+        ratio(against.and_then(|against| against.decode_time_ratio)),
+    ];
+    columns.into_iter().zip(values).flat_map(|(names, value)| estimate(names, value)).collect()
 }
 
 fn numerics(row: &Row<'_>) -> Vec<Field> {

@@ -10,6 +10,7 @@ mod heat;
 mod layers;
 mod loss;
 mod scale;
+mod serving;
 mod trade;
 mod trend;
 
@@ -46,6 +47,14 @@ pub(super) struct Figure {
     pub(super) panels: Vec<Panel>,
     /// What a reader must know beside.
     pub(super) notes: Vec<String>,
+}
+
+impl Figure {
+    /// Whether a measurement is drawn.
+    fn shows_something(&self) -> bool {
+        let panels = self.panels.iter().filter(|panel| panel.empty.is_none());
+        panels.flat_map(|panel| &panel.layers).any(|layer| layer.marks.is_measured())
+    }
 }
 
 /// The plotting library of the page knows no more axes in a figure.
@@ -203,6 +212,27 @@ pub(super) enum Marks {
     Words(Vec<Spot>),
 }
 
+impl Marks {
+    /// Whether these are marks of something measured.
+    fn is_measured(&self) -> bool {
+        match self {
+            Self::Band { edges, .. } => !edges.is_empty(),
+            Self::Line { points, .. } => !points.is_empty(),
+            Self::Points { spots, .. } | Self::Crosses { spots, .. } | Self::Rules(spots) => {
+                !spots.is_empty()
+            }
+            Self::Bars { bars, .. } => !bars.is_empty(),
+            Self::Whiskers { spans, .. } => !spans.is_empty(),
+            Self::Cells { cells, .. } => !cells.is_empty(),
+            Self::Zone(_)
+            | Self::Strip(_)
+            | Self::Divider(_)
+            | Self::Separator(_)
+            | Self::Words(_) => false,
+        }
+    }
+}
+
 /// A place and what is there, in words.
 #[derive(Clone, Debug)]
 pub(super) struct Spot {
@@ -354,7 +384,8 @@ pub(super) const FOLDED: [&str; 1] = ["exponents-by-layer"];
 /// Variants that are drawn: with more, two would look alike, colour, shape and dash.
 pub(super) const MOST_DRAWN: usize = PALETTE.len() * SHAPES.len();
 
-/// Every figure of a report, of the first [`MOST_DRAWN`] variants.
+/// Every figure of a report, of the first [`MOST_DRAWN`] variants. Where nothing was trained those that have nothing to show are left
+/// out.
 pub(super) fn all(table: &Table<'_>) -> Vec<Figure> {
     let drawn = &table.first(MOST_DRAWN);
     let mut figures = vec![
@@ -363,13 +394,19 @@ pub(super) fn all(table: &Table<'_>) -> Vec<Figure> {
         cost::step_time(drawn),
         cost::memory(drawn),
         cost::inference(drawn),
+    ];
+    figures.extend(serving::figure(drawn));
+    figures.extend([
         loss::figure(drawn),
         accuracy::figure(drawn),
         scale::figure(drawn),
         heat::figure(drawn),
         exponents::figure(drawn),
         layers::figure(drawn),
-    ];
+    ]);
+    if !drawn.rows.is_empty() && drawn.rows.iter().all(|row| !row.trains) {
+        figures.retain(|figure| figure.file == "inference" || figure.shows_something());
+    }
     let cut = first_of(MOST_DRAWN, table.rows.len(), "variants", "the tables hold them all");
     for figure in &mut figures {
         figure.notes.extend(cut.clone());

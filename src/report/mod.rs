@@ -33,7 +33,7 @@ mod validate;
 
 use std::path::{Path, PathBuf};
 
-use crate::record::files::{FIGURE_FOLDER, PAGE, TENSORBOARD, remove_events};
+use crate::record::files::{FIGURE_FOLDER, FIGURES, PAGE, TENSORBOARD, drawings, remove_events};
 use crate::store::{self, StoreError};
 
 pub(crate) use files::{has_events, is_current};
@@ -214,6 +214,7 @@ fn write(dir: &Path, experiments: &[Loaded]) -> Result<Vec<PathBuf>, ReportError
     save(dir, "results-compact.tex", Ok(compact), &mut written)?;
     save(dir, "pull-request.md", Ok(markdown::compact(&report).into_bytes()), &mut written)?;
     save(dir, "summary.md", Ok(markdown.clone().into_bytes()), &mut written)?;
+    remove_undrawn(dir, &figures)?;
     let drawings = save_figures(dir, &figures, &mut written)?;
     let files = html::Files { csv: csv.unwrap_or_default(), markdown, latex };
     save(dir, PAGE, html::render(&report, &drawings, &files), &mut written)?;
@@ -279,6 +280,20 @@ fn save_figures<'a>(
         drawings.push(Drawing { figure, svg });
     }
     Ok(drawings)
+}
+
+/// Removes what an earlier report drew and this one does not.
+fn remove_undrawn(dir: &Path, figures: &[Figure]) -> Result<(), ReportError> {
+    let is_drawn = |name: &&str| figures.iter().any(|figure| figure.file == *name);
+    let undrawn = FIGURES.into_iter().filter(|name| !is_drawn(name));
+    for name in undrawn.flat_map(drawings) {
+        let path = dir.join(name);
+        if store::exists(&path)? {
+            store::refuse_links(dir, Path::new(FIGURE_FOLDER))?;
+            store::remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn save(

@@ -81,7 +81,10 @@ pub(super) fn advice(experiments: &[Loaded]) -> Vec<Advice> {
         let Recommendation { variant, reason, provisional, for_memory, needed, .. } =
             results.recommendation.clone().unwrap_or_else(|| claims::recommend(results));
         let heading = variant.as_ref().map_or_else(
-            || "No recommendation yet".to_owned(),
+            || match results.plan.train.steps {
+                0 => "Inference alone was measured".to_owned(),
+                _ => "No recommendation yet".to_owned(),
+            },
             |variant| format!("Use {}", text::printable(variant)),
         );
         let shown = |text: &String| text::printable(text);
@@ -270,7 +273,8 @@ fn no_times(table: &Table<'_>) -> Vec<String> {
         }
     }
     let untimed = names(table, |row| {
-        row.train.is_none() && row.untimed.is_none() && !row.emulated && row.runs.done() > 0
+        let untimed = row.train.is_none() && row.untimed.is_none();
+        row.trains && untimed && !row.emulated && row.runs.done() > 0
     });
     if !untimed.is_empty() {
         said.push(format!("{}: step time not measured.", text::list(&untimed)));

@@ -38,11 +38,11 @@ fn batches(plan: ServingPlan) -> Vec<usize> {
 fn titles(plan: ServingPlan) -> Vec<String> {
     let of_batch = |batch: usize| {
         let together = text::plural(batch, "sequence");
-        ["prefill, tokens/s", "decode, tokens/s", "peak memory"]
+        ["prefill, tokens/s", "decode, tokens/s", "memory"]
             .map(|what| format!("{what}, {together}"))
     };
     let first = std::iter::once("variant".to_owned());
-    let last = ["equal tokens", "divergence from FP32"].map(str::to_owned);
+    let last = ["equal tokens", "divergence, nats"].map(str::to_owned);
     first.chain(batches(plan).into_iter().flat_map(of_batch)).chain(last).collect()
 }
 
@@ -58,8 +58,13 @@ fn line(plan: ServingPlan, row: &Row<'_>) -> SectionRow {
     }
     let agreement = serving.and_then(|serving| serving.agreement);
     let equal = agreement.map(|found| found.equal_tokens);
-    cells.push(estimate_cell(equal, |share| format!("{:.2}%", share * 100.0)));
-    cells.push(estimate_cell(agreement.and_then(|found| found.kl_divergence), text::decimal));
+    let percent = |share: f64| format!("{:.2}%", share * 100.0);
+    cells.push(estimate_cell(equal, percent, |low, high| {
+        text::interval(percent(low), percent(high))
+    }));
+    let divergence = agreement.and_then(|found| found.kl_divergence);
+    let between = |low, high| format!("{} to {}", text::decimal(low), text::decimal(high));
+    cells.push(estimate_cell(divergence, text::decimal, between));
     SectionRow { is_baseline: row.is_baseline, cells }
 }
 
@@ -73,7 +78,7 @@ fn batch_cells(served: Option<&ServedBatch>) -> [Vec<Line>; 3] {
         let mut lines = vec![Line::value(text::rate(rate.value))];
         if let Some(ratio) = ratio {
             let interval = text::interval(ratio.low, ratio.high);
-            lines.push(Line::value(format!("{} the time", ratio.value)));
+            lines.push(Line::value(format!("{} time", ratio.value)));
             lines.push(Line::detail(format!("({interval})")));
         }
         lines
@@ -89,12 +94,15 @@ fn batch_cells(served: Option<&ServedBatch>) -> [Vec<Line>; 3] {
 }
 
 /// A number with its interval below.
-fn estimate_cell(estimate: Option<Estimate<f64>>, print: impl Fn(f64) -> String) -> Vec<Line> {
+fn estimate_cell(
+    estimate: Option<Estimate<f64>>,
+    print: impl Fn(f64) -> String,
+    between: impl Fn(f64, f64) -> String,
+) -> Vec<Line> {
     let Some(Estimate { value, low, high }) = estimate else {
         return vec![Line::value(text::NOT_MEASURED)];
     };
-    let interval = format!("({} to {})", print(low), print(high));
-    vec![Line::value(print(value)), Line::detail(interval)]
+    vec![Line::value(print(value)), Line::detail(format!("({})", between(low, high)))]
 }
 
 /// How to read the table.
@@ -108,7 +116,7 @@ fn about(plan: ServingPlan, results: &Results, table: &Table<'_>) -> Vec<String>
              probable one each time, one by one (decode). Weights, and the keys and values of earlier positions, are in the compute format."
         ),
         format!(
-            "Tokens per second of all sequences together: the median over blocks. Below: the time, as a ratio to {base}'s, with its 95% \
+            "Tokens per second of all sequences together: the median over blocks. Below: the time ÷ {base}'s, with its 95% \
              interval; the blocks of two variants are pairs."
         ),
         "Memory: the peak of live bytes while a batch is served, weights and cache included."

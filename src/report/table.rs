@@ -64,6 +64,8 @@ pub(super) struct Row<'a> {
     pub(super) engine: Engine,
     /// Whether the others are compared with it.
     pub(super) is_baseline: bool,
+    /// Whether the plan trains: else inference alone was measured.
+    pub(super) trains: bool,
     /// How the runs ended.
     pub(super) runs: Runs,
     /// What it is judged by.
@@ -399,6 +401,7 @@ impl<'a> Row<'a> {
             },
             engine: results.engine,
             is_baseline: result.name == results.plan.baseline,
+            trains: results.plan.train.steps > 0,
             runs: Runs {
                 planned: results.plan.seeds.len().max(result.runs.len()),
                 completed: ended(Status::Completed),

@@ -593,7 +593,7 @@ fn the_page_needs_nothing_from_outside() {
     for outside in ["src=\"", "href=\"http", "url(", "@import", "<link"] {
         assert!(!page.contains(outside), "{outside}");
     }
-    assert_eq!(page.matches("<div class=\"card\"").count(), FIGURES.len());
+    assert_eq!(page.matches("<div class=\"card\"").count(), figures(&loaded()).len());
 }
 
 /// Changes an experiment into a poorer one, renders it, and looks for what must be said.
@@ -846,9 +846,12 @@ fn the_grid_shows_the_first_layers() {
 
 #[test]
 fn the_figures_of_a_report_are_those_that_are_declared() {
-    let figures = figures(&loaded());
-    let files: Vec<&str> = figures.iter().map(|figure| &*figure.file).collect();
-    assert_eq!(files, FIGURES);
+    let files = |loaded: &Loaded| -> Vec<String> {
+        figures(loaded).iter().map(|figure| figure.file.to_string()).collect()
+    };
+    assert_eq!(files(&serving::with_serving()), FIGURES);
+    let without: Vec<&str> = FIGURES.into_iter().filter(|name| *name != "serving").collect();
+    assert_eq!(files(&loaded()), without, "no language model was served");
 }
 
 /// Names and texts of a results file as a person reads them: nothing commands a terminal, turns the line or hides.

@@ -42,6 +42,7 @@ const PATHS: [&str; 98] = [
     "model.hidden",
     "model.activation",
     "model.dropout",
+    "model.attention_dropout",
     "model.blocks",
     "model.batch_norm",
     "model.depth",

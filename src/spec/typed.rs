@@ -150,6 +150,7 @@ pub(super) enum ModelSpec {
     Pretrained {
         folder: PathBuf,
         dropout: Option<f32>,
+        attention_dropout: Option<f32>,
     },
     Resnet {
         depth: usize,
@@ -169,6 +170,7 @@ pub(super) struct EncoderSpec {
     pub(super) heads: Option<usize>,
     pub(super) feed_forward: Option<usize>,
     pub(super) dropout: Option<f32>,
+    pub(super) attention_dropout: Option<f32>,
     pub(super) norm: Option<NormPlan>,
     pub(super) pool: Option<TextPool>,
     pub(super) residual_init: Option<f32>,
@@ -184,6 +186,7 @@ pub(super) struct DecoderSpec {
     pub(super) kv_heads: Option<usize>,
     pub(super) feed_forward: Option<usize>,
     pub(super) dropout: Option<f32>,
+    pub(super) attention_dropout: Option<f32>,
     pub(super) style: Option<DecoderStyle>,
     pub(super) residual_init: Option<f32>,
 }

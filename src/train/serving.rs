@@ -183,7 +183,7 @@ fn add(expected: &Tensor, logits: &Tensor, sums: &mut [Sum]) -> Result<()> {
     let rows = expected.chunks(tokens).zip(found.chunks(tokens));
     for (sum, (expected, found)) in sums.iter_mut().zip(rows) {
         let [p, q] = [log_softmax(expected), log_softmax(found)];
-        let divergence: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+        let divergence: f64 = p.iter().zip(&q).map(|(p, q)| libm::exp(*p) * (p - q)).sum();
         sum.divergence += divergence;
         let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
         let is_finite = found.iter().all(|logit| logit.is_finite());
@@ -196,6 +196,6 @@ fn add(expected: &Tensor, logits: &Tensor, sums: &mut [Sum]) -> Result<()> {
 fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let shifted = logits.iter().map(|logit| f64::from(*logit) - f64::from(largest));
-    let log = shifted.clone().map(f64::exp).sum::<f64>().ln();
+    let log = libm::log(shifted.clone().map(libm::exp).sum::<f64>());
     shifted.map(|value| value - log).collect()
 }

@@ -6,8 +6,8 @@ use mantissa::layers::{
     Arithmetic, Attention, AttentionSizes, KeyValueCache, Layer as _, Mode, Pass, Registry,
 };
 use mantissa::ops::{
-    self, AttentionSettings, BatchNormSaved, ConvSettings, ConvWanted, EmbeddingTables,
-    LossSettings, Operands, RandomStream, RopeSettings,
+    self, AttentionDropout, AttentionMasks, AttentionSettings, BatchNormSaved, ConvSettings,
+    ConvWanted, EmbeddingTables, LossSettings, Operands, RandomStream, RopeSettings,
 };
 use mantissa::precision::Format;
 use rand::{RngExt, SeedableRng};
@@ -573,9 +573,14 @@ fn attentions(
         _ => 4.0 * 2f64.powi(-8),
     };
     let mut results = vec![];
-    for lengths in [Some(&lengths), None] {
-        let (y, logs) = ops::attention(&q, &k, &v, lengths, settings)?;
-        let gradients = ops::attention_backward(&dy, [&q, &k, &v], (&y, &logs), lengths, settings)?;
+    let random =
+        RandomStream { seed: 7, stream: 2, pass: ops::from_host(vec![41_u32], 1, device)? };
+    let dropout = AttentionDropout { p: 0.3, random };
+    for (lengths, drops) in [(Some(&lengths), None), (None, None), (None, Some(&dropout))] {
+        let masks = AttentionMasks { lengths, dropout: drops };
+        let (y, logs) = ops::attention_masked(&q, &k, &v, masks, settings)?;
+        let (of, found) = ([&q, &k, &v], (&y, &logs));
+        let gradients = ops::attention_masked_backward(&dy, of, found, masks, settings)?;
         results.push(("y", y, Near::Share(share)));
         results.push(("logs", logs, Near::Share(1e-5)));
         results.push(("dq", gradients.q, Near::Share(share)));

@@ -1,6 +1,6 @@
 //! Attention: the CPU's within the bound of its sums and the units of the exponential.
 
-use mantissa::ops::{self, AttentionSettings};
+use mantissa::ops::{self, AttentionDropout, AttentionMasks, AttentionSettings, RandomStream};
 use mantissa::precision::{Format, Rounder};
 
 use crate::emulation::{Array, Device, line};
@@ -8,6 +8,33 @@ use crate::support::{
     Storage, UNIT, array, assert_near, for_each_storage, numbers, tensor, uniform, unwritten,
     values, wide,
 };
+
+/// The random numbers of dropout.
+const SEED: u64 = 0x0123_4567_89ab_cdef;
+const STREAM: u32 = 3;
+
+/// Which probabilities are dropped, as the kernels take it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Dropout {
+    pass: *const u32,
+    from: u64,
+    seed: u64,
+    stream: u32,
+    scale: f32,
+}
+
+impl Dropout {
+    fn of(p: f32, pass: &Array<u32>) -> Self {
+        Self {
+            pass: if p > 0.0 { pass.pointer().cast_const() } else { std::ptr::null() },
+            from: (f64::from(p) * 4_294_967_296.0) as u64,
+            seed: SEED,
+            stream: STREAM,
+            scale: 1.0 / (1.0 - p),
+        }
+    }
+}
 
 /// What the kernels take by value.
 #[derive(Clone, Copy)]
@@ -22,6 +49,25 @@ struct Shape {
     causal: u32,
     scale: f32,
     rounder: Rounder,
+    dropout: Dropout,
+}
+
+impl Shape {
+    fn of<T: Storage>(case: [usize; 6], causal: bool, dropout: Dropout) -> Self {
+        let [sequences, queries, keys, heads, kv_heads, width] = case.map(|size| size as u32);
+        Self {
+            sequences,
+            queries,
+            keys,
+            heads,
+            kv_heads,
+            width,
+            causal: u32::from(causal),
+            scale: 1.0 / (width as f32).sqrt(),
+            rounder: Rounder::new(format::<T>()),
+            dropout,
+        }
+    }
 }
 
 /// Sequences, queries, keys, heads, heads of keys, values of a head.
@@ -52,25 +98,21 @@ fn check<T: Storage>(device: Device) {
         let [q, k, v, dy] = &tensors;
         let settings = AttentionSettings { heads, kv_heads, causal, format: format::<T>() };
         let lengths: Vec<u32> = (0..n).map(|i| (keys - i * keys / 2) as u32).collect();
-        // The second time nothing is masked by lengths.
-        for masked in [true, false] {
+        // The second time nothing is masked by lengths, and the last time some probabilities are dropped.
+        for (masked, p) in [(true, 0.0), (false, 0.0), (true, 0.3_f32)] {
+            let pass = Array::new(&[41_u32], 0);
+            let random = RandomStream { seed: SEED, stream: STREAM, pass: numbers(&[41]) };
+            let drops = AttentionDropout { p, random };
             let there = Array::new(&lengths, 77);
             let of_lengths = numbers(&lengths);
             let of_lengths = masked.then_some(&of_lengths);
-            let (y, logs) = ops::attention(q, k, v, of_lengths, settings).unwrap();
-            let gradients =
-                ops::attention_backward(dy, [q, k, v], (&y, &logs), of_lengths, settings).unwrap();
-            let shape = Shape {
-                sequences: n as u32,
-                queries: queries as u32,
-                keys: keys as u32,
-                heads: heads as u32,
-                kv_heads: kv_heads as u32,
-                width: width as u32,
-                causal: u32::from(causal),
-                scale: 1.0 / (width as f32).sqrt(),
-                rounder: Rounder::new(format::<T>()),
-            };
+            let masks = AttentionMasks { lengths: of_lengths, dropout: Some(&drops) };
+            let (y, logs) = ops::attention_masked(q, k, v, masks, settings).unwrap();
+            let (of, results) = ([q, k, v], (&y, &logs));
+            let gradients = ops::attention_masked_backward(dy, of, results, masks, settings);
+            let gradients = gradients.unwrap();
+            let dropout = Dropout::of(p, &pass);
+            let shape = Shape::of::<T>([n, queries, keys, heads, kv_heads, width], causal, dropout);
             let [from_q, from_k, from_v, from_dy] = all.each_ref().map(|values| array(values));
             let [q, k, v, dy] = [&from_q, &from_k, &from_v, &from_dy].map(Array::pointer);
             let at = if masked { there.pointer() } else { std::ptr::null_mut() };

@@ -12,6 +12,25 @@ constexpr u32 PITCH = MOST_WIDTH + 1;
 // Values of a row of results that a thread sums.
 constexpr u32 COLUMNS = MOST_WIDTH / TILE;
 
+// Which probabilities are dropped; #[repr(C)] in cuda.rs. All are kept without a pass, whose number is read here so that a recorded step
+// sees it.
+struct Dropout {
+    const u32* pass;
+    u64 from;
+    u64 seed;
+    u32 stream;
+    float scale;
+
+    // What the probability of a place is multiplied by: as dropout of a tensor of all probabilities, value i takes word i mod 4 of
+    // Philox block i / 4, and is kept where that is at least `from`.
+    __device__ float factor(u64 place) const {
+        if (!pass) {
+            return 1.0f;
+        }
+        return philox4x32(place / 4, *pass, stream, seed).word[place % 4] >= from ? scale : 0.0f;
+    }
+};
+
 // #[repr(C)] in cuda.rs.
 struct Shape {
     u32 sequences;
@@ -23,6 +42,12 @@ struct Shape {
     u32 causal;
     float scale;
     Rounder rounder;
+    Dropout dropout;
+
+    // What dropout multiplies the probability of a query and a key by.
+    __device__ float factor(u32 sequence, u32 head, u32 query, u32 key) const {
+        return dropout.factor((((u64)sequence * heads + head) * queries + query) * keys + key);
+    }
 
     // How many keys a query sees: always the first ones.
     __device__ u32 visible(u32 query, u32 length) const {
@@ -116,7 +141,8 @@ __device__ void attention(
             __syncthreads();
             const float exponential = column < seen ? expf(score - largest[row]) : 0.0f;
             scores[row][column] = exponential;
-            operands[row][column] = shape.operand<T>(exponential);
+            const bool kept = column < seen && shape.factor(sequence, head, first + row, start + column) != 0.0f;
+            operands[row][column] = shape.operand<T>(kept ? exponential : 0.0f);
             __syncthreads();
             if (column == 0) {
                 float sum = total[row] * factor[row];
@@ -139,7 +165,8 @@ __device__ void attention(
             const float sum = total[row];
             const u64 to = ((u64)sequence * shape.queries + first + row) * shape.heads + head;
             for (u32 i = 0; i < COLUMNS && column + i * TILE < shape.width; ++i) {
-                y[to * shape.width + column + i * TILE] = narrow<T>(sum == 0.0f ? 0.0f : results[i] / sum);
+                y[to * shape.width + column + i * TILE] = 
+                    narrow<T>(sum == 0.0f ? 0.0f : results[i] / sum * shape.dropout.scale);
             }
             if (column == 0) {
                 const u64 at = ((u64)sequence * shape.heads + head) * shape.queries + first + row;
@@ -149,7 +176,7 @@ __device__ void attention(
     }
 }
 
-// y: softmax(q kᵀ scale) v; logs: the logarithms of the sums of the exponentials of scores.
+// y: dropout(softmax(q kᵀ scale)) v; logs: the logarithms of the sums of the exponentials of scores.
 #define ATTENTION(suffix, T)                                                                       \
     extern "C" __global__ void __launch_bounds__(256) attention_##suffix(                          \
         const T* q, const T* k, const T* v, const u32* lengths, T* y, float* logs, Shape shape) {  \
@@ -159,17 +186,21 @@ FOR_EACH_STORAGE(ATTENTION)
 
 // What the passes over a tile of scores share.
 struct TileGradient {
+    // As an operand, 0 where it is dropped.
     float probability;
     // With respect to the score.
     float gradient;
 };
 
-// Of the score of a query and a key that it sees.
+// Of the score of a query and a key that it sees, whose probability dropout multiplies by `factor`.
 __device__ inline TileGradient tile_gradient(
-    const float* query, const float* key, const float* dy, const float* value, float log, float along, const Shape& shape) {
+    const float* query, const float* key, const float* dy, const float* value, float log, float along, float factor,
+    const Shape& shape) {
     const float score = dot(query, key, shape.width) * shape.scale;
     const float probability = expf(score - log);
-    return {probability, probability * (dot(dy, value, shape.width) - along)};
+    const bool kept = factor != 0.0f;
+    const float product = kept ? dot(dy, value, shape.width) * factor : 0.0f;
+    return {kept ? probability : 0.0f, probability * (product - along)};
 }
 
 template <class T>
@@ -216,8 +247,9 @@ __device__ void attention_backward_queries(
             const u32 seen = in_tile(visible, start);
             float gradient = 0.0f;
             if (column < seen) {
+                const float factor = shape.factor(sequence, head, first + row, start + column);
                 gradient = tile_gradient(
-                    queries[row], keys[column], gradients[row], values[column], logs[at], sums[row], shape).gradient;
+                    queries[row], keys[column], gradients[row], values[column], logs[at], sums[row], factor, shape).gradient;
             }
             operands[row][column] = shape.operand<T>(gradient);
             __syncthreads();
@@ -287,8 +319,9 @@ __device__ void attention_backward_keys(
                 TileGradient tile = {0.0f, 0.0f};
                 if (column < count && start + row < shape.visible(first + column, length)) {
                     const u64 at = ((u64)sequence * shape.heads + head) * shape.queries + first + column;
+                    const float factor = shape.factor(sequence, head, first + column, start + row);
                     tile = tile_gradient(
-                        queries[column], keys[row], gradients[column], values[row], logs[at], along[at], shape);
+                        queries[column], keys[row], gradients[column], values[row], logs[at], along[at], factor, shape);
                 }
                 probabilities[row][column] = shape.operand<T>(tile.probability);
                 operands[row][column] = shape.operand<T>(tile.gradient);
@@ -309,7 +342,7 @@ __device__ void attention_backward_keys(
             const u64 to = ((rows + row) * shape.kv_heads + kv_head) * shape.width;
             for (u32 i = 0; i < COLUMNS && column + i * TILE < shape.width; ++i) {
                 dk[to + column + i * TILE] = narrow<T>(key_sums[i] * shape.scale);
-                dv[to + column + i * TILE] = narrow<T>(value_sums[i]);
+                dv[to + column + i * TILE] = narrow<T>(value_sums[i] * shape.dropout.scale);
             }
         }
     }

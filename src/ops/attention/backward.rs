@@ -1,5 +1,6 @@
 //! The backward pass, after Dao 2023, arXiv 2307.08691: with p = eˢ⁻ˡ, where l is the logarithm of the sum of the exponentials, and D the
-//! product of a row of dy and that of y, the gradient of a score is p (dp − D), with dp = dy vᵀ. Of one head of keys and all heads of
+//! product of a row of dy and that of y, the gradient of a score is p (dp − D), with dp = dy vᵀ; where dropout drops, dp is 0, and where
+//! it keeps, 1 / (1 − its probability) times that. Of one head of keys and all heads of
 //! queries that see it, so that sums over queries are of one task, in order.
 //!
 //! Scores are keys × queries, as in the forward pass.
@@ -18,6 +19,7 @@ use super::super::matmul::{Kernels, Operand, as_f32_mut, with_fallback, with_spa
 use super::super::parallel::{carve, for_each, sum, vectorized};
 use super::Sizes;
 use super::forward::{all_right, put_turned, turn};
+use super::mask::{Tile, drop_others, scale_kept};
 use super::products::{
     Heads, HeadsMut, KEYS, MakeTiles, Narrow, QUERIES, Right, TileProduct, right_words, steps,
 };
@@ -89,6 +91,8 @@ struct Space<'a, T> {
     logs: [f32; QUERIES],
     /// Σ dy y of each query.
     along: [f32; QUERIES],
+    /// Which probabilities of a tile are kept, where some are dropped.
+    kept: Vec<bool>,
 }
 
 /// A tile of queries of one head.
@@ -210,6 +214,7 @@ impl<'a, T: Element> Backward<'a, T> {
                 wide_steps: &steps_of.1,
                 logs: [0.0; QUERIES],
                 along: [0.0; QUERIES],
+                kept: vec![true; if self.sizes.mask.is_some() { KEYS * QUERIES } else { 0 }],
             };
             self.pack((sequence, kv_head), keys, &mut packed);
             tiles.enter();
@@ -318,6 +323,7 @@ impl<'a, T: Element> Backward<'a, T> {
                 self.scores.multiply::<T>((left, count), values, (to, false), space.scratch);
                 right &= all_right::<T>(self.scores, to, (count, columns));
             }
+            self.draw(of, (first, count), space);
             vectorized!(self.probabilities((of, first), count, space));
             self.add_to_keys((of, count), &mut packed.dv[tile * sums..][..sums], (1, &mut *space));
             vectorized!(self.score_gradients((of, first), count, space));
@@ -331,6 +337,21 @@ impl<'a, T: Element> Backward<'a, T> {
             right &= all_right::<T>(self.of_queries, space.dq, (width, columns));
         }
         right
+    }
+
+    /// Which probabilities of a tile are kept, and the gradients with respect to all of them from those of what is left.
+    fn draw(&self, of: Queries, (first, count): (usize, usize), space: &mut Space<'_, T>) {
+        let Some(mask) = self.sizes.mask else { return };
+        let sequence = of.row / self.sizes.queries;
+        let head = sequence * self.sizes.settings.heads + of.head;
+        let tile = Tile { head, queries: (of.first, of.count), keys: (first, count) };
+        vectorized!({
+            mask.draw(tile, self.sizes, &mut space.kept);
+            let rows = space.products.chunks_exact_mut(self.scores.pitch());
+            for (products, kept) in rows.zip(space.kept.chunks_exact(QUERIES)).take(count) {
+                scale_kept(&mut products[..of.count], kept, mask.scale());
+            }
+        });
     }
 
     /// The first query of a tile that sees a key.
@@ -358,6 +379,9 @@ impl<'a, T: Element> Backward<'a, T> {
             }
             let rounded = &mut rounded[..of.count];
             rounded.copy_from_slice(&scores[..of.count]);
+            if self.sizes.mask.is_some() {
+                drop_others(rounded, &space.kept[key * QUERIES..]);
+            }
             self.narrow.narrow(rounded, &mut narrow[..of.count]);
         }
     }
@@ -417,7 +441,7 @@ impl<'a, T: Element> Backward<'a, T> {
 
     /// Stores the gradients of a head of keys and values.
     fn store(&self, (sequence, kv_head): (usize, usize), keys: usize, packed: &Packed<'_>) {
-        let (width, scale) = (self.sizes.width, self.sizes.scale());
+        let (width, scale, kept) = (self.sizes.width, self.sizes.scale(), self.sizes.kept_scale());
         let (sums, pitch) = (self.of_keys.sums(), self.of_keys.pitch());
         let mut line = vec![0.0; width];
         for key in 0..keys {
@@ -427,10 +451,12 @@ impl<'a, T: Element> Backward<'a, T> {
                 *value = sum * scale;
             }
             // SAFETY: one task has this head of this sequence.
-            unsafe {
-                self.gradients[1].write(at, &line);
-                self.gradients[2].write(at, &packed.dv[start..start + width]);
+            unsafe { self.gradients[1].write(at, &line) };
+            for (value, sum) in line.iter_mut().zip(&packed.dv[start..]) {
+                *value = sum * kept;
             }
+            // SAFETY: as above.
+            unsafe { self.gradients[2].write(at, &line) };
         }
     }
 }

@@ -2,15 +2,38 @@
 
 use candle_core::{DType, Error, Result, Tensor};
 
-use super::{AttentionGradients, Sizes};
+use super::{AttentionDropout, AttentionGradients, AttentionMasks, Sizes};
 use crate::ops::cuda::{address_as, blocks, device_of, empty, launch, operands};
 use crate::ops::host::cuda::Argument;
+use crate::ops::philox::Keep;
 use crate::precision::Rounder;
 
 /// Queries, and keys, of a tile; threads of a block; most values of a head: the kernels' own.
 const TILE: usize = 16;
 const THREADS: u32 = 256;
 const MOST_WIDTH: usize = 128;
+
+/// Which probabilities are dropped: all are kept where there is no pass.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct Dropout {
+    /// The address of the number of the pass.
+    pass: u64,
+    from: u64,
+    seed: u64,
+    stream: u32,
+    scale: f32,
+}
+
+impl Dropout {
+    fn of(dropout: Option<&AttentionDropout>) -> Result<Self> {
+        let Some(AttentionDropout { p, random }) = dropout else {
+            return Ok(Self { scale: 1.0, ..Self::default() });
+        };
+        let (pass, Keep { from, scale }) = (address_as(&random.pass, DType::U32)?, Keep::of(*p));
+        Ok(Self { pass, from, seed: random.seed, stream: random.stream, scale })
+    }
+}
 
 /// What the kernels know of an attention.
 #[derive(Clone, Copy, Debug)]
@@ -25,12 +48,13 @@ struct Shape {
     causal: u32,
     scale: f32,
     rounder: Rounder,
+    dropout: Dropout,
 }
 
 impl Shape {
     /// # Errors
     /// When heads have more values than the kernels take.
-    fn of(sizes: &Sizes) -> Result<Argument<Self>> {
+    fn of(sizes: &Sizes, dropout: Option<&AttentionDropout>) -> Result<Argument<Self>> {
         if sizes.width > MOST_WIDTH {
             let width = sizes.width;
             let text =
@@ -48,6 +72,7 @@ impl Shape {
             causal: u32::from(settings.causal),
             scale: sizes.scale(),
             rounder: Rounder::new(settings.format),
+            dropout: Dropout::of(dropout)?,
         }))
     }
 }
@@ -64,10 +89,10 @@ fn address_of(lengths: Option<&Tensor>) -> Result<u64> {
 
 pub(super) fn attention(
     [q, k, v]: [&Tensor; 3],
-    lengths: Option<&Tensor>,
+    AttentionMasks { lengths, dropout }: AttentionMasks<'_>,
     sizes: &Sizes,
 ) -> Result<(Tensor, Tensor)> {
-    let (gpu, shape) = (device_of(q)?, Shape::of(sizes)?);
+    let (gpu, shape) = (device_of(q)?, Shape::of(sizes, dropout)?);
     let y = empty(gpu, q.shape(), q.dtype())?;
     let heads = sizes.settings.heads;
     let logs = empty(gpu, (sizes.sequences, heads, sizes.queries), DType::F32)?;
@@ -84,10 +109,10 @@ pub(super) fn attention(
 pub(super) fn attention_backward(
     (dy, y, logs): (&Tensor, &Tensor, &Tensor),
     [q, k, v]: [&Tensor; 3],
-    lengths: Option<&Tensor>,
+    AttentionMasks { lengths, dropout }: AttentionMasks<'_>,
     sizes: &Sizes,
 ) -> Result<AttentionGradients> {
-    let (gpu, shape) = (device_of(q)?, Shape::of(sizes)?);
+    let (gpu, shape) = (device_of(q)?, Shape::of(sizes, dropout)?);
     let gradient = |of: &Tensor| empty(gpu, of.shape(), of.dtype());
     let gradients = AttentionGradients { q: gradient(q)?, k: gradient(k)?, v: gradient(v)? };
     let along = empty(gpu, logs.shape(), DType::F32)?;

@@ -18,6 +18,7 @@ use super::super::matmul::{
 };
 use super::super::parallel::{carve, for_each, vectorized};
 use super::Sizes;
+use super::mask::{Tile, drop_others};
 use super::products::{
     Heads, HeadsMut, KEYS, MakeTiles, Narrow, QUERIES, Right, TileProduct, right_words, steps,
 };
@@ -62,6 +63,8 @@ struct Space<'a> {
     results: &'a mut [f32],
     scratch: &'a mut [u32],
     steps: &'a [usize],
+    /// Which probabilities of a tile are kept, where some are dropped.
+    kept: Vec<bool>,
 }
 
 /// A tile of queries of one head.
@@ -142,8 +145,9 @@ impl<'a, T: Element> Forward<'a, T> {
             self.pack((sequence, kv_head), keys, (packed_keys, packed_values));
             let packed = (&*packed_keys, &*packed_values);
             let (scores, results) = (as_f32_mut(scores), as_f32_mut(results));
+            let kept = vec![true; if self.sizes.mask.is_some() { KEYS * QUERIES } else { 0 }];
             let mut space =
-                Space { queries, probabilities, scores, results, scratch, steps: &steps };
+                Space { queries, probabilities, scores, results, scratch, steps: &steps, kept };
             tiles.enter();
             let mut right = true;
             let heads = logs.chunks_mut(self.sizes.queries).enumerate();
@@ -209,6 +213,11 @@ impl<'a, T: Element> Forward<'a, T> {
             let left = (packed_keys, count);
             self.scores.multiply::<T>(left, queries, (space.scores, false), space.scratch);
             right &= all_right::<T>(self.scores, space.scores, (count, of.count));
+            if let Some(mask) = self.sizes.mask {
+                let head = of.sequence * self.sizes.settings.heads + of.head;
+                let tile = Tile { head, queries: (of.first, of.count), keys: (first, count) };
+                vectorized!(mask.draw(tile, self.sizes, &mut space.kept));
+            }
             vectorized!(self.exponentials((of, first), count, &mut running, space));
             let probabilities =
                 Right { values: space.probabilities, columns, steps: &space.steps[..count] };
@@ -270,6 +279,9 @@ impl<'a, T: Element> Forward<'a, T> {
                 *sum += *score;
             }
             let narrow = &mut narrow[..of.count];
+            if self.sizes.mask.is_some() {
+                drop_others(&mut scores[..of.count], &space.kept[key * QUERIES..]);
+            }
             self.narrow.narrow(&mut scores[..of.count], narrow);
             self.scores.tiles.put_line(narrow, space.probabilities, key * QUERIES);
         }
@@ -278,7 +290,7 @@ impl<'a, T: Element> Forward<'a, T> {
     /// Divides by the sums, and stores.
     #[inline(always)]
     fn finish(&self, of: Queries, running: &Running, results: &[f32], logs: &mut [f32]) {
-        let width = self.sizes.width;
+        let (width, scale) = (self.sizes.width, self.sizes.kept_scale());
         let mut line = vec![0.0; width];
         for (query, log) in logs.iter_mut().enumerate() {
             let sum = running.sum[query];
@@ -286,7 +298,7 @@ impl<'a, T: Element> Forward<'a, T> {
             let sees_none = sum == 0.0;
             let column = results[query..].iter().step_by(self.results.pitch());
             for (value, result) in line.iter_mut().zip(column) {
-                *value = if sees_none { 0.0 } else { result / sum };
+                *value = if sees_none { 0.0 } else { result / sum * scale };
             }
             *log = if sees_none {
                 f32::NEG_INFINITY

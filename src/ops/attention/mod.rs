@@ -6,6 +6,9 @@
 //! is then e to the power of the score less the largest so far; the sum that divides it is of unrounded ones. What is inside is not
 //! counted by a census: it is never a tensor.
 //!
+//! Dropout is of the probabilities: those that it drops are left out of the second product, not of the sum that divides. The mask is
+//! a function of the place and of random numbers by a counter (`mask`), so that no pass stores it, and tiles and threads do not matter.
+//!
 //! A key that a query does not see takes no part: keys behind the end of a sequence are not read, and the scores of later keys are
 //! not summed.
 
@@ -14,6 +17,7 @@ mod cuda;
 
 mod backward;
 mod forward;
+mod mask;
 mod one_query;
 mod products;
 #[cfg(test)]
@@ -26,6 +30,9 @@ use super::host::{View, expect_shape, view};
 use super::linear::count_product;
 use super::matmul::kernels;
 use crate::precision::Format;
+
+use mask::Mask;
+pub use mask::{AttentionDropout, AttentionMasks};
 
 /// What kind of attention.
 ///
@@ -91,6 +98,8 @@ struct Sizes {
     /// d.
     width: usize,
     settings: AttentionSettings,
+    /// Which probabilities a CPU drops.
+    mask: Option<Mask>,
 }
 
 impl Sizes {
@@ -115,7 +124,7 @@ impl Sizes {
         if let Some(lengths) = lengths {
             expect_shape("the lengths of sequences", lengths, &[sequences])?;
         }
-        Ok(Self { sequences, queries, keys, width, settings })
+        Ok(Self { sequences, queries, keys, width, settings, mask: None })
     }
 
     /// Heads of queries that see one head of keys.
@@ -126,6 +135,11 @@ impl Sizes {
     /// What scores are multiplied by: 1 / √d.
     fn scale(&self) -> f32 {
         1.0 / (self.width as f32).sqrt()
+    }
+
+    /// What results are multiplied by beside: 1 where nothing is dropped.
+    fn kept_scale(&self) -> f32 {
+        self.mask.map_or(1.0, Mask::scale)
     }
 
     /// The first query that sees a key, which may be none.
@@ -187,13 +201,48 @@ pub fn attention(
     lengths: Option<&Tensor>,
     settings: AttentionSettings,
 ) -> Result<(Tensor, Tensor)> {
-    let sizes = Sizes::of([q, k, v], lengths, settings)?;
+    attention_masked(q, k, v, AttentionMasks { lengths, dropout: None }, settings)
+}
+
+/// [`attention`] with dropout of its probabilities: `dropout(softmax(q kᵀ / √d)) v`. The logarithms are of all exponentials.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use mantissa::ops::{self, AttentionDropout, AttentionMasks, AttentionSettings, RandomStream};
+/// use mantissa::precision::Format;
+///
+/// // The one key has probability 1, which is dropped in about a quarter of 1000 sequences.
+/// let pass = Tensor::new(&[0_u32], &Device::Cpu)?;
+/// let dropout = AttentionDropout { p: 0.25, random: RandomStream { seed: 0, stream: 0, pass } };
+/// let settings = AttentionSettings { heads: 1, kv_heads: 1, causal: false, format: Format::F32 };
+/// let x = Tensor::ones((1000, 1, 1), candle_core::DType::F32, &Device::Cpu)?;
+/// let masks = AttentionMasks { lengths: None, dropout: Some(&dropout) };
+/// let (y, _) = ops::attention_masked(&x, &x, &x, masks, settings)?;
+/// let dropped = ops::to_f32(&y)?.iter().filter(|y| **y == 0.0).count();
+/// // Five standard deviations.
+/// assert!(dropped.abs_diff(250) < 70);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`attention`], and when the probability is not 0 or more and below 1.
+pub fn attention_masked(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    masks: AttentionMasks<'_>,
+    settings: AttentionSettings,
+) -> Result<(Tensor, Tensor)> {
+    let masks = masks.checked()?;
+    let AttentionMasks { lengths, dropout } = masks;
+    let mut sizes = Sizes::of([q, k, v], lengths, settings)?;
     sizes.count(2);
-    on_gpu!(q => cuda::attention([q, k, v], lengths, &sizes));
+    on_gpu!(q => cuda::attention([q, k, v], masks, &sizes));
+    sizes.mask = dropout.map(Mask::of).transpose()?;
     let lengths = lengths_of(lengths, &sizes)?;
     by_dtype!(q.dtype(), T => {
         let (shape, q, k, v) = (q.shape(), view::<T>(q)?, view::<T>(k)?, view::<T>(v)?);
-        let (y, logs) = if sizes.queries == 1 {
+        let (y, logs) = if sizes.queries == 1 && sizes.mask.is_none() {
             one_query::forward::<T>([&q, &k, &v], &lengths, &sizes)?
         } else {
             forward::forward::<T>(&kernels()?, [&q, &k, &v], &lengths, &sizes)?
@@ -227,17 +276,58 @@ pub fn attention(
 pub fn attention_backward(
     dy: &Tensor,
     operands: [&Tensor; 3],
-    (y, logs): (&Tensor, &Tensor),
+    results: (&Tensor, &Tensor),
     lengths: Option<&Tensor>,
     settings: AttentionSettings,
 ) -> Result<AttentionGradients> {
-    let sizes = Sizes::of(operands, lengths, settings)?;
+    attention_masked_backward(
+        dy,
+        operands,
+        results,
+        AttentionMasks { lengths, dropout: None },
+        settings,
+    )
+}
+
+/// The gradients of [`attention_masked`], which drops the same probabilities again.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use mantissa::ops::{self, AttentionDropout, AttentionMasks, AttentionSettings, RandomStream};
+/// use mantissa::precision::Format;
+///
+/// let pass = Tensor::new(&[0_u32], &Device::Cpu)?;
+/// let dropout = AttentionDropout { p: 0.5, random: RandomStream { seed: 0, stream: 0, pass } };
+/// let settings = AttentionSettings { heads: 1, kv_heads: 1, causal: false, format: Format::F32 };
+/// let x = Tensor::ones((9, 1, 1), DType::F32, &Device::Cpu)?;
+/// let masks = AttentionMasks { lengths: None, dropout: Some(&dropout) };
+/// let (y, logs) = ops::attention_masked(&x, &x, &x, masks, settings)?;
+/// let results = (&y, &logs);
+/// let gradients = ops::attention_masked_backward(&x, [&x, &x, &x], results, masks, settings)?;
+/// // With one key y is v, or 0, twice as large: so is the gradient.
+/// assert_eq!(ops::to_f32(&gradients.v)?, ops::to_f32(&y)?);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`attention_masked`].
+pub fn attention_masked_backward(
+    dy: &Tensor,
+    operands: [&Tensor; 3],
+    (y, logs): (&Tensor, &Tensor),
+    masks: AttentionMasks<'_>,
+    settings: AttentionSettings,
+) -> Result<AttentionGradients> {
+    let masks = masks.checked()?;
+    let AttentionMasks { lengths, dropout } = masks;
+    let mut sizes = Sizes::of(operands, lengths, settings)?;
     let [q, k, v] = operands;
     expect_shape("the gradient of attention", dy, q.dims())?;
     expect_shape("the result of attention", y, q.dims())?;
     expect_shape("the sums of attention", logs, &[sizes.sequences, settings.heads, sizes.queries])?;
     sizes.count(5);
-    on_gpu!(q => cuda::attention_backward((dy, y, logs), operands, lengths, &sizes));
+    on_gpu!(q => cuda::attention_backward((dy, y, logs), operands, masks, &sizes));
+    sizes.mask = dropout.map(Mask::of).transpose()?;
     let lengths = lengths_of(lengths, &sizes)?;
     let logs = view::<f32>(logs)?;
     by_dtype!(q.dtype(), T => {

@@ -35,7 +35,7 @@ fn check<T: Element>(format: Format, half_epsilon: f32) {
         [(5, 7, 3, vec![7, 2]), (100, 70, 20, vec![70, 66]), (9, 66, 260, vec![0, 66])]
     {
         let settings = AttentionSettings { heads: 4, kv_heads: 2, causal: true, format };
-        let sizes = Sizes { sequences: 2, queries, keys, width, settings };
+        let sizes = Sizes { sequences: 2, queries, keys, width, settings, mask: None };
         let (of_q, of_k) = (2 * queries * 4 * width, 2 * keys * 2 * width);
         let (q, k, v) = (values::<T>(1, of_q), values::<T>(2, of_k), values::<T>(3, of_k));
         let dy = values::<T>(4, of_q);

@@ -6,6 +6,7 @@ use crate::ops::RandomStream;
 use crate::ops::cuda::{
     address, address_as, device_of, empty, launch, line, one_block, operands, suffix,
 };
+use crate::ops::philox::Keep;
 
 /// `y = kernel(x)`.
 fn map(kernel: &str, x: &Tensor) -> Result<Tensor> {
@@ -83,11 +84,7 @@ pub(crate) fn swiglu_backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result
     Ok((dgate, dup))
 }
 
-pub(crate) fn dropout(
-    x: &Tensor,
-    (keep_from, scale): (u64, f32),
-    random: &RandomStream,
-) -> Result<Tensor> {
+pub(crate) fn dropout(x: &Tensor, keep: Keep, random: &RandomStream) -> Result<Tensor> {
     let gpu = device_of(x)?;
     let y = empty(gpu, x.shape(), x.dtype())?;
     let ([from, to], suffix) = operands([x, &y])?;
@@ -102,8 +99,8 @@ pub(crate) fn dropout(
             from,
             to,
             count as u64,
-            keep_from,
-            scale,
+            keep.from,
+            keep.scale,
             random.seed,
             random.stream,
             pass

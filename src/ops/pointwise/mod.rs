@@ -10,7 +10,7 @@ use super::exponential::exp;
 use super::host::{Unwritten, build, edit, expect_shape, first, view};
 use super::normal::{Normal, normal};
 use super::parallel::{BLOCK, CHUNK, for_each, vectorized};
-use super::philox::{Philox, RandomStream};
+use super::philox::{Keep, Philox, RandomStream};
 
 /// `y[i] = f(x[i])`, rounded once; `f` sees the position of the block's first value, its values and where to write.
 fn map(x: &Tensor, f: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Result<Tensor> {
@@ -437,9 +437,8 @@ fn silu_slope(x: f32) -> f32 {
 /// As [`relu`].
 pub fn dropout(x: &Tensor, p: f32, random: &RandomStream) -> Result<Tensor> {
     expect_shape("the number of a pass", &random.pass, &[1])?;
-    let keep_from = (f64::from(p) * 4_294_967_296.0) as u64;
-    let scale = 1.0 / (1.0 - p);
-    on_gpu!(x => cuda::dropout(x, (keep_from, scale), random));
+    let keep = Keep::of(p);
+    on_gpu!(x => cuda::dropout(x, keep, random));
     let RandomStream { seed, stream, pass } = random;
     let random = Philox { seed: *seed, stream: *stream, pass: first(pass)? };
     map(x, |start, x, y| {
@@ -447,7 +446,7 @@ pub fn dropout(x: &Tensor, p: f32, random: &RandomStream) -> Result<Tensor> {
         for (quad, (x, y)) in quads.enumerate() {
             let words = random.words((start / 4 + quad) as u64);
             for ((y, x), word) in y.iter_mut().zip(x).zip(words) {
-                *y = if u64::from(word) >= keep_from { x * scale } else { 0.0 };
+                *y = if keep.keeps(word) { x * keep.scale } else { 0.0 };
             }
         }
     })

@@ -22,11 +22,13 @@ fn entry(finding: &Finding) -> Option<Value> {
     let key = &finding.key;
     let value = finding.measured.as_ref()?.value()?;
     let (name, value) = match key.metric.better() {
-        Better::Higher => (key.to_string().replace(key.metric.name(), ERROR), 1.0 - value),
+        Better::Higher => {
+            (key.to_string().replace(key.metric.name(), error(key.metric)), 1.0 - value)
+        }
         Better::Lower | Better::Neither => (key.to_string(), value),
     };
     let unit = match key.metric {
-        Metric::TestAccuracy => "share",
+        Metric::TestAccuracy | Metric::TokenAgreement => "share",
         Metric::FinalLoss => "loss",
         metric if metric.unit().is_empty() => "count",
         metric => metric.unit(),
@@ -35,5 +37,7 @@ fn entry(finding: &Finding) -> Option<Value> {
     Some(json!({ "name": name, "unit": unit, "value": value, "extra": extra }))
 }
 
-/// What stands for `test_accuracy`.
-const ERROR: &str = "test_error";
+/// What stands for a share of which more is better.
+fn error(metric: Metric) -> &'static str {
+    if metric == Metric::TokenAgreement { "token_disagreement" } else { "test_error" }
+}

@@ -21,7 +21,7 @@ const fn fill(colour: Colour, hatch: Hatch) -> Fill {
 }
 
 /// A whole: no part's colour.
-const WHOLE: Fill = fill(AXIS, Hatch::Plain);
+pub(super) const WHOLE: Fill = fill(AXIS, Hatch::Plain);
 
 /// The parts of the peak of training, from the axis outwards.
 const MEMORY: [Part<Memory, Bytes>; 5] = [
@@ -89,26 +89,30 @@ fn stack<W, T: Display + Copy>(
 }
 
 /// A plot with one bar or stack a row, and words where a row has none.
-struct Bars {
+pub(super) struct Bars {
     title: String,
     axis: String,
     /// The largest value on the axis.
     largest: f64,
-    layers: Vec<Layer>,
-    gutter: Vec<(f64, String)>,
+    /// What is drawn.
+    pub(super) layers: Vec<Layer>,
+    /// What stands right of the plot.
+    pub(super) gutter: Vec<(f64, String)>,
 }
 
 impl Bars {
-    fn new(title: &str, axis: String, largest: f64) -> Self {
+    /// Without a bar.
+    pub(super) fn new(title: &str, axis: String, largest: f64) -> Self {
         Self { title: title.to_owned(), axis, largest, layers: Vec::new(), gutter: Vec::new() }
     }
 
     /// What stands where there is no bar.
-    fn say(&mut self, y: f64, words: String) {
+    pub(super) fn say(&mut self, y: f64, words: String) {
         self.layers.push(Layer::plain(Marks::Words(vec![Spot { at: (0.0, y), words }])));
     }
 
-    fn panel(self, table: &Table<'_>) -> Panel {
+    /// The plot.
+    pub(super) fn panel(self, table: &Table<'_>) -> Panel {
         Panel {
             title: self.title,
             x: cost_axis(self.axis, self.largest),
@@ -307,11 +311,11 @@ fn parts_words<W>(
     format!("{} ({})", with_ratio(peak, ratio), parts.join(", "))
 }
 
-fn not_measured() -> String {
+pub(super) fn not_measured() -> String {
     "not measured".to_owned()
 }
 
-fn no_time(row: &Row<'_>) -> String {
+pub(super) fn no_time(row: &Row<'_>) -> String {
     if row.emulated { "emulated: no time".to_owned() } else { not_measured() }
 }
 

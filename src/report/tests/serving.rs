@@ -1,7 +1,11 @@
 //! Serving of a language model in a report.
 
-use super::{Loaded, Verbosity, loaded, rendered, summary, terminal, text};
+use super::{
+    Loaded, Verbosity, figures, loaded, rendered, save, sheet, summary, svg, terminal, text,
+};
+use crate::record::files::drawings;
 use crate::record::{Agreement, Estimate, ServedAgainst, ServedBatch, Serving};
+use crate::report::render;
 use crate::spec::ServingPlan;
 use crate::units::{Bytes, Ratio, Seconds};
 
@@ -34,7 +38,7 @@ fn agreement(equal: f64, divergence: Option<f64>) -> Agreement {
 }
 
 /// Three variants were served: the baseline, one in f16 with logits that were not finite, and one that is not timed.
-fn with_serving() -> Loaded {
+pub(super) fn with_serving() -> Loaded {
     let mut loaded = loaded();
     loaded.results.plan.measure.serving =
         Some(ServingPlan { prompt: 64, generate: 16, batch: 8, prompts: 32 });
@@ -55,16 +59,16 @@ fn the_summary_has_a_table_of_serving() {
     let (_, section) = summary.split_once("## Serving\n").unwrap();
     let (section, _) = section.split_once("\n## ").unwrap();
     insta::assert_snapshot!(section, @r"
-    | variant | prefill, tokens/s, 1 sequence | decode, tokens/s, 1 sequence | peak memory, 1 sequence | prefill, tokens/s, 8 sequences | decode, tokens/s, 8 sequences | peak memory, 8 sequences | equal tokens | divergence from FP32 |
+    | variant | prefill, tokens/s, 1 sequence | decode, tokens/s, 1 sequence | memory, 1 sequence | prefill, tokens/s, 8 sequences | decode, tokens/s, 8 sequences | memory, 8 sequences | equal tokens | divergence, nats |
     | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-    | fp32<br>baseline | 16,000 | 250 | 3.00 MiB<br>cache 64.0 KiB | 128,000 | 2,000 | 3.00 MiB<br>cache 64.0 KiB | 100.00%<br>(99.00% to 100.00%) | 0<br>(0 to 0) |
-    | fp16-mixed | 32,000<br>0.75× the time<br>(0.68–0.83×) | 500<br>0.50× the time<br>(0.45–0.55×) | 3.00 MiB<br>0.62×<br>cache 64.0 KiB | 256,000<br>0.75× the time<br>(0.68–0.83×) | 4,000<br>0.50× the time<br>(0.45–0.55×) | 3.00 MiB<br>0.62×<br>cache 64.0 KiB | 50.00%<br>(49.00% to 50.00%) | — |
-    | bf16-mixed | — | — | — | — | — | — | 98.44%<br>(97.44% to 98.44%) | 0.00125<br>(0.00113 to 0.00138) |
+    | fp32<br>baseline | 16,000 | 250 | 3.00 MiB<br>cache 64.0 KiB | 128,000 | 2,000 | 3.00 MiB<br>cache 64.0 KiB | 100.00%<br>(99.00–100.00%) | 0<br>(0 to 0) |
+    | fp16-mixed | 32,000<br>0.75× time<br>(0.68–0.83×) | 500<br>0.50× time<br>(0.45–0.55×) | 3.00 MiB<br>0.62×<br>cache 64.0 KiB | 256,000<br>0.75× time<br>(0.68–0.83×) | 4,000<br>0.50× time<br>(0.45–0.55×) | 3.00 MiB<br>0.62×<br>cache 64.0 KiB | 50.00%<br>(49.00–50.00%) | — |
+    | bf16-mixed | — | — | — | — | — | — | 98.44%<br>(97.44–98.44%) | 0.00125<br>(0.00113 to 0.00138) |
     | fp16-true | — | — | — | — | — | — | — | — |
     | e5m2<br>emulated | — | — | — | — | — | — | — | — |
 
     - Prompts of 64 tokens of the test split pass through the model at once (prefill); then it generates 16 tokens, the most probable one each time, one by one (decode). Weights, and the keys and values of earlier positions, are in the compute format.
-    - Tokens per second of all sequences together: the median over blocks. Below: the time, as a ratio to fp32's, with its 95% interval; the blocks of two variants are pairs.
+    - Tokens per second of all sequences together: the median over blocks. Below: the time ÷ fp32's, with its 95% interval; the blocks of two variants are pairs.
     - Memory: the peak of live bytes while a batch is served, weights and cache included.
     - Equal tokens: FP32 generates 16 tokens after each of 32 prompts with the same weights, and the compute format predicts each next token after the same tokens; the share where both find the same one the most probable. Divergence: of the distributions of the next token (Kullback–Leibler), in nats, the mean. Intervals of 95% are over prompts.
     ");
@@ -92,4 +96,100 @@ fn a_report_without_serving_does_not_speak_of_it() {
     let (dir, _) = rendered(&loaded());
     let page = text(&dir.path().join("report.html"));
     assert!(!page.contains("Serving") && !summary(&loaded()).contains("Serving"));
+}
+
+/// The columns of a row of `results.csv`, by their headers.
+fn columns(loaded: &Loaded, row: usize) -> std::collections::BTreeMap<String, String> {
+    let sheet = sheet(loaded);
+    let mut reader = ::csv::Reader::from_reader(sheet.as_bytes());
+    let headers = reader.headers().unwrap().clone();
+    let record = reader.records().nth(row).unwrap().unwrap();
+    headers.iter().zip(&record).map(|(name, cell)| (name.to_owned(), cell.to_owned())).collect()
+}
+
+#[test]
+fn the_sheet_has_its_numbers() {
+    let cells = columns(&with_serving(), 1);
+    let number = |name: &str| cells[name].parse::<f64>().unwrap();
+    for (name, expected) in [
+        ("serving_alone_prefill_tokens_per_second", 32_000.0),
+        ("serving_alone_decode_tokens_per_second", 500.0),
+        ("serving_alone_decode_time_ratio", 0.5),
+        ("serving_alone_peak_bytes", 3_145_728.0),
+        ("serving_alone_cache_bytes", 65_536.0),
+        ("serving_batch", 8.0),
+        ("serving_batch_prefill_tokens_per_second", 256_000.0),
+        ("serving_batch_prefill_time_ratio", 0.75),
+        ("serving_batch_decode_tokens_per_second", 4_000.0),
+        ("token_agreement_prompts", 32.0),
+        ("token_agreement", 0.5),
+        ("token_agreement_low", 0.49),
+    ] {
+        assert!((number(name) / expected - 1.0).abs() < 1e-12, "{name}: {}", cells[name]);
+    }
+    assert_eq!(cells["token_divergence_nats"], "", "its logits were not finite");
+    let untimed = columns(&with_serving(), 2);
+    assert_eq!(untimed["serving_batch_decode_tokens_per_second"], "");
+    assert_eq!(untimed["token_divergence_nats"], "0.00125");
+    assert!(!sheet(&loaded()).contains("serving"), "nothing was served");
+}
+
+#[test]
+fn a_figure_shows_prefill_and_decode_of_each_batch() {
+    let figures = figures(&with_serving());
+    let figure = figures.iter().find(|figure| figure.file == "serving").unwrap();
+    let titles: Vec<&str> = figure.panels.iter().map(|panel| &*panel.title).collect();
+    let expected = [
+        "prefill, 1 sequence",
+        "prefill, 8 sequences",
+        "decode, 1 sequence",
+        "decode, 8 sequences",
+    ];
+    assert_eq!(titles, expected);
+    assert!(svg(figure).contains("4,000/s · 0.50×"));
+    let said = "fp32: prefill of 1 sequence 16,000 tokens/s (14,400 to 17,600)";
+    assert!(figure.alt.contains(said), "{}", figure.alt);
+}
+
+/// The plan of [`with_serving`], without a step of training and what only that measures.
+fn inference_alone() -> Loaded {
+    let mut loaded = with_serving();
+    loaded.results.plan.train.steps = 0;
+    loaded.results.recommendation = None;
+    loaded.results.controls.clear();
+    for variant in &mut loaded.results.variants {
+        (variant.train, variant.memory) = (None, None);
+        if let Some(against) = &mut variant.against_baseline {
+            (against.train_time_ratio, against.train_memory_ratio) = (None, None);
+        }
+    }
+    loaded.records.clear();
+    loaded
+}
+
+#[test]
+fn without_training_the_report_says_so_and_which_format_decodes_fastest() {
+    let summary = summary(&inference_alone());
+    let said = "**Inference alone was measured.** Nothing was trained, so no format of training is recommended; fp16-mixed decodes \
+                fastest, 2.00× as fast as fp32 (1.82–2.22×), 8 sequences together; it finds the same token as FP32 at 50.00% of \
+                positions (49.00–50.00%); what each format costs in inference and how far it is from the baseline is in the tables.";
+    assert!(summary.contains(said), "{summary}");
+    assert!(!summary.contains("step time not measured"), "{summary}");
+}
+
+#[test]
+fn without_training_no_figure_is_empty() {
+    let alone = inference_alone();
+    let figures = figures(&alone);
+    let files: Vec<&str> = figures.iter().map(|figure| &*figure.file).collect();
+    assert_eq!(files, ["accuracy-difference", "inference", "serving", "accuracy"]);
+    // Drawings of a report on training that was there before are gone.
+    let dir = tempfile::tempdir().unwrap();
+    save(dir.path(), &Loaded { records: Vec::new(), ..with_serving() });
+    render(dir.path()).unwrap();
+    assert!(drawings("loss").all(|drawing| dir.path().join(drawing).is_file()));
+    save(dir.path(), &alone);
+    render(dir.path()).unwrap();
+    assert!(drawings("loss").all(|drawing| !dir.path().join(drawing).exists()));
+    assert!(drawings("serving").all(|drawing| dir.path().join(drawing).is_file()));
 }

@@ -55,11 +55,12 @@ pub(super) fn resolve(spec: ModelSpec, image: Shape) -> Checked<ModelPlan> {
         }
         ModelSpec::Encoder(spec) => ModelPlan::Encoder(encoder(spec)?),
         ModelSpec::Decoder(spec) => ModelPlan::Decoder(decoder(spec)?),
-        ModelSpec::Pretrained { folder, dropout } => {
+        ModelSpec::Pretrained { folder, dropout, attention_dropout: of_attention } => {
             data::hub_repository("model.folder", &folder)?;
             ModelPlan::Pretrained {
                 folder,
                 dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+                attention_dropout: attention_dropout(of_attention)?,
             }
         }
         ModelSpec::Resnet { depth, width } => ModelPlan::Resnet {
@@ -132,6 +133,7 @@ fn encoder(spec: EncoderSpec) -> Checked<EncoderPlan> {
         heads,
         feed_forward: whole("model.feed_forward", feed_forward, 1..=limits::WIDTH)?,
         dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+        attention_dropout: attention_dropout(spec.attention_dropout)?,
         norm: spec.norm.unwrap_or(norm_there),
         pool: spec.pool.unwrap_or(pool_there),
         residual_init: residual_init(spec.residual_init)?,
@@ -174,9 +176,14 @@ fn decoder(spec: DecoderSpec) -> Checked<DecoderPlan> {
         kv_heads,
         feed_forward: whole("model.feed_forward", feed_forward, 1..=limits::WIDTH)?,
         dropout: below_one("model.dropout", dropout.unwrap_or(defaults::DROPOUT))?,
+        attention_dropout: attention_dropout(spec.attention_dropout)?,
         style,
         residual_init: residual_init(spec.residual_init)?,
     })
+}
+
+fn attention_dropout(given: Option<f32>) -> Checked<f32> {
+    below_one("model.attention_dropout", given.unwrap_or(defaults::DROPOUT))
 }
 
 fn residual_init(given: Option<f32>) -> Checked<f32> {
@@ -401,15 +408,35 @@ mod tests {
             kv_heads: 2,
             feed_forward: 48,
             dropout: 0.0,
+            attention_dropout: 0.0,
             style: DecoderStyle::Llama,
             residual_init: 1.0,
         };
         assert_eq!(llama, Ok(ModelPlan::Decoder(expected)));
+        let dropout = |model: &str| match read(model) {
+            Ok(ModelPlan::Encoder(plan)) => plan.attention_dropout,
+            Ok(ModelPlan::Decoder(plan)) => plan.attention_dropout,
+            Ok(ModelPlan::Pretrained { attention_dropout, .. }) => attention_dropout,
+            other => panic!("{other:?}"),
+        };
+        for kind in [
+            "kind='encoder',size='tiny'",
+            "kind='decoder',size='tiny'",
+            "kind='pretrained',folder='x'",
+        ] {
+            assert!(dropout(&format!("{{{kind}}}")) == 0.0, "{kind}");
+            let given = dropout(&format!("{{{kind},attention_dropout=0.25}}"));
+            assert!((given - 0.25).abs() < 1e-9, "{kind}: {given}");
+        }
     }
 
     #[test]
     fn sizes_that_cannot_be_are_errors() {
         for (model, message) in [
+            (
+                "{kind='encoder',size='tiny',attention_dropout=1.0}",
+                "model.attention_dropout: is 1; must be 0 or more and below 1",
+            ),
             ("{kind='encoder',depth=1,heads=1}", "model: missing key \"width\"; give it, or size"),
             (
                 "{kind='decoder',size='tiny',heads=3}",
