@@ -6,7 +6,7 @@ use strsim::damerau_levenshtein;
 const MOST_WRONG: usize = 2;
 
 /// Every key that is not in a list, of every kind of data, model and optimizer.
-const PATHS: [&str; 98] = [
+const PATHS: [&str; 99] = [
     "name",
     "data",
     "data.kind",
