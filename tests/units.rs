@@ -440,3 +440,79 @@ fn runs_of_unlike_machines_are_marked() {
     let page = mantissa::store::read(&place.path("out/report.html")).unwrap();
     assert!(String::from_utf8(page).unwrap().contains("Another Processor"));
 }
+
+const MATRIX: &str = "
+[matrix]
+model.hidden = [[4], [8, 4]]
+train.optimizer.lr = [0.003]
+";
+
+#[test]
+fn each_cell_of_a_matrix_is_an_experiment_and_one_report_has_all() {
+    let place = Place::new();
+    let spec = [program_support::SPEC, MATRIX].concat();
+    mantissa::store::write(&place.path("small.toml"), spec.as_bytes()).unwrap();
+    let call = place.experiment(&[]);
+    assert!(said(&call, 0).contains("cell 2 of 2: hidden=8+4,lr=0.003"), "{}", call.stderr);
+    assert!(call.stdout.ends_with("report on all cells: out/report.html\n"), "{}", call.stdout);
+    for (cell, hidden) in [("hidden=4,lr=0.003", &[4][..]), ("hidden=8+4,lr=0.003", &[8, 4])] {
+        let results = place.path(&format!("out/cells/{cell}/results.json"));
+        let results: Value = serde_json::from_slice(&std::fs::read(results).unwrap()).unwrap();
+        assert_eq!(results["plan"]["model"]["hidden"], serde_json::to_value(hidden).unwrap());
+        assert_eq!(results["complete"], true);
+    }
+    let table = mantissa::store::read_to_string(&place.path("out/summary.md")).unwrap();
+    for row in ["hidden=4,lr=0.003", "hidden=8+4,lr=0.003"] {
+        assert!(table.contains(row), "{table}");
+    }
+
+    // The same in parts.
+    let parts = Place::new();
+    mantissa::store::write(&parts.path("small.toml"), spec.as_bytes()).unwrap();
+    let planned = parts.call(&PLAN);
+    let last = "     9  hidden=8+4,lr=0.003: timing of all variants\n10 units; ";
+    assert!(planned.stdout.contains(last), "{}\n{}", planned.stdout, planned.stderr);
+    let all = ["run", "out", "--threads", "2", "--units-per-task", "10", "--index", "0"];
+    said(&parts.call(&all), 0);
+    let status = parts.call(&["status", "out"]).stdout;
+    assert!(status.starts_with("10 units: 10 finished"), "{status}");
+    said(&collect(&parts), 0);
+    for cell in ["hidden=4,lr=0.003", "hidden=8+4,lr=0.003"] {
+        for (variant, seed) in RUNS {
+            let record = format!("out/cells/{cell}/runs/{variant}/seed-{seed}/record.json");
+            let [one, other] =
+                [&place, &parts].map(|place| std::fs::read(place.path(&record)).unwrap());
+            assert!(one == other, "{record}");
+        }
+    }
+    // A matrix that has lost a cell would leave its runs out.
+    let fewer = place.experiment(&["--set", "matrix.model.hidden=[[4]]"]);
+    let why = "mantissa: out: holds runs that cannot be kept: this matrix is without hidden=8+4,lr=0.003; ";
+    assert!(said(&fewer, 2).starts_with(why), "{}", fewer.stderr);
+}
+
+#[test]
+fn what_is_wrong_with_a_matrix_is_named_with_its_place() {
+    let place = Place::new();
+    for (matrix, message) in [
+        (
+            "[matrix]\nmodel.hidden = 4",
+            "small.toml:28:16: matrix.model.hidden: must be a list of values, such as model.hidden = [1, 2]",
+        ),
+        (
+            "[matrix]\ntrain.batch = []",
+            "small.toml:28:15: matrix.train.batch: must be a list of values, such as train.batch = [1, 2]",
+        ),
+        ("[matrix]", "small.toml:27:1: matrix: must have 1 to 1000 combinations of values"),
+        (
+            "[matrix]\ntrain.batch = [10, 0]",
+            "small.toml:28:15: train.batch: is 0; must be 1 to 65536",
+        ),
+    ] {
+        let spec = [program_support::SPEC, matrix, "\n"].concat();
+        mantissa::store::write(&place.path("small.toml"), spec.as_bytes()).unwrap();
+        refused(&place, &EXPERIMENT, message);
+    }
+    let one = "this is for one experiment; choose its values with --set, and remove the matrix with --set matrix=";
+    refused(&place, &["time", "small.toml"], &format!("small.toml:27:1: matrix: {one}"));
+}

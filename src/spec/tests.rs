@@ -191,6 +191,11 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
         ),
         (
             "batch = 10",
+            "batch = 10\ncheckpoint_every = \"5 m\"",
+            "small.toml:22:20: train.checkpoint_every: is \"5 m\"; give a number of steps, a time of 1 s to 1000 h such as \"10 min\", or \"never\"",
+        ),
+        (
+            "batch = 10",
             "batch = 10\nevaluate_every = 0",
             "small.toml:22:18: train.evaluate_every: is 0; must be 1 to 1000000000",
         ),
