@@ -38,7 +38,7 @@ fn a_bad_spec_is_one_line_and_exit_code_2() {
             &["experiment", "--set", "train.stesp=3"],
             2,
             "--set train.stesp=3: train.stesp: unknown key \"stesp\" (did you mean train.steps?); known: steps, epochs, batch, accumulate, optimizer, \
-             schedule, clip_norm, label_smoothing, evaluate_every, cuda_graphs",
+             schedule, clip_norm, label_smoothing, evaluate_every, cuda_graphs, checkpoint_every",
         ),
         (
             &["experiment", "--set", "data.kind=imagenet"],

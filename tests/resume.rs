@@ -389,7 +389,9 @@ fn other_data_are_another_experiment() {
     let digest = format!("3 classes, SHA-256 {}…; this is 24 training", &facts.digest[..12]);
     refused(&place, &idx, &["learnt from 24 training and 6 test samples of 1 × 2 × 2", &digest]);
     // The records alone know it too.
-    std::fs::remove_file(at("out/results.json")).unwrap();
+    for name in ["out/results.json", "out/plan.json"] {
+        std::fs::remove_file(at(name)).unwrap();
+    }
     let parts = ["out/runs/fp32/seed-0/record.json: learnt from 24 training", &digest];
     refused(&place, &idx, &parts);
     mantissa::store::write(&at("labels"), &labels(&first)).unwrap();

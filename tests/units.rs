@@ -497,16 +497,16 @@ fn what_is_wrong_with_a_matrix_is_named_with_its_place() {
     for (matrix, message) in [
         (
             "[matrix]\nmodel.hidden = 4",
-            "small.toml:28:16: matrix.model.hidden: must be a list of values, such as model.hidden = [1, 2]",
+            "small.toml:27:16: matrix.model.hidden: must be a list of values, such as model.hidden = [1, 2]",
         ),
         (
             "[matrix]\ntrain.batch = []",
-            "small.toml:28:15: matrix.train.batch: must be a list of values, such as train.batch = [1, 2]",
+            "small.toml:27:15: matrix.train.batch: must be a list of values, such as train.batch = [1, 2]",
         ),
-        ("[matrix]", "small.toml:27:1: matrix: must have 1 to 1000 combinations of values"),
+        ("[matrix]", "small.toml:26:1: matrix: must have 1 to 1000 combinations of values"),
         (
             "[matrix]\ntrain.batch = [10, 0]",
-            "small.toml:28:15: train.batch: is 0; must be 1 to 65536",
+            "small.toml:27:15: train.batch: is 0; must be 1 to 65536",
         ),
     ] {
         let spec = [program_support::SPEC, matrix, "\n"].concat();
@@ -514,5 +514,5 @@ fn what_is_wrong_with_a_matrix_is_named_with_its_place() {
         refused(&place, &EXPERIMENT, message);
     }
     let one = "this is for one experiment; choose its values with --set, and remove the matrix with --set matrix=";
-    refused(&place, &["time", "small.toml"], &format!("small.toml:27:1: matrix: {one}"));
+    refused(&place, &["time", "small.toml"], &format!("small.toml:26:1: matrix: {one}"));
 }

@@ -199,9 +199,10 @@ pub(super) fn complete(
     }
     let lock = run::take_lock(session, &place(session.out()), "the timing phase")?;
     // Another process may have timed them since the folder was looked at.
+    let planned: Vec<&VariantPlan> = variants.iter().collect();
     if let Some(there) = read(session.out())?
-        && there.identity == record.identity
         && there.is_whole(plan)
+        && there.unusable(&planned, &record).is_none()
     {
         lock.finish();
         return Ok(there);

@@ -1,6 +1,8 @@
 //! Whole runs on a GPU: what they record is what the CPU records, but for the order of sums; the same every time, and whether
 //! steps are captured or eager.
 
+use std::ops::ControlFlow;
+
 use candle_core::Device;
 use mantissa::record::{Phases, RunRecord, Status};
 use mantissa::spec::{
@@ -8,7 +10,7 @@ use mantissa::spec::{
     OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
 use mantissa::task::Task;
-use mantissa::train::{self, Setup};
+use mantissa::train::{self, Setup, Timing};
 
 use crate::gpu;
 
@@ -241,13 +243,18 @@ fn long_blocks_are_timed() {
     plan.measure.timing_steps = 70;
     let task = Task::of_plan(&plan).unwrap();
     let setup = Setup::new(&plan, &task, &device);
-    let phase = train::Phase { blocks: 0..2, products: true };
-    let timings = train::time_variants(setup, 0, &plan.variants, phase, &mut |_, _| ()).unwrap();
-    for (timing, policy) in timings.iter().zip(policies) {
+    for (timing, policy) in two_blocks(setup, &plan).iter().zip(policies) {
         assert_eq!(timing.failure, None, "{policy}");
         let blocks = [timing.train.len(), timing.phases.len(), timing.inference.len()];
         assert_eq!(blocks, [2; 3], "{policy}");
     }
+}
+
+/// Two timed blocks of each variant.
+fn two_blocks(setup: Setup<'_>, plan: &Plan) -> Vec<Timing> {
+    let phase = train::Phase { blocks: 0..2, products: true };
+    let mut go_on = |_, _| ControlFlow::Continue(());
+    train::time_variants(setup, 0, &plan.variants, phase, &mut go_on).unwrap()
 }
 
 /// Every policy has a time, TF32 too, which a CPU only emulates.
@@ -257,9 +264,7 @@ fn every_policy_is_timed() {
     let plan = plan(mlp(), &POLICIES, 4);
     let task = Task::of_plan(&plan).unwrap();
     let setup = Setup::new(&plan, &task, &device);
-    let phase = train::Phase { blocks: 0..2, products: true };
-    let timings = train::time_variants(setup, 0, &plan.variants, phase, &mut |_, _| ()).unwrap();
-    for (timing, policy) in timings.iter().zip(POLICIES) {
+    for (timing, policy) in two_blocks(setup, &plan).iter().zip(POLICIES) {
         assert_eq!(timing.train.len(), 2, "{policy}");
         assert!(timing.train.iter().chain(&timing.inference).all(|time| time.0 > 0.0), "{policy}");
         assert_eq!(timing.phases.len(), 2, "{policy}");
