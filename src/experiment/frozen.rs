@@ -4,9 +4,11 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::session::json;
 use super::{Experiment, ExperimentError, identity};
+use crate::formatting;
 use crate::model::Engine;
 use crate::record::files::PLAN;
 use crate::record::{DataFacts, Environment, Identity, SCHEMA};
@@ -29,6 +31,8 @@ pub(super) struct Frozen {
     pub(super) notes: Vec<String>,
     /// What was published.
     pub(super) reference: Option<Reference>,
+    /// SHA-256 of all this as compact JSON, with an empty text in this place: a plan that somebody changed is another.
+    digest: String,
 }
 
 impl Frozen {
@@ -40,7 +44,8 @@ impl Frozen {
         notes.extend(task.notes.iter().cloned());
         notes.extend((engine == Engine::Candle).then(|| super::OF_CANDLE.to_owned()));
         let weights = task.model.given_digest().map(str::to_owned);
-        Self {
+        let frozen = Self {
+            digest: String::new(),
             schema: SCHEMA,
             plan: plan.clone(),
             engine,
@@ -49,7 +54,13 @@ impl Frozen {
             weights,
             notes,
             reference: reference.clone(),
-        }
+        };
+        Self { digest: frozen.digest(), ..frozen }
+    }
+
+    fn digest(&self) -> String {
+        let rest = Self { digest: String::new(), ..self.clone() };
+        formatting::hex(&Sha256::digest(serde_json::to_vec(&rest).unwrap_or_default()))
     }
 
     /// What a folder holds; none where there is no plan in it.
@@ -65,7 +76,12 @@ impl Frozen {
             path: path.clone(),
             reason: format!("is not a plan of this version ({error})"),
         };
-        serde_json::from_slice(&store::read(&path)?).map(Some).map_err(unreadable)
+        let found: Self = serde_json::from_slice(&store::read(&path)?).map_err(unreadable)?;
+        if found.digest != found.digest() {
+            let reason = "was changed since it was written".to_owned();
+            return Err(ExperimentError::NoPlan { path, reason });
+        }
+        Ok(Some(found))
     }
 
     /// As [`Frozen::find`], of a folder that must have a plan.

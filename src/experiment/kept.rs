@@ -263,8 +263,10 @@ pub(super) struct Place {
     control: Option<String>,
     /// Why the record that is there is not kept.
     pub(super) wrong: Option<String>,
-    /// Why it is of another experiment.
+    /// Why it is of another experiment, or may be.
     pub(super) foreign: Option<String>,
+    /// Whether the record cannot be read, as one that was copied in part.
+    pub(super) damaged: bool,
     /// The record of a run of this experiment that failed, and is not kept for that.
     failed: Option<RunRecord>,
 }
@@ -314,6 +316,7 @@ pub(super) fn read(
         control: None,
         wrong: None,
         foreign: None,
+        damaged: false,
         failed: None,
     };
     if !store::exists(&path)? {
@@ -324,7 +327,7 @@ pub(super) fn read(
         Err(error) => {
             let wrong = Some(format!("its record cannot be read ({error})"));
             let foreign = Some(format!("{} cannot be read", path.display()));
-            return Ok(Place { wrong, foreign, ..empty });
+            return Ok(Place { wrong, foreign, damaged: true, ..empty });
         }
     };
     let here = session.identity(Some(&variant.policy));
@@ -367,8 +370,9 @@ pub(super) fn gather(
     refuse_links(session.out(), trained)?;
     for (variant, seed) in in_order(trained) {
         let name = variant.name.clone();
-        let Place { record, failed, wrong, foreign, .. } = read(session, (variant, &name), seed)?;
-        if let Some(why) = foreign.filter(|_| failed.is_none()) {
+        let Place { record, failed, wrong, foreign, damaged, .. } =
+            read(session, (variant, &name), seed)?;
+        if let Some(why) = foreign.filter(|_| !damaged) {
             return Err(ExperimentError::Occupied { folder: session.out().to_owned(), why });
         }
         match (record.or(failed), wrong) {

@@ -238,13 +238,15 @@ impl Experiment {
         (variant, seed): (&VariantPlan, u64),
         listen: &mut dyn FnMut(Event<'_>),
     ) -> Result<UnitOutcome, ExperimentError> {
-        let Place { record, wrong, foreign, .. } =
+        let Place { record, wrong, foreign, damaged, .. } =
             kept::read(session, (variant, &variant.name), seed)?;
         if record.is_some() {
             run::remove_leftovers(session.out(), (&variant.name, seed))?;
             return Ok(UnitOutcome::FinishedBefore);
         }
-        refuse(session.out(), foreign.as_slice())?;
+        if !damaged {
+            refuse(session.out(), foreign.as_slice())?;
+        }
         if let Some(reason) = &wrong {
             listen(Event::NotKept { variant: &variant.name, seed, reason });
         }

@@ -63,7 +63,10 @@ impl Checkpoint {
         let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?;
         let mut tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
         let json = tensors.remove(STATE).ok_or_else(|| missing(STATE))?.to_vec1::<u8>()?;
-        let state = serde_json::from_slice(&json).map_err(Error::wrap)?;
+        let state: State = serde_json::from_slice(&json).map_err(Error::wrap)?;
+        if state.log.steps() != state.steps {
+            return Err(Error::Msg("its record is not of as many steps".to_owned()).bt());
+        }
         Ok(Self { state, tensors })
     }
 

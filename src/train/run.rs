@@ -68,6 +68,11 @@ pub(super) struct Log {
 }
 
 impl Log {
+    /// Steps so far.
+    pub(super) fn steps(&self) -> u64 {
+        self.loss.len() as u64
+    }
+
     /// Adds what the next step did, and returns its number; `scales` says whether there is a loss scale.
     fn add_step(&mut self, outcome: StepOutcome, model: &Model, scales: bool) -> u64 {
         let step = self.loss.len() as u64;
@@ -268,7 +273,7 @@ impl<'a> Run<'a> {
             identity: None,
             variant: self.variant.name.clone(),
             seed,
-            steps: self.log.loss.len() as u64,
+            steps: self.log.steps(),
             end,
             held: self.meter.as_ref().map(|(_, held)| *held),
             log: self.log.clone(),
