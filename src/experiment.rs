@@ -26,6 +26,7 @@ pub use units::{Unit, UnitOutcome, UnitState, UnitStatus, give_up, read_plan, st
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
@@ -396,6 +397,7 @@ impl Experiment {
             };
         let timing = timing.map_or_else(|| session.nothing_timed(), |timing| *timing);
         let setup = self.setup(options);
+        let mut pause = Pause::default();
         for (variant, seed) in in_order(&trained) {
             let key = (variant.name.clone(), seed);
             if records.contains_key(&key) {
@@ -404,10 +406,13 @@ impl Experiment {
             let done = run::complete(&session, setup, (variant, seed), listen)?;
             let stopped = done.is_none();
             records.extend(done.map(|record| (key, record)));
-            let (results, path) = session.save(&records, &timing.timings, Stage::Running)?;
-            listen(Event::Saved(&path));
-            if stopped {
-                return Ok(results);
+            if stopped || pause.is_over() {
+                let (results, path) =
+                    pause.after(|| session.save(&records, &timing.timings, Stage::Running))?;
+                listen(Event::Saved(&path));
+                if stopped {
+                    return Ok(results);
+                }
             }
         }
         let variants = timed_variants(trained);
@@ -466,6 +471,28 @@ fn check_serving(serving: &ServingPlan, task: &Task) -> Result<(), ModelError> {
         )));
     }
     Ok(())
+}
+
+/// The time between two savings of the results. All records go into them, so that of thousands of runs they take long: then they
+/// are saved after several runs, so that this takes a tenth of the time at most. Each record is there at once.
+#[derive(Default)]
+struct Pause(Option<(Instant, Duration)>);
+
+impl Pause {
+    /// What takes less is done after each run.
+    const SHORT: Duration = Duration::from_millis(100);
+
+    fn is_over(&self) -> bool {
+        self.0.is_none_or(|(end, took)| took < Self::SHORT || end.elapsed() >= 9 * took)
+    }
+
+    /// Saves, and begins another pause.
+    fn after<T>(&mut self, save: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let saved = save();
+        self.0 = Some((Instant::now(), start.elapsed()));
+        saved
+    }
 }
 
 /// The seed of the weights and batches that are timed.

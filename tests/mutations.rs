@@ -1,4 +1,4 @@
-//! Damaged files: results, run records, baselines, specs, kept tokens, published figures and checkpoints, each with seeded
+//! Damaged files: results, run records, plans, baselines, specs, kept tokens, published figures and checkpoints of both kinds, each with seeded
 //! random damage to its bytes or to its values. The readers never panic and never hang, what they refuse is named in the error, and what they accept can be judged and rendered.
 //!
 //! `MANTISSA_MUTATIONS=100000 cargo test --test mutations` tries more, and `MANTISSA_MUTATIONS_FROM=SEED` starts at the seed that
@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
@@ -13,19 +14,22 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use mantissa::data::{self, Loading};
+use mantissa::experiment;
 use mantissa::layers::{Arithmetic, Mode, Parameter, Pass};
 use mantissa::model::Model;
 use mantissa::networks::{self, DataShape};
 use mantissa::ops;
 use mantissa::precision::Format as NumberFormat;
-use mantissa::record::Results;
+use mantissa::record::{Identity, Results};
 use mantissa::regression::export::Format;
 use mantissa::regression::{Asked, Baseline, Judgement, judge};
 use mantissa::report::{self, Verbosity};
 use mantissa::spec::{
-    DataPlan, ModelPlan, Overrides, Plan, Reference, TableTest, TestShare, TextFiles,
+    DEFAULT, DataPlan, ModelPlan, Overrides, Plan, Reference, TableTest, TestShare, TextFiles,
 };
 use mantissa::store;
+use mantissa::task::Task;
+use mantissa::train::{self, Ended, Follow, RunError, Setup, Wants};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -385,6 +389,78 @@ fn damaged_run_records() {
         }
         report::tensorboard(&run).map_err(|error| error.to_string())?;
         if seed % RENDERED == 0 { render_report(&run) } else { Ok(()) }
+    });
+}
+
+/// A plan has a digest: what is accepted is the plan that was written, whatever its bytes.
+#[test]
+fn damaged_plans() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = experiment(folder.path());
+    let file = run.join("plan.json");
+    let whole = store::read(&file).unwrap();
+    let original = experiment::read_plan(&run).unwrap();
+    check(move |seed| {
+        let random = &mut ChaCha8Rng::seed_from_u64(seed);
+        store::write(&file, &damaged_json(random, &whole)).unwrap();
+        match experiment::read_plan(&run) {
+            Ok(plan) if plan == original => Ok(()),
+            Ok(_) => Err("another plan was accepted".to_owned()),
+            Err(error) => named(&error, &file),
+        }
+    });
+}
+
+/// Stops a run after a few steps, and takes its checkpoint.
+struct Stopped(Option<Vec<u8>>);
+
+impl Follow for Stopped {
+    fn step(&mut self, _done: u64) {}
+
+    fn wants(&mut self, _done: u64) -> Wants {
+        Wants::Stop
+    }
+
+    fn keep(&mut self, checkpoint: train::Checkpoint) -> Result<ControlFlow<()>, RunError> {
+        self.0 = Some(checkpoint.to_file(Identity::default())?);
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// One that is accepted, since nothing tells another value of a weight from the one that was there, can be gone on from.
+#[test]
+fn damaged_run_checkpoints() {
+    let set = [
+        "data.train=64",
+        "data.test=20",
+        "model.hidden=[4]",
+        "train={steps=8,batch=16,optimizer={kind=\"adamw\",lr=0.1},schedule={warmup=2}}",
+        "measure={census_every=3}",
+    ];
+    let set = set.map(str::to_owned).to_vec();
+    let overrides = Overrides { set, ..Overrides::default() };
+    let plan = Plan::read("default.toml", DEFAULT, &overrides).unwrap();
+    let task = Task::of_plan(&plan).unwrap();
+    let variant = plan.variants.iter().position(|variant| variant.name == "fp16-mixed").unwrap();
+    let setup = Setup::new(&plan, &task, &Device::Cpu);
+    let mut stopped = Stopped(None);
+    train::run(setup, (&plan.variants[variant], 0), None, &mut stopped).unwrap();
+    let whole = stopped.0.unwrap();
+    check(move |seed| {
+        let random = &mut ChaCha8Rng::seed_from_u64(seed);
+        let mut damaged = whole.clone();
+        damage_bytes(random, &mut damaged);
+        let Ok(checkpoint) = train::Checkpoint::from_file(&damaged) else { return Ok(()) };
+        let task = Task::of_plan(&plan).map_err(|error| error.to_string())?;
+        let setup = Setup::new(&plan, &task, &Device::Cpu);
+        let ended =
+            train::run(setup, (&plan.variants[variant], 0), Some(checkpoint), &mut |_: u64| ());
+        match ended {
+            Ok(Ended::Trained(trained)) if trained.record.loss.len() > 8 => {
+                Err("more steps than planned".to_owned())
+            }
+            _ => Ok(()),
+        }
     });
 }
 
