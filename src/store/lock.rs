@@ -70,8 +70,9 @@ struct Beat {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    every: Duration,
     ends: Mutex<bool>,
     woken: Condvar,
     lost: AtomicBool,
@@ -157,8 +158,9 @@ impl Beat {
     /// None where the system has no thread for it: the lock is then held for as long as its file is taken for fresh.
     fn start(target: &Path, number: u64, contents: Vec<u8>) -> Option<Self> {
         let shared = Arc::new(Shared::default());
-        let (target, of_thread) = (target.to_owned(), Arc::clone(&shared));
-        let beat = move || of_thread.beat(&target, number, &contents);
+        let of_thread = Arc::clone(&shared);
+        let [own, next] = [number, number + 1].map(|number| lock_file(target, number));
+        let beat = move || of_thread.beat([&own, &next], &contents);
         let thread = std::thread::Builder::new().name("lock".to_owned()).spawn(beat).ok()?;
         Some(Self { thread, shared })
     }
@@ -170,21 +172,31 @@ impl Beat {
     }
 }
 
+impl Default for Shared {
+    fn default() -> Self {
+        let (ends, woken, lost) = (Mutex::new(false), Condvar::new(), AtomicBool::new(false));
+        Self { every: BEAT, ends, woken, lost }
+    }
+}
+
 impl Shared {
-    fn beat(&self, target: &Path, number: u64, contents: &[u8]) {
+    /// Takes no memory: a run may be measuring its own meanwhile. A successor has the next number, and removes those before its own.
+    fn beat(&self, [own, next]: [&Path; 2], contents: &[u8]) {
+        let is_gone =
+            || own.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let waited = self.woken.wait_timeout_while(ends, BEAT, |ends| !*ends);
+            let waited = self.woken.wait_timeout_while(ends, self.every, |ends| !*ends);
             ends = waited.unwrap_or_else(PoisonError::into_inner).0;
             if *ends {
                 return;
             }
-            if is_lost(target, number) {
+            if is_gone() || next.symlink_metadata().is_ok() {
                 self.lost.store(true, Ordering::Relaxed);
                 return;
             }
             // The same bytes in their place: what counts is the time that the file system gives the file for it.
-            let file = File::options().write(true).open(lock_file(target, number));
+            let file = File::options().write(true).open(own);
             let _ = file.and_then(|mut file| file.write_all(contents));
         }
     }
@@ -390,6 +402,25 @@ mod tests {
         elsewhere(&target, 1, DEAD_AFTER * 2);
         assert_eq!(state(&target).unwrap(), LockState::Dead(there));
         assert_eq!(take(&target).unwrap().number, 2);
+    }
+
+    /// Written to again by its own thread, or lost.
+    #[test]
+    fn a_beat_says_that_its_holder_lives_and_ends_where_another_took_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("record.json");
+        let [own, next] = [1, 2].map(|number| lock_file(&target, number));
+        elsewhere(&target, 1, DEAD_AFTER * 2);
+        let shared = Shared { every: Duration::from_millis(5), ..Shared::default() };
+        std::thread::scope(|scope| {
+            scope.spawn(|| shared.beat([&own, &next], b"{}"));
+            while !is_fresh(&own).unwrap() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert!(!shared.lost.load(Ordering::Relaxed));
+            elsewhere(&target, 2, Duration::ZERO);
+        });
+        assert!(shared.lost.load(Ordering::Relaxed), "and the thread has ended");
     }
 
     #[test]
