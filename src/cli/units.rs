@@ -55,7 +55,7 @@ pub(super) struct RunArguments {
     /// Folder that `mantissa plan` wrote
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// The unit's number, as `mantissa plan` lists them [default: $`SLURM_ARRAY_TASK_ID` or $`JOB_COMPLETION_INDEX`]
+    /// The unit's number, as `mantissa plan` lists them; left out: that of the task of a Slurm array or of a Kubernetes job
     #[arg(long, value_name = "I")]
     index: Option<usize>,
     /// Do N units: those from I × N on
