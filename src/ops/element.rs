@@ -55,6 +55,14 @@ pub trait Element: Stored {
         target
     }
 
+    /// `source` rounded to nearest even: itself if this is f32, else narrowed into `buffer`.
+    #[inline(always)]
+    fn narrowed<'a>(source: &'a [f32], buffer: &'a mut [Self]) -> &'a [Self] {
+        let target = &mut buffer[..source.len()];
+        Self::narrow(source, target);
+        target
+    }
+
     /// Lets `fill` compute f32 values and stores them rounded once; without a detour if the target is f32.
     #[inline(always)]
     fn store(target: &mut [Self], buffer: &mut [f32], fill: impl FnOnce(&mut [f32])) {
@@ -84,6 +92,11 @@ impl Element for f32 {
 
     #[inline(always)]
     fn widened<'a>(source: &'a [Self], _buffer: &'a mut [f32]) -> &'a [f32] {
+        source
+    }
+
+    #[inline(always)]
+    fn narrowed<'a>(source: &'a [f32], _buffer: &'a mut [Self]) -> &'a [Self] {
         source
     }
 

@@ -5,9 +5,13 @@
 )]
 
 use std::cell::Cell;
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::matmul::Isa;
 use crate::memory::uncounted;
 
 /// Elements in one task: large enough to pay for handing it to a thread. Fixed, so that sums do not depend on threads.
@@ -16,10 +20,10 @@ pub(crate) const CHUNK: usize = 16 * 1024;
 /// Elements worked on at a time inside a task: buffers of this size stay in the first-level cache.
 pub(crate) const BLOCK: usize = 1024;
 
-/// Evaluates an expression compiled for AVX2 where the processor has it, so that its loops use all of the vector unit.
+/// Evaluates an expression compiled for AVX-512 or AVX2 where the processor has it, so that its loops use all of the vector unit.
 ///
 /// Only integer and IEEE operations are inside: the result is the same either way. What the expression calls must be inlined
-/// with it, or it stays code for any processor: a function that holds a loop is marked `#[inline(always)]`, since it has two
+/// with it, or it stays code for any processor: a function that holds a loop is marked `#[inline(always)]`, since it has several
 /// callers here.
 macro_rules! vectorized {
     ($work:expr) => {
@@ -40,16 +44,49 @@ pub(crate) fn with_vectors<R>(work: impl FnOnce() -> R) -> R {
         fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
             work()
         }
-        if is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
-            && is_x86_feature_detected!("bmi2")
-        {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+        fn with_avx512<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        match vectors() {
+            Vectors::Any => {}
             // SAFETY: the processor has these features.
-            return unsafe { with_avx2(work) };
+            Vectors::Avx2 => return unsafe { with_avx2(work) },
+            // SAFETY: as above.
+            Vectors::Avx512 => return unsafe { with_avx512(work) },
         }
     }
     work()
+}
+
+/// The vector units that element-wise code is compiled for.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+enum Vectors {
+    Any,
+    Avx2,
+    Avx512,
+}
+
+/// The best that this processor has.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn vectors() -> Vectors {
+    static FOUND: OnceLock<Vectors> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let has_bits = is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt");
+        if has_bits && Isa::Avx512.is_here() {
+            Vectors::Avx512
+        } else if has_bits && Isa::Avx2.is_here() {
+            Vectors::Avx2
+        } else {
+            Vectors::Any
+        }
+    })
 }
 
 thread_local! {

@@ -18,10 +18,10 @@ use super::super::matmul::LANES;
 use super::super::matmul::{Kernels, Operand, as_f32_mut, with_fallback, with_space};
 use super::super::parallel::{carve, for_each, sum, vectorized};
 use super::Sizes;
-use super::forward::{all_right, put_turned, turn};
+use super::forward::{all_right, put_turned};
 use super::mask::{Tile, drop_others, scale_kept};
 use super::products::{
-    Heads, HeadsMut, KEYS, MakeTiles, Narrow, QUERIES, Right, TileProduct, right_words, steps,
+    Heads, HeadsMut, KEYS, MakeTiles, Narrow, QUERIES, Right, TileProduct, right_words, steps, turn,
 };
 use crate::memory::OutOfMemory;
 
@@ -72,14 +72,13 @@ struct Packed<'a> {
 }
 
 /// What a task works in for one tile of queries.
-struct Space<'a, T> {
+struct Space<'a> {
     /// Queries and rows of dy as right operands: transposed, and as they are.
     queries: [&'a mut [u32]; 2],
     turned: [&'a mut [u32]; 2],
     /// The gradients of a tile of scores as right operand.
     right: &'a mut [u32],
-    /// A tile of probabilities or of gradients of scores as left operand, before and after it is packed.
-    narrow: Vec<T>,
+    /// A tile of probabilities or of gradients of scores as left operand.
     left: &'a mut [u32],
     scores: &'a mut [f32],
     products: &'a mut [f32],
@@ -116,9 +115,9 @@ impl<'a, T: Element> Backward<'a, T> {
         let of_keys = |values| Heads::new(values, settings.kv_heads, width);
         Self {
             sizes,
-            scores: TileProduct::new(make, KEYS, QUERIES),
-            of_keys: TileProduct::new(make, KEYS, width),
-            of_queries: TileProduct::new(make, width, QUERIES),
+            scores: TileProduct::along_depth(make, KEYS, QUERIES),
+            of_keys: TileProduct::along_depth(make, KEYS, width),
+            of_queries: TileProduct::across_depth(make, width, QUERIES),
             q: of_queries(q),
             k: of_keys(k),
             v: of_keys(v),
@@ -204,7 +203,6 @@ impl<'a, T: Element> Backward<'a, T> {
                 queries: [c, d],
                 turned: [a, b],
                 right,
-                narrow: vec![T::default(); KEYS * QUERIES],
                 left,
                 scores: as_f32_mut(scores),
                 products: as_f32_mut(products),
@@ -231,7 +229,6 @@ impl<'a, T: Element> Backward<'a, T> {
         let [words, across_words, _] = self.left_words();
         packed.dk.fill(0.0);
         packed.dv.fill(0.0);
-        let mut across = vec![T::default(); width * KEYS];
         let tiles = packed.keys.chunks_mut(words).zip(packed.values.chunks_mut(words));
         let tiles = tiles.zip(packed.across.chunks_mut(across_words)).zip((0..keys).step_by(KEYS));
         for (((to_keys, to_values), to_across), first) in tiles {
@@ -241,8 +238,9 @@ impl<'a, T: Element> Backward<'a, T> {
                 let operand = Operand::along_depth_apart(lines, (count, width), heads.pitch());
                 self.scores.pack(&operand, to);
             }
-            turn(&self.k, (row, kv_head), (count, width), &mut across);
-            self.of_queries.pack(&Operand::along_depth(&across, width, count), to_across);
+            let k = self.k.from(row, kv_head);
+            let operand = Operand::across_depth_apart(k, (width, count), self.k.pitch());
+            self.of_queries.pack(&operand, to_across);
         }
     }
 
@@ -252,7 +250,7 @@ impl<'a, T: Element> Backward<'a, T> {
         (sequence, kv_head): (usize, usize),
         keys: usize,
         packed: &mut Packed<'_>,
-        space: &mut Space<'_, T>,
+        space: &mut Space<'_>,
     ) -> bool {
         let Sizes { queries, .. } = *self.sizes;
         let mut right = true;
@@ -271,7 +269,7 @@ impl<'a, T: Element> Backward<'a, T> {
     }
 
     /// Queries and rows of dy as right operands, and Σ dy y.
-    fn put_queries(&self, of: Queries, space: &mut Space<'_, T>) {
+    fn put_queries(&self, of: Queries, space: &mut Space<'_>) {
         let (tiles, width) = (self.scores.tiles, self.sizes.width);
         let mut buffers = vec![0.0; 2 * width];
         for (heads, (turned, plain)) in
@@ -303,7 +301,7 @@ impl<'a, T: Element> Backward<'a, T> {
         of: Queries,
         keys: usize,
         packed: &mut Packed<'_>,
-        space: &mut Space<'_, T>,
+        space: &mut Space<'_>,
     ) -> bool {
         let (width, columns) = (self.sizes.width, of.count);
         let [words, across_words, _] = self.left_words();
@@ -340,7 +338,7 @@ impl<'a, T: Element> Backward<'a, T> {
     }
 
     /// Which probabilities of a tile are kept, and the gradients with respect to all of them from those of what is left.
-    fn draw(&self, of: Queries, (first, count): (usize, usize), space: &mut Space<'_, T>) {
+    fn draw(&self, of: Queries, (first, count): (usize, usize), space: &mut Space<'_>) {
         let Some(mask) = self.sizes.mask else { return };
         let sequence = of.row / self.sizes.queries;
         let head = sequence * self.sizes.settings.heads + of.head;
@@ -361,16 +359,11 @@ impl<'a, T: Element> Backward<'a, T> {
 
     /// Makes probabilities of a tile of scores, and rounds them.
     #[inline(always)]
-    fn probabilities(
-        &self,
-        (of, first_key): (Queries, usize),
-        keys: usize,
-        space: &mut Space<'_, T>,
-    ) {
+    fn probabilities(&self, (of, first_key): (Queries, usize), keys: usize, space: &mut Space<'_>) {
         let (scale, pitch) = (self.sizes.scale(), self.scores.pitch());
-        let mut rounded = [0.0; QUERIES];
-        let rows = space.scores.chunks_exact_mut(pitch).zip(space.narrow.chunks_mut(QUERIES));
-        for (key, (scores, narrow)) in rows.take(keys).enumerate() {
+        let (mut rounded, mut narrow) = ([0.0; QUERIES], [T::default(); QUERIES]);
+        let rows = space.scores.chunks_exact_mut(pitch).take(keys);
+        for (key, scores) in rows.enumerate() {
             let first = self.first_seeing(of, first_key + key);
             scores[..first].fill(0.0);
             let logs = &space.logs[first..of.count];
@@ -382,7 +375,8 @@ impl<'a, T: Element> Backward<'a, T> {
             if self.sizes.mask.is_some() {
                 drop_others(rounded, &space.kept[key * QUERIES..]);
             }
-            self.narrow.narrow(rounded, &mut narrow[..of.count]);
+            let narrow = self.narrow.narrow(rounded, &mut narrow);
+            self.of_keys.tiles.put_left(narrow, key, space.left);
         }
     }
 
@@ -392,33 +386,31 @@ impl<'a, T: Element> Backward<'a, T> {
         &self,
         (of, first_key): (Queries, usize),
         keys: usize,
-        space: &mut Space<'_, T>,
+        space: &mut Space<'_>,
     ) {
         let pitch = self.scores.pitch();
+        let mut narrow = [T::default(); QUERIES];
         let rows = space.scores.chunks_exact_mut(pitch).zip(space.products.chunks_exact(pitch));
-        let rows = rows.zip(space.narrow.chunks_mut(QUERIES)).take(keys);
-        for (key, ((scores, products), narrow)) in rows.enumerate() {
+        for (key, (scores, products)) in rows.take(keys).enumerate() {
             let first = self.first_seeing(of, first_key + key);
             let columns = first..of.count;
             let inputs = products[columns.clone()].iter().zip(&space.along[columns.clone()]);
             for (score, (product, along)) in scores[columns].iter_mut().zip(inputs) {
                 *score *= product - along;
             }
-            let narrow = &mut narrow[..of.count];
-            self.narrow.narrow(&mut scores[..of.count], narrow);
+            let narrow = self.narrow.narrow(&mut scores[..of.count], &mut narrow);
+            self.of_keys.tiles.put_left(narrow, key, space.left);
             self.scores.tiles.put_line(narrow, space.right, key * QUERIES);
         }
     }
 
-    /// Adds the product of what is in `space.narrow` and the queries or the rows of dy to sums of keys or values.
+    /// Adds the product of what is in `space.left` and the queries or the rows of dy to sums of keys or values.
     fn add_to_keys(
         &self,
         (of, keys): (Queries, usize),
         sums: &mut [f32],
-        (side, space): (usize, &mut Space<'_, T>),
+        (side, space): (usize, &mut Space<'_>),
     ) {
-        let operand = Operand::along_depth_apart(&space.narrow, (keys, of.count), QUERIES);
-        self.of_keys.pack(&operand, space.left);
         let (values, steps) = (&*space.queries[side], &space.wide_steps[..of.count]);
         let values = Right { values, columns: self.sizes.width, steps };
         self.of_keys.multiply::<T>((space.left, keys), values, (sums, true), space.scratch);
@@ -426,16 +418,16 @@ impl<'a, T: Element> Backward<'a, T> {
 
     /// Stores the gradient of a tile of queries.
     #[inline(always)]
-    fn store_queries(&self, of: Queries, space: &Space<'_, T>) {
-        let scale = self.sizes.scale();
-        let mut line = vec![0.0; self.sizes.width];
-        for query in 0..of.count {
-            let column = space.dq[query..].iter().step_by(self.of_queries.pitch());
-            for (value, sum) in line.iter_mut().zip(column) {
-                *value = sum * scale;
+    fn store_queries(&self, of: Queries, space: &Space<'_>) {
+        let (width, scale) = (self.sizes.width, self.sizes.scale());
+        let mut lines = vec![0.0; of.count * width];
+        turn(space.dq, self.of_queries.pitch(), (width, of.count), &mut lines);
+        for (query, line) in lines.chunks_exact_mut(width).enumerate() {
+            for value in &mut *line {
+                *value *= scale;
             }
             // SAFETY: one task has this head of this sequence.
-            unsafe { self.gradients[0].write((of.row + query, of.head), &line) };
+            unsafe { self.gradients[0].write((of.row + query, of.head), line) };
         }
     }
 

@@ -20,7 +20,7 @@ use super::super::parallel::{carve, for_each, vectorized};
 use super::Sizes;
 use super::mask::{Tile, drop_others};
 use super::products::{
-    Heads, HeadsMut, KEYS, MakeTiles, Narrow, QUERIES, Right, TileProduct, right_words, steps,
+    Heads, HeadsMut, KEYS, MakeTiles, Narrow, QUERIES, Right, TileProduct, right_words, steps, turn,
 };
 use crate::memory::OutOfMemory;
 
@@ -91,8 +91,8 @@ impl<'a, T: Element> Forward<'a, T> {
         let (width, settings) = (sizes.width, sizes.settings);
         Self {
             sizes,
-            scores: TileProduct::new(make, KEYS, QUERIES),
-            results: TileProduct::new(make, width, QUERIES),
+            scores: TileProduct::along_depth(make, KEYS, QUERIES),
+            results: TileProduct::across_depth(make, width, QUERIES),
             q: Heads::new(q, settings.heads, width),
             k: Heads::new(k, settings.kv_heads, width),
             v: Heads::new(v, settings.kv_heads, width),
@@ -172,17 +172,16 @@ impl<'a, T: Element> Forward<'a, T> {
         (packed_keys, packed_values): (&mut [u32], &mut [u32]),
     ) {
         let width = self.sizes.width;
-        let mut across = vec![T::default(); width * KEYS];
         let tile_words = self.scores.left_words::<T>(KEYS, width);
         let value_words = self.results.left_words::<T>(width, KEYS);
         let words = packed_keys.chunks_mut(tile_words).zip(packed_values.chunks_mut(value_words));
         for ((packed_keys, packed_values), first) in words.zip((0..keys).step_by(KEYS)) {
             let (row, count) = (sequence * self.sizes.keys + first, KEYS.min(keys - first));
-            let lines = self.k.from(row, kv_head);
-            let operand = Operand::along_depth_apart(lines, (count, width), self.k.pitch());
+            let (k, v) = (self.k.from(row, kv_head), self.v.from(row, kv_head));
+            let operand = Operand::along_depth_apart(k, (count, width), self.k.pitch());
             self.scores.pack(&operand, packed_keys);
-            turn(&self.v, (row, kv_head), (count, width), &mut across);
-            self.results.pack(&Operand::along_depth(&across, width, count), packed_values);
+            let operand = Operand::across_depth_apart(v, (width, count), self.v.pitch());
+            self.results.pack(&operand, packed_values);
         }
     }
 
@@ -278,36 +277,38 @@ impl<'a, T: Element> Forward<'a, T> {
                 *score = exp(*score - largest);
                 *sum += *score;
             }
-            let narrow = &mut narrow[..of.count];
             if self.sizes.mask.is_some() {
                 drop_others(&mut scores[..of.count], &space.kept[key * QUERIES..]);
             }
-            self.narrow.narrow(&mut scores[..of.count], narrow);
+            let narrow = self.narrow.narrow(&mut scores[..of.count], &mut narrow);
             self.scores.tiles.put_line(narrow, space.probabilities, key * QUERIES);
         }
     }
 
     /// Divides by the sums, and stores.
     #[inline(always)]
-    fn finish(&self, of: Queries, running: &Running, results: &[f32], logs: &mut [f32]) {
+    fn finish(&self, of: Queries, running: &Running, results: &mut [f32], logs: &mut [f32]) {
         let (width, scale) = (self.sizes.width, self.sizes.kept_scale());
-        let mut line = vec![0.0; width];
-        for (query, log) in logs.iter_mut().enumerate() {
-            let sum = running.sum[query];
-            // A query that sees a key has a sum of at least 1, or NaN.
-            let sees_none = sum == 0.0;
-            let column = results[query..].iter().step_by(self.results.pitch());
-            for (value, result) in line.iter_mut().zip(column) {
-                *value = if sees_none { 0.0 } else { result / sum * scale };
+        let pitch = self.results.pitch();
+        // A query that sees a key has a sum of at least 1, or NaN.
+        let sees_none = |sum: f32| sum == 0.0;
+        for results in results.chunks_exact_mut(pitch).take(width) {
+            for (result, sum) in results.iter_mut().zip(&running.sum[..of.count]) {
+                *result = if sees_none(*sum) { 0.0 } else { *result / sum * scale };
             }
-            *log = if sees_none {
+        }
+        let mut lines = vec![0.0; of.count * width];
+        turn(results, pitch, (width, of.count), &mut lines);
+        for (query, (log, line)) in logs.iter_mut().zip(lines.chunks_exact(width)).enumerate() {
+            let sum = running.sum[query];
+            *log = if sees_none(sum) {
                 f32::NEG_INFINITY
             } else {
                 running.largest[query] + libm::logf(sum)
             };
             let row = of.sequence * self.sizes.queries + of.first + query;
             // SAFETY: one task has this head of this sequence.
-            unsafe { self.y.write((row, of.head), &line) };
+            unsafe { self.y.write((row, of.head), line) };
         }
     }
 }
@@ -320,21 +321,6 @@ pub(super) fn all_right<T: Element>(
 ) -> bool {
     let mut rows = sums.chunks_exact(product.pitch()).take(rows);
     rows.all(|row| are_right::<T>(product.tiles, &row[..columns]))
-}
-
-/// Some rows of a head, transposed.
-pub(super) fn turn<T: Element>(
-    heads: &Heads<'_, T>,
-    (row, head): (usize, usize),
-    (rows, width): (usize, usize),
-    to: &mut [T],
-) {
-    for index in 0..rows {
-        let values = heads.row(row + index, head);
-        for (to, value) in to[index..rows * width].iter_mut().step_by(rows).zip(values) {
-            *to = *value;
-        }
-    }
 }
 
 /// Some rows of a head as the columns of a right operand, d × QUERIES.

@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 
 use super::super::element::Element;
-use super::super::matmul::{DEPTH, LANES, MOST_GROUPS, Operand, Strip, Tiles};
+use super::super::matmul::{DEPTH, LANES, MOST_GROUPS, Operand, Strip, Tiles, transpose};
 use crate::precision::{Format, Rounder};
 
 /// Queries of a tile: a multiple of what the columns of most kernels are.
@@ -22,6 +22,8 @@ pub(super) struct TileProduct {
     pub(super) tiles: Tiles,
     rows: usize,
     columns: usize,
+    /// Whether the lines of left operands go along the depth.
+    along_depth: bool,
 }
 
 /// A right operand: `depth` rows of `columns` values, which are in rows of `pitch`.
@@ -34,8 +36,14 @@ pub(super) struct Right<'a> {
 }
 
 impl TileProduct {
-    pub(super) fn new(make: MakeTiles<'_>, rows: usize, columns: usize) -> Self {
-        Self { tiles: make(rows, columns.div_ceil(LANES)), rows, columns }
+    /// Left operands' lines go along the depth.
+    pub(super) fn along_depth(make: MakeTiles<'_>, rows: usize, columns: usize) -> Self {
+        Self { tiles: make(rows, columns.div_ceil(LANES)), rows, columns, along_depth: true }
+    }
+
+    /// Left operands' lines go across the depth.
+    pub(super) fn across_depth(make: MakeTiles<'_>, rows: usize, columns: usize) -> Self {
+        Self { along_depth: false, ..Self::along_depth(make, rows, columns) }
     }
 
     /// From one row of the sums to the next.
@@ -55,8 +63,9 @@ impl TileProduct {
         words.next_multiple_of(16)
     }
 
-    /// Packs a left operand, whose lines go along the depth.
+    /// Packs a left operand.
     pub(super) fn pack<T: Element>(&self, operand: &Operand<'_, T>, words: &mut [u32]) {
+        assert!(operand.is_along_depth() == self.along_depth, "lines that go the other way");
         let mut rest = words;
         for start in (0..operand.depth).step_by(DEPTH) {
             let block = start..(start + DEPTH).min(operand.depth);
@@ -89,6 +98,7 @@ impl TileProduct {
                 let count = self.tiles.groups().min(groups - first);
                 let strip = Strip {
                     left,
+                    along_depth: self.along_depth,
                     source: right.values,
                     groups: &starts[..count],
                     steps,
@@ -121,14 +131,28 @@ impl Narrow {
         Self(is_wide.then(|| Rounder::new(format)))
     }
 
+    /// Rounds the values in place, and hands them over in the storage type: themselves, or what is put into `buffer`.
     #[inline(always)]
-    pub(super) fn narrow<T: Element>(self, values: &mut [f32], target: &mut [T]) {
+    pub(super) fn narrow<'a, T: Element>(
+        self,
+        values: &'a mut [f32],
+        buffer: &'a mut [T],
+    ) -> &'a [T] {
         if let Some(rounder) = self.0 {
             for value in &mut *values {
                 *value = rounder.round(*value);
             }
         }
-        T::narrow(values, target);
+        T::narrowed(values, buffer)
+    }
+}
+
+/// The first `rows` rows of sums as columns: those of one column stand side by side in `to`.
+pub(super) fn turn(sums: &[f32], pitch: usize, (rows, columns): (usize, usize), to: &mut [f32]) {
+    for first in (0..rows).step_by(LANES) {
+        let row = |lane: usize| &sums[(first + lane).min(rows - 1) * pitch..][..columns];
+        let lines: [&[f32]; LANES] = std::array::from_fn(row);
+        transpose(lines, &mut to[first..], rows, LANES.min(rows - first));
     }
 }
 

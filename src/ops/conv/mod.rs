@@ -460,6 +460,7 @@ impl<'a, T: Element> Pass<'a, T> {
                     for (block, left) in left {
                         let strip = Strip {
                             left,
+                            along_depth: true,
                             source: copy,
                             groups: &starts[..groups.len()],
                             steps: &self.steps[block.clone()],

@@ -146,7 +146,9 @@ impl WeightGradient {
                         tiles.pack_left(&dy, block.clone(), left);
                         for (at, groups) in self.groups.chunks(tiles.groups()).enumerate() {
                             let (steps, add) = (&self.steps[block.clone()], index > 0 || start > 0);
-                            let strip = Strip { left, source: copy, groups, steps, add };
+                            let along_depth = true;
+                            let strip =
+                                Strip { left, along_depth, source: copy, groups, steps, add };
                             let sums = &mut sums[at * tiles.groups() * LANES..];
                             tiles.strip::<T>(&strip, outputs, (sums, self.pitch()), scratch);
                         }

@@ -85,7 +85,14 @@ pub(crate) fn reserve<T>(len: usize) -> Result<Vec<T>> {
 /// # Errors
 /// When there is no memory for them.
 pub(crate) fn zeroed<T: Stored>(len: usize) -> Result<Vec<T>> {
-    Ok(memory::filled(T::default(), len)?)
+    let mut values = reserve(len)?;
+    let room: &mut [MaybeUninit<T>] = &mut values.spare_capacity_mut()[..len];
+    for_each(room.chunks_mut(CHUNK).collect(), |_, part: &mut [MaybeUninit<T>]| {
+        part.fill(MaybeUninit::new(T::default()));
+    });
+    // SAFETY: there is room for so many, and all were written.
+    unsafe { values.set_len(len) };
+    Ok(values)
 }
 
 impl From<IsaError> for Error {

@@ -1,9 +1,10 @@
 //! The kernels for AVX-512: f32, and pairs of bf16 by AVX512-BF16.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm256_loadu_ps, _mm512_add_ps, _mm512_castps256_ps512,
-    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_insertf32x8, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    __m512, __m512bh, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_loadu_ps,
+    _mm512_add_ps, _mm512_castps256_ps512, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_insertf32x8,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
 use super::kernel::{DOT_FORM, LANES, PairTask, Paired, Sums, Wide, WideTask};
@@ -47,11 +48,18 @@ unsafe fn chain<const ROWS: usize, const VECTORS: usize>(
     load: impl Fn(usize, usize) -> __m512,
 ) {
     let mut totals = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; what is only asked for is not read.
     unsafe {
         let mut left = task.left;
         for step in 0..task.depth {
             let at = *task.steps.add(step);
+            _mm_prefetch::<_MM_HINT_T1>(task.ahead.wrapping_add(step * 16).cast());
+            if step < ROWS {
+                for vector in 0..VECTORS {
+                    let to = sums.to.wrapping_add(step * sums.pitch + vector * 16);
+                    _mm_prefetch::<_MM_HINT_T0>(to.cast());
+                }
+            }
             let mut right = [_mm512_setzero_ps(); VECTORS];
             for (vector, right) in right.iter_mut().enumerate() {
                 *right = load(vector, at);

@@ -11,7 +11,7 @@ use super::all_finite;
 use super::kernel::{
     Kernels, LANES, Left, MOST_GROUPS, PairTask, Paired, Path, Sums, Wide, WideTask,
 };
-use super::pack::{DEPTH, Operand, Part, pack_lines, transpose, widen_blocks};
+use super::pack::{DEPTH, Operand, Part, pack_lines, pack_wide, transpose, widen_blocks};
 use super::space::{as_elements, as_elements_mut, as_f32, as_f32_mut};
 
 /// The kernel of such a product.
@@ -28,6 +28,8 @@ pub(crate) enum Tiles {
 pub(crate) struct Strip<'a> {
     /// All rows of the left operand over the block, packed.
     pub(crate) left: &'a [u32],
+    /// Whether the lines of the left operand go along the depth.
+    pub(crate) along_depth: bool,
     /// What the right operand is in.
     pub(crate) source: &'a [u32],
     /// Where each group starts, in values; at most as many as a tile has.
@@ -97,7 +99,7 @@ impl Tiles {
         }
     }
 
-    /// Packs the left operand, whose lines go along the depth, over a part of the depth, into [`Tiles::left_words`] words.
+    /// Packs the left operand over a part of the depth, into [`Tiles::left_words`] words.
     pub(crate) fn pack_left<T: Element>(
         self,
         operand: &Operand<'_, T>,
@@ -106,8 +108,22 @@ impl Tiles {
     ) {
         let part = Part { first: 0, depth };
         match self {
-            Self::Wide(_) => pack_lines(operand, &part, words),
+            Self::Wide(_) if operand.is_along_depth() => pack_lines(operand, &part, words),
+            Self::Wide(wide) => pack_wide(operand, &part, wide.rows, words),
             Self::Paired(paired) => paired.left.pack(operand, &part, words),
+        }
+    }
+
+    /// Writes one row of a left operand whose lines go along the depth, which is that of one block, where [`Tiles::pack_left`] puts it.
+    #[inline(always)]
+    pub(crate) fn put_left<T: Element>(self, values: &[T], row: usize, words: &mut [u32]) {
+        let depth = values.len();
+        match self {
+            Self::Wide(_) => T::widen(values, &mut as_f32_mut(words)[row * depth..][..depth]),
+            Self::Paired(paired) => {
+                let (width, len) = (paired.left.width, self.panel::<T>(depth));
+                paired.left.put_line(values, row % width, &mut words[row / width * len..][..len]);
+            }
         }
     }
 
@@ -200,7 +216,7 @@ impl Tiles {
         (sums, pitch): (&mut [f32], usize),
         scratch: &mut [u32],
     ) {
-        let Strip { left, source, groups, steps, add } = *strip;
+        let Strip { left, along_depth, source, groups, steps, add } = *strip;
         let depth = steps.len();
         let last = groups.iter().max().zip(steps.iter().max());
         let (Some((group, step)), true) = (last, groups.len() <= self.groups()) else { return };
@@ -223,9 +239,11 @@ impl Tiles {
                     source[*group..].as_ptr()
                 });
                 let (groups, steps) = (groups.as_ptr(), steps.as_ptr());
+                let (row, step) = if along_depth { (depth, 1) } else { (1, wide.rows) };
                 for (left, sums) in tiles {
-                    let left = Left { start: left.as_ptr().cast(), row: depth, step: 1 };
-                    let task = WideTask { depth, left, groups, steps };
+                    let left = Left { start: left.as_ptr().cast(), row, step };
+                    let ahead = left.start;
+                    let task = WideTask { depth, left, groups, steps, ahead };
                     // SAFETY: the panel has this depth, every group and step is in the source, and the sums have room: asserted.
                     unsafe { (wide.tile)(&task, sums) };
                 }

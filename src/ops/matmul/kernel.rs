@@ -25,6 +25,8 @@ pub(crate) struct WideTask {
     pub(crate) left: Left,
     pub(crate) groups: *const *const f32,
     pub(crate) steps: *const usize,
+    /// What is read soon after: each step may ask the processor for the next 64 bytes from here on. Nothing need be there.
+    pub(crate) ahead: *const f32,
 }
 
 /// The rows of a panel of the left operand.

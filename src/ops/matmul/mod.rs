@@ -41,7 +41,7 @@ use half::bf16;
 pub(crate) use gather::{Strip, Tiles, are_right, with_fallback};
 pub use isa::{Isa, IsaError, VARIABLE as ISA_VARIABLE, isa};
 pub(crate) use kernel::{Kernels, LANES, MOST_GROUPS};
-pub(crate) use pack::{DEPTH, Operand};
+pub(crate) use pack::{DEPTH, Operand, transpose};
 
 pub use space::work_space;
 pub(crate) use space::{as_f32_mut, with_space};
@@ -53,7 +53,7 @@ use super::pointwise::Then;
 use crate::device::ProductPaths;
 use crate::memory::OutOfMemory;
 use kernel::{Left, PairTask, Paired, Path, Sums, Wide, WideTask};
-use pack::{Part, pack_lines, pack_wide, transpose};
+use pack::{Part, pack_lines, pack_wide};
 
 /// Rows or columns of the operand that all tasks share which are worked on at a time: with a block of the depth they stay in the
 /// second-level cache.
@@ -61,6 +61,9 @@ const SHARED: usize = 192;
 
 /// Most words that a task packs for itself of its own operand over a block of the depth; but for one panel, whatever it takes.
 const OWN: usize = 24 * 1024;
+
+/// Words that a cache moves at a time.
+const LINE: usize = 16;
 
 /// Sums of a task that are made at a time.
 const SUMS: usize = 32 * 1024;
@@ -182,10 +185,28 @@ impl<T: Element> Target<'_, T> {
         }
     }
 
-    /// The result itself, where sums are stored as they are.
+    /// The result itself, where it can hold sums before they are finished.
     fn direct(&self) -> Option<*mut f32> {
-        let as_they_are = T::DTYPE == DType::F32 && !self.turned && self.product.end.is_none();
-        as_they_are.then_some(self.to.cast())
+        (T::DTYPE == DType::F32 && !self.turned).then_some(self.to.cast())
+    }
+
+    /// Does with the sums of a row, from column `first` on, what they end with.
+    fn end(&self, first: usize, sums: &mut [f32]) {
+        let End { bias, then } = self.product.end;
+        if let Some(bias) = bias {
+            let mut wide = [0.0; 64];
+            vectorized!(for (sums, bias) in sums.chunks_mut(64).zip(bias[first..].chunks(64)) {
+                let bias = T::widened(&bias[..sums.len()], &mut wide);
+                for (sum, bias) in sums.iter_mut().zip(bias) {
+                    *sum += bias;
+                }
+            });
+        }
+        if then == Then::Relu {
+            vectorized!(for sum in &mut *sums {
+                *sum = then.apply(*sum);
+            });
+        }
     }
 
     /// Finishes the sums of a row, from column `first` on.
@@ -196,26 +217,23 @@ impl<T: Element> Target<'_, T> {
         if T::PARTS > 1 && !vectorized!(all_finite(sums)) {
             self.finite.store(false, Ordering::Relaxed);
         }
-        let End { bias, then } = self.product.end;
-        if let Some(bias) = bias {
-            let mut wide = [0.0; 64];
-            for (sums, bias) in sums.chunks_mut(64).zip(bias[first..].chunks(64)) {
-                vectorized!({
-                    let bias = T::widened(&bias[..sums.len()], &mut wide);
-                    for (sum, bias) in sums.iter_mut().zip(bias) {
-                        *sum += bias;
-                    }
-                });
-            }
-        }
-        if then == Then::Relu {
-            vectorized!(for sum in &mut *sums {
-                *sum = then.apply(*sum);
-            });
-        }
+        self.end(first, sums);
         assert!(first + sums.len() <= self.columns);
         // SAFETY: the row has these columns, and nobody else has them.
         unsafe { vectorized!(T::write(sums, self.to.add(row * self.columns + first))) };
+    }
+
+    /// Finishes `count` sums of a row, from column `first` on, that are in the result itself.
+    ///
+    /// # Safety
+    /// As of [`Target::finish`], and the sums were written there.
+    unsafe fn finish_in_place(&self, row: usize, first: usize, count: usize) {
+        let Some(to) = self.direct().filter(|_| !self.product.end.is_none()) else { return };
+        assert!(first + count <= self.columns);
+        // SAFETY: the row has these columns, of f32, which have values, and nobody else has them.
+        let sums =
+            unsafe { std::slice::from_raw_parts_mut(to.add(row * self.columns + first), count) };
+        self.end(first, sums);
     }
 }
 
@@ -241,9 +259,18 @@ trait Kernel<T>: Sync {
     ///
     /// # Safety
     /// The sums have the kernel's rows and columns, and the kernel was entered.
-    unsafe fn tile(&self, depth: usize, left: &[u32], right: &[u32], sums: Sums);
+    unsafe fn tile(&self, depth: usize, panels: Pair<'_>, sums: Sums);
     fn enter(&self) {}
     fn leave(&self) {}
+}
+
+/// Two panels that are multiplied.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    left: &'a [u32],
+    right: &'a [u32],
+    /// What is read soon after.
+    ahead: &'a [u32],
 }
 
 /// A kernel of f32 on packed panels.
@@ -295,7 +322,8 @@ impl<T: Element> Kernel<T> for WideKernel {
         pack_wide(operand, part, self.wide.columns(), panels);
     }
 
-    unsafe fn tile(&self, depth: usize, left: &[u32], right: &[u32], sums: Sums) {
+    unsafe fn tile(&self, depth: usize, panels: Pair<'_>, sums: Sums) {
+        let Pair { left, right, ahead } = panels;
         assert!(left.len() >= self.wide.rows * depth && right.len() >= self.wide.columns() * depth);
         let (row, step) = if self.lines { (depth, 1) } else { (1, self.wide.rows) };
         let left = Left { start: left.as_ptr().cast(), row, step };
@@ -303,7 +331,7 @@ impl<T: Element> Kernel<T> for WideKernel {
         let groups: [*const f32; MOST_GROUPS] =
             std::array::from_fn(|group| right.wrapping_add(group * LANES));
         let (groups, steps) = (groups.as_ptr(), self.steps.as_ptr());
-        let task = WideTask { depth, left, groups, steps };
+        let task = WideTask { depth, left, groups, steps, ahead: ahead.as_ptr().cast() };
         // SAFETY: panels of this depth and these widths, and the caller's promise.
         unsafe { (self.wide.tile)(&task, sums) };
     }
@@ -341,7 +369,8 @@ impl<T: Element> Kernel<T> for PairedKernel {
         self.0.right.pack(operand, part, panels);
     }
 
-    unsafe fn tile(&self, depth: usize, left: &[u32], right: &[u32], sums: Sums) {
+    unsafe fn tile(&self, depth: usize, panels: Pair<'_>, sums: Sums) {
+        let Pair { left, right, .. } = panels;
         assert!(left.len() >= self.0.left.len::<T>(depth));
         assert!(right.len() >= self.0.right.len::<T>(depth));
         let steps = self.0.left.steps(depth);
@@ -545,9 +574,14 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
         for (block, depth) in self.blocks.iter().enumerate() {
             let depth = depth.len();
             for (tile_column, right) in rights.clone().enumerate() {
-                let right = right_panels.panel(block, right, kernel.right_len(depth));
+                let len = kernel.right_len(depth);
+                let next = if right + 1 < rights.end { right + 1 } else { right };
+                let next = right_panels.panel(block, next, len);
+                let right = right_panels.panel(block, right, len);
                 for (tile_row, left) in lefts.clone().enumerate() {
                     let left = left_panels.panel(block, left, kernel.left_len(depth));
+                    // Each tile asks for another part of the panel that follows.
+                    let ahead = next.get(tile_row * depth * LINE..).unwrap_or(right);
                     let (first_row, first) = (tile_row * rows, tile_column * columns);
                     let (to, pitch) = match direct {
                         Some(to) if first_row < whole_rows && first < whole => {
@@ -563,29 +597,42 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
                     let sums = Sums { to, pitch, add: block > 0 };
                     // SAFETY: the tile has the kernel's rows and columns, in the sums or in the result, where nobody else writes it,
                     // and the caller has entered the kernel.
-                    unsafe { kernel.tile(depth, left, right, sums) };
+                    unsafe { kernel.tile(depth, Pair { left, right, ahead }, sums) };
                 }
             }
         }
         if self.target.turned {
-            let (sums, space) = sums.split_at_mut(lefts.len() * rows * pitch);
-            let mut lines = sums.chunks_exact(pitch).take(valid_rows);
-            for lane in (0..valid_rows).step_by(8) {
-                let lines: [&[f32]; 8] = std::array::from_fn(|_| {
-                    lines.next().map_or(&sums[..valid], |line| &line[..valid])
-                });
-                transpose(lines, &mut space[lane..], valid_rows, (valid_rows - lane).min(8));
-            }
-            for (index, sums) in space.chunks_exact_mut(valid_rows).take(valid).enumerate() {
-                // SAFETY: as below.
-                unsafe { self.target.finish(column + index, row, sums) };
-            }
-            return;
+            return self.finish_turned((row, column), (valid_rows, valid), pitch, sums);
         }
         for (index, sums) in sums.chunks_mut(pitch).take(valid_rows).enumerate() {
             let done = if index < whole_rows { whole } else { 0 };
             // SAFETY: each task has rows or columns of its own, and each part of them is finished once.
-            unsafe { self.target.finish(row + index, column + done, &mut sums[done..valid]) };
+            unsafe {
+                self.target.finish_in_place(row + index, column, done);
+                self.target.finish(row + index, column + done, &mut sums[done..valid]);
+            }
+        }
+    }
+    /// Finishes sums of a result that is transposed: `rows` lines of `columns` sums, `pitch` apart, and behind
+    /// them room for as many.
+    fn finish_turned(
+        &self,
+        (row, column): (usize, usize),
+        (rows, columns): (usize, usize),
+        pitch: usize,
+        sums: &mut [f32],
+    ) {
+        let (sums, space) = sums.split_at_mut(rows.next_multiple_of(self.kernel.rows()) * pitch);
+        let mut lines = sums.chunks_exact(pitch).take(rows);
+        for lane in (0..rows).step_by(8) {
+            let lines: [&[f32]; 8] = std::array::from_fn(|_| {
+                lines.next().map_or(&sums[..columns], |line| &line[..columns])
+            });
+            transpose(lines, &mut space[lane..], rows, (rows - lane).min(8));
+        }
+        for (index, sums) in space.chunks_exact_mut(rows).take(columns).enumerate() {
+            // SAFETY: each task has rows or columns of its own, and each part of them is finished once.
+            unsafe { self.target.finish(column + index, row, sums) };
         }
     }
 }

@@ -45,6 +45,23 @@ impl<'a, T> Operand<'a, T> {
         Self { values, outer, depth, pitch: outer, along_depth: false }
     }
 
+    /// As [`Operand::across_depth`], with steps of the depth that start `pitch` values apart.
+    ///
+    /// # Panics
+    /// As [`Operand::along_depth`].
+    pub(crate) fn across_depth_apart(
+        values: &'a [T],
+        (outer, depth): (usize, usize),
+        pitch: usize,
+    ) -> Self {
+        Self {
+            outer,
+            depth,
+            along_depth: false,
+            ..Self::along_depth_apart(values, (depth, outer), pitch)
+        }
+    }
+
     /// As [`Operand::along_depth`], with rows or columns that start `pitch` values apart.
     ///
     /// # Panics
@@ -166,32 +183,57 @@ fn pack_turned<T: Element>(
     }
 }
 
-/// [`pack_wide`] of an operand whose lines go across the depth: a few panels at a time, so that a line's values for them are read
-/// together, and what is written stays in the first-level cache.
+/// [`pack_wide`] of an operand whose lines go across the depth: a few lines by a few panels at a time, so that what is read and what is
+/// written stays in the first-level cache.
 #[inline(always)]
 fn pack_steps<T: Element>(operand: &Operand<'_, T>, part: &Part, width: usize, panels: &mut [f32]) {
-    const TOGETHER: usize = 4;
-    let depth = part.depth.len();
-    for (index, panels) in panels.chunks_mut(width * depth * TOGETHER).enumerate() {
-        let first = part.first + index * TOGETHER * width;
-        let valid = Part { first, depth: 0..0 }.valid(panels.len() / depth, operand.outer);
-        for (step, line) in part.depth.clone().enumerate() {
-            let mut values = operand.line(line, valid.clone());
-            for panel in panels.chunks_exact_mut(width * depth) {
-                let target = &mut panel[step * width..][..width];
-                let (now, after) = values.split_at(width.min(values.len()));
-                values = after;
-                if now.len() == width {
-                    widen_blocks(now, target);
-                } else {
-                    let (target, rest) = target.split_at_mut(now.len());
-                    widen_blocks(now, target);
-                    rest.fill(0.0);
+    const PANELS: usize = 4;
+    const LINES: usize = 8;
+    let (depth, start) = (part.depth.len(), part.depth.start);
+    for (index, panels) in panels.chunks_mut(width * depth * PANELS).enumerate() {
+        let first = part.first + index * PANELS * width;
+        let all = Part { first, depth: 0..0 }.valid(panels.len() / depth, operand.outer);
+        for step in (0..depth).step_by(LINES) {
+            let lines = step..(step + LINES).min(depth);
+            // Lines lie too far apart for the processor to foresee them.
+            let next = lines.end..(lines.end + LINES).min(depth);
+            for line in next {
+                prefetch(operand.line(start + line, all.clone()));
+            }
+            for (index, panel) in panels.chunks_exact_mut(width * depth).enumerate() {
+                let part = Part { first: first + index * width, depth: 0..0 };
+                let valid = part.valid(width, operand.outer);
+                let targets = panel[lines.start * width..].chunks_exact_mut(width);
+                for (line, target) in lines.clone().zip(targets) {
+                    let values = operand.line(start + line, valid.clone());
+                    if values.len() == width {
+                        // Of a length that is known where `width` is.
+                        T::widen(&values[..width], &mut target[..width]);
+                    } else {
+                        let (target, rest) = target.split_at_mut(values.len());
+                        widen_blocks(values, target);
+                        rest.fill(0.0);
+                    }
                 }
             }
         }
     }
 }
+
+/// Asks the processor for values that are read soon.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch<T>(values: &[T]) {
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    for line in values.chunks(64 / size_of::<T>()) {
+        // SAFETY: every processor has this instruction, and it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+}
+
+/// Asks the processor for nothing here.
+#[cfg(not(target_arch = "x86_64"))]
+fn prefetch<T>(_values: &[T]) {}
 
 /// [`Element::widen`] for a few values: in blocks of a known size, which need no call.
 #[inline(always)]
@@ -356,13 +398,17 @@ impl Pairs {
         }
     }
 
-    /// Writes the values of one row or column.
-    fn put_line<T: Element>(self, values: &[T], lane: usize, panel: &mut [u32]) {
+    /// Writes the values of one row or column, and zeros behind them.
+    #[inline(always)]
+    pub(crate) fn put_line<T: Element>(self, values: &[T], lane: usize, panel: &mut [u32]) {
         for part in 0..T::PARTS {
             for (step, pair) in values.chunks(2).enumerate() {
                 let high = pair.get(1).map_or(0, |value| value.part(part));
                 panel[self.place(part, T::PARTS, step, lane)] =
                     u32::from(pair[0].part(part)) | u32::from(high) << 16;
+            }
+            for step in values.len().div_ceil(2)..self.steps(values.len()) {
+                panel[self.place(part, T::PARTS, step, lane)] = 0;
             }
         }
     }
