@@ -12,7 +12,7 @@ use crate::formatting;
 use crate::model::Engine;
 use crate::record::files::PLAN;
 use crate::record::{DataFacts, Environment, Identity, SCHEMA};
-use crate::spec::{Plan, Reference};
+use crate::spec::{Plan, Reference, check_names};
 use crate::store::{self, StoreError};
 
 /// What an experiment is.
@@ -85,6 +85,9 @@ impl Frozen {
             let reason = "was changed since it was written".to_owned();
             return Err(ExperimentError::NoPlan { path, reason });
         }
+        // They become parts of paths.
+        check_names("its kinds of machine", &found.kinds)
+            .map_err(|reason| ExperimentError::NoPlan { path, reason })?;
         Ok(Some(found))
     }
 
