@@ -13,9 +13,9 @@ use mantissa::model::Engine;
 use mantissa::record::files::record_path;
 use mantissa::record::{
     AgainstBaseline, ClaimMeasure, ClaimResult, ClaimVerdict, Counts, Environment, Estimate,
-    ExponentHistogram, GradientCounts, Inference, LayerCensus, Memory, MetricDifference,
-    MetricVerdict, Numerics, Phases, Results, Role, RunRecord, RunSummary, SCHEMA, Skip, Status,
-    TestMetric, TrainTime, UpdateCounts, VariantResult,
+    ExponentHistogram, Inference, LayerCensus, Memory, MetricDifference, MetricVerdict, Numerics,
+    Phases, Results, Role, RunRecord, RunSummary, SCHEMA, Skip, Status, TestMetric, TrainTime,
+    VariantResult,
 };
 use mantissa::spec::{self, Overrides, Plan, VariantPlan};
 use mantissa::units::{Bytes, Ratio, Seconds};
@@ -78,6 +78,8 @@ fn save(dir: &Path, variants: usize, seeds: u64, steps: u64) -> Result<(), Failu
         data: None,
         metric: TestMetric::Accuracy,
         machines: Vec::new(),
+        machine_kind: None,
+        other_kinds: Vec::new(),
         variants: Vec::new(),
         claims: Vec::new(),
         controls: Vec::new(),
@@ -240,23 +242,20 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
         (step % 5003 != 5002).then(|| 2.3 * (-at / 900.0).exp() + 0.1 + 0.04 * wobble)
     };
     let skips = (0..steps).step_by(500).map(|step| Skip { step, layer: "layer0".to_owned() });
+    let summary = RunSummary {
+        seed,
+        status: Status::Completed,
+        test_accuracy: Some(0.95 + 0.001 * ((seed * 7 + index as u64 * 3) % 11) as f64),
+        test_squared_error: None,
+        test_perplexity: None,
+        final_loss: loss(steps - 1),
+        steps,
+        skipped_steps: steps / 500,
+        weights_digest: None,
+        failure: None,
+    };
     RunRecord {
-        identity: None,
-        variant: variant.to_owned(),
-        summary: RunSummary {
-            seed,
-            status: Status::Completed,
-            test_accuracy: Some(0.95 + 0.001 * ((seed * 7 + index as u64 * 3) % 11) as f64),
-            test_squared_error: None,
-            test_perplexity: None,
-            final_loss: loss(steps - 1),
-            steps,
-            skipped_steps: steps / 500,
-            weights_digest: None,
-            failure: None,
-        },
         loss: (0..steps).map(loss).collect(),
-        evaluations: Vec::new(),
         scale: (0..steps)
             .step_by(500)
             .map(|step| (step, 2.0_f64.powi((step % 13) as i32)))
@@ -264,13 +263,6 @@ fn record(variant: &str, (index, seed): (usize, u64), steps: u64) -> RunRecord {
         skips: skips.collect(),
         census: census(index),
         census_steps: vec![0],
-        settling_census: Vec::new(),
-        rejected_census: Vec::new(),
-        counted_steps: Vec::new(),
-        updates: UpdateCounts::default(),
-        gradients: GradientCounts::default(),
-        memory: None,
-        agreement: Vec::new(),
-        machine: None,
+        ..RunRecord::new(variant, summary)
     }
 }

@@ -8,7 +8,7 @@ import sys
 # What is a time, follows from one, or says when or where something was done.
 TIMES = {
     "train", "inference", "serving", "train_time_ratio", "inference_time_ratio", "claims", "recommendation", "other_load",
-    "started", "notes", "threads", "untimed", "checkpoint_every",
+    "started", "notes", "threads", "untimed", "checkpoint_every", "machine_kind", "other_kinds",
 }
 
 

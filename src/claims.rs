@@ -183,6 +183,15 @@ pub fn judge(results: &Results) -> Vec<ClaimResult> {
     CLAIMS.iter().flat_map(|claim| judge_one(claim, results)).collect()
 }
 
+/// The claims that times alone decide.
+const OF_TIMES: [&str; 2] = ["train-time", "infer-time"];
+
+/// As [`judge`], of the claims that times alone decide.
+pub(crate) fn judge_times(results: &Results) -> Vec<ClaimResult> {
+    let of_times = CLAIMS.iter().filter(|claim| OF_TIMES.contains(&claim.id));
+    of_times.flat_map(|claim| judge_one(claim, results)).collect()
+}
+
 /// The metric by seed, of every run that the machine did not fail: a diverged run counts with the value of the weights that it
 /// ended with. If even that is unknown, its accuracy is 0; of an error or a perplexity there is no largest, and the run is left out.
 pub(crate) fn test_values(metric: TestMetric, variant: &VariantResult) -> Vec<(u64, f64)> {

@@ -28,7 +28,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::data::{self, Loading};
 use crate::device::{self, Device};
-use crate::experiment::{self, Experiment, ExperimentError, Machine, MachineError, Options};
+use crate::experiment::{self, Experiment, ExperimentError, Machine, MachineError, Options, Unit};
 use crate::formatting::printable;
 use crate::hub::Transfer;
 use crate::ops;
@@ -173,9 +173,9 @@ struct Selection {
     threads: Option<u16>,
 }
 
+/// The experiment or the cells of a matrix that are meant, and their folder.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
-struct ExperimentArguments {
+struct StudyArguments {
     /// The experiment, a TOML file as in experiments/; left out: synthetic digits, five policies, eight seeds
     spec: Option<PathBuf>,
     /// Folder of results and report [default: reports/NAME]
@@ -186,6 +186,16 @@ struct ExperimentArguments {
     /// Seeds 0 to N - 1 in place of the spec's; more than --out has are added to those
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
+    /// Replace what an experiment left in --out, and do all of it again
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+struct ExperimentArguments {
+    #[command(flatten)]
+    study: StudyArguments,
     /// Print the results and nothing else
     #[arg(long)]
     quiet: bool,
@@ -194,9 +204,6 @@ struct ExperimentArguments {
     /// Write tensorboard/ in --out too: event files, which TensorBoard reads
     #[arg(long)]
     tensorboard: bool,
-    /// Train again, and replace what an experiment left in --out
-    #[arg(long)]
-    force: bool,
     /// Leave each run's weights in runs/VARIANT/seed-N/weights.safetensors; a run that is there without them is trained again
     #[arg(long)]
     save_weights: bool,
@@ -395,12 +402,13 @@ enum Study {
 }
 
 impl Study {
-    /// How many units it has.
-    fn units(&self) -> usize {
-        let of = |plan: &Plan| experiment::units(plan).len();
+    /// Its units by their numbers, on these kinds of machine.
+    fn units(&self, kinds: &[String]) -> Vec<Unit> {
         match self {
-            Self::One(plan) => of(plan),
-            Self::Cells(cells) => cells.iter().map(|cell| of(&cell.plan)).sum(),
+            Self::One(plan) => experiment::units(plan, kinds),
+            Self::Cells(cells) => {
+                cells.iter().flat_map(|cell| experiment::units(&cell.plan, kinds)).collect()
+            }
         }
     }
 
@@ -432,19 +440,6 @@ impl Selection {
         self.read(spec, seeds, quiet, Plan::read_counting)
     }
 
-    /// The plan that is meant, or those of its cells where the spec has a matrix.
-    fn study(
-        &self,
-        spec: Option<&Path>,
-        seeds: Option<u64>,
-        quiet: bool,
-    ) -> Result<Study, Failure> {
-        match self.read(spec, seeds, quiet, Plan::read_cells)? {
-            Some(cells) => Ok(Study::Cells(cells)),
-            None => self.plan(spec, seeds, quiet).map(|plan| Study::One(Box::new(plan))),
-        }
-    }
-
     fn read<T>(
         &self,
         spec: Option<&Path>,
@@ -470,10 +465,25 @@ impl Selection {
     }
 }
 
+impl StudyArguments {
+    /// What is meant. Where data are counted for it, progress is shown unless `quiet`.
+    fn study(&self, quiet: bool) -> Result<Study, Failure> {
+        let (selection, spec) = (&self.selection, self.spec.as_deref());
+        match selection.read(spec, self.seeds, quiet, Plan::read_cells)? {
+            Some(cells) => Ok(Study::Cells(cells)),
+            None => selection.plan(spec, self.seeds, quiet).map(|plan| Study::One(Box::new(plan))),
+        }
+    }
+
+    /// The folder of a study.
+    fn folder(&self, study: &Study) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| Path::new("reports").join(study.name()))
+    }
+}
+
 fn experiment(arguments: &ExperimentArguments) -> Result<(), Failure> {
-    let ExperimentArguments { spec, out, selection, seeds, quiet, .. } = arguments;
-    let study = selection.study(spec.as_deref(), *seeds, *quiet)?;
-    let out = out.clone().unwrap_or_else(|| Path::new("reports").join(study.name()));
+    let study = arguments.study.study(arguments.quiet)?;
+    let out = arguments.study.folder(&study);
     match study {
         Study::One(plan) => {
             let stop = signals::stop_flag()?;
@@ -490,9 +500,9 @@ fn one_experiment(
     arguments: &ExperimentArguments,
     stop: &AtomicBool,
 ) -> Result<(), Failure> {
-    let ExperimentArguments { selection, quiet, dry_run, .. } = arguments;
+    let ExperimentArguments { study, quiet, dry_run, .. } = arguments;
     if *dry_run {
-        let Place { pool, device, .. } = selection.open()?;
+        let Place { pool, device, .. } = study.selection.open()?;
         let experiment = pool.install(|| experiment_of(plan, *quiet))?;
         let found = pool.install(|| experiment.dry_run(&device)).map_err(Failure::machine)?;
         return print(&dry_run::page(experiment.plan(), &found)?);
@@ -515,13 +525,13 @@ fn in_this_process(
     arguments: &ExperimentArguments,
     stop: &AtomicBool,
 ) -> Result<Results, Failure> {
-    let ExperimentArguments { selection, quiet, force, save_weights, .. } = arguments;
-    let Place { pool, device, environment } = selection.open()?;
+    let ExperimentArguments { study, quiet, save_weights, .. } = arguments;
+    let Place { pool, device, environment } = study.selection.open()?;
     let experiment = pool.install(|| experiment_of(plan, *quiet))?;
     let folder = Folder::lock(out, &holder(&environment)).map_err(Failure::input)?;
     let options = Options {
         folder: &folder,
-        force: *force,
+        force: study.force,
         save_weights: *save_weights,
         stop: Some(stop),
         device: &device,

@@ -21,7 +21,9 @@ mod units;
 pub use collect::collect;
 pub use dry_run::{DryRun, DryVariant};
 pub use matrix::{Matrix, UnitPlace, cell_folder, status_of_all};
-pub use units::{Unit, UnitOutcome, UnitState, UnitStatus, give_up, read_plan, status, units};
+pub use units::{
+    Planned, Unit, UnitOutcome, UnitState, UnitStatus, give_up, read_plan, status, units,
+};
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -210,7 +212,7 @@ pub enum ExperimentError {
         reason: String,
     },
     /// There is no unit of this number.
-    #[error("{}: has no unit {index}; its {units} units are 0 to {}", folder.display(), units - 1)]
+    #[error("{}: has no unit {index}; give --index 0 to {}", folder.display(), units - 1)]
     NoUnit {
         /// The folder.
         folder: PathBuf,
@@ -387,7 +389,7 @@ impl Experiment {
         options: Options<'_>,
         listen: &mut dyn FnMut(Event<'_>),
     ) -> Result<Results, ExperimentError> {
-        let frozen = Frozen::of(self, options.environment);
+        let frozen = Frozen::of(self, options.environment, &[]);
         let session = Session { frozen: &frozen, options, machines: Machines::ThisOne };
         let trained = trained(&self.plan);
         let kept::Part { mut records, timing, .. } =
@@ -395,7 +397,7 @@ impl Experiment {
                 Found::Finished(results) => return Ok(*results),
                 Found::Part(part) => part,
             };
-        let timing = timing.map_or_else(|| session.nothing_timed(), |timing| *timing);
+        let timing = timing.map_or_else(|| session.nothing_timed(None), |timing| *timing);
         let setup = self.setup(options);
         let mut pause = Pause::default();
         for (variant, seed) in in_order(&trained) {
@@ -407,8 +409,9 @@ impl Experiment {
             let stopped = done.is_none();
             records.extend(done.map(|record| (key, record)));
             if stopped || pause.is_over() {
+                let timed = std::slice::from_ref(&timing);
                 let (results, path) =
-                    pause.after(|| session.save(&records, &timing.timings, Stage::Running))?;
+                    pause.after(|| session.save(&records, timed, Stage::Running))?;
                 listen(Event::Saved(&path));
                 if stopped {
                     return Ok(results);
@@ -418,7 +421,7 @@ impl Experiment {
         let variants = timed_variants(trained);
         let timing = timed::complete(&session, setup, (timing, &variants), listen)?;
         let stage = timing.stage(&self.plan);
-        let (results, path) = session.save(&records, &timing.timings, stage)?;
+        let (results, path) = session.save(&records, std::slice::from_ref(&timing), stage)?;
         listen(Event::Saved(&path));
         Ok(results)
     }

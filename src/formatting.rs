@@ -20,10 +20,10 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// `1 run`, `2 runs`.
+/// `1 run`, `2,000 runs`.
 pub fn plural(number: usize, noun: &str) -> String {
     let end = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{end}")
+    format!("{} {noun}{end}", count(number as u64))
 }
 
 /// A list of at most `most` names; more are only counted.
@@ -232,6 +232,7 @@ mod tests {
             (count(1_234_567), "1,234,567"),
             (plural(0, "run"), "0 runs"),
             (plural(1, "run"), "1 run"),
+            (plural(11_708, "training text"), "11,708 training texts"),
             (list(&[]), ""),
             (list(&items[..1]), "a"),
             (list(&items[..2]), "a and b"),

@@ -19,6 +19,7 @@ mod cost;
 mod estimate;
 #[doc(hidden)] // for the program and this crate's tests
 pub mod files;
+mod kinds;
 mod metric;
 mod numerics;
 mod run;
@@ -29,6 +30,7 @@ mod serving;
 pub use comparison::*;
 pub use cost::*;
 pub use estimate::*;
+pub use kinds::*;
 pub use metric::*;
 pub use numerics::*;
 pub use run::*;
@@ -106,6 +108,12 @@ pub struct Results {
     /// Which variant to use; absent in older files.
     #[serde(default)]
     pub recommendation: Option<Recommendation>,
+    /// The kind of machine of `environment` and of the times, where the plan names kinds; left out where it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_kind: Option<String>,
+    /// The times on the other kinds of machine that the plan names, in its order; left out where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_kinds: Vec<KindTimes>,
     /// Published figures to show beside these, as the plan's file had them; left out where the plan names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<Reference>,

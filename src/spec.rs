@@ -25,7 +25,7 @@ pub(crate) use difference::values_that_differ;
 pub use matrix::Cell;
 #[doc(hidden)] // for reports and this crate's tests
 pub use reference::{Reference, ReferenceColumn, ReferenceColumns, ReferenceRow};
-pub(crate) use resolve::{Invalid, defaults, limits};
+pub(crate) use resolve::{Invalid, check_names, defaults, limits};
 pub use source::{Overrides, SpecError};
 #[doc(hidden)] // for this crate's tests
 pub use typed::Spec;

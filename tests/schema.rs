@@ -40,26 +40,30 @@ fn errors(schema: &Validator, value: &Value) -> Vec<String> {
     schema.iter_errors(value).map(error).collect()
 }
 
+/// Settings of a small experiment. e4m3 is emulated, and at this scale skips steps.
+const SMALL: [&str; 6] = [
+    "--set=variants=[\"fp32\",\"fp16-mixed\",{name=\"e4m3\",policy=\"params=f32,compute=e4m3,reduce=f32,scale=dynamic\"}]",
+    "--set=data.train=64",
+    "--set=data.test=40",
+    "--set=model.hidden=[16]",
+    "--set=train={steps=8,batch=16,optimizer={kind=\"sgd\",lr=0.1},schedule={kind=\"cosine\",warmup=2}}",
+    "--set=measure={census_every=3,timing_blocks=2,timing_steps=1,timing_warmup=1,inference_batch=20}",
+];
+
 #[test]
 fn what_an_experiment_writes_keeps_the_schema() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    mantissa(&[
+    let experiment = [
         "experiment",
         "--device=cpu",
         "--quiet",
         "--out",
         out.to_str().unwrap(),
         "--seeds=2",
-        // e4m3 is emulated, and at this scale skips steps.
-        "--set=variants=[\"fp32\",\"fp16-mixed\",{name=\"e4m3\",policy=\"params=f32,compute=e4m3,reduce=f32,scale=dynamic\"}]",
-        "--set=data.train=64",
-        "--set=data.test=40",
-        "--set=model.hidden=[16]",
-        "--set=train={steps=8,batch=16,optimizer={kind=\"sgd\",lr=0.1},schedule={kind=\"cosine\",warmup=2}}",
-        "--set=measure={census_every=3,timing_blocks=2,timing_steps=1,timing_warmup=1,inference_batch=20}",
         "--set=controls=[\"same-seeds\"]",
-    ]);
+    ];
+    mantissa(&[&experiment, &SMALL[..]].concat());
     let results = read(out.join("results.json"));
     assert_eq!(errors(&schema("results"), &results), [""; 0]);
     let records = schema("record");
@@ -67,6 +71,27 @@ fn what_an_experiment_writes_keeps_the_schema() {
         let record = read(out.join(format!("runs/{variant}/seed-1/record.json")));
         assert_eq!(errors(&records, &record), [""; 0], "{variant}");
     }
+}
+
+#[test]
+fn times_on_several_kinds_of_machine_keep_the_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let out_text = out.to_str().unwrap();
+    let plan = ["plan", "--device=cpu", "--quiet", "--out", out_text, "--seeds=1"];
+    mantissa(&[&plan[..], &SMALL, &["--kind=one", "--kind=two"]].concat());
+    for index in ["0", "1", "2", "3", "4"] {
+        mantissa(&["run", out_text, "--device=cpu", "--quiet", "--index", index]);
+    }
+    mantissa(&["collect", out_text, "--quiet"]);
+    let results = read(out.join("results.json"));
+    assert_eq!(errors(&schema("results"), &results), [""; 0]);
+    let times = &results["other_kinds"][0];
+    assert_eq!((&results["machine_kind"], &times["kind"]), (&"one".into(), &"two".into()));
+    let timed: Vec<bool> =
+        (0..3).map(|variant| times["variants"][variant]["train"].is_object()).collect();
+    // An emulated format has no times.
+    assert_eq!(timed, [true, true, false]);
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use mantissa::record::{Results, Status};
+use mantissa::record::{Results, Status, TrainTime};
+use mantissa::units::Seconds;
 use program_support::{Call, EXPERIMENT, Place, RUNS, Running, TIMING, records, wait_for};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -65,9 +66,18 @@ fn untimed(place: &Place) -> Value {
     results
 }
 
+/// A place with the experiment that one process did, and no report.
+#[track_caller]
+fn whole(more: &[&str]) -> Place {
+    let place = Place::new();
+    place.skip_the_report();
+    said(&place.experiment(more), 0);
+    place
+}
+
 #[test]
 fn units_that_processes_do_are_the_experiment() {
-    let whole = Place::finished();
+    let whole = whole(&[]);
     let place = Place::new();
     let planned = place.call(&PLAN);
     assert_eq!(planned.code, Some(0), "{}", planned.stderr);
@@ -135,8 +145,7 @@ fn holder(place: &Place, (variant, seed): (&str, u64)) -> Option<Pid> {
 
 #[test]
 fn a_signal_leaves_checkpoint_results_and_report_and_the_same_command_goes_on() {
-    let whole = Place::new();
-    said(&whole.experiment(&MANY_STEPS), 0);
+    let whole = whole(&MANY_STEPS);
     for signal in [Signal::TERM, Signal::USR2, Signal::INT] {
         let place = Place::new();
         let start =
@@ -153,6 +162,7 @@ fn a_signal_leaves_checkpoint_results_and_report_and_the_same_command_goes_on() 
         let status = place.call(&["status", "out"]).stdout;
         let stopped = "stopped 1: bf16-mixed, seed 0: goes on from its checkpoint";
         assert!(status.contains(stopped), "{status}");
+        place.skip_the_report();
         let on = place.experiment(&MANY_STEPS);
         assert!(said(&on, 0).contains("bf16-mixed, seed 0, goes on from its checkpoint after "));
         assert!(records(&place) == records(&whole), "{signal:?}");
@@ -190,9 +200,7 @@ fn a_signal_in_the_timing_phase_keeps_its_blocks() {
 #[test]
 fn killed_at_any_moment_nothing_is_lost() {
     let steps = ["--set", "train.steps=40", "--set", "train.checkpoint_every=3"];
-    let whole = Place::new();
-    said(&whole.experiment(&steps), 0);
-    let expected = records(&whole);
+    let expected = records(&whole(&steps));
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let place = Place::new();
     let experiment = [&EXPERIMENT[..], &steps].concat();
@@ -235,6 +243,7 @@ fn killed_at_any_moment_nothing_is_lost() {
         finished = now;
         if finished.len() == expected.len() && place.path(TIMING).exists() {
             // All over again, so that there is something to interrupt.
+            place.skip_the_report();
             said(&place.experiment(&steps), 0);
             assert_eq!(leftovers(&place), [""; 0]);
             std::fs::remove_dir_all(place.path("out")).unwrap();
@@ -448,6 +457,146 @@ fn runs_of_unlike_machines_are_marked() {
     assert!(String::from_utf8(page).unwrap().contains("Another Processor"));
 }
 
+const KINDS: [&str; 4] = ["--kind", "big", "--kind", "small"];
+
+fn train_blocks(train: Option<&TrainTime>) -> &[Seconds] {
+    &train.unwrap().blocks
+}
+
+/// The timed blocks of training, by kind and variant.
+fn blocks_by_kind(results: &Results) -> Vec<(&str, &str, &[Seconds])> {
+    let kind = results.machine_kind.as_deref().unwrap();
+    let first = results.variants.iter().map(|v| (kind, &*v.name, train_blocks(v.train.as_ref())));
+    let others = results.other_kinds.iter().flat_map(|times| {
+        times.variants.iter().map(|v| (&*times.kind, &*v.name, train_blocks(v.train.as_ref())))
+    });
+    first.chain(others).collect()
+}
+
+#[test]
+fn each_kind_of_machine_is_timed_in_a_unit_of_its_own() {
+    let place = Place::new();
+    let planned = place.call(&[&PLAN[..], &KINDS].concat());
+    let listed =
+        "     4  timing of all variants on big\n     5  timing of all variants on small\n6 units; ";
+    assert!(planned.stdout.contains(listed), "{}\n{}", planned.stdout, planned.stderr);
+    for index in [0, 1, 2, 3, 5] {
+        said(&run(&place, index), 0);
+    }
+    // The first is not timed yet.
+    place.skip_the_report();
+    said(&collect(&place), 5);
+    let small = place.results();
+    assert!(!small.complete && small.other_kinds.is_empty());
+    assert_eq!(small.machine_kind.as_deref(), Some("small"));
+    let missing = "Not timed yet: the kinds of machine big.".to_owned();
+    assert!(small.environment.notes.contains(&missing), "{:?}", small.environment.notes);
+    let status = place.call(&["status", "out", "--json"]);
+    let units: Vec<Value> = serde_json::from_str(&status.stdout).unwrap();
+    let timing: Vec<_> = units[4..].iter().map(|unit| (&unit["kind"], &unit["state"])).collect();
+    let [big_kind, small_kind] = ["big", "small"].map(Value::from);
+    assert_eq!(timing, [(&big_kind, &"waiting".into()), (&small_kind, &"finished".into())]);
+
+    said(&place.call(&["run", "out", "--threads", "2", "--kind", "big"]), 0);
+    // A unit that is finished is left alone, however this machine is.
+    let again = place.call(&["run", "out", "--threads", "1", "--kind", "big"]);
+    let before = "timing of all variants on big: was finished before\n";
+    assert_eq!((said(&again, 0), &*again.stdout), ("", before));
+    std::fs::remove_file(place.path("out/report.html")).unwrap();
+    said(&collect(&place), 0);
+    let both = place.results();
+    assert!(both.complete);
+    assert_eq!(both.machine_kind.as_deref(), Some("big"));
+    let [times] = both.other_kinds.as_slice() else { panic!("one further kind") };
+    assert_eq!(blocks_by_kind(&both)[2..], blocks_by_kind(&small));
+    assert_ne!(both.variants[0].train, small.variants[0].train);
+    // What is said of a further kind is what was said of it as the first.
+    let ratio = |results: &Results| results.variants[1].against_baseline.clone().unwrap();
+    assert_eq!(times.variants[1].train_time_ratio, ratio(&small).train_time_ratio);
+    assert_eq!(times.variants[1].inference_time_ratio, ratio(&small).inference_time_ratio);
+    let of_times = small.claims.iter().filter(|claim| claim.id.ends_with("-time"));
+    assert_eq!(times.claims, of_times.cloned().collect::<Vec<_>>());
+    assert_eq!(times.other_load, timing_record(&place, "small")["other_load"].as_f64());
+    let alike =
+        "The kinds of machine big and small were timed on machines that say the same of themselves";
+    assert!(both.environment.notes.iter().any(|note| note.starts_with(alike)));
+    for file in ["out/report.html", "out/summary.md"] {
+        let text = String::from_utf8(mantissa::store::read(&place.path(file)).unwrap()).unwrap();
+        assert!(text.contains("Times on kinds of machine"), "{file}");
+    }
+    assert_eq!(leftovers(&place), [""; 0]);
+    // But for the kinds it is the experiment without them.
+    let mut without = untimed(&place);
+    for key in ["machine_kind", "other_kinds"] {
+        without.as_object_mut().unwrap().remove(key);
+    }
+    assert_eq!(without, untimed(&whole(&[])));
+}
+
+/// The record of the timing on a kind of machine.
+fn timing_record(place: &Place, kind: &str) -> Value {
+    let path = place.path(&format!("out/runs/timing-{kind}.json"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn kinds_of_machine_are_fixed_by_the_plan() {
+    let place = Place::new();
+    for (kind, why) in [
+        ("a/b", "\"a/b\" cannot be a folder's name; use 1 to 64 letters, digits, - and _"),
+        ("", "\"\" cannot be a folder's name; use 1 to 64 letters, digits, - and _"),
+        ("big", "\"big\" is given twice"),
+    ] {
+        let plan = [&PLAN[..], &["--kind", "big", "--kind", kind]].concat();
+        refused(&place, &plan, &format!("--kind: {why}"));
+    }
+    said(&place.call(&[&PLAN[..], &KINDS].concat()), 0);
+    said(&place.call(&["run", "out", "--threads", "2", "--kind", "small"]), 0);
+    let start = "out: holds runs that cannot be kept: its plan names the kinds of machine big and small, this one";
+    let end = "; choose another --out, or --force to replace them";
+    let none = format!("{start} no kinds of machine: do its units with mantissa run{end}");
+    refused(&place, &PLAN, &none);
+    refused(&place, &EXPERIMENT, &none);
+    let other = [&PLAN[..], &["--kind", "small"]].concat();
+    refused(&place, &other, &format!("{start} the kinds of machine small{end}"));
+    let unknown = "out: its plan names no kind of machine huge; known: big and small";
+    refused(&place, &["run", "out", "--kind", "huge"], unknown);
+    place.skip_the_report();
+    said(&collect(&place), 5);
+    refused(&place, &EXPERIMENT, &none);
+    said(&place.call(&[&PLAN[..], &["--force"]].concat()), 0);
+    let there = names(&place);
+    assert!(!there.iter().any(|name| name.contains("timing")), "{there:?}");
+    refused(
+        &place,
+        &["run", "out", "--kind", "big"],
+        "out: its plan names no kind of machine big; known: none",
+    );
+}
+
+#[test]
+fn each_cell_of_a_matrix_is_timed_on_each_kind_of_machine() {
+    let place = Place::new();
+    let spec = [program_support::SPEC, MATRIX].concat();
+    mantissa::store::write(&place.path("small.toml"), spec.as_bytes()).unwrap();
+    let planned = place.call(&[&PLAN[..], &KINDS].concat());
+    let last = "    11  hidden=8+4,lr=0.003: timing of all variants on small\n12 units; ";
+    assert!(planned.stdout.contains(last), "{}\n{}", planned.stdout, planned.stderr);
+    let runs = ["--units-per-task", "12", "--runs-only", "--index", "0"];
+    said(&place.call(&[&["run", "out", "--threads", "2"], &runs[..]].concat()), 0);
+    let status = place.call(&["status", "out"]).stdout;
+    assert!(status.starts_with("12 units: 8 finished, 0 running"), "{status}");
+    for (kind, finished) in [("small", 10), ("big", 12)] {
+        said(&place.call(&["run", "out", "--threads", "2", "--kind", kind]), 0);
+        let status = place.call(&["status", "out"]).stdout;
+        assert!(status.starts_with(&format!("12 units: {finished} finished")), "{status}");
+    }
+    let why = "mantissa: out: holds runs that cannot be kept: its plan names the kinds of machine big and small";
+    assert!(said(&place.experiment(&[]), 2).starts_with(why));
+    let status = place.call(&["status", "out"]).stdout;
+    assert!(status.starts_with("12 units: 12 finished"), "{status}");
+}
+
 const MATRIX: &str = "
 [matrix]
 model.hidden = [[4], [8, 4]]
@@ -496,6 +645,46 @@ fn each_cell_of_a_matrix_is_an_experiment_and_one_report_has_all() {
     let fewer = place.experiment(&["--set", "matrix.model.hidden=[[4]]"]);
     let why = "mantissa: out: holds runs that cannot be kept: this matrix is without hidden=8+4,lr=0.003; ";
     assert!(said(&fewer, 2).starts_with(why), "{}", fewer.stderr);
+}
+
+#[test]
+fn force_removes_what_a_plan_lacks_and_nothing_else() {
+    let place = Place::new();
+    let spec = [program_support::SPEC, MATRIX].concat();
+    mantissa::store::write(&place.path("small.toml"), spec.as_bytes()).unwrap();
+    said(&place.call(&PLAN), 0);
+    said(&run(&place, 5), 0);
+    let lost = "out/cells/hidden=8+4,lr=0.003";
+    assert!(place.path(&format!("{lost}/runs/fp32/seed-0/record.json")).exists());
+    let theirs = ["notes.txt", "runs/fp32/seed-0/notes.txt"].map(|name| format!("{lost}/{name}"));
+    for name in theirs.iter().map(String::as_str).chain(["out/cells/theirs/plan.json"]) {
+        mantissa::store::write(&place.path(name), b"theirs").unwrap();
+    }
+    let end = "; choose another --out, or --force to replace them";
+    let fewer = [&PLAN[..], &["--set", "matrix.model.hidden=[[4]]"]].concat();
+    let why = "out: holds runs that cannot be kept: this matrix is without hidden=8+4,lr=0.003";
+    refused(&place, &fewer, &format!("{why}{end}"));
+    said(&place.call(&[&fewer[..], &["--force"]].concat()), 0);
+    let kept = [
+        "cells/hidden=4,lr=0.003/plan.json",
+        "cells/hidden=8+4,lr=0.003/notes.txt",
+        "cells/hidden=8+4,lr=0.003/runs/fp32/seed-0/notes.txt",
+        "cells/theirs/plan.json",
+        "matrix.json",
+    ];
+    assert_eq!(names(&place), kept);
+    // From a matrix to one experiment, and back.
+    let one = [&PLAN[..], &["--set", "matrix="]].concat();
+    for (plan, why, first, last) in [
+        (&one[..], "it is the folder of a matrix", kept[1], "plan.json"),
+        (&fewer, "it is the folder of one experiment", kept[0], "matrix.json"),
+    ] {
+        refused(&place, plan, &format!("out: holds runs that cannot be kept: {why}{end}"));
+        said(&place.call(&[plan, &["--force"]].concat()), 0);
+        let there = names(&place);
+        assert_eq!((&*there[0], &**there.last().unwrap()), (first, last));
+    }
+    assert_eq!(names(&place), kept);
 }
 
 #[test]

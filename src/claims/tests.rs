@@ -143,6 +143,8 @@ pub(super) fn results(variants: Vec<VariantPlan>) -> Results {
         data: None,
         metric: TestMetric::Accuracy,
         machines: Vec::new(),
+        machine_kind: None,
+        other_kinds: Vec::new(),
         claims: vec![],
         controls: vec![],
         other_load: None,

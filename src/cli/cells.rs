@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::units::{freeze, this_program};
 use super::{
-    ExperimentArguments, Failure, Selection, holder, one_experiment, print, printable, say,
+    ExperimentArguments, Failure, StudyArguments, holder, one_experiment, print, printable, say,
     side_by_side, signals,
 };
 use crate::experiment::{Matrix, cell_folder};
@@ -19,7 +19,7 @@ pub(super) fn experiment(
     arguments: &ExperimentArguments,
 ) -> Result<(), Failure> {
     if !arguments.dry_run {
-        write_matrix(&cells, out)?;
+        write_matrix(&cells, out, &arguments.study, &[])?;
     }
     let (stop, all) = (signals::stop_flag()?, cells.len());
     let (mut folders, mut failed) = (Vec::new(), None);
@@ -46,13 +46,14 @@ pub(super) fn experiment(
 pub(super) fn plan(
     cells: Vec<Cell>,
     out: &Path,
-    selection: &Selection,
-    (quiet, force): (bool, bool),
+    asked: &StudyArguments,
+    kinds: &[String],
+    quiet: bool,
 ) -> Result<Vec<String>, Failure> {
-    write_matrix(&cells, out)?;
+    write_matrix(&cells, out, asked, kinds)?;
     let mut all = Vec::new();
     for Cell { name, plan } in cells {
-        let units = freeze(plan, &cell_folder(out, &name), selection, (quiet, force))?;
+        let units = freeze(plan, &cell_folder(out, &name), asked, kinds, quiet)?;
         all.extend(units.iter().map(|unit| format!("{name}: {unit}")));
     }
     Ok(all)
@@ -78,10 +79,15 @@ pub(super) fn collect(
     outcome
 }
 
-fn write_matrix(cells: &[Cell], out: &Path) -> Result<(), Failure> {
+fn write_matrix(
+    cells: &[Cell],
+    out: &Path,
+    asked: &StudyArguments,
+    kinds: &[String],
+) -> Result<(), Failure> {
     let environment = this_program()?;
     let folder = Folder::lock(out, &holder(&environment)).map_err(Failure::input)?;
-    Ok(Matrix::of(cells).write(&folder)?)
+    Ok(Matrix::of(cells, kinds).write(&folder, asked.force)?)
 }
 
 fn report_on_all(folders: &[PathBuf], out: &Path) -> Result<(), Failure> {

@@ -36,8 +36,7 @@ pub(super) fn experiment(
     arguments: &ExperimentArguments,
     stop: &AtomicBool,
 ) -> Result<Outcome, Failure> {
-    let ExperimentArguments { selection, quiet, force, .. } = arguments;
-    freeze(plan, out, selection, (*quiet, *force))?;
+    freeze(plan, out, &arguments.study, &[], arguments.quiet)?;
     let statuses = status(out)?;
     let all = statuses.len();
     let mut crash = None;
@@ -62,13 +61,13 @@ pub(super) fn experiment(
                     _ => crash_of(ended, &lines),
                 };
                 process.give_up(&status.unit, &why)?;
-                if status.unit == Unit::Timing {
-                    crash = Some(format!("{}: {why}", Unit::Timing));
+                if matches!(status.unit, Unit::Timing { .. }) {
+                    crash = Some(format!("{}: {why}", status.unit));
                 }
             }
         }
     }
-    Ok(Outcome { results: collect_into(out, *quiet)?, crash })
+    Ok(Outcome { results: collect_into(out, arguments.quiet)?, crash })
 }
 
 /// A unit that a process is to do.
@@ -129,7 +128,8 @@ impl Unfinished<'_> {
     }
 
     fn start(&self) -> std::io::Result<Child> {
-        let ExperimentArguments { selection, save_weights, .. } = self.arguments;
+        let ExperimentArguments { study, save_weights, .. } = self.arguments;
+        let selection = &study.selection;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("run").arg(self.out).args(["--index", &self.index.to_string()]);
         command.args(["--device", &selection.device.to_string()]);
@@ -153,11 +153,10 @@ impl Unfinished<'_> {
         if !self.arguments.quiet {
             say(&format!("{} {unit}: failed: {why}", self.name));
         }
-        if *unit == Unit::Timing {
+        if matches!(unit, Unit::Timing { .. }) {
             return Ok(());
         }
-        let selection = &self.arguments.selection;
-        let Place { device, environment, .. } = Place::open(selection.device, selection.threads)?;
+        let Place { device, environment, .. } = self.arguments.study.selection.open()?;
         let folder = Folder::share(self.out, &holder(&environment)).map_err(Failure::machine)?;
         let options = Options {
             folder: &folder,

@@ -8,19 +8,19 @@ use serde_json::json;
 
 use super::progress::Progress;
 use super::{
-    Failure, Place, Printed, Selection, Study, cells, complete_report, experiment_of, failed_runs,
-    holder, print, say, width,
+    Failure, Place, Printed, Study, StudyArguments, cells, complete_report, experiment_of,
+    failed_runs, holder, print, say, width,
 };
 use crate::device::{self, Device};
 use crate::experiment::{
-    Event, Matrix, Options, Unit, UnitOutcome, UnitPlace, UnitState, UnitStatus,
+    Event, ExperimentError, Matrix, Options, Unit, UnitOutcome, UnitPlace, UnitState, UnitStatus,
     collect as collect_results, read_plan, status_of_all, units,
 };
 use crate::formatting::{self, printable};
 use crate::ops;
 use crate::record::{Environment, Results, RunSummary, Status, files};
 use crate::report;
-use crate::spec::Plan;
+use crate::spec::{Plan, check_names};
 use crate::store::Folder;
 
 /// More units of a state are only counted.
@@ -32,22 +32,14 @@ const INDEX_VARIABLES: [&str; 2] = ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArguments {
-    /// The experiment, a TOML file as in experiments/; left out: synthetic digits, five policies, eight seeds
-    pub(super) spec: Option<PathBuf>,
-    /// Folder of the experiment [default: reports/NAME]
-    #[arg(long, value_name = "DIR")]
-    pub(super) out: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) selection: Selection,
-    /// Seeds 0 to N - 1 in place of the spec's
-    #[arg(long, value_name = "N")]
-    pub(super) seeds: Option<u64>,
+    study: StudyArguments,
+    /// Time all variants on this kind of machine, such as h100 or cpu, in a unit of its own; may be repeated
+    #[arg(long = "kind", value_name = "NAME")]
+    kinds: Vec<String>,
     /// Print nothing
     #[arg(long)]
-    pub(super) quiet: bool,
-    /// Replace what an experiment left in --out
-    #[arg(long)]
-    pub(super) force: bool,
+    quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -61,6 +53,12 @@ pub(super) struct RunArguments {
     /// Do N units: those from I × N on
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     units_per_task: u32,
+    /// Of these units do the runs alone
+    #[arg(long)]
+    runs_only: bool,
+    /// Do the timing on this kind of machine, which is this one, of every cell of a matrix
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["index", "units_per_task", "runs_only"])]
+    kind: Option<String>,
     /// Where to run: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: Device,
@@ -92,10 +90,11 @@ pub(super) struct CollectArguments {
 
 /// Fixes a plan in a folder and lists its units.
 pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
-    let PlanArguments { spec, out, selection, seeds, quiet, .. } = arguments;
-    let study = selection.study(spec.as_deref(), *seeds, *quiet)?;
-    let out = out.clone().unwrap_or_else(|| Path::new("reports").join(study.name()));
-    let listed = freeze_study(study, &out, selection, (*quiet, arguments.force))?;
+    let PlanArguments { study: asked, kinds, quiet } = arguments;
+    check_names("--kind", kinds).map_err(Failure::Input)?;
+    let study = asked.study(*quiet)?;
+    let out = asked.folder(&study);
+    let listed = freeze_study(study, &out, asked, kinds, *quiet)?;
     if *quiet {
         return Ok(());
     }
@@ -110,15 +109,16 @@ pub(super) fn plan(arguments: &PlanArguments) -> Result<(), Failure> {
 pub(super) fn freeze_study(
     study: Study,
     out: &Path,
-    selection: &Selection,
-    (quiet, force): (bool, bool),
+    asked: &StudyArguments,
+    kinds: &[String],
+    quiet: bool,
 ) -> Result<Vec<String>, Failure> {
     match study {
         Study::One(plan) => {
-            let units = freeze(*plan, out, selection, (quiet, force))?;
+            let units = freeze(*plan, out, asked, kinds, quiet)?;
             Ok(units.iter().map(Unit::to_string).collect())
         }
-        Study::Cells(cells) => cells::plan(cells, out, selection, (quiet, force)),
+        Study::Cells(cells) => cells::plan(cells, out, asked, kinds, quiet),
     }
 }
 
@@ -126,49 +126,28 @@ pub(super) fn freeze_study(
 pub(super) fn freeze(
     plan: Plan,
     out: &Path,
-    selection: &Selection,
-    (quiet, force): (bool, bool),
+    asked: &StudyArguments,
+    kinds: &[String],
+    quiet: bool,
 ) -> Result<Vec<Unit>, Failure> {
-    let Place { pool, device, environment } = selection.open()?;
+    let Place { pool, device, environment } = asked.selection.open()?;
     let experiment = pool.install(|| experiment_of(plan, quiet))?;
     let folder = Folder::lock(out, &holder(&environment)).map_err(Failure::input)?;
     let options = Options {
         folder: &folder,
-        force,
+        force: asked.force,
         save_weights: false,
         stop: None,
         device: &device,
         environment: &environment,
     };
-    experiment.freeze(options)?;
-    Ok(units(experiment.plan()))
+    experiment.freeze(options, kinds)?;
+    Ok(units(experiment.plan(), kinds))
 }
 
 /// Does units of a folder.
 pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    let RunArguments { folder: out, index, units_per_task, .. } = arguments;
-    let index = match index {
-        Some(index) => *index,
-        None => index_of_process(|name| std::env::var(name).ok())?,
-    };
-    let matrix = Matrix::find(out)?;
-    let count = match &matrix {
-        Some(matrix) => matrix.units(),
-        None => units(&read_plan(out)?).len(),
-    };
-    let each = *units_per_task as usize;
-    let first = index.saturating_mul(each);
-    if first >= count {
-        let (out, last) = (out.display(), count.div_ceil(each) - 1);
-        return Err(Failure::Input(format!(
-            "{out}: has no unit {index}; give --index 0 to {last}"
-        )));
-    }
-    let place = |index| match &matrix {
-        Some(matrix) => matrix.place(out, index),
-        None => Some(UnitPlace { folder: out.clone(), index }),
-    };
-    let places: Vec<UnitPlace> = (first..count.min(first + each)).filter_map(place).collect();
+    let places = places(arguments)?;
     let stop = super::signals::stop_flag()?;
     let mut failed = None;
     // Those of one experiment read its data once.
@@ -181,6 +160,52 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     }
 }
 
+/// Where the units are that are meant.
+fn places(arguments: &RunArguments) -> Result<Vec<UnitPlace>, Failure> {
+    let RunArguments { folder: out, index, units_per_task, kind, .. } = arguments;
+    let matrix = Matrix::find(out)?;
+    if let Some(kind) = kind {
+        let folders = matrix.map_or_else(|| vec![out.clone()], |matrix| matrix.folders(out));
+        return folders.into_iter().map(|folder| timing_on(folder, kind)).collect();
+    }
+    let index = match index {
+        Some(index) => *index,
+        None => index_of_process(|name| std::env::var(name).ok())?,
+    };
+    let count = match &matrix {
+        Some(matrix) => matrix.units(),
+        None => read_plan(out)?.units().len(),
+    };
+    let each = *units_per_task as usize;
+    let first = index.saturating_mul(each);
+    if first >= count {
+        let units = count.div_ceil(each);
+        return Err(ExperimentError::NoUnit { folder: out.clone(), index, units }.into());
+    }
+    let place = |index| match &matrix {
+        Some(matrix) => matrix.place(out, index),
+        None => Some(UnitPlace { folder: out.clone(), index }),
+    };
+    Ok((first..count.min(first + each)).filter_map(place).collect())
+}
+
+/// Where the timing on a kind of machine is, of one experiment.
+fn timing_on(folder: PathBuf, kind: &str) -> Result<UnitPlace, Failure> {
+    let planned = read_plan(&folder)?;
+    let meant = Unit::Timing { kind: Some(kind.to_owned()) };
+    let index = planned.units().iter().position(|unit| *unit == meant).ok_or_else(|| {
+        let known = match &planned.kinds[..] {
+            [] => "none".to_owned(),
+            kinds => formatting::list(kinds),
+        };
+        let folder = folder.display();
+        Failure::Input(format!(
+            "{folder}: its plan names no kind of machine {kind}; known: {known}"
+        ))
+    })?;
+    Ok(UnitPlace { folder, index })
+}
+
 /// Does units of one experiment, and returns why the first failed that did.
 fn run_in(
     out: &Path,
@@ -188,11 +213,17 @@ fn run_in(
     arguments: &RunArguments,
     stop: &AtomicBool,
 ) -> Result<Option<String>, Failure> {
-    let RunArguments { device, threads, quiet, save_weights, .. } = *arguments;
-    let plan = read_plan(out)?;
-    let listed = units(&plan);
+    let RunArguments { device, threads, quiet, save_weights, runs_only, .. } = *arguments;
+    let planned = read_plan(out)?;
+    let listed = planned.units();
+    let is_left_out =
+        |place: &UnitPlace| runs_only && matches!(listed[place.index], Unit::Timing { .. });
+    let places: Vec<&UnitPlace> = places.iter().filter(|place| !is_left_out(place)).collect();
+    if places.is_empty() {
+        return Ok(None);
+    }
     let Place { pool, device, environment } = Place::open(device, threads)?;
-    let experiment = pool.install(|| experiment_of(plan, quiet))?;
+    let experiment = pool.install(|| experiment_of(planned.plan, quiet))?;
     let shared = Folder::share(out, &holder(&environment))?;
     let options = Options {
         folder: &shared,
@@ -348,12 +379,12 @@ fn page(statuses: &[(Option<String>, UnitStatus)]) -> String {
 fn json_of(statuses: &[(Option<String>, UnitStatus)]) -> Result<String, Failure> {
     let unit = |(index, (cell, status)): (usize, &(Option<String>, UnitStatus))| {
         let (state, said) = words(status);
-        let (variant, seed) = match &status.unit {
-            Unit::Run { variant, seed } => (Some(variant), Some(seed)),
-            Unit::Timing => (None, None),
+        let (variant, seed, kind) = match &status.unit {
+            Unit::Run { variant, seed } => (Some(variant), Some(seed), None),
+            Unit::Timing { kind } => (None, None, kind.as_ref()),
         };
         json!({
-            "index": index, "cell": cell, "variant": variant, "seed": seed, "state": state, "said": said,
+            "index": index, "cell": cell, "variant": variant, "seed": seed, "kind": kind, "state": state, "said": said,
             "checkpoint": status.has_checkpoint,
         })
     };
@@ -399,7 +430,7 @@ mod tests {
             status(run(3), UnitState::Failed("no memory".to_owned()), false),
             status(run(4), UnitState::Lost("process 4 on there".to_owned()), true),
             status(run(5), UnitState::Waiting, true),
-            status(Unit::Timing, UnitState::Waiting, false),
+            status(Unit::Timing { kind: None }, UnitState::Waiting, false),
         ];
         let expected = "\
 7 units: 2 finished, 1 running, 1 failed, 1 lost, 1 stopped, 1 waiting

@@ -4,8 +4,8 @@ use candle_core::Device;
 
 use super::frozen::Frozen;
 use super::session::{Machines, Session, Stage};
-use super::timed::{self, Timed};
-use super::units::{refuse, timed_variants, trained};
+use super::timed::{self, Timed, TimingRecord};
+use super::units::{refuse, timed_kinds, timed_variants, trained};
 use super::{Event, ExperimentError, Options, identity, kept};
 use crate::record::{Environment, Results, RunRecord};
 use crate::spec::VariantPlan;
@@ -28,7 +28,6 @@ pub fn collect(
     if build != frozen.build {
         refuse(out, &[format!("its plan is by {}, this is {build}", frozen.build)])?;
     }
-    let timed = timed::read(out)?;
     let trained = trained(&frozen.plan);
     let device = Device::Cpu;
     let here = Options {
@@ -44,33 +43,42 @@ pub fn collect(
     for kept::Lost { variant, seed, reason } in &lost {
         listen(Event::NotKept { variant, seed: *seed, reason });
     }
-    // Times are of the machine that took them.
-    let environment = match timed.and_then(|timed| timed.environment) {
-        Some(timed) => timed,
-        None => of_runs(environment, records.values().next()),
-    };
-    let session = Session { options: Options { environment: &environment, ..here }, ..anywhere };
+    let of_runs = of_runs(environment, records.values().next());
+    let session = anywhere.on(&of_runs);
     let runs: usize = trained.iter().map(|trained| trained.seeds.len()).sum();
-    let all_there = records.len() == runs;
     let variants = timed_variants(trained);
     let variants: Vec<&VariantPlan> = variants.iter().collect();
-    let wanted = session.nothing_timed();
-    let timing = match timed::look((out, false), &frozen.plan, &variants, &wanted)? {
-        Timed::Kept(record) => *record,
-        Timed::Never => wanted,
-        Timed::Other(why) => {
-            refuse(out, &why)?;
-            wanted
-        }
-        Timed::Again(reason) => {
-            listen(Event::TimesNotKept { reason: &reason });
-            wanted
-        }
-    };
-    let stage = if all_there { timing.stage(&frozen.plan) } else { Stage::Running };
-    let (results, path) = session.save(&records, &timing.timings, stage)?;
+    let (kinds, mut timed) = (timed_kinds(&frozen.kinds), Vec::new());
+    for kind in &kinds {
+        timed.extend(kept_times(&session, kind.as_deref(), &variants, listen)?);
+    }
+    let is_whole = records.len() == runs
+        && timed.len() == kinds.len()
+        && timed.iter().all(|timed| timed.is_whole(&frozen.plan));
+    let first = timed.first().filter(|_| is_whole);
+    let stage = first.map_or(Stage::Running, |first| first.stage(&frozen.plan));
+    // Times are of the machine that took them.
+    let environment = timed.first().and_then(|timed| timed.environment.clone());
+    let session = session.on(environment.as_ref().unwrap_or(&of_runs));
+    let (results, path) = session.save(&records, &timed, stage)?;
     listen(Event::Saved(&path));
     Ok(results)
+}
+
+/// The timed blocks that are there, of a kind of machine where the plan names some.
+fn kept_times(
+    session: &Session<'_>,
+    kind: Option<&str>,
+    variants: &[&VariantPlan],
+    listen: &mut dyn FnMut(Event<'_>),
+) -> Result<Option<TimingRecord>, ExperimentError> {
+    match timed::look_from_anywhere(session, kind, variants)? {
+        Timed::Kept(record) => return Ok(Some(*record)),
+        Timed::Never => {}
+        Timed::Other(why) => refuse(session.out(), &why)?,
+        Timed::Again(reason) => listen(Event::TimesNotKept { reason: &reason }),
+    }
+    Ok(None)
 }
 
 /// The environment of results without times: this program in it, and what the first run ran on.

@@ -12,7 +12,7 @@ use crate::formatting;
 use crate::model::Engine;
 use crate::record::files::PLAN;
 use crate::record::{DataFacts, Environment, Identity, SCHEMA};
-use crate::spec::{Plan, Reference};
+use crate::spec::{Plan, Reference, check_names};
 use crate::store::{self, StoreError};
 
 /// What an experiment is.
@@ -29,6 +29,9 @@ pub(super) struct Frozen {
     pub(super) weights: Option<String>,
     /// What is to be said of the data and the model.
     pub(super) notes: Vec<String>,
+    /// The kinds of machine on which is timed; none: one machine of any kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) kinds: Vec<String>,
     /// What was published.
     pub(super) reference: Option<Reference>,
     /// SHA-256 of all this as compact JSON, with an empty text in this place: a plan that somebody changed is another.
@@ -36,8 +39,8 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
-    /// An experiment of this program.
-    pub(super) fn of(experiment: &Experiment, environment: &Environment) -> Self {
+    /// An experiment of this program that is timed on these kinds of machine.
+    pub(super) fn of(experiment: &Experiment, environment: &Environment, kinds: &[String]) -> Self {
         let Experiment { plan, task, reference } = experiment;
         let (engine, data) = (task.model.engine(), task.data.facts());
         let mut notes = task.data.notes();
@@ -53,6 +56,7 @@ impl Frozen {
             data,
             weights,
             notes,
+            kinds: kinds.to_vec(),
             reference: reference.clone(),
         };
         Self { digest: frozen.digest(), ..frozen }
@@ -81,6 +85,9 @@ impl Frozen {
             let reason = "was changed since it was written".to_owned();
             return Err(ExperimentError::NoPlan { path, reason });
         }
+        // They become parts of paths.
+        check_names("its kinds of machine", &found.kinds)
+            .map_err(|reason| ExperimentError::NoPlan { path, reason })?;
         Ok(Some(found))
     }
 
@@ -113,12 +120,23 @@ impl Frozen {
             (&here.plan, &here.data),
             |_| true,
         );
+        let kinds = difference_of_kinds(&self.kinds, &other.kinds);
         let anywhere = Environment::default();
         let [there, here] = [there, here].map(|frozen| identity::identity(frozen, None, &anywhere));
         let weights =
             (self.weights != other.weights).then(|| "its runs start from other weights".to_owned());
         let there = Identity { plan: here.plan.clone(), ..there };
         let others = identity::differences_on_any_machine(&there, &here);
-        plans.into_iter().chain(weights).chain(others).collect()
+        plans.into_iter().chain(weights).chain(kinds).chain(others).collect()
     }
+}
+
+/// How the kinds of machine of two plans differ.
+pub(super) fn difference_of_kinds(there: &[String], here: &[String]) -> Option<String> {
+    let [one, other] = [there, here].map(|kinds| match kinds {
+        [] => "no kinds of machine".to_owned(),
+        kinds => format!("the kinds of machine {}", formatting::list(kinds)),
+    });
+    let how = if here.is_empty() { ": do its units with mantissa run" } else { "" };
+    (there != here).then(|| format!("its plan names {one}, this one {other}{how}"))
 }

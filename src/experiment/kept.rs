@@ -1,14 +1,14 @@
 //! What a results folder holds before the first run, and what of it is kept. The records of runs are the truth: the results
 //! file says whose folder it is, and is computed from them again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::frozen::Frozen;
+use super::frozen::{Frozen, difference_of_kinds};
 use super::session::{Machines, Records, Session};
 use super::timed::{self, Timed, TimingRecord};
-use super::units::{Trained, Unit, UnitState, in_order, units};
+use super::units::{Trained, Unit, UnitState, in_order, refuse, units};
 use super::{ExperimentError, identity};
 use crate::formatting;
 use crate::record::files::{
@@ -78,20 +78,19 @@ pub(super) fn look(session: &Session<'_>, trained: &[Trained]) -> Result<Found, 
             let reason = format!("is not a results file of this version ({error})");
             ExperimentError::Unreadable { path: place, reason }
         })?;
+    let planned = planned(frozen, out, old.is_some())?;
     let runs = runs(session, trained)?;
     let mut why = if let Some(old) = &old {
         identity::whole_differences(frozen, options.environment, old)
     } else {
-        let planned = Frozen::find(out)?.map(|old| old.differences(frozen)).unwrap_or_default();
+        let planned = planned.map(|old| old.differences(frozen)).unwrap_or_default();
         let foreign = || runs.iter().find_map(|run| run.foreign.clone()).into_iter().collect();
         if planned.is_empty() { foreign() } else { planned }
     };
-    let occupied =
-        |why: &[String]| ExperimentError::Occupied { folder: out.to_owned(), why: why.join("; ") };
     let holds_runs = old.as_ref().is_none_or(|old| listed(old).next().is_some());
     if !why.is_empty() {
         if holds_runs || runs.iter().any(Place::is_there) {
-            return Err(occupied(&why));
+            refuse(out, &why)?;
         }
         return Ok(Found::Part(Part::default()));
     }
@@ -99,24 +98,41 @@ pub(super) fn look(session: &Session<'_>, trained: &[Trained]) -> Result<Found, 
     let was_complete = old.as_ref().is_some_and(|old| old.complete);
     let variants: Vec<&VariantPlan> =
         trained.iter().filter(|trained| trained.is_timed()).map(|t| &t.variant).collect();
-    let wanted = session.nothing_timed();
+    let wanted = session.nothing_timed(None);
     let timed = timed::look((out, was_complete), plan, &variants, &wanted)?;
     if let Timed::Other(differences) = &timed {
         why.extend(differences.iter().cloned());
     }
-    if !why.is_empty() {
-        return Err(occupied(&why));
-    }
+    refuse(out, &why)?;
     match old {
         Some(old) if is_as_planned(session, &old) && is_finished(&old, &runs) => {
             let (there, here) = (old.environment.threads, options.environment.threads);
             if there != here {
-                return Err(occupied(&[timed::other_threads(there, here)]));
+                refuse(out, &[timed::other_threads(there, here)])?;
             }
             Ok(Found::Finished(Box::new(old)))
         }
         old => Ok(Found::Part(part(runs, old.as_ref(), timed))),
     }
+}
+
+/// The plan that is in a folder. One that is damaged does no harm beside results, which have it too.
+///
+/// # Errors
+/// When it names other kinds of machine than this one, or cannot be read.
+fn planned(
+    frozen: &Frozen,
+    out: &Path,
+    has_results: bool,
+) -> Result<Option<Frozen>, ExperimentError> {
+    let planned = match Frozen::find(out) {
+        Err(_) if has_results => None,
+        found => found?,
+    };
+    let kinds = planned.as_ref().map_or(&[][..], |planned| &planned.kinds);
+    let why = difference_of_kinds(kinds, &frozen.kinds);
+    refuse(out, why.as_slice())?;
+    Ok(planned)
 }
 
 /// # Errors
@@ -191,19 +207,38 @@ pub(super) fn clear(out: &Path) -> Result<(), ExperimentError> {
         }
         store::remove_if_empty(&variant);
     }
-    let timing = timed::place(out);
-    if store::exists(&timing)? {
-        store::remove(&timing)?;
+    for timing in timed::places(out)? {
+        if store::exists(&timing)? {
+            store::remove(&timing)?;
+        }
+        store::remove_free_lock(&timing)?;
     }
-    store::remove_free_lock(&timing)?;
     store::remove_if_empty(&runs);
     Ok(files::remove_report(out)?)
+}
+
+/// Removes an experiment of this program from its folder, as [`clear`] does, and what says whose folder it is.
+///
+/// # Errors
+/// When a process does a part of it, a file is of somebody else, or one cannot be removed.
+pub(super) fn remove(out: &Path) -> Result<(), ExperimentError> {
+    let marks = [RESULTS, PLAN];
+    if refuse_unmarked(out, &marks)? {
+        clear(out)?;
+        for mark in marks {
+            let file = out.join(mark);
+            if store::exists(&file)? {
+                store::remove(&file)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// # Errors
 /// When a process does a run of the folder or times it.
 fn refuse_running(out: &Path) -> Result<(), ExperimentError> {
-    let mut places = vec![timed::place(out)];
+    let mut places: Vec<PathBuf> = timed::places(out)?.into_iter().collect();
     for variant in store::real_folders(&out.join(RUNS))? {
         let runs = store::real_folders(&variant)?;
         places.extend(runs.into_iter().map(|run| run.join("record.json")));
@@ -223,9 +258,9 @@ pub(super) fn dropped_units(
     old: &Plan,
     plan: &Plan,
 ) -> Result<Option<String>, StoreError> {
-    let kept = units(plan);
+    let kept = units(plan, &[]);
     let mut dropped = Vec::new();
-    for unit in units(old) {
+    for unit in units(old, &[]) {
         if let Unit::Run { variant, seed } = &unit
             && !kept.contains(&unit)
             && store::exists(&record_path(out, variant, *seed))?

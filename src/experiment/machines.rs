@@ -57,6 +57,32 @@ pub(super) fn notes(results: &Results) -> Vec<String> {
     notes
 }
 
+/// A sentence on the kinds of machine of a plan that are not timed yet, and one on those whose machines cannot be told apart.
+pub(super) fn notes_on_kinds(kinds: &[String], results: &Results) -> Vec<String> {
+    let first = results.machine_kind.iter().map(|kind| (kind, &results.environment));
+    let others = results.other_kinds.iter().map(|times| (&times.kind, &times.environment));
+    let timed: Vec<(&String, RunMachine)> =
+        first.chain(others).map(|(kind, on)| (kind, RunMachine::of(on))).collect();
+    let is_missing = |kind: &&String| timed.iter().all(|(timed, _)| timed != kind);
+    let missing: Vec<String> = kinds.iter().filter(is_missing).cloned().collect();
+    let mut notes = Vec::new();
+    if !missing.is_empty() {
+        notes.push(format!("Not timed yet: the kinds of machine {}.", formatting::list(&missing)));
+    }
+    let mut alike: BTreeMap<&RunMachine, Vec<String>> = BTreeMap::new();
+    for (kind, machine) in &timed {
+        alike.entry(machine).or_default().push((*kind).clone());
+    }
+    for (machine, kinds) in alike.into_iter().filter(|(_, kinds)| kinds.len() > 1) {
+        notes.push(format!(
+            "The kinds of machine {} were timed on machines that say the same of themselves, {}: was one started on the wrong machine?",
+            formatting::list(&kinds),
+            describe(machine)
+        ));
+    }
+    notes
+}
+
 /// The seeds of which two variants were run on machines of different kinds.
 fn unlike_pairs(results: &Results, variant: &str, baseline: &str) -> Vec<u64> {
     let place = |variant: &str, seed: u64| {

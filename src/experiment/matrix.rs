@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::frozen::Frozen;
+use super::frozen::{Frozen, difference_of_kinds};
 use super::session::json;
-use super::units::{UnitStatus, status, units};
+use super::units::{UnitStatus, refuse, status, units};
 use super::{ExperimentError, kept};
 use crate::record::SCHEMA;
 use crate::record::files::{CELLS, MATRIX};
 use crate::spec::Cell;
-use crate::store::{self, Folder};
+use crate::store::{self, Folder, FolderError};
 
 /// The cells of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Matrix {
     schema: u32,
     /// The names of the cells, each with the number of its units.
     cells: Vec<CellUnits>,
+    /// The kinds of machine on which each is timed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    kinds: Vec<String>,
 }
 
 /// A cell of a folder.
@@ -41,11 +44,14 @@ pub struct UnitPlace {
 }
 
 impl Matrix {
-    /// That of these cells.
-    pub fn of(cells: &[Cell]) -> Self {
-        let cell =
-            |cell: &Cell| CellUnits { name: cell.name.clone(), units: units(&cell.plan).len() };
-        Self { schema: SCHEMA, cells: cells.iter().map(cell).collect() }
+    /// That of these cells, each timed on these kinds of machine.
+    pub fn of(cells: &[Cell], kinds: &[String]) -> Self {
+        let cell = |cell: &Cell| CellUnits {
+            name: cell.name.clone(),
+            units: units(&cell.plan, kinds).len(),
+        };
+        let cells = cells.iter().map(cell).collect();
+        Self { schema: SCHEMA, cells, kinds: kinds.to_vec() }
     }
 
     /// What a folder holds; none where it is that of one experiment, or of none.
@@ -64,22 +70,26 @@ impl Matrix {
         serde_json::from_slice(&store::read(&path)?).map(Some).map_err(unreadable)
     }
 
-    /// Writes it into a folder, in which cells that are there stay.
+    /// Writes it into a folder, in which cells that are there stay. With `force` what this matrix lacks is removed.
     ///
     /// # Errors
-    /// When the folder holds one experiment, or cells that this matrix lacks.
-    pub fn write(&self, folder: &Folder) -> Result<(), ExperimentError> {
+    /// When the folder holds one experiment, cells that this matrix lacks, or those of other kinds of machine, and without `force`.
+    pub fn write(&self, folder: &Folder, force: bool) -> Result<(), ExperimentError> {
         let out = folder.path();
         kept::refuse_foreign(out)?;
-        let occupied = |why: String| Err(ExperimentError::Occupied { folder: out.to_owned(), why });
-        if Frozen::find(out)?.is_some() {
-            return occupied("it is the folder of one experiment".to_owned());
-        }
+        let is_kept = |name: &str| self.cells.iter().any(|cell| cell.name == name);
         let old = Self::find(out)?;
-        let is_kept = |cell: &&CellUnits| self.cells.iter().any(|kept| kept.name == cell.name);
-        let dropped = old.iter().flat_map(|old| &old.cells).find(|cell| !is_kept(cell));
-        if let Some(cell) = dropped {
-            return occupied(format!("this matrix is without {}", cell.name));
+        let kinds = old.as_ref().and_then(|old| difference_of_kinds(&old.kinds, &self.kinds));
+        let old = old.map(|old| old.cells).unwrap_or_default();
+        let dropped: Vec<CellUnits> = old.into_iter().filter(|cell| !is_kept(&cell.name)).collect();
+        if force {
+            kept::remove(out)?;
+            remove_cells(folder, &dropped)?;
+        } else if Frozen::find(out)?.is_some() {
+            refuse(out, &["it is the folder of one experiment".to_owned()])?;
+        } else {
+            let cell = dropped.first().map(|cell| format!("this matrix is without {}", cell.name));
+            refuse(out, &cell.into_iter().chain(kinds).collect::<Vec<_>>())?;
         }
         store::write_below(out, Path::new(MATRIX), &json(self))?;
         Ok(())
@@ -106,6 +116,44 @@ impl Matrix {
         }
         None
     }
+}
+
+/// Makes way for one experiment in a folder: a matrix that is there is removed with `force`.
+///
+/// # Errors
+/// When there is one, and without `force`.
+pub(super) fn make_way(folder: &Folder, force: bool) -> Result<(), ExperimentError> {
+    let out = folder.path();
+    let Some(Matrix { cells, .. }) = Matrix::find(out)? else { return Ok(()) };
+    if !force {
+        return refuse(out, &["it is the folder of a matrix".to_owned()]);
+    }
+    remove_cells(folder, &cells)?;
+    Ok(store::remove(&out.join(MATRIX))?)
+}
+
+/// Removes the experiments of cells. What is in their folders and none of this program's stays.
+fn remove_cells(folder: &Folder, cells: &[CellUnits]) -> Result<(), ExperimentError> {
+    let out = folder.path();
+    let all = Path::new(CELLS);
+    store::refuse_links(out, all)?;
+    for cell in store::real_folders(&out.join(all))? {
+        let is_named =
+            |named: &CellUnits| cell.file_name().is_some_and(|name| *name == *named.name);
+        if cells.iter().any(is_named) {
+            let lock = Folder::lock(&cell, folder.holder()).map_err(|error| match error {
+                FolderError::Store(error) => ExperimentError::Store(error),
+                FolderError::Held { path, holder } => {
+                    ExperimentError::Held { folder: path, what: "the cell".to_owned(), holder }
+                }
+            })?;
+            kept::remove(&cell)?;
+            drop(lock);
+            store::remove_if_empty(&cell);
+        }
+    }
+    store::remove_if_empty(&out.join(all));
+    Ok(())
 }
 
 /// The folder of a cell.

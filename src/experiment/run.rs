@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use super::session::{Session, json};
 use super::{Event, ExperimentError, identity, kept};
 use crate::record::files::{checkpoint_path, record_path, weights_path};
-use crate::record::{
-    Failure, GradientCounts, Identity, RunMachine, RunRecord, RunSummary, Status, UpdateCounts,
-};
+use crate::record::{Failure, Identity, RunMachine, RunRecord, RunSummary, Status};
 use crate::spec::{CheckpointEvery, VariantPlan};
 use crate::store::{self, FileLock, LockState, StoreError};
 use crate::train::{self, Checkpoint, Ended, Follow, RunError, Setup, Trained, Wants};
@@ -248,35 +246,17 @@ pub(super) fn save(out: &Path, record: &RunRecord) -> Result<(), StoreError> {
 
 /// The record of a run that could not be done.
 pub(super) fn failed(variant: &VariantPlan, seed: u64, reason: String) -> RunRecord {
-    let failure = Failure { step: 0, layer: None, reason };
-    RunRecord {
-        identity: None,
-        variant: variant.name.clone(),
-        summary: RunSummary {
-            seed,
-            status: Status::Failed,
-            test_accuracy: None,
-            test_squared_error: None,
-            test_perplexity: None,
-            final_loss: None,
-            steps: 0,
-            skipped_steps: 0,
-            weights_digest: None,
-            failure: Some(failure),
-        },
-        loss: Vec::new(),
-        evaluations: Vec::new(),
-        scale: Vec::new(),
-        skips: Vec::new(),
-        census: Vec::new(),
-        census_steps: Vec::new(),
-        settling_census: Vec::new(),
-        rejected_census: Vec::new(),
-        counted_steps: Vec::new(),
-        updates: UpdateCounts::default(),
-        gradients: GradientCounts::default(),
-        memory: None,
-        agreement: Vec::new(),
-        machine: None,
-    }
+    let summary = RunSummary {
+        seed,
+        status: Status::Failed,
+        test_accuracy: None,
+        test_squared_error: None,
+        test_perplexity: None,
+        final_loss: None,
+        steps: 0,
+        skipped_steps: 0,
+        weights_digest: None,
+        failure: Some(Failure { step: 0, layer: None, reason }),
+    };
+    RunRecord::new(&variant.name, summary)
 }

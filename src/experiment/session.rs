@@ -9,12 +9,15 @@ use super::frozen::Frozen;
 use super::kept::{self, Found};
 use super::timed::TimingRecord;
 use super::units::Trained;
-use super::{Event, ExperimentError, Options, compare, identity, machines, run, timed};
+use super::{Event, ExperimentError, Options, compare, identity, machines, matrix, run, timed};
 use crate::claims;
 use crate::data::Dataset;
 use crate::precision::Policy;
 use crate::record::files::RESULTS;
-use crate::record::{Control, Identity, Results, RunRecord, SCHEMA, VariantResult};
+use crate::record::{
+    Control, Environment, Identity, KindTimes, Results, RunRecord, SCHEMA, VariantResult,
+    VariantTimes,
+};
 use crate::spec::{ControlPlan, Plan, VariantPlan};
 use crate::store;
 use crate::train::Timing;
@@ -35,7 +38,15 @@ pub(super) enum Machines {
     Any,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    /// The same on a machine with this environment.
+    pub(super) fn on<'b>(&self, environment: &'b Environment) -> Session<'b>
+    where
+        'a: 'b,
+    {
+        Session { options: Options { environment, ..self.options }, ..*self }
+    }
+
     /// What decides the runs of a policy; without one, what those of all policies have in common.
     pub(super) fn identity(&self, policy: Option<&Policy>) -> Identity {
         identity::identity(self.frozen, policy, self.options.environment)
@@ -56,9 +67,10 @@ impl Session<'_> {
         self.options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 
-    /// The record of the timing phase before its first block.
-    pub(super) fn nothing_timed(&self) -> TimingRecord {
-        TimingRecord::new(self.plan(), self.options.environment, self.identity(None))
+    /// The record of the timing phase before its first block, of a kind of machine where the plan names some.
+    pub(super) fn nothing_timed(&self, kind: Option<&str>) -> TimingRecord {
+        let of = (kind, self.identity(None));
+        TimingRecord::new(self.plan(), self.options.environment, of)
     }
 
     /// Looks at what the folder holds, tells what of it is kept, and marks the folder as this experiment's.
@@ -69,6 +81,7 @@ impl Session<'_> {
         listen: &mut dyn FnMut(Event<'_>),
     ) -> Result<Found, ExperimentError> {
         let found = kept::look(self, trained)?;
+        matrix::make_way(self.options.folder, self.options.force)?;
         let Found::Part(part) = &found else {
             listen(Event::Finished);
             return Ok(found);
@@ -98,21 +111,21 @@ impl Session<'_> {
         for (variant, seed) in part.records.keys() {
             run::remove_leftovers(self.out(), (variant, *seed))?;
         }
-        store::remove_free_lock(&timed::place(self.out()))?;
-        let none = Timings::new();
-        let timings = part.timing.as_ref().map_or(&none, |timing| &timing.timings);
-        self.save(&part.records, timings, Stage::Running)?;
+        store::remove_free_lock(&timed::place(self.out(), None))?;
+        let timed = part.timing.as_deref().map(std::slice::from_ref).unwrap_or_default();
+        self.save(&part.records, timed, Stage::Running)?;
         Ok(found)
     }
 
-    /// Computes the results of these records and writes them.
+    /// Computes the results of these records and writes them. The first of the timed blocks are those of [`Results::variants`], the
+    /// others those of further kinds of machine.
     pub(super) fn save(
         &self,
         records: &Records,
-        timings: &Timings,
+        timed: &[TimingRecord],
         stage: Stage,
     ) -> Result<(Results, PathBuf), ExperimentError> {
-        let results = results(self, (records, timings), stage);
+        let results = results(self, (records, timed), stage);
         let path = store::write_below(self.out(), Path::new(RESULTS), &json(&results))?;
         Ok((results, path))
     }
@@ -143,7 +156,43 @@ pub(super) fn json(value: &impl serde::Serialize) -> Vec<u8> {
 /// The results file from what there is so far.
 fn results(
     session: &Session<'_>,
-    (records, timings): (&Records, &Timings),
+    (records, timed): (&Records, &[TimingRecord]),
+    stage: Stage,
+) -> Results {
+    let first = timed.first();
+    let mut results = measured(session, (records, first.map(|first| &first.timings)), stage);
+    results.machine_kind = first.and_then(|first| first.kind.clone());
+    let others = timed.iter().skip(1);
+    results.other_kinds = others.filter_map(|timed| on_kind(session, timed)).collect();
+    results.claims = claims::judge(&results);
+    results.recommendation = Some(claims::recommend(&results));
+    results.environment.notes.extend(claims::nondeterminism(&results));
+    results.environment.notes.extend(claims::disturbance(&results));
+    results.environment.notes.extend(machines::notes(&results));
+    results.environment.notes.extend(machines::notes_on_kinds(&session.frozen.kinds, &results));
+    results.environment.notes.extend(session.frozen.notes.iter().cloned());
+    results
+}
+
+/// What was timed on a further kind of machine, computed as that of the first; none where nothing says where it was.
+fn on_kind(session: &Session<'_>, timed: &TimingRecord) -> Option<KindTimes> {
+    let there = session.on(timed.environment.as_ref()?);
+    let stage = Stage::Finished { other_load: timed.other_load };
+    let mut results = measured(&there, (&Records::new(), Some(&timed.timings)), stage);
+    results.environment.notes.extend(claims::disturbance(&results));
+    Some(KindTimes {
+        kind: timed.kind.clone()?,
+        claims: claims::judge_times(&results),
+        environment: results.environment,
+        other_load: results.other_load,
+        variants: results.variants.into_iter().map(VariantTimes::of).collect(),
+    })
+}
+
+/// What these records and blocks give, without verdicts and notes.
+fn measured(
+    session: &Session<'_>,
+    (records, timings): (&Records, Option<&Timings>),
     stage: Stage,
 ) -> Results {
     let (complete, other_load) = match stage {
@@ -156,7 +205,12 @@ fn results(
     let summary = |variant: &VariantPlan, seeds: &[u64]| {
         let record = |seed: &u64| records.get(&(variant.name.clone(), *seed));
         let runs: Vec<&RunRecord> = seeds.iter().filter_map(record).collect();
-        summarize((plan, is_cuda), variant, &runs, timings.get(&variant.name))
+        summarize(
+            (plan, is_cuda),
+            variant,
+            &runs,
+            timings.and_then(|timings| timings.get(&variant.name)),
+        )
     };
     let mut variants: Vec<VariantResult> =
         plan.variants.iter().map(|variant| summary(variant, &plan.seeds)).collect();
@@ -168,7 +222,7 @@ fn results(
         Control { kind: planned.kind, result }
     };
     let controls = plan.control_plans().into_iter().map(control).collect();
-    let mut results = Results {
+    Results {
         schema: SCHEMA,
         experiment: plan.name.clone(),
         complete,
@@ -184,14 +238,9 @@ fn results(
         other_load,
         recommendation: None,
         reference: frozen.reference.clone(),
-    };
-    results.claims = claims::judge(&results);
-    results.recommendation = Some(claims::recommend(&results));
-    results.environment.notes.extend(claims::nondeterminism(&results));
-    results.environment.notes.extend(claims::disturbance(&results));
-    results.environment.notes.extend(machines::notes(&results));
-    results.environment.notes.extend(frozen.notes.iter().cloned());
-    results
+        machine_kind: None,
+        other_kinds: Vec::new(),
+    }
 }
 
 /// Everything measured of one variant, without the comparison.

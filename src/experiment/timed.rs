@@ -1,13 +1,14 @@
 //! The timed blocks of an experiment: what of an earlier call's is kept, and what is timed now. Block i of every variant is a
 //! pair, so blocks are added for all variants at once, and a new variant means that all are timed again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::session::{Session, Stage, Timings, json};
+use super::units::Unit;
 use super::{Event, ExperimentError, first_seed, identity, run};
 use crate::device::LoadMeter;
 use crate::formatting;
@@ -18,9 +19,12 @@ use crate::spec::{Plan, VariantPlan};
 use crate::store::{self, StoreError};
 use crate::train::{self, Phase, Setup, Timing};
 
-/// `runs/timing.json`: the blocks of all variants, and what they were timed with.
+/// `runs/timing.json`, or `runs/timing-KIND.json` of a kind of machine: the blocks of all variants, and what they were timed with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct TimingRecord {
+    /// The kind of machine, where the plan names some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) kind: Option<String>,
     identity: Identity,
     threads: usize,
     /// The seed of the weights and the batches.
@@ -52,15 +56,37 @@ pub(super) enum Timed {
     Other(Vec<String>),
 }
 
-/// Where the blocks are.
-pub(super) fn place(out: &Path) -> PathBuf {
-    out.join(RUNS).join("timing.json")
+/// Where the blocks are, of a kind of machine where the plan names some.
+pub(super) fn place(out: &Path, kind: Option<&str>) -> PathBuf {
+    let kind = kind.map(|kind| format!("-{kind}")).unwrap_or_default();
+    out.join(RUNS).join(format!("timing{kind}.json"))
+}
+
+/// The places of the blocks, or of their locks, that are in a folder.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(super) fn places(out: &Path) -> Result<BTreeSet<PathBuf>, StoreError> {
+    let place_of = |path: &PathBuf| {
+        let rest = path.file_name()?.to_str()?.strip_prefix("timing")?;
+        let (kind, _) = rest.split_once('.')?;
+        match kind.strip_prefix('-') {
+            Some(kind) => Some(place(out, Some(kind))),
+            None => kind.is_empty().then(|| place(out, None)),
+        }
+    };
+    Ok(store::list(&out.join(RUNS))?.iter().filter_map(place_of).collect())
 }
 
 impl TimingRecord {
     /// No blocks yet, of what this plan times.
-    pub(super) fn new(plan: &Plan, environment: &Environment, identity: Identity) -> Self {
+    pub(super) fn new(
+        plan: &Plan,
+        environment: &Environment,
+        (kind, identity): (Option<&str>, Identity),
+    ) -> Self {
         Self {
+            kind: kind.map(str::to_owned),
             identity,
             threads: environment.threads,
             seed: first_seed(plan),
@@ -118,6 +144,10 @@ impl TimingRecord {
         if !differences.is_empty() {
             return Some(differences.join("; "));
         }
+        if self.kind != wanted.kind {
+            let kind = self.kind.as_deref().unwrap_or("no kind of machine");
+            return Some(format!("it is that of {}", kind.escape_debug()));
+        }
         if self.seed != wanted.seed {
             return Some(format!("it was done with seed {}", self.seed));
         }
@@ -148,8 +178,8 @@ pub(super) fn other_threads(there: usize, here: usize) -> String {
 ///
 /// # Errors
 /// When the file system does not say.
-pub(super) fn read(out: &Path) -> Result<Option<TimingRecord>, StoreError> {
-    let path = place(out);
+pub(super) fn read(out: &Path, kind: Option<&str>) -> Result<Option<TimingRecord>, StoreError> {
+    let path = place(out, kind);
     if !store::exists(&path)? {
         return Ok(None);
     }
@@ -163,7 +193,7 @@ pub(super) fn look(
     variants: &[&VariantPlan],
     wanted: &TimingRecord,
 ) -> Result<Timed, StoreError> {
-    let path = place(out);
+    let path = place(out, wanted.kind.as_deref());
     if !store::exists(&path)? {
         let missing = || Timed::Again("its record is missing".to_owned());
         let was_timed = was_complete && plan.measure.timing_blocks > 0;
@@ -185,6 +215,18 @@ pub(super) fn look(
     })
 }
 
+/// As [`look`], as the machine would that timed the blocks, whatever this one is.
+pub(super) fn look_from_anywhere(
+    session: &Session<'_>,
+    kind: Option<&str>,
+    variants: &[&VariantPlan],
+) -> Result<Timed, StoreError> {
+    let there = read(session.out(), kind)?.and_then(|record| record.environment);
+    let there = there.as_ref().unwrap_or(session.options.environment);
+    let wanted = session.on(there).nothing_timed(kind);
+    look((session.out(), false), session.plan(), variants, &wanted)
+}
+
 /// Times what is missing of the blocks of the plan and saves all; where it is stopped, those that were timed by then.
 pub(super) fn complete(
     session: &Session<'_>,
@@ -197,10 +239,12 @@ pub(super) fn complete(
     if record.is_whole(plan) || session.is_stopped() {
         return Ok(record);
     }
-    let lock = run::take_lock(session, &place(session.out()), "the timing phase")?;
+    let kind = record.kind.clone();
+    let what = Unit::Timing { kind: kind.clone() }.to_string();
+    let lock = run::take_lock(session, &place(session.out(), kind.as_deref()), &what)?;
     // Another process may have timed them since the folder was looked at.
     let planned: Vec<&VariantPlan> = variants.iter().collect();
-    if let Some(there) = read(session.out())?
+    if let Some(there) = read(session.out(), kind.as_deref())?
         && there.is_whole(plan)
         && there.unusable(&planned, &record).is_none()
     {
@@ -233,7 +277,7 @@ pub(super) fn complete(
     record.policies = variants.iter().map(|v| (v.name.clone(), v.policy)).collect();
     record.blocks = timed;
     record.environment = Some(session.options.environment.clone());
-    let name = place(Path::new(""));
+    let name = place(Path::new(""), kind.as_deref());
     store::write_below(session.out(), &name, &json(&record))?;
     if record.is_whole(plan) {
         lock.finish();

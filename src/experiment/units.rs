@@ -7,7 +7,7 @@ use super::frozen::Frozen;
 use super::kept::{self, Place};
 use super::session::{Machines, Session, Stage};
 use super::timed::{self, Timed, TimingRecord};
-use super::{Event, Experiment, ExperimentError, Options, run};
+use super::{Event, Experiment, ExperimentError, Options, matrix, run};
 use crate::record::RunSummary;
 use crate::record::files::{RESULTS, checkpoint_path, record_path};
 use crate::spec::{ControlKind, ControlPlan, Plan, VariantPlan};
@@ -69,25 +69,35 @@ pub enum Unit {
         seed: u64,
     },
     /// The timing phase: all variants, on one machine.
-    Timing,
+    Timing {
+        /// The kind of machine, where the plan names some.
+        kind: Option<String>,
+    },
 }
 
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Run { variant, seed } => write!(f, "{variant}, seed {seed}"),
-            Self::Timing => f.write_str("timing of all variants"),
+            Self::Timing { kind: None } => f.write_str("timing of all variants"),
+            Self::Timing { kind: Some(kind) } => write!(f, "timing of all variants on {kind}"),
         }
     }
 }
 
-/// The units of a plan, by their numbers: the runs in their order, then the timing phase.
+/// The kinds of machine on which is timed; one without a name where a plan names none.
+pub(super) fn timed_kinds(kinds: &[String]) -> Vec<Option<String>> {
+    if kinds.is_empty() { vec![None] } else { kinds.iter().cloned().map(Some).collect() }
+}
+
+/// The units of a plan with these kinds of machine, by their numbers: the runs in their order, then the timing phase, on each kind.
 #[doc(hidden)] // for the program
-pub fn units(plan: &Plan) -> Vec<Unit> {
+pub fn units(plan: &Plan, kinds: &[String]) -> Vec<Unit> {
     let trained = trained(plan);
     let runs =
         in_order(&trained).map(|(variant, seed)| Unit::Run { variant: variant.name.clone(), seed });
-    runs.chain([Unit::Timing]).collect()
+    let timing = timed_kinds(kinds).into_iter().map(|kind| Unit::Timing { kind });
+    runs.chain(timing).collect()
 }
 
 /// What a unit came to.
@@ -135,13 +145,31 @@ pub struct UnitStatus {
     pub has_checkpoint: bool,
 }
 
+/// What a folder is planned for.
+#[derive(Clone, Debug, PartialEq)]
+#[doc(hidden)] // for the program
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// The kinds of machine on which is timed; none: one machine of any kind.
+    pub kinds: Vec<String>,
+}
+
+impl Planned {
+    /// Its units by their numbers.
+    pub fn units(&self) -> Vec<Unit> {
+        units(&self.plan, &self.kinds)
+    }
+}
+
 /// The plan of a folder.
 ///
 /// # Errors
 /// When there is none, or it cannot be read.
 #[doc(hidden)] // for the program
-pub fn read_plan(folder: &Path) -> Result<Plan, ExperimentError> {
-    Frozen::read(folder).map(|frozen| frozen.plan)
+pub fn read_plan(folder: &Path) -> Result<Planned, ExperimentError> {
+    let Frozen { plan, kinds, .. } = Frozen::read(folder)?;
+    Ok(Planned { plan, kinds })
 }
 
 /// How far each unit of a folder is. Changes nothing.
@@ -150,20 +178,20 @@ pub fn read_plan(folder: &Path) -> Result<Plan, ExperimentError> {
 /// When the folder has no plan, or cannot be read.
 #[doc(hidden)] // for the program
 pub fn status(folder: &Path) -> Result<Vec<UnitStatus>, ExperimentError> {
-    let plan = Frozen::read(folder)?.plan;
+    let planned = read_plan(folder)?;
     let state = |unit: Unit| {
         let (file, checkpoint) = match &unit {
             Unit::Run { variant, seed } => (
                 record_path(folder, variant, *seed),
                 store::exists(&checkpoint_path(folder, variant, *seed))?,
             ),
-            Unit::Timing => (timed::place(folder), false),
+            Unit::Timing { kind } => (timed::place(folder, kind.as_deref()), false),
         };
         let finished = match &unit {
             Unit::Run { .. } => kept::state_of(&file)?,
-            Unit::Timing => {
-                let record = timed::read(folder)?;
-                let is_over = record.is_some_and(|record| record.is_whole(&plan));
+            Unit::Timing { kind } => {
+                let record = timed::read(folder, kind.as_deref())?;
+                let is_over = record.is_some_and(|record| record.is_whole(&planned.plan));
                 is_over.then_some(UnitState::Finished { diverged: false })
             }
         };
@@ -177,20 +205,22 @@ pub fn status(folder: &Path) -> Result<Vec<UnitStatus>, ExperimentError> {
         };
         Ok(UnitStatus { unit, state, has_checkpoint: checkpoint })
     };
-    units(&plan).into_iter().map(state).collect()
+    planned.units().into_iter().map(state).collect()
 }
 
 impl Experiment {
-    /// Fixes the plan in a folder, so that its units can be done by their numbers.
+    /// Fixes the plan in a folder, so that its units can be done by their numbers. It is timed on each of these kinds of machine, or on
+    /// one of any kind where there are none.
     ///
     /// # Errors
     /// When the folder holds another experiment, or cannot be written.
     #[doc(hidden)] // for the program
-    pub fn freeze(&self, options: Options<'_>) -> Result<(), ExperimentError> {
-        let frozen = Frozen::of(self, options.environment);
+    pub fn freeze(&self, options: Options<'_>, kinds: &[String]) -> Result<(), ExperimentError> {
+        let frozen = Frozen::of(self, options.environment, kinds);
         let session = Session { frozen: &frozen, options, machines: Machines::Any };
         let out = session.out();
         kept::refuse_foreign(out)?;
+        matrix::make_way(options.folder, options.force)?;
         if options.force {
             kept::clear(out)?;
         } else if let Some(old) = Frozen::find(out)? {
@@ -217,17 +247,21 @@ impl Experiment {
     ) -> Result<UnitOutcome, ExperimentError> {
         let out = options.folder.path();
         let frozen = Frozen::read(out)?;
-        refuse(out, &frozen.differences(&Frozen::of(self, options.environment)))?;
+        let here = Frozen::of(self, options.environment, &frozen.kinds);
+        refuse(out, &frozen.differences(&here))?;
         let session = Session { frozen: &frozen, options, machines: Machines::Any };
         let trained = trained(&frozen.plan);
         let runs: Vec<(&VariantPlan, u64)> = in_order(&trained).collect();
-        match runs.get(index) {
-            Some(run) => self.run_of(&session, *run, listen),
-            None if index == runs.len() => self.time_in(&session, listen),
+        if let Some(run) = runs.get(index) {
+            return self.run_of(&session, *run, listen);
+        }
+        let kinds = timed_kinds(&frozen.kinds);
+        match kinds.get(index - runs.len()) {
+            Some(kind) => self.time_in(&session, kind.as_deref(), listen),
             None => Err(ExperimentError::NoUnit {
                 folder: out.to_owned(),
                 index,
-                units: runs.len() + 1,
+                units: runs.len() + kinds.len(),
             }),
         }
     }
@@ -262,11 +296,18 @@ impl Experiment {
     fn time_in(
         &self,
         session: &Session<'_>,
+        kind: Option<&str>,
         listen: &mut dyn FnMut(Event<'_>),
     ) -> Result<UnitOutcome, ExperimentError> {
         let variants = timed_variants(trained(session.plan()));
-        let wanted = session.nothing_timed();
         let planned: Vec<&VariantPlan> = variants.iter().collect();
+        if let Timed::Kept(record) = timed::look_from_anywhere(session, kind, &planned)?
+            && record.is_whole(session.plan())
+        {
+            store::remove_free_lock(&timed::place(session.out(), kind))?;
+            return Ok(UnitOutcome::FinishedBefore);
+        }
+        let wanted = session.nothing_timed(kind);
         let timing = match timed::look((session.out(), false), session.plan(), &planned, &wanted)? {
             Timed::Never => wanted,
             Timed::Kept(record) => *record,
@@ -279,10 +320,6 @@ impl Experiment {
                 wanted
             }
         };
-        if timing.is_whole(session.plan()) {
-            store::remove_free_lock(&timed::place(session.out()))?;
-            return Ok(UnitOutcome::FinishedBefore);
-        }
         let setup = self.setup(session.options);
         let timing: TimingRecord = timed::complete(session, setup, (timing, &variants), listen)?;
         if matches!(timing.stage(session.plan()), Stage::Running) {

@@ -209,6 +209,38 @@ impl RunMachine {
 }
 
 impl RunRecord {
+    /// One that says how a run went, and nothing else.
+    ///
+    /// ```
+    /// use mantissa::record::{RunRecord, RunSummary};
+    ///
+    /// /// A record of a run, with its losses.
+    /// fn record(variant: &str, summary: RunSummary, loss: Vec<Option<f64>>) -> RunRecord {
+    ///     RunRecord { loss, ..RunRecord::new(variant, summary) }
+    /// }
+    /// ```
+    pub fn new(variant: &str, summary: RunSummary) -> Self {
+        Self {
+            identity: None,
+            variant: variant.to_owned(),
+            summary,
+            loss: Vec::new(),
+            evaluations: Vec::new(),
+            scale: Vec::new(),
+            skips: Vec::new(),
+            census: Vec::new(),
+            settling_census: Vec::new(),
+            census_steps: Vec::new(),
+            rejected_census: Vec::new(),
+            counted_steps: Vec::new(),
+            updates: UpdateCounts::default(),
+            gradients: GradientCounts::default(),
+            memory: None,
+            agreement: Vec::new(),
+            machine: None,
+        }
+    }
+
     /// Steps that were skipped before the first update while the loss scale came down: those from step 0 on without a gap; 0 of
     /// a run that never made an update.
     pub fn settling_steps(&self) -> u64 {

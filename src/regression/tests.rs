@@ -30,6 +30,8 @@ pub(super) fn results() -> Results {
         data: Some(DataFacts { digest: "d".repeat(64), ..DataFacts::default() }),
         metric: TestMetric::Accuracy,
         machines: Vec::new(),
+        machine_kind: None,
+        other_kinds: Vec::new(),
         variants,
         claims: Vec::new(),
         controls: Vec::new(),

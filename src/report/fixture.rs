@@ -206,6 +206,8 @@ fn results() -> Results {
         data: None,
         metric: TestMetric::Accuracy,
         machines: Vec::new(),
+        machine_kind: None,
+        other_kinds: Vec::new(),
         variants: VARIANTS.iter().enumerate().map(|(i, t)| variant(t, i)).collect(),
         claims: vec![ClaimResult {
             id: "train-time".to_owned(),
@@ -481,10 +483,7 @@ fn record(traits: &Traits, index: usize, seed: u64) -> RunRecord {
         (!(stopped && step + 1 == steps)).then(|| loss(step, seed) + 0.02 * index as f64 + climb)
     };
     RunRecord {
-        identity: None,
-        variant: traits.name.to_owned(),
         loss: (0..steps).map(at).collect(),
-        evaluations: Vec::new(),
         scale: traits.scale.to_vec(),
         skips: skips(traits),
         census: vec![
@@ -493,14 +492,6 @@ fn record(traits: &Traits, index: usize, seed: u64) -> RunRecord {
             census("hidden.1", Role::Activations, counts(800_000, 0, 0)),
         ],
         census_steps: vec![0, 20],
-        settling_census: Vec::new(),
-        rejected_census: Vec::new(),
-        counted_steps: Vec::new(),
-        updates: UpdateCounts::default(),
-        gradients: GradientCounts::default(),
-        memory: None,
-        agreement: Vec::new(),
-        machine: None,
-        summary,
+        ..RunRecord::new(traits.name, summary)
     }
 }

@@ -13,6 +13,7 @@ mod fixture;
 mod history;
 mod html;
 mod interactive;
+mod kinds;
 mod latex;
 mod load;
 mod markdown;

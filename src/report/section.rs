@@ -2,7 +2,7 @@
 
 use super::load::Loaded;
 use super::table::Line;
-use super::{published, serving};
+use super::{kinds, published, serving};
 
 /// The table of one experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,5 +37,6 @@ impl Section {
 
 /// The tables that the experiments have, those of one heading together.
 pub(super) fn sections(experiments: &[Loaded]) -> Vec<Section> {
-    [serving::served(experiments), published::published(experiments)].concat()
+    [serving::served(experiments), kinds::on_kinds(experiments), published::published(experiments)]
+        .concat()
 }

@@ -469,7 +469,8 @@ impl<'a> Row<'a> {
             self.metric_cell(),
             self.step_cell(),
             memory_cell(self.memory.map(|m| m.peak_bytes), self.memory_ratio()),
-            self.time_cell(
+            time_cell(
+                self.emulated,
                 self.inference.as_ref().and_then(|i| i.batch_seconds),
                 self.inference_time_ratio(),
             ),
@@ -578,29 +579,11 @@ impl<'a> Row<'a> {
         lines
     }
 
-    /// A time in this run, and its ratio to the baseline's with its interval. The time's own interval is left out: it covers the
-    /// median of a longer stretch in fewer than half of all runs, since machines drift.
-    fn time_cell<T: fmt::Display>(
-        &self,
-        time: Option<Estimate<T>>,
-        ratio: Option<Estimate<Ratio>>,
-    ) -> Vec<Line> {
-        let Some(time) = time else {
-            return if self.emulated {
-                vec![Line::detail("emulated:"), Line::detail("no time")]
-            } else {
-                vec![Line::value(text::NOT_MEASURED)]
-            };
-        };
-        let mut lines = vec![Line::value(time.value.to_string())];
-        lines.extend(ratio.map(estimate_lines).unwrap_or_default());
-        lines
-    }
-
     /// The time of a training step, and how fast its products are, against this program's fastest.
     fn step_cell(&self) -> Vec<Line> {
         let train = self.train.as_ref();
-        let mut lines = self.time_cell(train.map(|train| train.step_seconds), self.time_ratio());
+        let mut lines =
+            time_cell(self.emulated, train.map(|train| train.step_seconds), self.time_ratio());
         if let Some(work) = train.and_then(|train| train.work) {
             lines.push(Line::detail(work.rate.value.to_string()));
             let share = work.share_of_peak.value * 100.0;
@@ -615,6 +598,25 @@ impl<'a> Row<'a> {
         lines.extend(self.runs.troubles().into_iter().map(Line::value));
         lines
     }
+}
+
+/// A time in this run, and its ratio to the baseline's with its interval. The time's own interval is left out: it covers the
+/// median of a longer stretch in fewer than half of all runs, since machines drift.
+pub(super) fn time_cell<T: fmt::Display>(
+    emulated: bool,
+    time: Option<Estimate<T>>,
+    ratio: Option<Estimate<Ratio>>,
+) -> Vec<Line> {
+    let Some(time) = time else {
+        return if emulated {
+            vec![Line::detail("emulated:"), Line::detail("no time")]
+        } else {
+            vec![Line::value(text::NOT_MEASURED)]
+        };
+    };
+    let mut lines = vec![Line::value(time.value.to_string())];
+    lines.extend(ratio.map(estimate_lines).unwrap_or_default());
+    lines
 }
 
 /// A ratio, and its interval below.

@@ -294,18 +294,31 @@ impl Plan {
 
 /// A name that can be a folder on every system.
 fn folder_name(key: &str, name: &str) -> Checked<()> {
+    why_no_folder(name).map_or(Ok(()), |why| refuse(key, why))
+}
+
+/// Why a name cannot be that of a folder on every system.
+fn why_no_folder(name: &str) -> Option<String> {
     let fits = (1..=limits::NAME).contains(&name.len())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-    if fits {
-        return Ok(());
+    let most = limits::NAME;
+    (!fits).then(|| {
+        format!("{name:?} cannot be a folder's name; use 1 to {most} letters, digits, - and _")
+    })
+}
+
+/// Whether each of these names, which an option gave, can be a part of a path on every system, and none stands twice.
+///
+/// # Errors
+/// Says which cannot, or stands twice.
+pub(crate) fn check_names(option: &str, names: &[String]) -> Result<(), String> {
+    for (index, name) in names.iter().enumerate() {
+        let twice = || names[..index].contains(name).then(|| format!("{name:?} is given twice"));
+        if let Some(why) = why_no_folder(name).or_else(twice) {
+            return Err(format!("{option}: {why}"));
+        }
     }
-    refuse(
-        key,
-        format!(
-            "{name:?} cannot be a folder's name; use 1 to {} letters, digits, - and _",
-            limits::NAME
-        ),
-    )
+    Ok(())
 }
 
 fn train(spec: &TrainSpec, data: &DataPlan, count: CountImages<'_>) -> Checked<TrainPlan> {

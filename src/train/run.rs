@@ -490,23 +490,18 @@ impl<'a> Run<'a> {
         };
         let planned = log.counted.iter().filter(|counted| counted.planned);
         let mut record = RunRecord {
-            identity: None,
-            variant: variant.name.clone(),
-            summary,
             loss: log.loss,
             evaluations: log.evaluations,
             scale: log.scale,
             skips: log.skips,
             census_steps: planned.map(|counted| counted.step).collect(),
             census: log.census.into_records(&model.layer_names),
-            settling_census: Vec::new(),
             rejected_census: log.rejected.into_records(&model.layer_names),
             counted_steps: log.counted,
             updates: log.updates,
             gradients: log.gradients,
             memory,
-            agreement: Vec::new(),
-            machine: None,
+            ..RunRecord::new(&variant.name, summary)
         };
         let mut settling = Census::default();
         for (step, census) in log.before_update {

@@ -4,13 +4,13 @@
 use std::ops::ControlFlow;
 
 use candle_core::Device;
-use mantissa::record::{Phases, RunRecord, Status};
+use mantissa::record::{Identity, Phases, RunRecord, Status};
 use mantissa::spec::{
     Activation, CheckpointEvery, ClaimsPlan, ConvBlock, DataPlan, MeasurePlan, ModelPlan,
     OptimizerPlan, Plan, Pool, ScheduleKind, SchedulePlan, TrainPlan, VariantPlan,
 };
 use mantissa::task::Task;
-use mantissa::train::{self, Setup, Timing};
+use mantissa::train::{self, Checkpoint, Follow, RunError, Setup, Timing, Wants};
 
 use crate::gpu;
 
@@ -171,6 +171,58 @@ fn repeated_steps_are_the_told_ones_to_the_bit() {
             let captured = record(&graphs, variant, &device);
             assert_eq!(captured, record(&eager, variant, &device), "{policy}");
             assert_eq!(captured, record(&graphs, variant, &device), "{policy} again");
+        }
+    }
+}
+
+/// Stops a run at the first moment after so many steps at which it can be kept, and takes its checkpoint.
+struct StopAfter {
+    steps: u64,
+    file: Option<Vec<u8>>,
+}
+
+impl Follow for StopAfter {
+    fn step(&mut self, _done: u64) {}
+
+    fn wants(&mut self, done: u64) -> Wants {
+        if done > self.steps { Wants::Stop } else { Wants::Nothing }
+    }
+
+    fn keep(&mut self, checkpoint: Checkpoint) -> Result<ControlFlow<()>, RunError> {
+        self.file = Some(checkpoint.to_file(Identity::default())?);
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// A run that is stopped wherever it can be, each time continued by what a file holds: captured steps, dropout, batch norm, sums of
+/// micro-batches, a loss scale that comes down and grows, and outcomes that the host reads long after their steps.
+#[test]
+fn a_run_that_goes_on_from_checkpoints_is_one_that_was_never_stopped() {
+    let Some((device, _guard)) = gpu() else { return };
+    let scaled = "params=f32,compute=f16,reduce=f32,scale=dynamic:init=16777216:interval=3";
+    let policies = ["fp32", "tf32", "fp16-mixed", "bf16-true", scaled];
+    let looked_at = [mlp(), cnn()].map(|model| plan(model, &policies, 14));
+    let mut unlooked_at = plan(mlp(), &policies, 70);
+    (unlooked_at.measure.census_every, unlooked_at.train.evaluate_every) = (0, None);
+    for plan in looked_at.iter().chain([&unlooked_at]) {
+        let task = Task::of_plan(plan).unwrap();
+        let setup = Setup { save_weights: true, ..Setup::new(plan, &task, &device) };
+        for variant in &plan.variants {
+            let run = (variant, 0);
+            let whole = train::run(setup, run, None, &mut |_: u64| ()).unwrap();
+            let (mut from, mut stops) = (None, Vec::new());
+            let ended = loop {
+                let steps = stops.last().copied().unwrap_or(0);
+                let mut stop = StopAfter { steps, file: None };
+                let ended = train::run(setup, run, from.take(), &mut stop).unwrap();
+                let Some(file) = stop.file else { break ended };
+                let checkpoint = Checkpoint::from_file(&file).unwrap();
+                stops.push(checkpoint.steps());
+                from = Some(checkpoint);
+            };
+            // On its way, and after its last step.
+            assert!(stops.len() > 1 && stops.last() == Some(&plan.train.steps), "{stops:?}");
+            assert!(ended == whole, "{}: the record or the weights differ", variant.name);
         }
     }
 }
