@@ -20,7 +20,7 @@ mod units;
 
 pub use collect::collect;
 pub use dry_run::{DryRun, DryVariant};
-pub use matrix::{Matrix, UnitPlace, cell_folder, status_of_all};
+pub use matrix::{Matrix, UnitPlace, cell_folder, status_of_all, unit_places};
 pub use units::{
     Planned, Unit, UnitOutcome, UnitState, UnitStatus, give_up, read_plan, status, units,
 };

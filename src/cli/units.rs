@@ -14,7 +14,7 @@ use super::{
 use crate::device::{self, Device};
 use crate::experiment::{
     Event, ExperimentError, Matrix, Options, Unit, UnitOutcome, UnitPlace, UnitState, UnitStatus,
-    collect as collect_results, read_plan, status_of_all, units,
+    collect as collect_results, read_plan, status_of_all, unit_places, units,
 };
 use crate::formatting::{self, printable};
 use crate::ops;
@@ -147,7 +147,7 @@ pub(super) fn freeze(
 
 /// Does units of a folder.
 pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    let places = places(arguments)?;
+    let places = meant(arguments)?;
     let stop = super::signals::stop_flag()?;
     let mut failed = None;
     // Those of one experiment read its data once.
@@ -161,10 +161,10 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), Failure> {
 }
 
 /// Where the units are that are meant.
-fn places(arguments: &RunArguments) -> Result<Vec<UnitPlace>, Failure> {
+fn meant(arguments: &RunArguments) -> Result<Vec<UnitPlace>, Failure> {
     let RunArguments { folder: out, index, units_per_task, kind, .. } = arguments;
-    let matrix = Matrix::find(out)?;
     if let Some(kind) = kind {
+        let matrix = Matrix::find(out)?;
         let folders = matrix.map_or_else(|| vec![out.clone()], |matrix| matrix.folders(out));
         return folders.into_iter().map(|folder| timing_on(folder, kind)).collect();
     }
@@ -172,21 +172,14 @@ fn places(arguments: &RunArguments) -> Result<Vec<UnitPlace>, Failure> {
         Some(index) => *index,
         None => index_of_process(|name| std::env::var(name).ok())?,
     };
-    let count = match &matrix {
-        Some(matrix) => matrix.units(),
-        None => read_plan(out)?.units().len(),
-    };
+    let places = unit_places(out)?;
     let each = *units_per_task as usize;
     let first = index.saturating_mul(each);
-    if first >= count {
-        let units = count.div_ceil(each);
+    if first >= places.len() {
+        let units = places.len().div_ceil(each);
         return Err(ExperimentError::NoUnit { folder: out.clone(), index, units }.into());
     }
-    let place = |index| match &matrix {
-        Some(matrix) => matrix.place(out, index),
-        None => Some(UnitPlace { folder: out.clone(), index }),
-    };
-    Ok((first..count.min(first + each)).filter_map(place).collect())
+    Ok(places.into_iter().skip(first).take(each).collect())
 }
 
 /// Where the timing on a kind of machine is, of one experiment.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frozen::{Frozen, difference_of_kinds};
 use super::session::json;
-use super::units::{UnitStatus, refuse, status, units};
+use super::units::{UnitStatus, read_plan, refuse, status};
 use super::{ExperimentError, kept};
 use crate::record::SCHEMA;
 use crate::record::files::{CELLS, MATRIX};
@@ -19,18 +19,11 @@ use crate::store::{self, Folder, FolderError};
 #[doc(hidden)] // for the program
 pub struct Matrix {
     schema: u32,
-    /// The names of the cells, each with the number of its units.
-    cells: Vec<CellUnits>,
+    /// The names of the cells.
+    cells: Vec<String>,
     /// The kinds of machine on which each is timed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     kinds: Vec<String>,
-}
-
-/// A cell of a folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct CellUnits {
-    name: String,
-    units: usize,
 }
 
 /// A unit by its place: the folder of its experiment, and its number there.
@@ -46,11 +39,7 @@ pub struct UnitPlace {
 impl Matrix {
     /// That of these cells, each timed on these kinds of machine.
     pub fn of(cells: &[Cell], kinds: &[String]) -> Self {
-        let cell = |cell: &Cell| CellUnits {
-            name: cell.name.clone(),
-            units: units(&cell.plan, kinds).len(),
-        };
-        let cells = cells.iter().map(cell).collect();
+        let cells = cells.iter().map(|cell| cell.name.clone()).collect();
         Self { schema: SCHEMA, cells, kinds: kinds.to_vec() }
     }
 
@@ -77,18 +66,18 @@ impl Matrix {
     pub fn write(&self, folder: &Folder, force: bool) -> Result<(), ExperimentError> {
         let out = folder.path();
         kept::refuse_foreign(out)?;
-        let is_kept = |name: &str| self.cells.iter().any(|cell| cell.name == name);
         let old = Self::find(out)?;
         let kinds = old.as_ref().and_then(|old| difference_of_kinds(&old.kinds, &self.kinds));
         let old = old.map(|old| old.cells).unwrap_or_default();
-        let dropped: Vec<CellUnits> = old.into_iter().filter(|cell| !is_kept(&cell.name)).collect();
+        let dropped: Vec<String> =
+            old.into_iter().filter(|cell| !self.cells.contains(cell)).collect();
         if force {
             kept::remove(out)?;
             remove_cells(folder, &dropped)?;
         } else if Frozen::find(out)?.is_some() {
             refuse(out, &["it is the folder of one experiment".to_owned()])?;
         } else {
-            let cell = dropped.first().map(|cell| format!("this matrix is without {}", cell.name));
+            let cell = dropped.first().map(|cell| format!("this matrix is without {cell}"));
             refuse(out, &cell.into_iter().chain(kinds).collect::<Vec<_>>())?;
         }
         store::write_below(out, Path::new(MATRIX), &json(self))?;
@@ -97,25 +86,24 @@ impl Matrix {
 
     /// The folders of the cells in a folder, in their order.
     pub fn folders(&self, folder: &Path) -> Vec<PathBuf> {
-        self.cells.iter().map(|cell| cell_folder(folder, &cell.name)).collect()
+        self.cells.iter().map(|cell| cell_folder(folder, cell)).collect()
     }
+}
 
-    /// How many units there are.
-    pub fn units(&self) -> usize {
-        self.cells.iter().map(|cell| cell.units).sum()
+/// Where the units of a folder are, by their numbers: those of its cells, or of its one experiment.
+///
+/// # Errors
+/// When the plan of an experiment is missing or cannot be read.
+#[doc(hidden)] // for the program
+pub fn unit_places(folder: &Path) -> Result<Vec<UnitPlace>, ExperimentError> {
+    let matrix = Matrix::find(folder)?;
+    let folders = matrix.map_or_else(|| vec![folder.to_owned()], |matrix| matrix.folders(folder));
+    let mut places = Vec::new();
+    for folder in folders {
+        let units = 0..read_plan(&folder)?.units().len();
+        places.extend(units.map(|index| UnitPlace { folder: folder.clone(), index }));
     }
-
-    /// Where a unit is, by its number among those of all cells.
-    pub fn place(&self, folder: &Path, index: usize) -> Option<UnitPlace> {
-        let mut index = index;
-        for cell in &self.cells {
-            if index < cell.units {
-                return Some(UnitPlace { folder: cell_folder(folder, &cell.name), index });
-            }
-            index -= cell.units;
-        }
-        None
-    }
+    Ok(places)
 }
 
 /// Makes way for one experiment in a folder: a matrix that is there is removed with `force`.
@@ -133,13 +121,12 @@ pub(super) fn make_way(folder: &Folder, force: bool) -> Result<(), ExperimentErr
 }
 
 /// Removes the experiments of cells. What is in their folders and none of this program's stays.
-fn remove_cells(folder: &Folder, cells: &[CellUnits]) -> Result<(), ExperimentError> {
+fn remove_cells(folder: &Folder, cells: &[String]) -> Result<(), ExperimentError> {
     let out = folder.path();
     let all = Path::new(CELLS);
     store::refuse_links(out, all)?;
     for cell in store::real_folders(&out.join(all))? {
-        let is_named =
-            |named: &CellUnits| cell.file_name().is_some_and(|name| *name == *named.name);
+        let is_named = |named: &String| cell.file_name().is_some_and(|name| name == &**named);
         if cells.iter().any(is_named) {
             let lock = Folder::lock(&cell, folder.holder()).map_err(|error| match error {
                 FolderError::Store(error) => ExperimentError::Store(error),
@@ -171,10 +158,10 @@ pub fn status_of_all(folder: &Path) -> Result<Vec<(Option<String>, UnitStatus)>,
     let Some(matrix) = Matrix::find(folder)? else {
         return Ok(status(folder)?.into_iter().map(|status| (None, status)).collect());
     };
-    let mut all = Vec::with_capacity(matrix.units());
+    let mut all = Vec::new();
     for cell in &matrix.cells {
-        let name = Some(cell.name.clone());
-        let statuses = status(&cell_folder(folder, &cell.name))?;
+        let name = Some(cell.clone());
+        let statuses = status(&cell_folder(folder, cell))?;
         all.extend(statuses.into_iter().map(|status| (name.clone(), status)));
     }
     Ok(all)
