@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does an experiment on a Slurm of two virtual nodes on this machine, whole and with tasks killed and requeued at random, and
-# compares the results with those of one process: scripts/slurm-tests.sh PROGRAM [OPTIONS OF THE EXPERIMENT]. For Debian; installs
+# Does an experiment on a Slurm of two virtual nodes on this machine, whole and timed on both, and with tasks killed and requeued at
+# random, and compares the results with those of one process: scripts/slurm-tests.sh PROGRAM [OPTIONS OF THE EXPERIMENT]. For Debian; installs
 # its Slurm where there is none, and needs root. Everything it starts ends with it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -42,7 +42,8 @@ SlurmdSpoolDir=$work/spool.%n
 SlurmdPidFile=$work/slurmd.%n.pid
 SlurmdLogFile=$work/slurmd.%n.log
 SlurmdParameters=config_overrides
-NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=1 RealMemory=2000 State=UNKNOWN
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=1 RealMemory=2000 Feature=one State=UNKNOWN
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=1 RealMemory=2000 Feature=two State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 export SLURM_CONF="$work/slurm.conf"
@@ -92,12 +93,19 @@ disturb() {
 
 echo "== in one process"
 "$program" experiment --out "$work/local" --quiet --threads 1 "$@" >/dev/null
-echo "== as an array of two nodes"
-submitted=$("$program" slurm --out "$work/array" --cpus-per-task 1 --max-parallel 2 "$@")
+echo "== as an array of two nodes, timed on each"
+submitted=$("$program" slurm --out "$work/array" --cpus-per-task 1 --max-parallel 2 --kind one --kind two "$@")
 echo "$submitted"
 wait_for_the_end "$submitted"
 "$program" status "$work/array"
 python3 "$here/same_results.py" "$work/local" "$work/array"
+python3 - "$work/array/results.json" <<'CHECK'
+import json, sys
+results = json.load(open(sys.argv[1]))
+kinds = [results["machine_kind"], *(other["kind"] for other in results["other_kinds"])]
+assert kinds == ["one", "two"], kinds
+print("timed on", *kinds)
+CHECK
 echo "== as an array whose tasks are killed and requeued"
 lost=0
 submitted=$("$program" slurm --out "$work/disturbed" --cpus-per-task 1 --max-parallel 2 --set train.checkpoint_every=5 "$@")

@@ -150,6 +150,31 @@ pub(crate) fn add_products<const N: usize>(a: &[f32], b: &[f32], mut sums: [f32;
     sums
 }
 
+/// [`add_products`] of four slices with the same: their chains of sums go on beside each other.
+#[inline(always)]
+pub(crate) fn add_products_of_four<const N: usize>(
+    rows: [&[f32]; 4],
+    b: &[f32],
+    [mut s0, mut s1, mut s2, mut s3]: [[f32; N]; 4],
+) -> [[f32; N]; 4] {
+    let (b, b_rest) = b.as_chunks::<N>();
+    let [r0, r1, r2, r3] = rows.map(|row| row.as_chunks::<N>());
+    let four = r0.0.iter().zip(r1.0).zip(r2.0.iter().zip(r3.0));
+    for (b, ((a0, a1), (a2, a3))) in b.iter().zip(four) {
+        s0 = std::array::from_fn(|lane| a0[lane].mul_add(b[lane], s0[lane]));
+        s1 = std::array::from_fn(|lane| a1[lane].mul_add(b[lane], s1[lane]));
+        s2 = std::array::from_fn(|lane| a2[lane].mul_add(b[lane], s2[lane]));
+        s3 = std::array::from_fn(|lane| a3[lane].mul_add(b[lane], s3[lane]));
+    }
+    let mut sums = [s0, s1, s2, s3];
+    for (sums, rest) in sums.iter_mut().zip([r0.1, r1.1, r2.1, r3.1]) {
+        for ((sum, a), b) in sums.iter_mut().zip(rest).zip(b_rest) {
+            *sum = a.mul_add(*b, *sum);
+        }
+    }
+    sums
+}
+
 /// Cuts a share of work space into parts of these lengths.
 pub(crate) fn carve<T, const N: usize>(mut share: &mut [T], lengths: [usize; N]) -> [&mut [T]; N] {
     lengths.map(|length| {

@@ -6,7 +6,7 @@ use candle_core::Result;
 use super::super::element::Element;
 use super::super::host::{build, zeroed};
 use super::super::matmul::End;
-use super::super::parallel::{add_products, for_each, tree, vectorized};
+use super::super::parallel::{add_products, add_products_of_four, for_each, tree, vectorized};
 use super::super::pointwise::Then;
 use candle_core::Tensor;
 
@@ -72,8 +72,15 @@ fn one_output<T: Element>(rows: &[&[f32]], w: &[T], wide: &mut [f32; BLOCK], res
     let mut sums = [[0.0_f32; SUMS]; MOST];
     for (block, w) in w.chunks(BLOCK).enumerate() {
         let w = T::widened(w, wide);
-        for (sums, row) in sums.iter_mut().zip(rows) {
-            *sums = add_products(&row[block * BLOCK..][..w.len()], w, *sums);
+        // One row's chain of sums would wait for itself.
+        let part = block * BLOCK..block * BLOCK + w.len();
+        let (fours, rest) = rows.as_chunks::<4>();
+        let (sums, sums_rest) = sums.split_at_mut(4 * fours.len());
+        for (sums, rows) in sums.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
+            *sums = add_products_of_four(rows.map(|row| &row[part.clone()]), w, *sums);
+        }
+        for (sums, row) in sums_rest.iter_mut().zip(rest) {
+            *sums = add_products(&row[part.clone()], w, *sums);
         }
     }
     for (result, sums) in results.iter_mut().zip(&sums) {
