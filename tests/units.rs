@@ -6,6 +6,7 @@ mod program_support;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -220,12 +221,18 @@ fn killed_at_any_moment_nothing_is_lost() {
         let mut command = command;
         let mut running = Running(command.spawn().unwrap());
         std::thread::sleep(Duration::from_micros(random.random_range(1000..250_000)));
-        let ended = running.0.try_wait().unwrap();
+        let ended = running.0.try_wait().unwrap().map(|status| {
+            let mut stderr = String::new();
+            running.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+            (status, stderr)
+        });
         drop(running);
         match ended {
             None => *killed.get_mut(fewest).unwrap() += 1,
             // Not every unit may be finished, and a killed process of this one cannot be at work.
-            Some(status) => assert!(matches!(status.code(), Some(0 | 5)), "{fewest}: {status}"),
+            Some((status, stderr)) => {
+                assert!(matches!(status.code(), Some(0 | 5)), "{fewest}: {status}: {stderr}");
+            }
         }
         // What is there can be read, and what was finished is as it was.
         for (path, (contents, _)) in place.snapshot("out") {

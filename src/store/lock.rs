@@ -229,8 +229,8 @@ fn take_number(
         }
         let number = last + 1;
         let path = lock_file(target, number);
-        match File::create_new(&path) {
-            Ok(mut file) => file.write_all(&contents).map_err(StoreError::new(&path, "write"))?,
+        match create(&path, &contents) {
+            Ok(()) => {}
             // Another process was faster.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(StoreError::new(&path, "write")(error)),
@@ -242,6 +242,18 @@ fn take_number(
             let _ = std::fs::remove_file(lock_file(target, before));
         }
         return Ok(Ok((number, contents)));
+    }
+}
+
+/// Creates a file with these contents where there is none. One without them would be taken for the lock of a holder that nobody knows.
+fn create(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let mut file = partial(folder_of(path))?;
+    file.write_all(contents)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Err(error.error),
+        // A file system that can do neither of the two ways in which that is done.
+        Err(_) => File::create_new(path)?.write_all(contents),
     }
 }
 

@@ -14,9 +14,10 @@ use super::products::{Heads, Narrow};
 struct Space<T> {
     query: Vec<f32>,
     line: Vec<f32>,
-    /// Scores, then probabilities, of each key.
+    /// Scores, then probabilities, of each key; rounded, and as f32 again.
     scores: Vec<f32>,
     narrow: Vec<T>,
+    rounded: Vec<f32>,
     result: Vec<f32>,
 }
 
@@ -42,6 +43,7 @@ pub(super) fn forward<T: Element>(
             line: vec![0.0; width],
             scores: vec![0.0; most],
             narrow: vec![T::default(); most],
+            rounded: vec![0.0; most],
             result: vec![0.0; width],
         };
         let (first, count) = (sequence * sizes.keys, lengths[sequence]);
@@ -66,8 +68,8 @@ fn one_head<'a, T: Element>(
     value: impl Fn(usize) -> &'a [T],
     space: &mut Space<T>,
 ) -> f32 {
-    let Space { query, line, scores, narrow: probabilities, result } = space;
-    let (scores, probabilities) = (&mut scores[..count], &mut probabilities[..count]);
+    let Space { query, line, scores, narrow: buffer, rounded, result } = space;
+    let scores = &mut scores[..count];
     result.fill(0.0);
     if count == 0 {
         return f32::NEG_INFINITY;
@@ -82,9 +84,8 @@ fn one_head<'a, T: Element>(
         *score = exp(*score - largest);
         sum += *score;
     }
-    narrow.narrow(scores, probabilities);
-    T::widen(probabilities, scores);
-    for (index, probability) in scores.iter().enumerate() {
+    let probabilities = T::widened(narrow.narrow(scores, buffer), rounded);
+    for (index, probability) in probabilities.iter().enumerate() {
         for (result, value) in result.iter_mut().zip(T::widened(value(index), line)) {
             *result = probability.mul_add(*value, *result);
         }

@@ -132,6 +132,7 @@ impl Narrow {
     }
 
     /// Rounds the values in place, and hands them over in the storage type: themselves, or what is put into `buffer`.
+    #[must_use]
     #[inline(always)]
     pub(super) fn narrow<'a, T: Element>(
         self,

@@ -259,14 +259,14 @@ trait Kernel<T>: Sync {
     ///
     /// # Safety
     /// The sums have the kernel's rows and columns, and the kernel was entered.
-    unsafe fn tile(&self, depth: usize, panels: Pair<'_>, sums: Sums);
+    unsafe fn tile(&self, depth: usize, panels: TileOperands<'_>, sums: Sums);
     fn enter(&self) {}
     fn leave(&self) {}
 }
 
 /// Two panels that are multiplied.
 #[derive(Clone, Copy)]
-struct Pair<'a> {
+struct TileOperands<'a> {
     left: &'a [u32],
     right: &'a [u32],
     /// What is read soon after.
@@ -322,8 +322,8 @@ impl<T: Element> Kernel<T> for WideKernel {
         pack_wide(operand, part, self.wide.columns(), panels);
     }
 
-    unsafe fn tile(&self, depth: usize, panels: Pair<'_>, sums: Sums) {
-        let Pair { left, right, ahead } = panels;
+    unsafe fn tile(&self, depth: usize, panels: TileOperands<'_>, sums: Sums) {
+        let TileOperands { left, right, ahead } = panels;
         assert!(left.len() >= self.wide.rows * depth && right.len() >= self.wide.columns() * depth);
         let (row, step) = if self.lines { (depth, 1) } else { (1, self.wide.rows) };
         let left = Left { start: left.as_ptr().cast(), row, step };
@@ -369,8 +369,8 @@ impl<T: Element> Kernel<T> for PairedKernel {
         self.0.right.pack(operand, part, panels);
     }
 
-    unsafe fn tile(&self, depth: usize, panels: Pair<'_>, sums: Sums) {
-        let Pair { left, right, .. } = panels;
+    unsafe fn tile(&self, depth: usize, panels: TileOperands<'_>, sums: Sums) {
+        let TileOperands { left, right, .. } = panels;
         assert!(left.len() >= self.0.left.len::<T>(depth));
         assert!(right.len() >= self.0.right.len::<T>(depth));
         let steps = self.0.left.steps(depth);
@@ -597,7 +597,7 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
                     let sums = Sums { to, pitch, add: block > 0 };
                     // SAFETY: the tile has the kernel's rows and columns, in the sums or in the result, where nobody else writes it,
                     // and the caller has entered the kernel.
-                    unsafe { kernel.tile(depth, Pair { left, right, ahead }, sums) };
+                    unsafe { kernel.tile(depth, TileOperands { left, right, ahead }, sums) };
                 }
             }
         }
