@@ -613,8 +613,8 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
             }
         }
     }
-    /// Finishes sums of a result that is transposed: `rows` lines of `columns` sums, `pitch` apart, and behind
-    /// them room for as many.
+
+    /// Finishes sums of a result that is transposed: `rows` lines of `columns` sums, `pitch` apart, and behind them room for as many.
     fn finish_turned(
         &self,
         (row, column): (usize, usize),
