@@ -8,7 +8,7 @@ use super::super::matmul::{DEPTH, LANES, MOST_GROUPS, Operand, Strip, Tiles, tra
 use crate::precision::{Format, Rounder};
 
 /// Queries of a tile: a multiple of what the columns of most kernels are.
-pub(super) const QUERIES: usize = 96;
+pub(super) const QUERIES: usize = 64;
 
 /// Keys of a tile.
 pub(super) const KEYS: usize = 64;

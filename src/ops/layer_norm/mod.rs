@@ -115,9 +115,10 @@ pub fn layer_norm(
 ) -> Result<(Tensor, LayerNormSaved)> {
     let (_, width) = rows_of(x, &[gamma, beta])?;
     on_gpu!(x => cuda::layer_norm(x, gamma, beta, epsilon));
-    let statistics = statistics(
+    let (y, statistics) = normalize(
         x,
-        width,
+        gamma,
+        Some(beta),
         #[inline(always)]
         |x| {
             let mean = sum(x) / width as f32;
@@ -125,7 +126,6 @@ pub fn layer_norm(
             (mean, 1.0 / (squares / width as f32 + epsilon).sqrt())
         },
     )?;
-    let y = normalize(x, &statistics, gamma, Some(beta))?;
     let (mean, inverse): (Vec<f32>, Vec<f32>) = statistics.into_iter().unzip();
     Ok((y, LayerNormSaved { mean: row_values(mean)?, inverse_deviation: row_values(inverse)? }))
 }
@@ -147,13 +147,13 @@ pub fn layer_norm(
 pub fn rms_norm(x: &Tensor, gamma: &Tensor, epsilon: f32) -> Result<(Tensor, Tensor)> {
     let (_, width) = rows_of(x, &[gamma])?;
     on_gpu!(x => cuda::rms_norm(x, gamma, epsilon));
-    let statistics = statistics(
+    let (y, statistics) = normalize(
         x,
-        width,
+        gamma,
+        None,
         #[inline(always)]
         |x| (0.0, 1.0 / (sum_of(x, |x| x * x) / width as f32 + epsilon).sqrt()),
     )?;
-    let y = normalize(x, &statistics, gamma, None)?;
     let inverse = statistics.into_iter().map(|(_, inverse)| inverse).collect();
     Ok((y, row_values(inverse)?))
 }
@@ -233,63 +233,47 @@ fn row_values(values: Vec<f32>) -> Result<Tensor> {
     Tensor::from_vec(values, count, &Device::Cpu)
 }
 
-/// What `of_row` makes of each row.
-fn statistics(
-    x: &Tensor,
-    width: usize,
-    of_row: impl Fn(&[f32]) -> (f32, f32) + Sync + Send,
-) -> Result<Vec<(f32, f32)>> {
-    by_dtype!(x.dtype(), T => {
-        let x = view::<T>(x)?;
-        let together = (CHUNK / width).max(1);
-        let rows = x.len() / width;
-        let mut statistics = vec![(0.0, 0.0); rows];
-        let tasks = statistics.chunks_mut(together).zip(x.chunks(together * width)).collect();
-        for_each(tasks, |_, (statistics, x): (&mut [(f32, f32)], &[T])| vectorized!({
-            let mut wide = vec![0.0; width];
-            for (statistics, x) in statistics.iter_mut().zip(x.chunks(width)) {
-                *statistics = of_row(T::widened(x, &mut wide));
-            }
-        }));
-        Ok(statistics)
-    })
-}
-
 /// Rows of a result with those of an operand, and their statistics.
-type Task<'a, T> = ((Unwritten<'a, T>, &'a [T]), &'a [(f32, f32)]);
+type Task<'a, T> = ((Unwritten<'a, T>, &'a [T]), &'a mut [(f32, f32)]);
 
-/// `(x − mean) · inverse · gamma + beta` of each row with its mean and inverse.
+/// `(x − mean) · inverse · gamma + beta` of each row, with the mean and the inverse that `of_row` makes of it.
 fn normalize(
     x: &Tensor,
-    statistics: &[(f32, f32)],
     gamma: &Tensor,
     beta: Option<&Tensor>,
-) -> Result<Tensor> {
+    of_row: impl Fn(&[f32]) -> (f32, f32) + Sync + Send,
+) -> Result<(Tensor, Vec<(f32, f32)>)> {
     by_dtype!(x.dtype(), T => {
         let (x_shape, x) = (x.shape(), view::<T>(x)?);
         let gamma = widened::<T>(gamma)?;
         let beta = beta.map(widened::<T>).transpose()?;
         let width = gamma.len();
         let together = (CHUNK / width).max(1);
-        build::<T>(x_shape, |y| {
+        let mut statistics = vec![(0.0, 0.0); x.len() / width];
+        let y = build::<T>(x_shape, |y| {
             let rows = y.chunks(together * width).zip(x.chunks(together * width));
-            let tasks = rows.zip(statistics.chunks(together)).collect();
+            let tasks = rows.zip(statistics.chunks_mut(together)).collect();
             for_each(tasks, |_, ((y, x), statistics): Task<'_, T>| vectorized!({
                 let (mut from, mut to) = (vec![0.0; width], vec![0.0; width]);
                 let rows = y.blocks(width).zip(x.chunks(width)).zip(statistics);
-                for ((y, x), (mean, inverse)) in rows {
+                for ((y, x), statistics) in rows {
                     let x = T::widened(x, &mut from);
+                    *statistics = of_row(x);
+                    let (mean, inverse) = *statistics;
                     T::store(y, &mut to, #[inline(always)] |y| {
                         for ((y, x), gamma) in y.iter_mut().zip(x).zip(&gamma) {
                             *y = (x - mean) * inverse * gamma;
                         }
-                        for (y, beta) in y.iter_mut().zip(beta.iter().flatten()) {
-                            *y += beta;
+                        if let Some(beta) = &beta {
+                            for (y, beta) in y.iter_mut().zip(beta) {
+                                *y += beta;
+                            }
                         }
                     });
                 }
             }));
-        })
+        })?;
+        Ok((y, statistics))
     })
 }
 

@@ -6,7 +6,7 @@ use candle_core::Result;
 use super::super::element::Element;
 use super::super::host::{build, zeroed};
 use super::super::matmul::End;
-use super::super::parallel::{add_products, add_products_of_four, for_each, tree, vectorized};
+use super::super::parallel::{add_products_of_four, for_each, prefetch, tree, vectorized};
 use super::super::pointwise::Then;
 use candle_core::Tensor;
 
@@ -38,10 +38,16 @@ pub(super) fn linear<T: Element>(
     let tasks = results.chunks_mut((together * n).max(1)).collect();
     for_each(tasks, |task, results: &mut [f32]| {
         vectorized!({
-            let mut wide = [0.0; BLOCK];
-            for (output, results) in (task * together..).zip(results.chunks_mut(n)) {
-                let w = &w[output * inputs..(output + 1) * inputs];
-                one_output(&rows, w, &mut wide, results);
+            let mut wide = [[0.0; BLOCK]; 4];
+            let four = |first: usize| {
+                std::array::from_fn(|output| {
+                    let output = (first + output).min(outputs - 1);
+                    &w[output * inputs..(output + 1) * inputs]
+                })
+            };
+            let firsts = (task * together..).step_by(4);
+            for (first, results) in firsts.zip(results.chunks_mut(4 * n)) {
+                four_outputs(&rows, [four(first), four(first + 4)], &mut wide, results);
             }
         });
     });
@@ -66,24 +72,42 @@ pub(super) fn linear<T: Element>(
     })
 }
 
-/// The products of one row of the weight with each row of x.
+/// The products of four rows of the weight with each row of x. Four rows are read from memory side by side, and for the other rows of
+/// x from a cache, while what is read next comes from memory: `after` are the four rows that follow.
 #[inline(always)]
-fn one_output<T: Element>(rows: &[&[f32]], w: &[T], wide: &mut [f32; BLOCK], results: &mut [f32]) {
-    let mut sums = [[0.0_f32; SUMS]; MOST];
-    for (block, w) in w.chunks(BLOCK).enumerate() {
-        let w = T::widened(w, wide);
-        // One row's chain of sums would wait for itself.
-        let part = block * BLOCK..block * BLOCK + w.len();
-        let (fours, rest) = rows.as_chunks::<4>();
-        let (sums, sums_rest) = sums.split_at_mut(4 * fours.len());
-        for (sums, rows) in sums.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
-            *sums = add_products_of_four(rows.map(|row| &row[part.clone()]), w, *sums);
-        }
-        for (sums, row) in sums_rest.iter_mut().zip(rest) {
-            *sums = add_products(&row[part.clone()], w, *sums);
+fn four_outputs<T: Element>(
+    rows: &[&[f32]],
+    [w, after]: [[&[T]; 4]; 2],
+    wide: &mut [[f32; BLOCK]; 4],
+    results: &mut [f32],
+) {
+    let mut sums = [[[0.0_f32; SUMS]; 4]; MOST];
+    let inputs = w[0].len();
+    for start in (0..inputs).step_by(BLOCK) {
+        let part = start..(start + BLOCK).min(inputs);
+        let (next, first) = if part.end < inputs { (w, part.end) } else { (after, 0) };
+        let next = next.map(|w| &w[first..(first + BLOCK).min(inputs)]);
+        let [wide0, wide1, wide2, wide3] = &mut *wide;
+        let w = [
+            T::widened(&w[0][part.clone()], wide0),
+            T::widened(&w[1][part.clone()], wide1),
+            T::widened(&w[2][part.clone()], wide2),
+            T::widened(&w[3][part.clone()], wide3),
+        ];
+        for (index, (sums, row)) in sums.iter_mut().zip(rows).enumerate() {
+            *sums = add_products_of_four(w, &row[part.clone()], *sums);
+            if rows.len() > 1 {
+                for next in next {
+                    let len = next.len();
+                    prefetch(&next[len * index / rows.len()..len * (index + 1) / rows.len()]);
+                }
+            }
         }
     }
-    for (result, sums) in results.iter_mut().zip(&sums) {
-        *result = tree(std::array::from_fn(|lane| sums[lane] + sums[lane + SUMS / 2]));
+    for (output, results) in results.chunks_mut(rows.len()).enumerate() {
+        for (result, sums) in results.iter_mut().zip(&sums) {
+            let sums = &sums[output];
+            *result = tree(std::array::from_fn(|lane| sums[lane] + sums[lane + SUMS / 2]));
+        }
     }
 }

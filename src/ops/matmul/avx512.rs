@@ -9,10 +9,11 @@ use std::arch::x86_64::{
 
 use super::kernel::{DOT_FORM, LANES, PairTask, Paired, Sums, Wide, WideTask};
 
-/// 24 and 28 sums in registers.
-pub(super) static WIDE: [Wide; 2] = [
-    Wide { rows: 8, groups: 6, tile: tile::<8, 3, 6> },
+/// 28, 16 and 24 vectors of sums in registers.
+pub(super) static WIDE: [Wide; 3] = [
     Wide { rows: 14, groups: 4, tile: tile::<14, 2, 4> },
+    Wide { rows: 8, groups: 4, tile: tile::<8, 2, 4> },
+    Wide { rows: 8, groups: 6, tile: tile::<8, 3, 6> },
 ];
 
 /// See [`Wide::tile`]. A vector is two groups: one load where they stand side by side throughout.

@@ -194,12 +194,14 @@ impl Kernels {
         }
     }
 
-    /// The kernel of f32 that computes the fewest sums beside those of so many rows and columns; of several, the first.
+    /// The first kernel of f32 that computes, beside those of so many rows and columns, hardly more sums than another would.
     pub(crate) fn wide(&self, rows: usize, columns: usize) -> Wide {
-        let sums = |wide: &&Wide| {
+        let sums = |wide: &Wide| {
             rows.next_multiple_of(wide.rows) * columns.next_multiple_of(wide.columns())
         };
-        *self.f32.iter().min_by_key(sums).unwrap_or(&portable::WIDE[0])
+        let fewest = self.f32.iter().map(sums).min().unwrap_or(0);
+        let first = self.f32.iter().find(|wide| sums(wide) <= fewest + fewest / 32);
+        *first.unwrap_or(&portable::WIDE[0])
     }
 
     /// How the products of each format that tensors are stored in are computed: format and path.

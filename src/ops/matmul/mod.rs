@@ -48,7 +48,7 @@ pub(crate) use space::{as_f32_mut, with_space};
 
 use super::element::Element;
 use super::host::Unwritten;
-use super::parallel::{for_each, vectorized};
+use super::parallel::{for_each, threads, vectorized};
 use super::pointwise::Then;
 use crate::device::ProductPaths;
 use crate::memory::OutOfMemory;
@@ -59,8 +59,11 @@ use pack::{Part, pack_lines, pack_wide};
 /// second-level cache.
 const SHARED: usize = 192;
 
-/// Most words that a task packs for itself of its own operand over a block of the depth; but for one panel, whatever it takes.
+/// Most words of its own operand that a task works on over a block of the depth; but for one panel, whatever it takes.
 const OWN: usize = 24 * 1024;
+
+/// Words that a page of memory has at least.
+const PAGE: usize = 1024;
 
 /// Words that a cache moves at a time.
 const LINE: usize = 16;
@@ -68,8 +71,12 @@ const LINE: usize = 16;
 /// Sums of a task that are made at a time.
 const SUMS: usize = 32 * 1024;
 
-/// Tasks that a product is cut into if it has as many panels: enough for threads to end at about the same time.
-const TASKS: usize = 16;
+/// Tasks for each thread that a product is cut into at least if it has as many panels: enough for threads to end at about the same
+/// time.
+const TASKS: usize = 3;
+
+/// Words of a shared operand that stay in the second-level cache.
+const CACHE: usize = 256 * 1024;
 
 /// The kernels of this process.
 ///
@@ -153,8 +160,7 @@ pub(crate) fn multiply<T: Element>(
         }
         target.turn();
         let Product { left, right, .. } = &target.product;
-        let wide = kernels.wide(left.outer, right.outer);
-        run(&WideKernel::new(wide, left.is_along_depth()), &target)
+        run(&WideKernel::new(kernels.wide(left.outer, right.outer), left), &target)
     };
     // SAFETY: a product writes every row and column of its result, or fails.
     unsafe { out.try_written_by(write) }
@@ -245,6 +251,9 @@ fn all_finite(sums: &[f32]) -> bool {
 
 /// What the loops need to know of a kernel.
 trait Kernel<T>: Sync {
+    /// Where a tile reads its rows.
+    type Left: Copy;
+
     fn rows(&self) -> usize;
     fn columns(&self) -> usize;
     /// Values of the depth in a block.
@@ -252,44 +261,55 @@ trait Kernel<T>: Sync {
     /// Words of a panel over so many values of the depth.
     fn left_len(&self, depth: usize) -> usize;
     fn right_len(&self, depth: usize) -> usize;
-    /// Packs panels, one after the other.
+    /// Packs panels, one after the other, but for those that tiles read in the operand itself.
     fn pack_left(&self, operand: &Operand<'_, T>, part: &Part, panels: &mut [u32]);
     fn pack_right(&self, operand: &Operand<'_, T>, part: &Part, panels: &mut [u32]);
+    /// The rows of one panel, which was packed to `panel` if it was packed.
+    fn left(&self, operand: &Operand<'_, T>, part: &Part, panel: &[u32]) -> Self::Left;
     /// Multiplies two panels over so many values of the depth.
     ///
     /// # Safety
-    /// The sums have the kernel's rows and columns, and the kernel was entered.
-    unsafe fn tile(&self, depth: usize, panels: TileOperands<'_>, sums: Sums);
+    /// The sums have the kernel's rows and columns, the kernel was entered, and `left` is of this depth and what it was made from is
+    /// still there.
+    unsafe fn tile(&self, depth: usize, operands: TileOperands<'_, Self::Left>, sums: Sums);
     fn enter(&self) {}
     fn leave(&self) {}
 }
 
 /// Two panels that are multiplied.
 #[derive(Clone, Copy)]
-struct TileOperands<'a> {
-    left: &'a [u32],
+struct TileOperands<'a, L> {
+    left: L,
     right: &'a [u32],
     /// What is read soon after.
     ahead: &'a [u32],
 }
 
-/// A kernel of f32 on packed panels.
+/// A kernel of f32.
 struct WideKernel {
     wide: Wide,
     /// Whether the values of one row for all steps stand side by side in a panel of the left operand; else those of all rows for one
     /// step.
     lines: bool,
+    /// Whether tiles read whole panels of the left operand where they are.
+    in_place: bool,
     /// Where each step of a packed panel of the right operand starts.
     steps: [usize; DEPTH],
 }
 
 impl WideKernel {
-    fn new(wide: Wide, lines: bool) -> Self {
-        Self { wide, lines, steps: std::array::from_fn(|step| step * wide.columns()) }
+    /// The kernel for this left operand.
+    fn new<T: Element>(wide: Wide, left: &Operand<'_, T>) -> Self {
+        let lines = left.is_along_depth();
+        // Lines that start whole pages apart would all take the same few places of the first-level cache.
+        let in_place = lines && T::DTYPE == DType::F32 && !left.pitch().is_multiple_of(PAGE);
+        Self { wide, lines, in_place, steps: std::array::from_fn(|step| step * wide.columns()) }
     }
 }
 
 impl<T: Element> Kernel<T> for WideKernel {
+    type Left = Left;
+
     fn rows(&self) -> usize {
         self.wide.rows
     }
@@ -311,10 +331,15 @@ impl<T: Element> Kernel<T> for WideKernel {
     }
 
     fn pack_left(&self, operand: &Operand<'_, T>, part: &Part, panels: &mut [u32]) {
-        if self.lines {
+        let (rows, depth) = (self.wide.rows, part.depth.clone());
+        if self.in_place {
+            let whole = operand.outer.saturating_sub(part.first) / rows * rows;
+            let cut_short = panels.get_mut(whole * depth.len()..).unwrap_or_default();
+            pack_lines(operand, &Part { first: part.first + whole, depth }, cut_short);
+        } else if self.lines {
             pack_lines(operand, part, panels);
         } else {
-            pack_wide(operand, part, self.wide.rows, panels);
+            pack_wide(operand, part, rows, panels);
         }
     }
 
@@ -322,11 +347,20 @@ impl<T: Element> Kernel<T> for WideKernel {
         pack_wide(operand, part, self.wide.columns(), panels);
     }
 
-    unsafe fn tile(&self, depth: usize, panels: TileOperands<'_>, sums: Sums) {
-        let TileOperands { left, right, ahead } = panels;
-        assert!(left.len() >= self.wide.rows * depth && right.len() >= self.wide.columns() * depth);
-        let (row, step) = if self.lines { (depth, 1) } else { (1, self.wide.rows) };
-        let left = Left { start: left.as_ptr().cast(), row, step };
+    fn left(&self, operand: &Operand<'_, T>, part: &Part, panel: &[u32]) -> Left {
+        let (rows, depth) = (self.wide.rows, part.depth.len());
+        if self.in_place && part.first + rows <= operand.outer {
+            let first = operand.line(part.first, part.depth.clone());
+            return Left { start: first.as_ptr().cast(), row: operand.pitch(), step: 1 };
+        }
+        assert!(panel.len() >= rows * depth);
+        let (row, step) = if self.lines { (depth, 1) } else { (1, rows) };
+        Left { start: panel.as_ptr().cast(), row, step }
+    }
+
+    unsafe fn tile(&self, depth: usize, operands: TileOperands<'_, Left>, sums: Sums) {
+        let TileOperands { left, right, ahead } = operands;
+        assert!(right.len() >= self.wide.columns() * depth);
         let right = right.as_ptr().cast::<f32>();
         let groups: [*const f32; MOST_GROUPS] =
             std::array::from_fn(|group| right.wrapping_add(group * LANES));
@@ -341,6 +375,8 @@ impl<T: Element> Kernel<T> for WideKernel {
 struct PairedKernel(&'static Paired);
 
 impl<T: Element> Kernel<T> for PairedKernel {
+    type Left = *const u32;
+
     fn rows(&self) -> usize {
         self.0.left.width
     }
@@ -369,12 +405,15 @@ impl<T: Element> Kernel<T> for PairedKernel {
         self.0.right.pack(operand, part, panels);
     }
 
-    unsafe fn tile(&self, depth: usize, panels: TileOperands<'_>, sums: Sums) {
-        let TileOperands { left, right, .. } = panels;
-        assert!(left.len() >= self.0.left.len::<T>(depth));
+    fn left(&self, _operand: &Operand<'_, T>, part: &Part, panel: &[u32]) -> *const u32 {
+        assert!(panel.len() >= self.0.left.len::<T>(part.depth.len()));
+        panel.as_ptr()
+    }
+
+    unsafe fn tile(&self, depth: usize, operands: TileOperands<'_, *const u32>, sums: Sums) {
+        let TileOperands { left, right, .. } = operands;
         assert!(right.len() >= self.0.right.len::<T>(depth));
-        let steps = self.0.left.steps(depth);
-        let task = PairTask { steps, left: left.as_ptr(), right: right.as_ptr() };
+        let task = PairTask { steps: self.0.left.steps(depth), left, right: right.as_ptr() };
         // SAFETY: panels of this depth and these forms, and the caller's promise.
         unsafe { (self.0.tile)(task, sums) };
     }
@@ -409,8 +448,25 @@ impl<'a> Panels<'a> {
 enum Role {
     /// The smaller one: packed once, whole, for all tasks.
     Shared,
-    /// The larger one: each task packs a part of it for itself.
+    /// The larger one: each task has a part of it for itself.
     Own,
+}
+
+/// A part of a result that is computed at a time.
+struct Area {
+    /// Panels of the operands, counted as they were packed.
+    lefts: Range<usize>,
+    rights: Range<usize>,
+    /// Where it starts in the result, and how much of the result it has.
+    row: usize,
+    column: usize,
+    rows: usize,
+    columns: usize,
+    /// The rows and columns of its tiles whose sums are made in the result itself; the others are made in a place of their own.
+    whole_rows: usize,
+    whole_columns: usize,
+    /// From one row of sums in that place to the next.
+    pitch: usize,
 }
 
 /// A product on its way: what its tasks need to know.
@@ -421,8 +477,8 @@ struct Run<'a, T, K> {
     shares_left: bool,
     /// The ranges of the depth that are packed and multiplied one after the other.
     blocks: Vec<Range<usize>>,
-    /// Panels of the own operand that a task has.
-    own: usize,
+    /// Tasks that the panels of the own operand are cut into.
+    tasks: usize,
     /// Panels of the shared operand that a task works on at a time.
     at_once: usize,
 }
@@ -433,10 +489,17 @@ fn run<T: Element, K: Kernel<T>>(kernel: &K, target: &Target<'_, T>) -> Result<(
     let blocks = (0..left.depth).step_by(kernel.block());
     let blocks = blocks.map(|start| start..(start + kernel.block()).min(left.depth)).collect();
     let shares_left = left.outer <= right.outer;
-    let mut run = Run { kernel, target, shares_left, blocks, own: 1, at_once: 1 };
-    let own = OWN / run.words(Role::Own, kernel.block().min(left.depth)).max(1);
-    run.own = own.min(run.panels(Role::Own).div_ceil(TASKS)).max(1);
-    let at_once = SHARED.min(SUMS / (run.own * run.width(Role::Own)));
+    let mut run = Run { kernel, target, shares_left, blocks, tasks: 1, at_once: 1 };
+    // A shared operand that no cache of a thread holds is read again by every task: few of them, then, with much of their own.
+    let is_streamed = run.all_words(Role::Shared) * run.panels(Role::Shared) > CACHE;
+    let (own, shared, sums) =
+        if is_streamed { (4 * OWN, usize::MAX, 4 * SUMS) } else { (OWN, SHARED, SUMS) };
+    let panels = run.panels(Role::Own);
+    let most = own / run.words(Role::Own, kernel.block().min(left.depth)).max(1);
+    let tasks = panels.div_ceil(most.max(1)).next_multiple_of(threads()).max(TASKS * threads());
+    run.tasks = tasks.min(panels);
+    let own = panels.div_ceil(run.tasks.max(1));
+    let at_once = shared.min(sums / (own * run.width(Role::Own)).max(1));
     run.at_once = (at_once / run.width(Role::Shared)).max(1);
     run.run()
 }
@@ -454,9 +517,7 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
 
     /// Panels of an operand.
     fn panels(&self, role: Role) -> usize {
-        let Product { left, right, .. } = &self.target.product;
-        let outer = if self.is_left(role) { left.outer } else { right.outer };
-        outer.div_ceil(self.width(role))
+        self.operand(role).outer.div_ceil(self.width(role))
     }
 
     /// Words of a panel over so many values of the depth.
@@ -476,11 +537,11 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
     }
 
     fn pack(&self, role: Role, part: &Part, panels: &mut [u32]) {
-        let Product { left, right, .. } = &self.target.product;
+        let operand = self.operand(role);
         if self.is_left(role) {
-            self.kernel.pack_left(left, part, panels);
+            self.kernel.pack_left(operand, part, panels);
         } else {
-            self.kernel.pack_right(right, part, panels);
+            self.kernel.pack_right(operand, part, panels);
         }
     }
 
@@ -490,9 +551,8 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
         with_space(self.all_words(Role::Shared) * count, |space| {
             self.pack_shared(space);
             let shared = self.packed(Role::Shared, space, count);
-            let firsts = (0..self.panels(Role::Own)).step_by(self.own).collect();
-            for_each(firsts, |_, first| {
-                if let Err(error) = self.task(shared, first) {
+            for_each((0..self.tasks).collect(), |_, index| {
+                if let Err(error) = self.task(shared, index) {
                     _ = failed.set(error);
                 }
             });
@@ -500,10 +560,16 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
         failed.into_inner().map_or(Ok(()), Err)
     }
 
+    /// The operand in this role.
+    fn operand(&self, role: Role) -> &Operand<'_, T> {
+        let Product { left, right, .. } = &self.target.product;
+        if self.is_left(role) { left } else { right }
+    }
+
     /// Packs all of the shared operand.
     fn pack_shared(&self, space: &mut [u32]) {
         let (count, width) = (self.panels(Role::Shared), self.width(Role::Shared));
-        let together = count.div_ceil(TASKS);
+        let together = count.div_ceil(TASKS * threads());
         let mut tasks = Vec::new();
         let mut rest = space;
         for depth in &self.blocks {
@@ -520,96 +586,118 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
         });
     }
 
-    /// Multiplies some panels of the own operand, from `first` on, by all of the shared one.
-    fn task(&self, shared: Panels<'_>, first: usize) -> Result<(), OutOfMemory> {
-        let count = self.own.min(self.panels(Role::Own) - first);
-        let own_words = (self.all_words(Role::Own) * count).next_multiple_of(16);
-        let sums = count * self.width(Role::Own) * self.at_once * self.width(Role::Shared);
+    /// Multiplies the panels of the own operand of task `index` by all of the shared one.
+    fn task(&self, shared: Panels<'_>, index: usize) -> Result<(), OutOfMemory> {
+        let panels = self.panels(Role::Own);
+        let mine = index * panels / self.tasks..(index + 1) * panels / self.tasks;
+        let own_words = (self.all_words(Role::Own) * mine.len()).next_multiple_of(16);
+        let sums = mine.len() * self.width(Role::Own) * self.at_once * self.width(Role::Shared);
         let turned = if self.target.turned { sums } else { 0 };
         with_space(own_words + sums + turned, |space| {
             let (own, sums) = space.split_at_mut(own_words);
             let mut rest = &mut own[..];
             for depth in &self.blocks {
-                let len = self.words(Role::Own, depth.len()) * count;
+                let len = self.words(Role::Own, depth.len()) * mine.len();
                 let (panels, after) = rest.split_at_mut(len);
                 rest = after;
-                let part = Part { first: first * self.width(Role::Own), depth: depth.clone() };
+                let part = Part { first: mine.start * self.width(Role::Own), depth: depth.clone() };
                 self.pack(Role::Own, &part, panels);
             }
-            let own = self.packed(Role::Own, own, count);
+            let (own, sums) = (self.packed(Role::Own, own, mine.len()), as_f32_mut(sums));
             self.kernel.enter();
             for start in (0..shared.count).step_by(self.at_once) {
-                let part = start..(start + self.at_once).min(shared.count);
-                self.multiply((shared, own), first, part, as_f32_mut(sums));
+                let area = self.area(&mine, start..(start + self.at_once).min(shared.count));
+                for block in 0..self.blocks.len() {
+                    self.multiply((shared, own), &area, block, sums);
+                }
+                self.finish(&area, sums);
             }
             self.kernel.leave();
         })
     }
 
-    /// Multiplies a task's panels by a part of the shared ones, and finishes the sums.
+    /// The part of the result that a task's panels and these of the shared operand give.
+    fn area(&self, mine: &Range<usize>, part: Range<usize>) -> Area {
+        let (kernel, own) = (self.kernel, 0..mine.len());
+        let (rows, columns) = (kernel.rows(), kernel.columns());
+        let (lefts, rights, row, column) = if self.shares_left {
+            (part.clone(), own, part.start * rows, mine.start * columns)
+        } else {
+            (own, part.clone(), mine.start * rows, part.start * columns)
+        };
+        let Product { left, right, .. } = &self.target.product;
+        let valid_rows = (lefts.len() * rows).min(left.outer - row);
+        let valid_columns = (rights.len() * columns).min(right.outer - column);
+        // Whole tiles of the result need no other place for their sums.
+        let (whole_rows, whole_columns) = match self.target.direct() {
+            Some(_) => (valid_rows / rows * rows, valid_columns / columns * columns),
+            None => (0, 0),
+        };
+        let pitch = rights.len() * columns;
+        let (rows, columns) = (valid_rows, valid_columns);
+        Area { lefts, rights, row, column, rows, columns, whole_rows, whole_columns, pitch }
+    }
+
+    /// Where the sums of a tile of an area go, from this row and column of it on: into the result, or into `sums`.
+    fn place(&self, area: &Area, row: usize, column: usize, sums: &mut [f32]) -> (*mut f32, usize) {
+        match self.target.direct() {
+            Some(to) if row < area.whole_rows && column < area.whole_columns => {
+                let pitch = self.target.columns;
+                (to.wrapping_add((area.row + row) * pitch + area.column + column), pitch)
+            }
+            _ => {
+                let (rows, columns) = (self.kernel.rows(), self.kernel.columns());
+                let tile = &mut sums[row * area.pitch + column..];
+                assert!(tile.len() >= (rows - 1) * area.pitch + columns, "a tile cut short");
+                (tile.as_mut_ptr(), area.pitch)
+            }
+        }
+    }
+
+    /// Multiplies the panels of an area over a block.
     fn multiply(
         &self,
         (shared, own): (Panels<'_>, Panels<'_>),
-        first: usize,
-        part: Range<usize>,
+        area: &Area,
+        block: usize,
         sums: &mut [f32],
     ) {
-        let (kernel, own_range) = (self.kernel, 0..own.count);
-        let (rows, columns) = (kernel.rows(), kernel.columns());
-        let (lefts, rights, row, column) = if self.shares_left {
-            (part.clone(), own_range, part.start * rows, first * columns)
-        } else {
-            (own_range, part.clone(), first * rows, part.start * columns)
-        };
-        let (left_panels, right_panels) =
-            if self.shares_left { (shared, own) } else { (own, shared) };
-        let pitch = rights.len() * columns;
-        let Product { left, right, .. } = &self.target.product;
-        let valid = pitch.min(right.outer - column);
-        let valid_rows = (lefts.len() * rows).min(left.outer - row);
-        // Whole tiles of the result need no other place for their sums.
-        let direct = self.target.direct();
-        let (whole, whole_rows) =
-            direct.map_or((0, 0), |_| (valid / columns * columns, valid_rows / rows * rows));
-        for (block, depth) in self.blocks.iter().enumerate() {
-            let depth = depth.len();
-            for (tile_column, right) in rights.clone().enumerate() {
-                let len = kernel.right_len(depth);
-                let next = if right + 1 < rights.end { right + 1 } else { right };
-                let next = right_panels.panel(block, next, len);
-                let right = right_panels.panel(block, right, len);
-                for (tile_row, left) in lefts.clone().enumerate() {
-                    let left = left_panels.panel(block, left, kernel.left_len(depth));
-                    // Each tile asks for another part of the panel that follows.
-                    let ahead = next.get(tile_row * depth * LINE..).unwrap_or(right);
-                    let (first_row, first) = (tile_row * rows, tile_column * columns);
-                    let (to, pitch) = match direct {
-                        Some(to) if first_row < whole_rows && first < whole => {
-                            let pitch = self.target.columns;
-                            (to.wrapping_add((row + first_row) * pitch + column + first), pitch)
-                        }
-                        _ => {
-                            let tile = &mut sums[first_row * pitch + first..];
-                            assert!(tile.len() >= (rows - 1) * pitch + columns, "a tile cut short");
-                            (tile.as_mut_ptr(), pitch)
-                        }
-                    };
-                    let sums = Sums { to, pitch, add: block > 0 };
-                    // SAFETY: the tile has the kernel's rows and columns, in the sums or in the result, where nobody else writes it,
-                    // and the caller has entered the kernel.
-                    unsafe { kernel.tile(depth, TileOperands { left, right, ahead }, sums) };
-                }
+        let kernel = self.kernel;
+        let depth = &self.blocks[block];
+        let (left_len, right_len) = (kernel.left_len(depth.len()), kernel.right_len(depth.len()));
+        let (lefts, rights) = if self.shares_left { (shared, own) } else { (own, shared) };
+        for (tile_column, index) in area.rights.clone().enumerate() {
+            let after = (index + 1).min(area.rights.end - 1);
+            let after = rights.panel(block, after, right_len);
+            let right = rights.panel(block, index, right_len);
+            for (tile_row, index) in area.lefts.clone().enumerate() {
+                let row = tile_row * kernel.rows();
+                let part = Part { first: area.row + row, depth: depth.clone() };
+                let left = lefts.panel(block, index, left_len);
+                let left = kernel.left(&self.target.product.left, &part, left);
+                // Each tile asks for another part of the panel that follows.
+                let ahead = after.get(tile_row * depth.len() * LINE..).unwrap_or(right);
+                let (to, pitch) = self.place(area, row, tile_column * kernel.columns(), sums);
+                let sums = Sums { to, pitch, add: block > 0 };
+                // SAFETY: the tile has the kernel's rows and columns, in the sums or in the result, where nobody else writes it; the
+                // panels are of this depth and still there, and the caller has entered the kernel.
+                unsafe { kernel.tile(depth.len(), TileOperands { left, right, ahead }, sums) };
             }
         }
+    }
+
+    /// Finishes the sums of an area.
+    fn finish(&self, area: &Area, sums: &mut [f32]) {
+        let Area { row, column, rows, columns, whole_rows, whole_columns, pitch, .. } = *area;
         if self.target.turned {
-            return self.finish_turned((row, column), (valid_rows, valid), pitch, sums);
+            return self.finish_turned((row, column), (rows, columns), pitch, sums);
         }
-        for (index, sums) in sums.chunks_mut(pitch).take(valid_rows).enumerate() {
-            let done = if index < whole_rows { whole } else { 0 };
+        for (index, sums) in sums.chunks_mut(pitch).take(rows).enumerate() {
+            let done = if index < whole_rows { whole_columns } else { 0 };
             // SAFETY: each task has rows or columns of its own, and each part of them is finished once.
             unsafe {
                 self.target.finish_in_place(row + index, column, done);
-                self.target.finish(row + index, column + done, &mut sums[done..valid]);
+                self.target.finish(row + index, column + done, &mut sums[done..columns]);
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::super::element::Element;
-use super::super::parallel::vectorized;
+use super::super::parallel::{prefetch, vectorized};
 use super::space::as_f32_mut;
 
 /// Most values of the depth in a panel.
@@ -81,8 +81,13 @@ impl<'a, T> Operand<'a, T> {
         self.along_depth
     }
 
+    /// From the first value of a line to that of the next.
+    pub(crate) fn pitch(&self) -> usize {
+        self.pitch
+    }
+
     /// The values of line `index` in `range`.
-    fn line(&self, index: usize, range: Range<usize>) -> &'a [T] {
+    pub(crate) fn line(&self, index: usize, range: Range<usize>) -> &'a [T] {
         &self.values[index * self.pitch..][range]
     }
 }
@@ -219,21 +224,6 @@ fn pack_steps<T: Element>(operand: &Operand<'_, T>, part: &Part, width: usize, p
         }
     }
 }
-
-/// Asks the processor for values that are read soon.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn prefetch<T>(values: &[T]) {
-    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-    for line in values.chunks(64 / size_of::<T>()) {
-        // SAFETY: every processor has this instruction, and it reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
-}
-
-/// Asks the processor for nothing here.
-#[cfg(not(target_arch = "x86_64"))]
-fn prefetch<T>(_values: &[T]) {}
 
 /// [`Element::widen`] for a few values: in blocks of a known size, which need no call.
 #[inline(always)]
