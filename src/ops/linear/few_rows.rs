@@ -39,6 +39,7 @@ pub(super) fn linear<T: Element>(
     for_each(tasks, |task, results: &mut [f32]| {
         vectorized!({
             let mut wide = [[0.0; BLOCK]; 4];
+            let mut sums = [[[0.0; SUMS]; 4]; MOST];
             let four = |first: usize| {
                 std::array::from_fn(|output| {
                     let output = (first + output).min(outputs - 1);
@@ -47,7 +48,7 @@ pub(super) fn linear<T: Element>(
             };
             let firsts = (task * together..).step_by(4);
             for (first, results) in firsts.zip(results.chunks_mut(4 * n)) {
-                four_outputs(&rows, [four(first), four(first + 4)], &mut wide, results);
+                four_outputs(&rows, [four(first), four(first + 4)], &mut wide, &mut sums, results);
             }
         });
     });
@@ -79,9 +80,10 @@ fn four_outputs<T: Element>(
     rows: &[&[f32]],
     [w, after]: [[&[T]; 4]; 2],
     wide: &mut [[f32; BLOCK]; 4],
+    sums: &mut [[[f32; SUMS]; 4]; MOST],
     results: &mut [f32],
 ) {
-    let mut sums = [[[0.0_f32; SUMS]; 4]; MOST];
+    sums[..rows.len()].fill([[0.0; SUMS]; 4]);
     let inputs = w[0].len();
     for start in (0..inputs).step_by(BLOCK) {
         let part = start..(start + BLOCK).min(inputs);
@@ -105,7 +107,7 @@ fn four_outputs<T: Element>(
         }
     }
     for (output, results) in results.chunks_mut(rows.len()).enumerate() {
-        for (result, sums) in results.iter_mut().zip(&sums) {
+        for (result, sums) in results.iter_mut().zip(&*sums) {
             let sums = &sums[output];
             *result = tree(std::array::from_fn(|lane| sums[lane] + sums[lane + SUMS / 2]));
         }
