@@ -137,6 +137,17 @@ pub(crate) fn for_each<I: Send>(mut items: Vec<I>, work: impl Fn(usize, I) + Syn
     });
 }
 
+/// Calls `work(index)` for every index below `count`, in parallel if there is more than one. Counted as in [`for_each`].
+pub(crate) fn for_each_index(count: usize, work: impl Fn(usize) + Sync + Send) {
+    uncounted(|| {
+        if count <= 1 || threads() == 1 {
+            (0..count).for_each(work);
+        } else {
+            (0..count).into_par_iter().for_each(work);
+        }
+    });
+}
+
 /// Calls `work(index)` for every index below `count` and returns the results in order, which own no memory. Counted as in
 /// [`for_each`].
 pub(crate) fn map_indices<R: Send + Copy>(

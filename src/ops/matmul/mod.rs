@@ -48,7 +48,7 @@ pub(crate) use space::{as_f32_mut, with_space};
 
 use super::element::Element;
 use super::host::Unwritten;
-use super::parallel::{for_each, threads, vectorized};
+use super::parallel::{for_each, for_each_index, threads, vectorized};
 use super::pointwise::Then;
 use crate::device::ProductPaths;
 use crate::memory::OutOfMemory;
@@ -74,6 +74,9 @@ const SUMS: usize = 32 * 1024;
 /// Tasks for each thread that a product is cut into at least if it has as many panels: enough for threads to end at about the same
 /// time.
 const TASKS: usize = 3;
+
+/// Pieces that a block of the shared operand is packed in if it has as many panels, whatever the number of threads.
+const PIECES: usize = 16;
 
 /// Words of a shared operand that stay in the second-level cache.
 const CACHE: usize = 256 * 1024;
@@ -551,7 +554,8 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
         with_space(self.all_words(Role::Shared) * count, |space| {
             self.pack_shared(space);
             let shared = self.packed(Role::Shared, space, count);
-            for_each((0..self.tasks).collect(), |_, index| {
+            // As many as there are threads to share them: a list of them would count as memory.
+            for_each_index(self.tasks, |index| {
                 if let Err(error) = self.task(shared, index) {
                     _ = failed.set(error);
                 }
@@ -569,7 +573,7 @@ impl<T: Element, K: Kernel<T>> Run<'_, T, K> {
     /// Packs all of the shared operand.
     fn pack_shared(&self, space: &mut [u32]) {
         let (count, width) = (self.panels(Role::Shared), self.width(Role::Shared));
-        let together = count.div_ceil(TASKS * threads());
+        let together = count.div_ceil(PIECES);
         let mut tasks = Vec::new();
         let mut rest = space;
         for depth in &self.blocks {
