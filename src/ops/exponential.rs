@@ -1,12 +1,13 @@
 //! The exponential function in f32, by IEEE operations alone: the same bits on every processor, and a loop over it becomes vectors.
 
+/// ln 2 in two parts, of which the first has zeros at its end, so that a product with a whole number is exact.
+pub(super) const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
+
 /// eˣ, off by at most 1 unit in the last place where the result is normal; 0 and infinity beyond what f32 holds.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     /// Adding it rounds to a whole number, which then stands in the low bits.
     const SHIFT: f32 = 12_582_912.0;
-    /// ln 2 in two parts, of which the first has zeros at its end, so that a product with a whole number is exact.
-    const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
     // Beyond these the result is infinite or 0. A NaN stays one.
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if x < -104.0 { -104.0 } else { x };

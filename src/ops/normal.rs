@@ -1,5 +1,7 @@
 //! The normal distribution in f32, by IEEE operations alone: the same bits on every processor, and a loop over it becomes vectors.
 
+use super::exponential::LN_2;
+
 /// What is known of the standard normal distribution at one place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Normal {
@@ -51,8 +53,6 @@ const LIFT: f32 = (1_u64 << 40) as f32;
 fn power_of_distance(distance: f32) -> f32 {
     /// Adding it to n rounds to a whole number, whose low bits are then the exponent of 2ⁿ · [`LIFT`].
     const SHIFT: f32 = 12_582_912.0 + 127.0 + 40.0;
-    /// ln 2 in two parts, of which the first has zeros at its end, so that a product with a whole number is exact.
-    const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
     /// eʳ as a polynomial of r, the greatest power first: 1 + r + r² p(r) with p found as `SCALED` for |r| ≤ 0.347. It is 1e-8 off.
     const SERIES: [f32; 7] =
         [1.392_625e-3, 8.363_233e-3, 4.166_655_2e-2, 0.166_665_76, 0.5, 1.0, 1.0];
