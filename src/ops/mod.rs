@@ -35,6 +35,7 @@ macro_rules! on_gpu {
 }
 
 mod attention;
+mod awake;
 mod conv;
 #[cfg(feature = "cuda")]
 mod cuda;

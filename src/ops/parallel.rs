@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+use super::awake::stay_awake;
 #[cfg(target_arch = "x86_64")]
 use super::matmul::Isa;
 use crate::memory::uncounted;
@@ -133,6 +134,7 @@ pub(crate) fn for_each<I: Send>(mut items: Vec<I>, work: impl Fn(usize, I) + Syn
             items.drain(..).enumerate().for_each(|(index, item)| work(index, item));
         } else {
             items.par_drain(..).enumerate().for_each(|(index, item)| work(index, item));
+            stay_awake();
         }
     });
 }
@@ -144,6 +146,7 @@ pub(crate) fn for_each_index(count: usize, work: impl Fn(usize) + Sync + Send) {
             (0..count).for_each(work);
         } else {
             (0..count).into_par_iter().for_each(work);
+            stay_awake();
         }
     });
 }
@@ -160,6 +163,7 @@ pub(crate) fn map_indices<R: Send + Copy>(
             results.extend((0..count).map(work));
         } else {
             (0..count).into_par_iter().map(work).collect_into_vec(&mut results);
+            stay_awake();
         }
     });
     results
@@ -175,31 +179,6 @@ pub(crate) fn add_products<const N: usize>(a: &[f32], b: &[f32], mut sums: [f32;
     }
     for ((sum, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
         *sum = a.mul_add(*b, *sum);
-    }
-    sums
-}
-
-/// [`add_products`] of four slices with the same: their chains of sums go on beside each other.
-#[inline(always)]
-pub(crate) fn add_products_of_four<const N: usize>(
-    rows: [&[f32]; 4],
-    b: &[f32],
-    [mut s0, mut s1, mut s2, mut s3]: [[f32; N]; 4],
-) -> [[f32; N]; 4] {
-    let (b, b_rest) = b.as_chunks::<N>();
-    let [r0, r1, r2, r3] = rows.map(|row| row.as_chunks::<N>());
-    let four = r0.0.iter().zip(r1.0).zip(r2.0.iter().zip(r3.0));
-    for (b, ((a0, a1), (a2, a3))) in b.iter().zip(four) {
-        s0 = std::array::from_fn(|lane| a0[lane].mul_add(b[lane], s0[lane]));
-        s1 = std::array::from_fn(|lane| a1[lane].mul_add(b[lane], s1[lane]));
-        s2 = std::array::from_fn(|lane| a2[lane].mul_add(b[lane], s2[lane]));
-        s3 = std::array::from_fn(|lane| a3[lane].mul_add(b[lane], s3[lane]));
-    }
-    let mut sums = [s0, s1, s2, s3];
-    for (sums, rest) in sums.iter_mut().zip([r0.1, r1.1, r2.1, r3.1]) {
-        for ((sum, a), b) in sums.iter_mut().zip(rest).zip(b_rest) {
-            *sum = a.mul_add(*b, *sum);
-        }
     }
     sums
 }
@@ -234,15 +213,10 @@ pub(crate) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 
 /// Sixteen partial sums added in pairs.
 #[inline(always)]
-pub(crate) fn tree(mut lanes: [f32; 16]) -> f32 {
-    let mut half = 8;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+pub(crate) fn tree(sums: [f32; 16]) -> f32 {
+    let sums: [f32; 8] = std::array::from_fn(|lane| sums[lane] + sums[lane + 8]);
+    let sums: [f32; 4] = std::array::from_fn(|lane| sums[lane] + sums[lane + 4]);
+    (sums[0] + sums[2]) + (sums[1] + sums[3])
 }
 
 #[cfg(test)]
