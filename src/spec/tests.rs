@@ -2,6 +2,8 @@
 
 #![expect(clippy::too_many_lines, reason = "tables and whole plans")]
 
+use std::path::Path;
+
 use super::*;
 
 /// A small spec that is right; the tables below break it one line at a time.
