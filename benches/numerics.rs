@@ -1,10 +1,10 @@
-//! Criterion benchmarks of what a step is made of: products, convolution, attention and norms, casts and rounding, the optimizer update, the census,
-//! and one whole step a policy, native and wide. `MANTISSA_ISA` pins the instructions of products.
+//! Criterion benchmarks of what a step is made of: products, of many rows and of few, convolution, attention and norms, casts and
+//! rounding, the optimizer update, the census, and one whole step a policy, native and wide. `MANTISSA_ISA` pins the instructions of products.
 
 use std::hint::black_box;
 
 use candle_core::{DType, Device, Tensor};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use mantissa::memory;
 use mantissa::numerics::{self, Census};
 use mantissa::ops::{
@@ -50,6 +50,30 @@ fn products(c: &mut Criterion) {
         }
         group.finish();
     }
+}
+
+/// The products of a model that generates a token for one sequence or for several: a new weight each time, too many for a cache of the
+/// core's own.
+fn few_rows(c: &mut Criterion) {
+    const OUTPUTS: usize = 2048;
+    const INPUTS: usize = 512;
+    const WEIGHTS: usize = 16;
+    let mut group = c.benchmark_group(format!("{WEIGHTS} weights of {OUTPUTS}x{INPUTS}"));
+    for (name, dtype) in TYPES {
+        let weights: Vec<Tensor> =
+            (0..WEIGHTS).map(|_| tensor(&[OUTPUTS, INPUTS], dtype)).collect();
+        let bytes = WEIGHTS * OUTPUTS * INPUTS * dtype.size_in_bytes();
+        group.throughput(Throughput::Bytes(bytes as u64));
+        for n in [1, 8] {
+            let x = tensor(&[n, INPUTS], dtype);
+            let product =
+                |w| ops::linear(black_box(&x), w, None, Operands::Exact, ops::Then::Nothing);
+            group.bench_function(BenchmarkId::new(format!("rows: {n}"), name), |b| {
+                b.iter(|| weights.iter().try_for_each(|w| product(w).map(drop)));
+            });
+        }
+    }
+    group.finish();
 }
 
 /// The convolutions of a residual network's stages and of its first halving: images, channels, side, outputs, stride.
@@ -253,6 +277,13 @@ fn step(trainer: &mut Trainer<'_>, batch: &DeviceBatch, census: Option<&mut Cens
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = products, convolution, transformer, rounding, update, whole_steps
+    targets = products, few_rows, convolution, transformer, rounding, update, whole_steps
 }
-criterion_main!(benches);
+
+fn main() {
+    // As the program itself works: operations begin in the pool.
+    rayon::scope(|_| {
+        benches();
+        Criterion::default().configure_from_args().final_summary();
+    });
+}
