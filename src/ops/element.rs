@@ -186,6 +186,7 @@ mod f16c {
     ///
     /// # Safety
     /// The target has room for as many values.
+    #[inline] // where it widens a few at a time
     #[target_feature(enable = "avx,f16c")]
     pub(super) unsafe fn widen(source: &[f16], target: &mut [f32]) {
         let mut done = 0;

@@ -119,7 +119,7 @@ fn four_rows<T: Element>(
         w0.iter().zip(w1).zip(w2.iter().zip(w3)).zip(x0.iter().zip(x1).zip(x2.iter().zip(x3)))
     {
         prefetch(next.next().unwrap_or_default());
-        let w = [widened(w0, half), widened(w1, half), widened(w2, half), widened(w3, half)];
+        let w = widened_four([w0, w1, w2, w3], half);
         s0 = add_products(&w, &widened(x0, half), s0);
         s1 = add_products(&w, &widened(x1, half), s1);
         s2 = add_products(&w, &widened(x2, half), s2);
@@ -136,9 +136,9 @@ fn one_row<T: Element>(w: [&[T]; 4], x: &[f32], next: &mut Chunks<'_, T>) -> [[H
     let [mut low, mut high] = [[[0.0; SUMS / 2]; 4]; 2];
     for (((w0, w1), (w2, w3)), x) in w0.iter().zip(w1).zip(w2.iter().zip(w3)).zip(x) {
         prefetch(next.next().unwrap_or_default());
-        let w = |half| [widened(w0, half), widened(w1, half), widened(w2, half), widened(w3, half)];
-        low = add_products(&w(0), &widened(x, 0), low);
-        high = add_products(&w(1), &widened(x, 1), high);
+        let w = [w0, w1, w2, w3];
+        low = add_products(&widened_four(w, 0), &widened(x, 0), low);
+        high = add_products(&widened_four(w, 1), &widened(x, 1), high);
     }
     // As above.
     black_box([low, high])
@@ -154,6 +154,11 @@ fn widened<T: Element>(block: &[T; SUMS], half: usize) -> Half {
     let mut wide = [0.0; SUMS / 2];
     T::widen(&block.as_chunks::<{ SUMS / 2 }>().0[half], &mut wide);
     wide
+}
+
+#[inline(always)]
+fn widened_four<T: Element>([w0, w1, w2, w3]: [&[T; SUMS]; 4], half: usize) -> [Half; 4] {
+    [widened(w0, half), widened(w1, half), widened(w2, half), widened(w3, half)]
 }
 
 #[inline(always)]
