@@ -195,11 +195,11 @@ fn total<T: Element>(mut halves: [Half; 2], w: &[T], x: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
+    use half::{bf16, f16};
 
     use super::*;
 
-    /// Values of both signs and of many sizes, so that another order of additions shows.
+    /// Values of both signs and of many sizes, so that another order of additions shows. bf16 and f16 have each.
     fn values(len: usize) -> Vec<f32> {
         let mut state = 1_u32;
         let value = |_| {
@@ -249,8 +249,10 @@ mod tests {
                     let expected: Vec<f32> = x.chunks(inputs).flat_map(row).collect();
                     let sizes = (n, outputs, inputs);
                     assert_eq!(computed::<f32>(&x, &w, sizes), expected, "{sizes:?}");
-                    let expected = narrowed::<bf16>(&expected);
-                    assert_eq!(computed::<bf16>(&x, &w, sizes), expected, "{sizes:?} in bf16");
+                    let (in_bf16, in_f16) =
+                        (narrowed::<bf16>(&expected), narrowed::<f16>(&expected));
+                    assert_eq!(computed::<bf16>(&x, &w, sizes), in_bf16, "{sizes:?} in bf16");
+                    assert_eq!(computed::<f16>(&x, &w, sizes), in_f16, "{sizes:?} in f16");
                 }
             }
         }
