@@ -28,7 +28,7 @@ pub(crate) const BLOCK: usize = 1024;
 ///
 /// Only integer and IEEE operations are inside: the result is the same either way. What the expression calls must be inlined
 /// with it, or it stays code for any processor: a function that holds a loop is marked `#[inline(always)]`, since it has several
-/// callers here.
+/// callers here. A closure handed to a function of the standard library, such as `array::map`, is only safe where it is short.
 macro_rules! vectorized {
     ($work:expr) => {
         $crate::ops::parallel::with_vectors(
